@@ -1,0 +1,1 @@
+"""The HTTP layer: sync events in, history and repeated failures out."""

@@ -1,0 +1,1 @@
+"""The bridge: MQTT in, MongoDB and Redis out, receipts back."""

@@ -1,0 +1,1 @@
+"""The shared domain: events, topics, streaks, stores, settings, the command line, the local stack."""

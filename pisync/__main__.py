@@ -1,0 +1,5 @@
+"""`python -m pisync` is the `pisync` command."""
+
+from pisync.cli import main
+
+main()

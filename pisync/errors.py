@@ -1,0 +1,49 @@
+"""One error tree. Each class says what to do with it; driver exceptions are mapped to it at the edge.
+
+PiSyncError
+├── ConfigurationError          stop: nothing but a person can mend it (exit 78)
+├── SessionTakenOver            stop: another bridge has this bridge's id (exit 79)
+├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
+│   ├── BrokerUnavailable
+│   ├── EventStoreUnavailable
+│   └── StreakStoreUnavailable
+└── ProtocolError               disconnect and connect again
+"""
+
+
+class PiSyncError(Exception):
+    """Base of everything PiSync raises on purpose; `exit_code` is the process's when it ends one."""
+
+    exit_code = 1
+
+
+class ConfigurationError(PiSyncError):
+    """A setting, a credential or a permission is wrong; trying again cannot help."""
+
+    exit_code = 78
+
+
+class SessionTakenOver(PiSyncError):  # noqa: N818 - MQTT's own name for it (reason code 0x8E)
+    """The broker gave our session to another client with the same id."""
+
+    exit_code = 79
+
+
+class Unavailable(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
+    """A part is away for now; the same call may succeed later."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The MQTT broker cannot be reached, or refuses for now."""
+
+
+class EventStoreUnavailable(Unavailable):
+    """MongoDB cannot be reached, or cannot promise durability for now."""
+
+
+class StreakStoreUnavailable(Unavailable):
+    """Redis cannot be reached, or cannot write for now."""
+
+
+class ProtocolError(PiSyncError):
+    """The peer sent bytes that are not MQTT 5, or not allowed where they came."""

@@ -1,0 +1,310 @@
+"""The sync event, and the decoding of what a device sent into events and rejections.
+
+Pure: no I/O and no clock of its own. `docs/protocol.md` states every rule to firmware people.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+from pisync import limits, topics
+from pisync.clock import to_ms
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """One error a device met during a sync."""
+
+    code: str
+    message: str
+
+
+class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt of one device to upload its files.
+
+    `internet_speed` is in Mbit/s, `sync_duration_ms` in milliseconds. The pair of `device_id` and
+    `timestamp` (to the millisecond) is the event's identity.
+    """
+
+    device_id: str
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    total_files_synced: Count
+    total_errors: Count
+    internet_speed: Annotated[float, msgspec.Meta(ge=0)]
+    device_type: Literal["PiBook", "PiBox"] | None = None
+    sync_duration_ms: Count | None = None
+    errors: list[ErrorDetail] | None = None
+
+
+class Outcome(StrEnum):
+    """How a sync went. Partial and failed both count as failures."""
+
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+def outcome(total_files_synced: int, total_errors: int) -> Outcome:
+    """The outcome of a sync that uploaded so many files and met so many errors."""
+    if total_errors == 0:
+        return Outcome.SUCCESS
+    return Outcome.PARTIAL if total_files_synced > 0 else Outcome.FAILED
+
+
+class Reason(StrEnum):
+    """Why an event or a message was rejected; the codes of dead letters and receipts."""
+
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    TOO_MANY_EVENTS = "too_many_events"
+    MALFORMED = "malformed"
+    SCHEMA = "schema"
+    AMBIGUOUS = "ambiguous"
+    DEVICE_ID = "device_id"
+    DEVICE_MISMATCH = "device_mismatch"
+    CLOCK_UNSET = "clock_unset"
+    CLOCK_AHEAD = "clock_ahead"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """What was not taken in: its place in the message (None: the message as a whole), why, and its bytes."""
+
+    index: int | None
+    reason: Reason
+    detail: str
+    raw: bytes
+
+
+@dataclass(kw_only=True, slots=True)
+class Decoded:
+    """A message's events, each with its place in the message, and its rejections."""
+
+    events: list[SyncEvent]
+    indexes: Sequence[int]
+    rejections: list[Rejection]
+
+
+_event = msgspec.json.Decoder(SyncEvent)
+_events = msgspec.json.Decoder(list[SyncEvent])
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+_WHITESPACE: Final = b" \t\n\r"
+_OBJECT, _ARRAY = b"{"[0], b"["[0]
+
+
+class _Rejected(Exception):  # noqa: N818 - never leaves this module
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail[: limits.DETAIL_CHARS_MAX]
+
+
+def decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
+    """Decode one message of one device.
+
+    Args:
+        payload: a JSON object, or a JSON array of objects.
+        device_id: the id in the topic that the message came on; every event must carry the same.
+        now_ms: the receiver's clock, in epoch milliseconds.
+
+    Returns:
+        The good events and the rejections; a bad event takes none of its neighbours with it.
+    """
+    try:
+        return _decode(payload, device_id, now_ms)
+    except _Rejected as rejected:
+        whole = Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
+        return Decoded(events=[], indexes=(), rejections=[whole])
+
+
+def claimed_device_id(payload: bytes) -> str | Rejection:
+    """The device id that an HTTP body is about: the first event's; or why there is none."""
+    try:
+        first = _shape(payload)
+        elements = _parse(_elements, payload) if first == _ARRAY else [msgspec.Raw(payload)]
+        if not elements:
+            raise _Rejected(Reason.EMPTY, "the array holds no event")
+        device_id = _parse(_claim, bytes(elements[0])).device_id
+        if not topics.is_device_id(device_id):
+            raise _Rejected(Reason.DEVICE_ID, f"device_id must be {DEVICE_ID_RULE}")
+    except _Rejected as rejected:
+        return Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
+    return device_id
+
+
+DEVICE_ID_RULE: Final = "1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+
+
+class _Claim(msgspec.Struct, frozen=True):
+    device_id: str
+
+
+_claim = msgspec.json.Decoder(_Claim)
+
+
+def _decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
+    if _shape(payload) == _OBJECT:
+        events = [_parse(_event, payload)]
+        fault = _fault(events[0], device_id, now_ms)
+        if fault is not None:
+            raise fault
+        _refuse_ambiguity(payload, events)
+        return Decoded(events=events, indexes=(0,), rejections=[])
+    try:
+        events = _parse(_events, payload)
+        clean = all(_fault(event, device_id, now_ms) is None for event in events)
+        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX:
+            _refuse_ambiguity(payload, events)
+            return Decoded(events=events, indexes=range(len(events)), rejections=[])
+    except _Rejected:
+        pass  # one of them is bad: take them one by one
+    return _decode_each(payload, device_id, now_ms)
+
+
+def _decode_each(payload: bytes, device_id: str, now_ms: int) -> Decoded:
+    elements = _parse(_elements, payload)
+    if not elements:
+        raise _Rejected(Reason.EMPTY, "the array holds no event")
+    if len(elements) > limits.MESSAGE_EVENTS_MAX:
+        raise _Rejected(
+            Reason.TOO_MANY_EVENTS,
+            f"the array holds {len(elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
+        )
+    decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
+    for index, element in enumerate(elements):
+        raw = bytes(element)
+        try:
+            event = _parse(_event, raw)
+            fault = _fault(event, device_id, now_ms)
+            if fault is not None:
+                raise fault
+            _refuse_ambiguity(raw, [event])
+        except _Rejected as rejected:
+            decoded.rejections.append(
+                Rejection(index=index, reason=rejected.reason, detail=rejected.detail, raw=raw)
+            )
+        else:
+            decoded.events.append(event)
+            indexes.append(index)
+    return decoded
+
+
+def _shape(payload: bytes) -> int:
+    """The first byte that is not white space: `{` or `[`."""
+    if len(payload) > limits.MESSAGE_BYTES_MAX:
+        raise _Rejected(
+            Reason.TOO_LARGE,
+            f"the message has {len(payload)} bytes; at most {limits.MESSAGE_BYTES_MAX} are allowed",
+        )
+    start = payload[:1] if payload[:1] in (b"{", b"[") else payload.lstrip(_WHITESPACE)[:1]
+    if not start:
+        raise _Rejected(Reason.EMPTY, "the message is empty")
+    if start[0] not in (_OBJECT, _ARRAY):
+        _parse(_anything, payload)  # names the fault where it is not JSON at all
+        raise _Rejected(Reason.SCHEMA, "expected an object (one event) or an array of objects")
+    return start[0]
+
+
+_anything = msgspec.json.Decoder(msgspec.Raw)
+
+
+T = TypeVar("T")
+
+
+def _parse(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise _Rejected(Reason.SCHEMA, str(error)) from None
+    except UnicodeDecodeError as error:
+        raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise _Rejected(Reason.MALFORMED, str(error)) from None
+
+
+def _fault(event: SyncEvent, device_id: str, now_ms: int) -> _Rejected | None:
+    if event.device_id != device_id:
+        return _Rejected(
+            Reason.DEVICE_MISMATCH,
+            f"device_id is {event.device_id[:80]!r}, but the message came as {device_id!r}"
+            " - at `$.device_id`",
+        )
+    moment_ms = to_ms(event.timestamp)
+    if moment_ms < limits.CLOCK_EARLIEST_MS:
+        return _Rejected(
+            Reason.CLOCK_UNSET,
+            f"timestamp {event.timestamp.isoformat()} is before 2015: the device's clock was not set"
+            " - at `$.timestamp`",
+        )
+    if moment_ms > now_ms + limits.CLOCK_AHEAD_MS_MAX:
+        return _Rejected(
+            Reason.CLOCK_AHEAD,
+            f"timestamp {event.timestamp.isoformat()} is more than 10 minutes ahead of the receiver's clock"
+            " - at `$.timestamp`",
+        )
+    return None
+
+
+def _refuse_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
+    """Reject a member that stands twice with different values; every JSON parser would pick another.
+
+    Counting quotation marks proves the absence of duplicates for what devices really send: each decoded
+    member needs at least the marks counted here, so an equal total leaves none for a second one. Only
+    where the total is higher (unknown members, escapes, nulls, a duplicate) is the text scanned.
+    """
+    marks = 0
+    for event in events:
+        # five required members and two string values; each optional member; each error's two of both
+        marks += 14
+        if event.device_type is not None:
+            marks += 4
+        if event.sync_duration_ms is not None:
+            marks += 2
+        if event.errors is not None:
+            marks += 2 + 8 * len(event.errors)
+    if raw.count(b'"') == marks:
+        return
+    try:
+        _scanner.decode(raw.decode())
+    except RecursionError:
+        raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+
+
+_KNOWN: Final = frozenset(SyncEvent.__struct_fields__) | frozenset(ErrorDetail.__struct_fields__)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in _KNOWN and name in seen and seen[name] != value:
+            raise _Rejected(Reason.AMBIGUOUS, f"the member `{name}` stands twice with different values")
+        seen[name] = value
+    return seen
+
+
+class _Literal(str):
+    """A number's text, kept apart from a string with the same text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Literal) and str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+_scanner = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_Literal, parse_float=_Literal, parse_constant=_Literal
+)

@@ -1,0 +1,54 @@
+"""Every limit of the system, with its unit. Those an operator may change are settings and start from here."""
+
+from typing import Final
+
+# One MQTT message, as the device protocol promises it (docs/protocol.md).
+MESSAGE_BYTES_MAX: Final = 256 * 1024
+MESSAGE_EVENTS_MAX: Final = 500
+
+# What the broker lets through. It is larger than a message may be, so that an oversized one reaches
+# dead_letters instead of ending the device's connection; mosquitto/limits.conf holds the same number.
+BROKER_PACKET_BYTES_MAX: Final = 1024 * 1024
+# What the bridge announces to the broker. A broker silently drops what exceeds it, so it leaves room
+# for the topic that a topic alias stood for (MQTT 5, 3.1.2.11.4: at most 65,535 bytes) and properties.
+BRIDGE_PACKET_BYTES_MAX: Final = BROKER_PACKET_BYTES_MAX + 256 * 1024
+
+# The largest integer that every JSON implementation carries exactly (RFC 7493, section 2.2).
+COUNT_MAX: Final = 2**53 - 1
+
+# A device clock: a Pi has no battery behind it, and starts at 1970 or at its image's build date.
+CLOCK_AHEAD_MS_MAX: Final = 10 * 60 * 1000
+CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
+
+DETAIL_CHARS_MAX: Final = 300
+
+# The projection.
+SHARDS: Final = 16
+FAILURES_KEPT_MAX: Final = 1000
+STREAK_ALERT: Final = 3
+
+# The bridge's pipeline.
+BATCH_EVENTS_MAX: Final = 1000
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+BATCHES_INFLIGHT_MAX: Final = 4
+LINGER_MS: Final = 2
+INFLIGHT_MESSAGES_MAX: Final = 10_000
+INFLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
+DRAIN_S_MAX: Final = 20.0
+
+# The bridge's MQTT session.
+KEEP_ALIVE_S: Final = 30
+CONNECT_TIMEOUT_S: Final = 10.0
+RECEIVE_MAXIMUM: Final = 4096
+SESSION_EXPIRY_S: Final = 30 * 24 * 3600
+RECEIPT_EXPIRY_S: Final = 24 * 3600
+
+# Retry with full jitter: uniform(0, min(cap, base * 2^attempt)).
+BACKOFF_BASE_S: Final = 0.1
+BACKOFF_CAP_S: Final = 10.0
+
+# The HTTP layer.
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 1000
+RECEIPT_TIMEOUT_S: Final = 5.0
+HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX

@@ -1,0 +1,245 @@
+"""Every setting, read from the environment (prefix `PISYNC_`) here and nowhere else.
+
+A setting that is wrong, or that contradicts another, stops the program with a message that names it.
+"""
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pisync import limits, topics
+from pisync.errors import ConfigurationError
+
+PREFIX = "PISYNC_"
+
+
+class MqttAddress:
+    """Where and as whom to connect to the broker, from an `mqtt://` or `mqtts://` URL."""
+
+    def __init__(self, url: str) -> None:
+        """Parse the URL.
+
+        Raises:
+            ValueError: the URL is not one of a broker.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"mqtt", "mqtts"}:
+            raise ValueError("must begin with mqtt:// or mqtts://")
+        if not parts.hostname:
+            raise ValueError("names no host")
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise ValueError("takes no path, query or fragment")
+        self.tls = parts.scheme == "mqtts"
+        self.host = parts.hostname
+        self.port = parts.port or (8883 if self.tls else 1883)
+        self.username = None if parts.username is None else unquote(parts.username)
+        self.password = None if parts.password is None else unquote(parts.password)
+        if self.password is not None and not self.username:
+            raise ValueError("has a password, but no user name")
+
+    def __str__(self) -> str:
+        """The URL without its credentials, for logs."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+class Settings(BaseSettings):
+    """All settings of all programs; each program uses its part."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    mqtt_url: str = Field(
+        "mqtt://127.0.0.1:1883", description="Broker, `mqtt://` or `mqtts://user:password@host:port`."
+    )
+    mqtt_ca_file: Path | None = Field(
+        None, description="CA certificates (PEM) for `mqtts://`; without it, the system's."
+    )
+    mongodb_url: str = Field(
+        "mongodb://127.0.0.1:27017/pisync", description="MongoDB connection string with the database's name."
+    )
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis, `redis://` or `rediss://`.")
+
+    http_host: str = Field(
+        "127.0.0.1", description="Address the api listens on. Beyond loopback it wants `PISYNC_API_KEYS`."
+    )
+    http_port: int = Field(8080, ge=0, le=65535, description="Port the api listens on.")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="Keys that open the api, separated by commas, each at least 16 characters;"
+        " sent as `Authorization: Bearer KEY`.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Serve beyond loopback without keys, because something in front of the api guards it.",
+    )
+    api_id: str = Field(
+        default_factory=lambda: f"api-{secrets.token_hex(4)}",
+        description="Name of one api replica in its receipts topic; made up at start when absent.",
+    )
+    receipt_timeout_s: float = Field(
+        limits.RECEIPT_TIMEOUT_S,
+        gt=0,
+        le=60,
+        description="How long a POST waits for the bridge's receipt, in seconds.",
+    )
+
+    bridge_id: str = Field(
+        "bridge-0",
+        description="Stable name of one bridge: its MQTT client id, and so its session in the broker.",
+    )
+    batch_events_max: int = Field(
+        limits.BATCH_EVENTS_MAX, ge=1, le=10_000, description="Events in one write to MongoDB, at most."
+    )
+    batches_inflight_max: int = Field(
+        limits.BATCHES_INFLIGHT_MAX, ge=1, le=64, description="Batches under way at once, at most."
+    )
+    linger_ms: float = Field(
+        limits.LINGER_MS,
+        ge=0,
+        le=1000,
+        description="How long a first message waits for company, in milliseconds.",
+    )
+    inflight_messages_max: int = Field(
+        limits.INFLIGHT_MESSAGES_MAX,
+        ge=1,
+        le=1_000_000,
+        description="Unacknowledged messages held in memory; beyond it the socket is not read.",
+    )
+    inflight_bytes_max: int = Field(
+        limits.INFLIGHT_BYTES_MAX,
+        ge=1,
+        description="Bytes of unacknowledged payloads held in memory; beyond it the socket is not read.",
+    )
+
+    log_format: Literal["console", "json"] = Field("console", description="Shape of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(key for key in (part.strip() for part in value.split(",")) if key)
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < 16 for key in keys):
+            raise ValueError("each key needs at least 16 characters")
+        return keys
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _broker_url(cls, url: str) -> str:
+        MqttAddress(url)
+        return url
+
+    @field_validator("mongodb_url")
+    @classmethod
+    def _durable(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"mongodb", "mongodb+srv"} or not parts.netloc:
+            raise ValueError("must be a mongodb:// or mongodb+srv:// connection string")
+        if not parts.path.strip("/"):
+            raise ValueError("must end with the database's name, as in mongodb://127.0.0.1:27017/pisync")
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if name.lower() in {"w", "j", "journal", "fsync"}:
+                raise ValueError(
+                    f"sets {name}={value}; the write concern is always majority with journal,"
+                    " or what is acknowledged could be lost"
+                )
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.netloc or parts.path):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("bridge_id", "api_id")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not topics.is_device_id(name):
+            raise ValueError(
+                "must be 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.mqtt_ca_file is not None:
+            if not MqttAddress(self.mqtt_url).tls:
+                raise ValueError(
+                    "MQTT_CA_FILE is set, but MQTT_URL is mqtt://, which is not encrypted; use mqtts://"
+                )
+            if not self.mqtt_ca_file.is_file():
+                raise ValueError(f"MQTT_CA_FILE: there is no file {self.mqtt_ca_file}")
+        if not (_is_loopback(self.http_host) or self.api_keys or self.allow_anonymous):
+            raise ValueError(
+                f"HTTP_HOST {self.http_host} is reachable from other machines and API_KEYS is empty:"
+                " set API_KEYS,"
+                " or ALLOW_ANONYMOUS=true where something in front of the api guards it"
+            )
+        if self.inflight_messages_max < self.batches_inflight_max:
+            raise ValueError(
+                "INFLIGHT_MESSAGES_MAX is smaller than BATCHES_INFLIGHT_MAX: no batch could fill"
+            )
+        if self.inflight_bytes_max < limits.BRIDGE_PACKET_BYTES_MAX:
+            raise ValueError(
+                f"INFLIGHT_BYTES_MAX must hold at least one message of {limits.BRIDGE_PACKET_BYTES_MAX} bytes"
+            )
+        return self
+
+    @property
+    def mqtt(self) -> MqttAddress:
+        """The broker's address."""
+        return MqttAddress(self.mqtt_url)
+
+
+def load(**overrides: object) -> Settings:
+    """The settings from the environment, with what the command line overrides.
+
+    Raises:
+        ConfigurationError: something is wrong; the message has a line for each fault.
+    """
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    strays = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if strays:
+        raise ConfigurationError(
+            "\n".join(f"{name}: there is no such setting; see docs/operations.md" for name in strays)
+        )
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors(include_url=False, include_input=False):
+            name = "".join(f"{PREFIX}{str(part).upper()}" for part in fault["loc"][:1])
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {message}" if name else f"{PREFIX}{message}")
+        raise ConfigurationError("\n".join(lines)) from None
+
+
+def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a child, with the given settings in place of its own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return inherited | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
