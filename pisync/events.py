@@ -140,6 +140,13 @@ def claimed_device_id(payload: bytes) -> str | Rejection:
     return device_id
 
 
+def element(payload: bytes, index: int) -> bytes:
+    """The bytes of one event of a message that was decoded before."""
+    if payload.lstrip(_WHITESPACE)[:1] == b"[":
+        return bytes(_elements.decode(payload)[index])
+    return payload
+
+
 DEVICE_ID_RULE: Final = "1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
 
 

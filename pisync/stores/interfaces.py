@@ -154,8 +154,11 @@ class StreakStore(Protocol):
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Join the states into the kept ones; returns every touched device whose alert is now out of date."""
 
-    async def confirm(self, changes: Sequence[AlertChange]) -> None:
-        """Record that these alerts were opened or closed, so that `apply` stops reporting them."""
+    async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
+        """Record that these alerts were opened or closed, so that `apply` stops reporting them.
+
+        Returns those that are out of date again, because another bridge moved the streak meanwhile.
+        """
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""

@@ -101,18 +101,25 @@ class MemoryStreakStore:
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Join the states."""
-        changes = []
+        changes: list[AlertChange] = []
         for device_id, state in states.items():
             kept = self.states.get(device_id)
             joined = self.states[device_id] = state if kept is None else kept.merge(state)
-            if joined.alerting != (device_id in self.alerting):
-                changes.append(AlertChange(device_id=device_id, streak=joined.streak, opens=joined.alerting))
+            changes += self._outdated(device_id, joined)
         return changes
 
-    async def confirm(self, changes: Sequence[AlertChange]) -> None:
+    async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
         """Record the alerts."""
+        outdated: list[AlertChange] = []
         for change in changes:
             (self.alerting.add if change.opens else self.alerting.discard)(change.device_id)
+            outdated += self._outdated(change.device_id, self.states[change.device_id])
+        return outdated
+
+    def _outdated(self, device_id: str, state: DeviceState) -> list[AlertChange]:
+        if state.alerting == (device_id in self.alerting):
+            return []
+        return [AlertChange(device_id=device_id, streak=state.streak, opens=state.alerting)]
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state."""

@@ -1,0 +1,332 @@
+"""One MQTT 5 network connection of the bridge: bytes in, messages out, acknowledgements back.
+
+The packets come from the `mqtt5` codec. A connection lives from TCP connect to close and is then done;
+`bridge/session.py` makes the next one. The order of acknowledgements is the pipeline's concern.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import Final, cast
+
+import mqtt5
+
+from pisync import limits
+from pisync.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    PiSyncError,
+    ProtocolError,
+    SessionTakenOver,
+)
+
+# CONNACK reason codes that only a person can mend; the others may pass. The codec's reason codes have
+# no hash and no order, whatever its type stubs say, so they are taken as the integers they stand for.
+_REFUSALS: Final = {
+    0x84: "the broker does not speak MQTT 5",
+    0x85: "the broker does not accept PISYNC_BRIDGE_ID as a client id",
+    0x86: "the user name or password in PISYNC_MQTT_URL is wrong",
+    0x87: "the broker does not let us in (credentials in PISYNC_MQTT_URL?)",
+    0x8A: "the broker has banned this client",
+    0x8C: "the broker wants another authentication method",
+}
+_FAILURE: Final = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
+_PACKET_ID_MAX: Final = 65_535
+
+
+class Message:
+    """A received PUBLISH, travelling with the connection that its acknowledgement must go back on."""
+
+    __slots__ = ("connection", "correlation_data", "packet_id", "payload", "response_topic", "topic")
+
+    def __init__(self, packet: mqtt5.PublishPacket, connection: "Connection") -> None:
+        self.topic = packet.topic
+        self.payload = packet.payload
+        self.response_topic = packet.response_topic
+        self.correlation_data = packet.correlation_data
+        self.packet_id = packet.packet_id
+        self.connection = connection
+
+
+class State(Enum):
+    """Where a connection stands."""
+
+    CONNECTING = auto()  # CONNECT sent, CONNACK awaited
+    SUBSCRIBING = auto()  # SUBSCRIBE sent, SUBACK awaited; a resumed session already sends messages
+    READY = auto()
+    CLOSED = auto()
+
+
+class Connection(asyncio.Protocol):
+    """Speaks MQTT 5 over one transport.
+
+    `accepted` resolves to whether the broker resumed our session; `ready` when we are subscribed; `closed`
+    when the connection is over. Each fails with the `PiSyncError` that ended it.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: mqtt5.ConnectPacket,
+        topic_filter: str,
+        on_message: Callable[[Message], None],
+        unacknowledged: dict[int, bytes],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self.accepted: asyncio.Future[bool] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        for future in (self.accepted, self.ready, self.closed):
+            # Whoever awaits one of them need not look at the others.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.state = State.CONNECTING
+        self._connect = connect
+        self._topic_filter = topic_filter
+        self._on_message = on_message
+        # Our own QoS 1 publishes by packet id, kept by the session across connections [MQTT-4.4.0-1].
+        self._unacknowledged = unacknowledged
+        self._next_packet_id = 1
+        self._send_quota = 0
+        self._buffer = bytearray()
+        self._reading = True
+        self._writable = True
+        self._transport: asyncio.Transport | None = None
+        self._keep_alive_s: float = connect.keep_alive
+        self._keep_alive_timer: asyncio.TimerHandle | None = None
+        self._heard_at = loop.time()
+
+    # What the session and the pipeline ask for
+
+    def acknowledge(self, packet_ids: Iterable[int]) -> None:
+        """Send PUBACKs in this order, in one write; on a closed connection the broker redelivers instead."""
+        if self._transport is not None and self.state is not State.CLOSED:
+            self._transport.write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
+
+    def publish(self, topic: str, payload: bytes, *, correlation_data: bytes | None, expiry_s: int) -> None:
+        """Send a message at QoS 1, or at QoS 0 where the broker's Receive Maximum is used up.
+
+        It never waits: a wait here would hold back the acknowledgements that free the very quota.
+        """
+        if self.state not in {State.SUBSCRIBING, State.READY}:
+            return
+        packet_id = self._free_packet_id() if self._send_quota > 0 else None
+        packet = mqtt5.PublishPacket(
+            topic,
+            payload,
+            qos=mqtt5.QoS.AT_MOST_ONCE if packet_id is None else mqtt5.QoS.AT_LEAST_ONCE,
+            packet_id=packet_id,
+            correlation_data=correlation_data,
+            message_expiry_interval=expiry_s,
+        ).write()
+        if packet_id is not None:
+            self._send_quota -= 1
+            self._unacknowledged[packet_id] = packet
+        self._write(packet)
+
+    def pause(self) -> None:
+        """Stop reading from the socket, and stop handing out what is already read."""
+        self._reading = False
+        self._steer()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._reading = True
+        self._steer()
+
+    def disconnect(
+        self, reason_code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
+    ) -> None:
+        """Say goodbye and close, after everything written so far; the session stays in the broker."""
+        if self._transport is not None and self.state is not State.CLOSED:
+            self._transport.write(mqtt5.DisconnectPacket(reason_code=reason_code).write())
+        self._end(None)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send CONNECT."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._write(self._connect.write())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever waits."""
+        detail = "the broker closed the connection" if error is None else f"connection lost: {error}"
+        self._end(BrokerUnavailable(detail))
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes and handle every whole packet among them."""
+        self._heard_at = self._loop.time()
+        self._buffer += data
+        self._parse()
+
+    def pause_writing(self) -> None:
+        """Do not take in more while the broker does not take our answers: they would pile up."""
+        self._writable = False
+        self._steer()
+
+    def resume_writing(self) -> None:
+        """Take in more again."""
+        self._writable = True
+        self._steer()
+
+    # Inside
+
+    def _steer(self) -> None:
+        if self._transport is None or self._transport.is_closing() or self.state is State.CLOSED:
+            return
+        if self._reading and self._writable:
+            self._heard_at = self._loop.time()
+            self._transport.resume_reading()
+            # Not from here: the caller may be in the middle of its own bookkeeping.
+            self._loop.call_soon(self._parse)
+        else:
+            self._transport.pause_reading()
+
+    def _parse(self) -> None:
+        consumed = 0
+        try:
+            with memoryview(self._buffer) as view:
+                while self._reading and self._writable and self.state is not State.CLOSED:
+                    with view[consumed:] as rest:
+                        packet, size = mqtt5.read(rest)
+                    consumed += size
+                    self._handle(packet)
+        except IndexError:  # the codec's word for a packet that is not whole yet
+            self._refuse_oversize(consumed)
+        except PiSyncError as error:
+            self._end(error)
+        except ValueError as error:
+            self._malformed(str(error))
+        except BaseException as error:
+            # The codec panics on text that is not UTF-8, and its panic is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            self._malformed("text that is not UTF-8")
+        if self.state is State.CLOSED:
+            self._buffer = bytearray()
+        else:
+            del self._buffer[:consumed]
+
+    def _refuse_oversize(self, consumed: int) -> None:
+        if len(self._buffer) - consumed > limits.BRIDGE_PACKET_BYTES_MAX:
+            self._end(ProtocolError("the broker sent a packet larger than the Maximum Packet Size"))
+
+    def _malformed(self, detail: str) -> None:
+        self.disconnect(mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
+        self._end(ProtocolError(f"the broker sent a malformed packet: {detail}"))
+
+    def _handle(self, packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.PublishPacket) and self.state is not State.CONNECTING:
+            if packet.qos == mqtt5.QoS.EXACTLY_ONCE or not packet.topic:
+                raise ProtocolError("the broker sent a PUBLISH at QoS 2 or with a topic alias")
+            self._on_message(Message(packet, self))
+        elif isinstance(packet, mqtt5.PubAckPacket):
+            if self._unacknowledged.pop(packet.packet_id, None) is not None:
+                self._send_quota += 1
+        elif isinstance(packet, mqtt5.PingRespPacket):
+            pass
+        elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is State.CONNECTING:
+            self._connected(packet)
+        elif isinstance(packet, mqtt5.SubAckPacket) and self.state is State.SUBSCRIBING:
+            self._subscribed(packet)
+        elif isinstance(packet, mqtt5.DisconnectPacket):
+            self._disconnected(packet)
+        else:
+            raise ProtocolError(f"the broker sent a {type(packet).__name__} in state {self.state.name}")
+
+    def _connected(self, packet: mqtt5.ConnAckPacket) -> None:
+        code = int(packet.reason_code)
+        if code in _REFUSALS:
+            raise ConfigurationError(f"MQTT: {_REFUSALS[code]} ({_named(packet.reason_code)})")
+        if code >= _FAILURE:
+            raise BrokerUnavailable(f"the broker refused the connection: {_named(packet.reason_code)}")
+        if not packet.shared_subscription_available:
+            raise ConfigurationError("MQTT: the broker has no shared subscriptions, which the bridge needs")
+        if packet.server_keep_alive is not None:
+            self._keep_alive_s = packet.server_keep_alive
+        self._send_quota = packet.receive_max
+        self._keep_alive()
+        self.state = State.SUBSCRIBING
+        self._write(
+            mqtt5.SubscribePacket(
+                _PACKET_ID_MAX,
+                [mqtt5.TopicFilter(self._topic_filter, max_qos=mqtt5.QoS.AT_LEAST_ONCE)],
+            ).write()
+        )
+        self._resend(session_present=packet.session_present)
+        self.accepted.set_result(packet.session_present)
+
+    def _resend(self, *, session_present: bool) -> None:
+        """Send again what the broker has not acknowledged, or forget it where it forgot us."""
+        pending = list(self._unacknowledged.items()) if session_present else []
+        self._unacknowledged.clear()
+        self._unacknowledged.update(pending[: self._send_quota])
+        for packet in self._unacknowledged.values():
+            self._write(bytes([packet[0] | 0x08]) + packet[1:])  # DUP
+        self._send_quota -= len(self._unacknowledged)
+
+    def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
+        (code,) = packet.reason_codes
+        if int(code) >= _FAILURE:
+            raise ConfigurationError(
+                f"MQTT: the broker refuses the subscription to {self._topic_filter}: {_named(code)}"
+            )
+        self.state = State.READY
+        self.ready.set_result(None)
+
+    def _disconnected(self, packet: mqtt5.DisconnectPacket) -> None:
+        if packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
+            raise SessionTakenOver(
+                f"another client connected as {self._connect.client_id!r}:"
+                " every bridge needs a PISYNC_BRIDGE_ID of its own"
+            )
+        raise BrokerUnavailable(f"the broker disconnected us: {_named(packet.reason_code)}")
+
+    def _free_packet_id(self) -> int:
+        # SUBSCRIBE has the last id for itself.
+        while self._next_packet_id in self._unacknowledged or self._next_packet_id == _PACKET_ID_MAX:
+            self._next_packet_id = self._next_packet_id % _PACKET_ID_MAX + 1
+        packet_id = self._next_packet_id
+        self._next_packet_id = packet_id % _PACKET_ID_MAX + 1
+        return packet_id
+
+    def _keep_alive(self) -> None:
+        """Ping twice within each keep-alive interval, and give up on a broker that is silent for two."""
+        if self.state is State.CLOSED or not self._keep_alive_s:
+            return
+        silent_s = self._loop.time() - self._heard_at
+        # While we do not read, silence is our own doing.
+        if self._reading and self._writable and silent_s > 2 * self._keep_alive_s:
+            self._end(BrokerUnavailable(f"the broker has been silent for {silent_s:.0f} s"))
+            return
+        self._write(_PINGREQ)
+        self._keep_alive_timer = self._loop.call_later(self._keep_alive_s / 2, self._keep_alive)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _end(self, error: PiSyncError | None) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        for future in (self.accepted, self.ready):
+            if not future.done():
+                future.set_exception(error or BrokerUnavailable("the connection was closed"))
+        if error is None:
+            self.closed.set_result(None)
+        else:
+            self.closed.set_exception(error)
+
+
+def _named(code: mqtt5.ConnAckReasonCode | mqtt5.SubAckReasonCode | mqtt5.DisconnectReasonCode) -> str:
+    return f"{code.name}, 0x{int(code):02X}"
+
+
+_PINGREQ: Final = mqtt5.PingReqPacket().write()
+_PUBACK: Final = mqtt5.PubAckPacket(1).write()[:2]

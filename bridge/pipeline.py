@@ -1,0 +1,238 @@
+"""The bridge's hot path: messages → batch → MongoDB → Redis → receipts → PUBACK.
+
+Batches are worked on side by side and settled in the order in which their messages came [MQTT-4.6.0-2].
+A message is acknowledged only when MongoDB has all of its events, or its dead letters, durably.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bridge.connection import Connection, Message
+from bridge.projector import Projector
+from bridge.retry import until_available
+from pisync import clock, events, limits, logs, receipts, topics
+from pisync.events import Decoded, Reason, Rejection, SyncEvent
+from pisync.settings import Settings
+from pisync.stores.interfaces import DeadLetter, EventStore, Stored
+
+log = logs.get(__name__)
+
+
+class Flow(Protocol):
+    """What the pipeline asks of the MQTT session."""
+
+    def pause(self) -> None:
+        """Stop taking messages in."""
+
+    def resume(self) -> None:
+        """Take messages in again."""
+
+    def publish(
+        self, topic: str, payload: bytes, *, correlation_data: bytes | None = None, expiry_s: int
+    ) -> None:
+        """Send a message if there is a connection."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Work:
+    """One message on its way: what it held and what became of it."""
+
+    message: Message
+    decoded: Decoded
+    stored: int = 0
+    duplicates: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """Messages that are written together."""
+
+    messages: list[Message]
+    payload_bytes: int
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Pipeline:
+    """Takes messages in with `offer`, works on them in `run`, and holds no more than its limits allow."""
+
+    def __init__(self, *, store: EventStore, projector: Projector, settings: Settings) -> None:
+        self._store = store
+        self._projector = projector
+        self._batch_messages_max = settings.batch_events_max
+        self._linger_s = settings.linger_ms / 1000
+        self._messages_max = settings.inflight_messages_max
+        self._bytes_max = settings.inflight_bytes_max
+        self._slots = asyncio.Semaphore(settings.batches_inflight_max)
+        self._flow: Flow | None = None
+        self._paused = False
+        self._draining = False
+        self._pending: deque[Message] = deque()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._held_messages = 0
+        self._held_bytes = 0
+
+    def attach(self, flow: Flow) -> None:
+        """Say which session the messages come from and the receipts go to."""
+        self._flow = flow
+
+    def offer(self, message: Message) -> None:
+        """Take a message in; at the limit the session is paused."""
+        self._pending.append(message)
+        self._held_messages += 1
+        self._held_bytes += len(message.payload)
+        self._idle.clear()
+        self._arrived.set()
+        self._steer()
+
+    async def drain(self) -> None:
+        """Take nothing more in; return when everything taken in is settled."""
+        self._draining = True
+        self._steer()
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Work until cancelled. A failure that is not `Unavailable` is a defect, and ends the bridge."""
+        settled = asyncio.Event()
+        settled.set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._arrived.wait()
+                if len(self._pending) < self._batch_messages_max:
+                    await asyncio.sleep(self._linger_s)
+                await self._slots.acquire()
+                batch = self._take()
+                group.create_task(self._work_on(batch, settled), name="batch")
+                settled = batch.settled
+
+    def _take(self) -> Batch:
+        batch = Batch(messages=[], payload_bytes=0)
+        while self._pending and len(batch.messages) < self._batch_messages_max:
+            size = len(self._pending[0].payload)
+            if batch.messages and batch.payload_bytes + size > limits.BATCH_BYTES_MAX:
+                break
+            batch.messages.append(self._pending.popleft())
+            batch.payload_bytes += size
+        if not self._pending:
+            self._arrived.clear()
+        return batch
+
+    async def _work_on(self, batch: Batch, predecessor: asyncio.Event) -> None:
+        try:
+            works = await self._keep(batch.messages)
+            await predecessor.wait()
+            self._settle(works)
+        finally:
+            self._slots.release()
+        batch.settled.set()
+        self._held_messages -= len(batch.messages)
+        self._held_bytes -= batch.payload_bytes
+        if not self._held_messages:
+            self._idle.set()
+        self._steer()
+
+    async def _keep(self, messages: Sequence[Message]) -> list[Work]:
+        """Make everything in the messages durable, and project it."""
+        received_at = clock.now()
+        now_ms = clock.to_ms(received_at)
+        works = [Work(message=message, decoded=_decode(message, now_ms)) for message in messages]
+        batch = [event for work in works for event in work.decoded.events]
+        outcomes = await until_available("MongoDB", lambda: self._store.insert(batch, received_at))
+        kept = _attribute(works, outcomes)
+        letters = [_dead_letter(work.message, fault) for work in works for fault in work.decoded.rejections]
+        if letters:
+            await until_available("MongoDB", lambda: self._store.add_dead_letters(letters, received_at))
+            log.warning("rejected", count=len(letters), first=letters[0].detail, topic=letters[0].topic)
+        await until_available("Redis", lambda: self._projector.apply(kept))
+        return works
+
+    def _settle(self, works: Sequence[Work]) -> None:
+        """Answer and acknowledge, in order; one write for each run of messages of one connection."""
+        acknowledgements: dict[Connection, list[int]] = {}
+        for work in works:
+            message = work.message
+            if message.response_topic is not None:
+                self._answer(work, message.response_topic)
+            if message.packet_id is not None:
+                acknowledgements.setdefault(message.connection, []).append(message.packet_id)
+        for connection, packet_ids in acknowledgements.items():
+            connection.acknowledge(packet_ids)
+
+    def _answer(self, work: Work, response_topic: str) -> None:
+        device_id = topics.sync_device(work.message.topic)
+        if self._flow is None or device_id is None:
+            return
+        if not topics.may_receive_receipt(response_topic, device_id):
+            return
+        receipt = receipts.receipt(
+            stored=work.stored, duplicates=work.duplicates, rejections=work.decoded.rejections
+        )
+        self._flow.publish(
+            response_topic,
+            receipts.encode(receipt),
+            correlation_data=work.message.correlation_data,
+            expiry_s=limits.RECEIPT_EXPIRY_S,
+        )
+
+    def _steer(self) -> None:
+        if self._flow is None:
+            return
+        full = (
+            self._draining or self._held_messages >= self._messages_max or self._held_bytes >= self._bytes_max
+        )
+        if full and not self._paused:
+            self._paused = True
+            self._flow.pause()
+        elif self._paused and not full:
+            self._paused = False
+            self._flow.resume()
+
+
+def _decode(message: Message, now_ms: int) -> Decoded:
+    device_id = topics.sync_device(message.topic)
+    if device_id is None:
+        detail = f"the topic names no device: an id is {events.DEVICE_ID_RULE}"
+        whole = Rejection(index=None, reason=Reason.DEVICE_ID, detail=detail, raw=message.payload)
+        return Decoded(events=[], indexes=(), rejections=[whole])
+    return events.decode(message.payload, device_id, now_ms)
+
+
+def _attribute(works: Sequence[Work], outcomes: Sequence[Stored]) -> list[SyncEvent]:
+    """Give each message its events' outcomes; returns the events that MongoDB has with this content."""
+    kept = []
+    following = iter(outcomes)
+    for work in works:
+        for event, index in zip(work.decoded.events, work.decoded.indexes, strict=True):
+            outcome = next(following)
+            if outcome is Stored.STORED:
+                work.stored += 1
+                kept.append(event)
+            elif outcome is Stored.DUPLICATE:
+                work.duplicates += 1
+                kept.append(event)  # stored before, but whether projected we cannot know
+            else:
+                work.decoded.rejections.append(_rejection(work, event, index, outcome))
+    return kept
+
+
+def _rejection(work: Work, event: SyncEvent, index: int, outcome: Stored) -> Rejection:
+    reason, detail = Reason.REFUSED, "MongoDB refuses this event"
+    if outcome is Stored.CONFLICT:
+        moment = clock.rfc3339(event.timestamp)
+        reason, detail = Reason.CONFLICT, f"an event of {moment} with other content is already stored"
+    raw = events.element(work.message.payload, index)
+    return Rejection(index=index, reason=reason, detail=detail, raw=raw)
+
+
+def _dead_letter(message: Message, fault: Rejection) -> DeadLetter:
+    return DeadLetter(
+        topic=message.topic,
+        device_id=topics.sync_device(message.topic),
+        reason=fault.reason,
+        detail=fault.detail,
+        raw=fault.raw,
+    )

@@ -1,0 +1,139 @@
+"""The bridge's MQTT session: one connection after another, for as long as the bridge runs.
+
+The session itself lives in the broker, under the bridge's client id, and outlives every connection: what is
+not acknowledged there is sent again on the next one.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import mqtt5
+
+from bridge.connection import Connection, Message, State
+from pisync import backoff, limits, logs
+from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError
+from pisync.settings import MqttAddress
+
+log = logs.get(__name__)
+
+
+class Session:
+    """Keeps the bridge connected and subscribed; hands every message to `on_message`."""
+
+    def __init__(
+        self,
+        *,
+        address: MqttAddress,
+        ca_file: Path | None,
+        client_id: str,
+        topic_filter: str,
+        on_message: Callable[[Message], None],
+    ) -> None:
+        self._address = address
+        self._tls = ssl.create_default_context(cafile=ca_file) if address.tls else None
+        self._client_id = client_id
+        self._topic_filter = topic_filter
+        self._on_message = on_message
+        self._unacknowledged: dict[int, bytes] = {}
+        self._connection: Connection | None = None
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._was_ready = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether we are connected and subscribed."""
+        return self._connection is not None and self._connection.state is State.READY
+
+    async def run(self) -> None:
+        """Stay connected until cancelled.
+
+        Raises:
+            ConfigurationError: the broker refuses us, and has from the start.
+            SessionTakenOver: another client uses our id.
+        """
+        delays = backoff.delays()
+        loop = asyncio.get_running_loop()
+        while True:
+            # A connection that may not be read could not even read its CONNACK.
+            await self._reading.wait()
+            started_at = loop.time()
+            try:
+                await self._connect_once()
+            except (BrokerUnavailable, ProtocolError) as error:
+                if loop.time() - started_at > limits.BACKOFF_CAP_S:
+                    delays = backoff.delays()
+                await self._wait(str(error), next(delays))
+            except ConfigurationError as error:
+                # Once we were in, a refusal is the broker's trouble (a reload, a plugin), not ours.
+                if not self._was_ready:
+                    raise
+                await self._wait(str(error), next(delays))
+
+    def publish(
+        self, topic: str, payload: bytes, *, correlation_data: bytes | None = None, expiry_s: int
+    ) -> None:
+        """Send a message if there is a connection; whoever waits for it in vain asks again."""
+        if self._connection is not None:
+            self._connection.publish(topic, payload, correlation_data=correlation_data, expiry_s=expiry_s)
+
+    def pause(self) -> None:
+        """Stop taking messages in."""
+        self._reading.clear()
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Take messages in again."""
+        self._reading.set()
+        if self._connection is not None:
+            self._connection.resume()
+
+    async def _wait(self, why: str, delay_s: float) -> None:
+        log.warning("broker away", broker=str(self._address), why=why, retry_in_s=round(delay_s, 2))
+        await asyncio.sleep(delay_s)
+
+    async def _connect_once(self) -> None:
+        connection = self._new_connection()
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, self._address.host, self._address.port, ssl=self._tls
+                )
+                session_present = await connection.accepted
+            self._connection = connection
+            if not self._reading.is_set():
+                connection.pause()
+            await connection.ready
+            self._was_ready = True
+            log.info("connected", broker=str(self._address), session_resumed=session_present)
+            await connection.closed
+        except ssl.SSLCertVerificationError as error:
+            raise ConfigurationError(
+                f"MQTT: the broker's certificate is not to be trusted: {error}"
+            ) from None
+        except OSError as error:  # TimeoutError is one of them
+            raise BrokerUnavailable(str(error) or "no answer in time") from None
+        finally:
+            self._connection = None
+            connection.disconnect()
+
+    def _new_connection(self) -> Connection:
+        password = self._address.password
+        return Connection(
+            connect=mqtt5.ConnectPacket(
+                self._client_id,
+                username=self._address.username,
+                password=None if password is None else password.encode(),
+                clean_start=False,
+                keep_alive=limits.KEEP_ALIVE_S,
+                session_expiry_interval=limits.SESSION_EXPIRY_S,
+                receive_max=limits.RECEIVE_MAXIMUM,
+                max_packet_size=limits.BRIDGE_PACKET_BYTES_MAX,
+            ),
+            topic_filter=self._topic_filter,
+            on_message=self._on_message,
+            unacknowledged=self._unacknowledged,
+        )
