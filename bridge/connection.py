@@ -134,12 +134,10 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._steer()
 
-    def disconnect(
-        self, reason_code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
-    ) -> None:
+    def disconnect(self) -> None:
         """Say goodbye and close, after everything written so far; the session stays in the broker."""
-        if self._transport is not None and self.state is not State.CLOSED:
-            self._transport.write(mqtt5.DisconnectPacket(reason_code=reason_code).write())
+        if self.state is not State.CLOSED:
+            self._write(mqtt5.DisconnectPacket().write())
         self._end(None)
 
     # What asyncio calls
@@ -213,7 +211,8 @@ class Connection(asyncio.Protocol):
             self._end(ProtocolError("the broker sent a packet larger than the Maximum Packet Size"))
 
     def _malformed(self, detail: str) -> None:
-        self.disconnect(mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
+        reason_code = mqtt5.DisconnectReasonCode.MALFORMED_PACKET
+        self._write(mqtt5.DisconnectPacket(reason_code=reason_code).write())
         self._end(ProtocolError(f"the broker sent a malformed packet: {detail}"))
 
     def _handle(self, packet: mqtt5.Packet) -> None:

@@ -5,6 +5,7 @@ device's history is one range of the `_id` index. Every write waits for the majo
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -66,18 +67,20 @@ class MongoEventStore:
             ConfigurationError: the connection string cannot be understood.
         """
         try:
-            client: AsyncMongoClient[Document] = AsyncMongoClient(
-                url,
-                w="majority",
-                journal=True,
-                tz_aware=True,
-                appname="pisync",
-                serverSelectionTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
-                connectTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
-                socketTimeoutMS=SOCKET_TIMEOUT_MS,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # the driver only warns of options it does not know
+                client: AsyncMongoClient[Document] = AsyncMongoClient(
+                    url,
+                    w="majority",
+                    journal=True,
+                    tz_aware=True,
+                    appname="pisync",
+                    serverSelectionTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
+                    connectTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
+                    socketTimeoutMS=SOCKET_TIMEOUT_MS,
+                )
             return cls(client)
-        except (InvalidURI, MongoConfigurationError, ValueError) as error:
+        except (InvalidURI, MongoConfigurationError, ValueError, UserWarning) as error:
             raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
 
     async def prepare(self) -> None:

@@ -1,0 +1,42 @@
+"""Every contract test runs over the stores in memory and over the real ones."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from pisync.stores.interfaces import EventStore, StreakStore
+from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
+from pisync.stores.mongodb import MongoEventStore
+from pisync.stores.redis import RedisStreakStore
+
+
+@pytest.fixture(params=["memory", "mongodb"])
+def event_store_url(request: pytest.FixtureRequest) -> str | None:
+    """Where the event store is; None: in memory."""
+    return None if request.param == "memory" else request.getfixturevalue("mongodb_url")
+
+
+@pytest.fixture(params=["memory", "redis"])
+def streak_store_url(request: pytest.FixtureRequest) -> str | None:
+    """Where the streak store is; None: in memory."""
+    return None if request.param == "memory" else request.getfixturevalue("redis_url")
+
+
+@pytest_asyncio.fixture
+async def event_store(event_store_url: str | None) -> AsyncIterator[EventStore]:
+    """An empty event store."""
+    store: EventStore = MongoEventStore.connect(event_store_url) if event_store_url else MemoryEventStore()
+    await store.prepare()
+    yield store
+    await store.close()
+
+
+@pytest_asyncio.fixture
+async def streak_store(streak_store_url: str | None) -> AsyncIterator[StreakStore]:
+    """An empty streak store."""
+    store: StreakStore = (
+        RedisStreakStore.connect(streak_store_url) if streak_store_url else MemoryStreakStore()
+    )
+    yield store
+    await store.close()

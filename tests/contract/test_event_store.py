@@ -1,0 +1,129 @@
+"""What every event store does."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from pisync.events import ErrorDetail, Outcome, Reason, SyncEvent
+from pisync.stores.interfaces import DeadLetter, EventStore, FailureCounts, HistoryQuery, Stored
+from tests.samples import NOW, START, event
+
+LETTER = DeadLetter(
+    topic="pisync/v1/devices/a/sync", device_id="a", reason=Reason.MALFORMED, detail="no", raw=b"\xff\0"
+)
+
+
+async def minutes(store: EventStore, **query: object) -> list[int]:
+    """The minutes after START of a page of PB-1's history."""
+    page = await store.history(HistoryQuery(**{"device_id": "PB-1", "limit": 100, **query}))  # type: ignore[arg-type]
+    return [int((entry.event.timestamp - START) / timedelta(minutes=1)) for entry in page]
+
+
+async def test_what_is_stored_comes_back_whole(event_store: EventStore) -> None:
+    full = SyncEvent(
+        device_id="PB-1",
+        timestamp=START,
+        total_files_synced=2**53 - 1,
+        total_errors=2,
+        internet_speed=0.1,
+        device_type="PiBox",
+        sync_duration_ms=0,
+        errors=[ErrorDetail(code="", message='nul \0, quote ", smile 😀'), ErrorDetail(code="b", message="")],
+    )
+    assert await event_store.insert([full, event("PB-2")], NOW) == [Stored.STORED] * 2
+    (entry,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=10))
+    assert (entry.event, entry.received_at) == (full, NOW)
+
+
+async def test_an_event_is_stored_once(event_store: EventStore) -> None:
+    first = [event("PB-1", 0), event("PB-1", 1, errors=1)]
+    await event_store.insert(first, NOW)
+    again = await event_store.insert(
+        [event("PB-1", 2), first[1], event("PB-1", 2), first[0]], NOW + timedelta(hours=1)
+    )
+    assert sorted(again) == [Stored.DUPLICATE] * 3 + [Stored.STORED]
+    assert again[1] == again[3] == Stored.DUPLICATE
+    assert await minutes(event_store) == [2, 1, 0]
+
+
+async def test_other_content_under_the_same_key_is_a_conflict(event_store: EventStore) -> None:
+    await event_store.insert([event("PB-1", 0, errors=1)], NOW)
+    outcomes = await event_store.insert([event("PB-1", 0), event("PB-1", 1)], NOW)
+    assert outcomes == [Stored.CONFLICT, Stored.STORED]
+    (kept,) = await event_store.history(
+        HistoryQuery(device_id="PB-1", limit=1, before=START + timedelta(seconds=1))
+    )
+    assert kept.event.total_errors == 1
+
+
+async def test_a_timestamp_is_kept_to_the_millisecond(event_store: EventStore) -> None:
+    fine = event("PB-1")
+    microseconds = START + timedelta(microseconds=1999)
+    shifted = SyncEvent(
+        **{name: getattr(fine, name) for name in fine.__struct_fields__} | {"timestamp": microseconds}
+    )
+    assert await event_store.insert([shifted], NOW) == [Stored.STORED]
+    assert await event_store.insert([shifted], NOW) == [Stored.DUPLICATE]
+    (entry,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=1))
+    assert entry.event.timestamp == START + timedelta(milliseconds=1)
+
+
+async def test_racing_inserts_store_an_event_once(event_store: EventStore) -> None:
+    batch = [event("PB-1", minute) for minute in range(50)]
+    outcomes = await asyncio.gather(*(event_store.insert(batch, NOW) for _ in range(8)))
+    for racers in zip(*outcomes, strict=True):
+        assert sorted(racers) == [Stored.DUPLICATE] * 7 + [Stored.STORED]
+
+
+async def test_history_is_newest_first_and_bounded(event_store: EventStore) -> None:
+    await event_store.insert(
+        [event(device, minute) for device in ("PB-0", "PB-1", "PB-10", "PB-2") for minute in range(6)], NOW
+    )
+    assert await minutes(event_store) == [5, 4, 3, 2, 1, 0]
+    assert await minutes(event_store, limit=2) == [5, 4]
+    assert await minutes(event_store, before=START + timedelta(minutes=3)) == [2, 1, 0]
+    assert await minutes(event_store, after=START + timedelta(minutes=3)) == [5, 4]
+    between = {"before": START + timedelta(minutes=4), "after": START + timedelta(minutes=1)}
+    assert await minutes(event_store, **between) == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [(Outcome.SUCCESS, [0]), (Outcome.PARTIAL, [1]), (Outcome.FAILED, [2]), (None, [2, 1, 0])],
+)
+async def test_history_by_outcome(
+    event_store: EventStore, outcome: Outcome | None, expected: list[int]
+) -> None:
+    await event_store.insert(
+        [event("PB-1", 0), event("PB-1", 1, errors=1), event("PB-1", 2, errors=1, files=0)], NOW
+    )
+    assert await minutes(event_store, outcome=outcome) == expected
+
+
+async def test_a_device_is_known_by_its_events(event_store: EventStore) -> None:
+    await event_store.insert([event("PB-1")], NOW)
+    await event_store.add_dead_letters([LETTER], NOW)
+    assert await event_store.knows("PB-1")
+    assert not await event_store.knows("PB-")
+    assert not await event_store.knows("PB-11")
+    assert not await event_store.knows("a")
+
+
+async def test_exact_failure_counts(event_store: EventStore) -> None:
+    await event_store.insert(
+        [event("PB-1", minute, errors=int(minute != 3)) for minute in range(8)]
+        + [event("PB-2", 0, errors=1)],
+        NOW,
+    )
+    since = START + timedelta(minutes=2)
+    assert await event_store.failure_counts("PB-1", since) == FailureCounts(total=7, since=5, streak=4)
+    assert await event_store.failure_counts("PB-2", None) == FailureCounts(total=1, since=1, streak=1)
+    assert await event_store.failure_counts("PB-3", None) == FailureCounts(total=0, since=0, streak=0)
+
+
+async def test_nothing_to_do(event_store: EventStore) -> None:
+    assert await event_store.insert([], NOW) == []
+    await event_store.add_dead_letters([], NOW)
+    await event_store.prepare()
+    await event_store.ping()

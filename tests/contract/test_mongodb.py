@@ -1,0 +1,104 @@
+"""What only the event store in MongoDB can show: dead letters as documents, refusals, being away."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+
+from pisync.errors import ConfigurationError, EventStoreUnavailable
+from pisync.stack.process import running
+from pisync.stack.servers import MongodbServer
+from pisync.stores import mongodb
+from pisync.stores.interfaces import Stored
+from pisync.stores.mongodb import MongoEventStore
+from tests.contract.test_event_store import LETTER
+from tests.samples import NOW, event
+
+Database = Any
+
+
+@pytest_asyncio.fixture
+async def database(mongodb_url: str) -> AsyncIterator[Database]:
+    async with AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
+        yield client.get_default_database()
+
+
+@pytest_asyncio.fixture
+async def store(mongodb_url: str) -> AsyncIterator[MongoEventStore]:
+    store = MongoEventStore.connect(mongodb_url)
+    await store.prepare()
+    yield store
+    await store.close()
+
+
+async def test_a_dead_letter_is_kept_once_with_its_bytes(store: MongoEventStore, database: Database) -> None:
+    await store.add_dead_letters([LETTER, LETTER], NOW)
+    await store.add_dead_letters([LETTER], NOW)
+    (letter,) = [found async for found in database.dead_letters.find()]
+    assert (letter["raw"], letter["reason"], letter["device_id"]) == (b"\xff\0", "malformed", "a")
+    assert letter["received_at"] == letter["last_received_at"] == NOW
+
+
+async def test_a_document_that_mongodb_refuses_is_alone_in_it(
+    store: MongoEventStore, database: Database
+) -> None:
+    await database.command(
+        {
+            "collMod": "sync_events",
+            "validator": {"total_files_synced": {"$ne": 13}},
+            "validationLevel": "strict",
+        }
+    )
+    outcomes = await store.insert(
+        [event("PB-1", 0), event("PB-1", 1, files=13), event("PB-1", 2), event("PB-1", 0)], NOW
+    )
+    assert outcomes == [Stored.STORED, Stored.REFUSED, Stored.STORED, Stored.DUPLICATE]
+
+
+async def test_a_document_that_the_driver_refuses_is_alone_in_it(store: MongoEventStore) -> None:
+    batch = [event("PB-1", minute, files=2**70 if minute == 5 else 1) for minute in range(9)]
+    outcomes = await store.insert(batch, NOW)
+    assert outcomes == [Stored.REFUSED if minute == 5 else Stored.STORED for minute in range(9)]
+
+
+async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, database: Database) -> None:
+    await store.insert([event("PB-1", minute, errors=1) for minute in range(5)], NOW)
+    await database.command({"profile": 2})
+    await store.knows("PB-1")
+    await store.failure_counts("PB-1", NOW)
+    await database.command({"profile": 0})
+    plans = [found async for found in database["system.profile"].find({"ns": {"$regex": "sync_events$"}})]
+    assert plans
+    assert all("COLLSCAN" not in plan["planSummary"] for plan in plans)
+    assert all("SORT" not in str(plan.get("execStats")) for plan in plans)
+
+
+async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mongodb, "SERVER_SELECTION_TIMEOUT_MS", 200)
+    monkeypatch.setattr(mongodb, "SOCKET_TIMEOUT_MS", 300)
+    async with running(MongodbServer(tmp_path)) as server:
+        store = MongoEventStore.connect(server.database_url("away"))
+        try:
+            assert await store.insert([event()], NOW) == [Stored.STORED]
+            await server.kill()
+            with pytest.raises(EventStoreUnavailable, match="MongoDB"):
+                await store.insert([event("PB-2")], NOW)
+            await server.start()
+            server.pause()
+            with pytest.raises(EventStoreUnavailable, match="MongoDB"):
+                await store.insert([event("PB-2")], NOW)
+            server.resume()
+            assert await store.insert([event(), event("PB-3")], NOW) == [Stored.DUPLICATE, Stored.STORED]
+        finally:
+            await store.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["mongodb://a:b:c/x", "mongodb://h/x?nonsense=%zz&tls=maybe", "mongodb://h:x/y"]
+)
+def test_a_connection_string_that_cannot_be_understood(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="PISYNC_MONGODB_URL"):
+        MongoEventStore.connect(url)

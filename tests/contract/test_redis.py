@@ -1,0 +1,54 @@
+"""What only the streak store in Redis can show: lost scripts, being away, one round trip a batch."""
+
+from pathlib import Path
+
+import pytest
+
+from pisync.errors import ConfigurationError, StreakStoreUnavailable
+from pisync.stack.process import running
+from pisync.stack.servers import RedisServer
+from pisync.stores import redis
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import project
+from tests.samples import event
+
+
+async def test_redis_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis, "SOCKET_TIMEOUT_S", 0.3)
+    async with running(RedisServer(tmp_path)) as server:
+        store = RedisStreakStore.connect(server.url)
+        try:
+            await store.apply(project([event("PB-1", 0, 1)]))
+            server.pause()
+            with pytest.raises(StreakStoreUnavailable, match="Redis"):
+                await store.apply(project([event("PB-1", 1, 1)]))
+            server.resume()
+            await server.kill()
+            with pytest.raises(StreakStoreUnavailable, match="Redis"):
+                await store.ping()
+            await server.start()
+            # The scripts went with the old process.
+            await store.apply(project([event("PB-1", 2, 1)]))
+            await store.ping()
+        finally:
+            await store.close()
+
+
+async def test_every_key_of_a_device_is_in_its_shard(redis_url: str) -> None:
+    store = RedisStreakStore.connect(redis_url)
+    try:
+        await store.apply(project([event(f"PB-{number}", 0, 1) for number in range(40)]))
+        keys = [key async for key in store._client.scan_iter()]
+        assert {key.split("}")[0] + "}" for key in keys} <= {redis.root(number) for number in range(16)}
+        for number in range(40):
+            owned = [key for key in keys if key.endswith(f":PB-{number}")]
+            assert {key.split(":PB-")[0] for key in owned} == {
+                f"{redis.shard(f'PB-{number}')}:{kind}" for kind in ("device", "failures")
+            }
+    finally:
+        await store.close()
+
+
+def test_a_url_that_cannot_be_understood() -> None:
+    with pytest.raises(ConfigurationError, match="PISYNC_REDIS_URL"):
+        RedisStreakStore.connect("redis://h:port/0")

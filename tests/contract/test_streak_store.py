@@ -1,0 +1,181 @@
+"""What every streak store does, and that it is the pure rule applied to the set of events."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pisync import limits
+from pisync.clock import to_ms
+from pisync.events import SyncEvent
+from pisync.stores.interfaces import AlertChange, FailingDevice, RankedBy, RankingQuery, StreakStore
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import project
+from tests.samples import START, event, events_of_few_devices
+
+
+async def apply(store: StreakStore, events: Iterable[SyncEvent]) -> list[AlertChange]:
+    return await store.apply(project(events))
+
+
+async def page(store: StreakStore, **query: object) -> list[FailingDevice]:
+    arguments = {"more_than": 3, "ranked_by": RankedBy.FAILURES, "limit": 100} | query
+    return await store.repeated_failures(RankingQuery(**arguments))  # type: ignore[arg-type]
+
+
+async def test_a_device_never_seen(streak_store: StreakStore) -> None:
+    assert await streak_store.state("PB-1") is None
+    assert await page(streak_store) == []
+    assert await apply(streak_store, []) == []
+
+
+async def test_states_are_joined(streak_store: StreakStore) -> None:
+    parts = [
+        [event("PB-1", 3, 1)],
+        [event("PB-1", 1, 1)],
+        [event("PB-1", 2)],
+        [event("PB-1", 0)],
+        [event("PB-1", 3, 1)],
+    ]
+    for part in parts:
+        await apply(streak_store, part)
+    state = await streak_store.state("PB-1")
+    assert state == project([one for part in parts for one in part])["PB-1"]
+    assert state is not None
+    assert (state.failures, state.streak, state.last_event.timestamp_ms) == (2, 1, to_ms(START) + 180_000)
+
+
+async def test_only_the_newest_failures_are_kept(streak_store: StreakStore) -> None:
+    many = [event("PB-1", minute, 1) for minute in range(limits.FAILURES_KEPT_MAX + 30)]
+    for part in (many[500:], many[:20], many[20:500]):
+        await apply(streak_store, part)
+    state = await streak_store.state("PB-1")
+    assert state == project(many)["PB-1"]
+    (row,) = await page(streak_store)
+    assert row.failures == row.streak == limits.FAILURES_KEPT_MAX
+
+
+async def test_an_alert_is_reported_until_it_is_confirmed(streak_store: StreakStore) -> None:
+    assert await apply(streak_store, [event("PB-1", 0, 1), event("PB-1", 1, 1)]) == []
+    opened = [AlertChange(device_id="PB-1", streak=3, opens=True)]
+    assert await apply(streak_store, [event("PB-1", 2, 1)]) == opened
+    assert await apply(streak_store, [event("PB-1", 2, 1)]) == opened
+    assert await streak_store.confirm(opened) == []
+    assert await apply(streak_store, [event("PB-1", 3, 1)]) == []
+    closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
+    assert await apply(streak_store, [event("PB-1", 4)]) == closed
+    assert await streak_store.confirm(closed) == []
+    assert await apply(streak_store, [event("PB-1", 5)]) == []
+
+
+async def test_a_late_success_closes_the_alert_it_ends(streak_store: StreakStore) -> None:
+    opened = await apply(streak_store, [event("PB-1", minute, 1) for minute in range(3)])
+    await streak_store.confirm(opened)
+    assert await apply(streak_store, [event("PB-1", 0.5)]) == [
+        AlertChange(device_id="PB-1", streak=2, opens=False)
+    ]
+
+
+async def test_an_alert_that_is_outdated_when_confirmed_is_reported(streak_store: StreakStore) -> None:
+    opened = await apply(streak_store, [event("PB-1", minute, 1) for minute in range(3)])
+    assert await apply(streak_store, [event("PB-1", 9)]) == []  # never confirmed, so nothing to close
+    closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
+    assert await streak_store.confirm(opened) == closed
+    assert await streak_store.confirm(closed) == []
+
+
+@pytest.fixture
+def fleet() -> list[SyncEvent]:
+    """Devices with 0 to 9 failures, two of each number, and streaks that go another way."""
+    return [
+        event(f"PB-{twin}{failures}", minute * 10 + failures, errors=1)
+        for twin in "ab"
+        for failures in range(10)
+        for minute in range(failures)
+    ] + [event(f"PB-{twin}{number}", 35) for twin in "ab" for number in range(0, 10, 3)]
+
+
+@pytest.mark.parametrize("ranked_by", RankedBy)
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_pages_give_each_row_once_in_order(
+    streak_store: StreakStore, fleet: list[SyncEvent], ranked_by: RankedBy, limit: int
+) -> None:
+    await apply(streak_store, fleet)
+    rows: list[FailingDevice] = []
+    while part := await page(
+        streak_store, ranked_by=ranked_by, limit=limit, after=rows[-1].position if rows else None
+    ):
+        assert len(part) <= limit
+        rows += part
+    assert sorted(row.device_id for row in rows) == [
+        f"PB-{twin}{number}" for twin in "ab" for number in range(4, 10)
+    ]
+    assert rows == sorted(rows, key=lambda row: (row.position.score, row.device_id), reverse=True)
+    states = project(fleet)
+    for row in rows:
+        state = states[row.device_id]
+        scores = {
+            RankedBy.FAILURES: state.failures,
+            RankedBy.STREAK: state.streak,
+            RankedBy.LAST_SEEN: state.last_event.timestamp_ms,
+        }
+        assert (row.failures, row.streak) == (state.failures, state.streak)
+        assert (row.last_failure_ms, row.last_success_ms) == (state.failures_ms[-1], state.last_success_ms)
+        assert (row.last_seen_ms, row.position.score) == (state.last_event.timestamp_ms, scores[ranked_by])
+
+
+async def test_failures_since_a_moment(streak_store: StreakStore, fleet: list[SyncEvent]) -> None:
+    await apply(streak_store, fleet)
+    since_ms = to_ms(START) + 45 * 60_000
+    rows = await page(streak_store, more_than=2, since_ms=since_ms)
+    assert {row.device_id: row.failures_since for row in rows} == {
+        f"PB-{twin}{number}": sum(minute * 10 + number >= 45 for minute in range(number))
+        for twin in "ab"
+        for number in (7, 8, 9)
+    }
+
+
+async def test_a_page_goes_on_where_its_last_device_was_even_if_that_moved(
+    streak_store: StreakStore, fleet: list[SyncEvent]
+) -> None:
+    await apply(streak_store, fleet)
+    first = await page(streak_store, limit=5)
+    await apply(streak_store, [event(first[-1].device_id, 500 + minute, 1) for minute in range(50)])
+    second = await page(streak_store, limit=100, after=first[-1].position)
+    assert not {row.device_id for row in first} & {row.device_id for row in second}
+    assert len(first) + len(second) == 12
+
+
+async def test_racing_bridges_change_nothing(streak_store: StreakStore, fleet: list[SyncEvent]) -> None:
+    halves = [fleet[::2], fleet[1::2], fleet[::-1]]
+    await asyncio.gather(*(apply(streak_store, half) for half in halves))
+    for device_id, state in project(fleet).items():
+        assert await streak_store.state(device_id) == state
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(batch=events_of_few_devices, data=st.data())
+async def test_any_order_repetition_and_split_is_the_rule_applied_to_the_set(
+    redis_url: str, batch: list[SyncEvent], data: st.DataObject
+) -> None:
+    store = RedisStreakStore.connect(redis_url)
+    try:
+        await store._client.flushall()
+        repeated = data.draw(st.lists(st.sampled_from(batch), max_size=20)) if batch else []
+        replayed = data.draw(st.permutations(batch + repeated))
+        while replayed:
+            size = data.draw(st.integers(1, len(replayed)))
+            await apply(store, replayed[:size])
+            replayed = replayed[size:]
+        expected = project(batch)
+        for device_id, state in expected.items():
+            assert await store.state(device_id) == state
+        rows = {row.device_id: row for row in await page(store, more_than=0)}
+        failing = {device_id: state for device_id, state in expected.items() if state.failures}
+        assert {name: (row.failures, row.streak) for name, row in rows.items()} == {
+            name: (state.failures, state.streak) for name, state in failing.items()
+        }
+    finally:
+        await store.close()
