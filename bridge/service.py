@@ -9,7 +9,7 @@ from bridge.pipeline import Pipeline
 from bridge.projector import Projector
 from bridge.retry import until_available
 from bridge.session import Session
-from pisync import limits, logs, topics
+from pisync import logs, topics
 from pisync.errors import PiSyncError
 from pisync.settings import Settings
 from pisync.stores.interfaces import EventStore, StreakStore
@@ -70,7 +70,7 @@ async def serve(settings: Settings, *, store: EventStore, streaks: StreakStore, 
             for task in tasks[2:]:
                 if task.done():
                     task.result()
-            await _drain(pipeline)
+            await _drain(pipeline, settings.drain_timeout_s)
     finally:
         for task in tasks:
             task.cancel()
@@ -78,12 +78,12 @@ async def serve(settings: Settings, *, store: EventStore, streaks: StreakStore, 
     log.info("stopped", bridge_id=settings.bridge_id)
 
 
-async def _drain(pipeline: Pipeline) -> None:
+async def _drain(pipeline: Pipeline, timeout_s: float) -> None:
     try:
-        async with asyncio.timeout(limits.DRAIN_S_MAX):
+        async with asyncio.timeout(timeout_s):
             await pipeline.drain()
     except TimeoutError:
         raise PiSyncError(
-            f"could not finish what was in flight within {limits.DRAIN_S_MAX:g} s;"
+            f"could not finish what was in flight within {timeout_s:g} s;"
             " it is not acknowledged, and the broker will deliver it again"
         ) from None

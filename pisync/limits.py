@@ -34,7 +34,7 @@ BATCHES_INFLIGHT_MAX: Final = 4
 LINGER_MS: Final = 2
 INFLIGHT_MESSAGES_MAX: Final = 10_000
 INFLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
-DRAIN_S_MAX: Final = 20.0
+DRAIN_TIMEOUT_S: Final = 20.0
 
 # The bridge's MQTT session.
 KEEP_ALIVE_S: Final = 30

@@ -117,6 +117,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of unacknowledged payloads held in memory; beyond it the socket is not read.",
     )
+    drain_timeout_s: float = Field(
+        limits.DRAIN_TIMEOUT_S,
+        gt=0,
+        le=600,
+        description="How long a stopping bridge may take to finish what is in flight, in seconds.",
+    )
 
     log_format: Literal["console", "json"] = Field("console", description="Shape of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

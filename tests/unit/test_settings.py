@@ -1,5 +1,7 @@
 """Settings: what is wrong or contradicts itself stops the program and is named."""
 
+import os
+
 import pytest
 
 from pisync import limits, settings
@@ -9,7 +11,7 @@ from pisync.settings import MqttAddress
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(settings.os.environ):
+    for name in list(os.environ):
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
 

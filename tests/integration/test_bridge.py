@@ -1,0 +1,228 @@
+"""The bridge as a process between real servers, which are taken away from it and given back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+import pytest_asyncio
+
+from pisync import settings, topics
+from pisync.clock import rfc3339
+from pisync.events import SyncEvent
+from pisync.stack.process import ChildProcess, running
+from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import project
+from tests.programs import Truth, program, truth, until
+from tests.samples import event, members
+
+
+@dataclass(frozen=True)
+class World:
+    """A broker, the stores, and one bridge between them, all of the test's own."""
+
+    mosquitto: MosquittoServer
+    mongodb: MongodbServer
+    redis: RedisServer
+    bridge: ChildProcess
+    truth: Truth
+
+    def log(self) -> str:
+        assert self.bridge.log is not None
+        return self.bridge.log.read_text() if self.bridge.log.exists() else ""
+
+    async def said(self, words: str, times: int = 1) -> None:
+        """Wait for words in the bridge's log."""
+
+        async def there() -> bool:
+            return self.log().count(words) >= times
+
+        await until(there)
+
+    async def projected(self, events: Iterable[SyncEvent]) -> None:
+        """Wait until Redis is what the rule makes of these events."""
+        expected = project(events)
+        store = RedisStreakStore.connect(self.redis.url)
+
+        async def equal() -> bool:
+            return all([await store.state(name) == state for name, state in expected.items()])
+
+        try:
+            await until(equal)
+        finally:
+            await store.close()
+
+
+@pytest_asyncio.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with (
+        running(MosquittoServer(tmp_path / "mosquitto")) as mosquitto,
+        running(MongodbServer(tmp_path / "mongodb")) as mongodb,
+        running(RedisServer(tmp_path / "redis")) as redis,
+        truth(mongodb.database_url("pisync")) as view,
+    ):
+        bridge = program(
+            "bridge",
+            tmp_path / "bridge.log",
+            mqtt_url=mosquitto.url,
+            mongodb_url=mongodb.database_url("pisync"),
+            redis_url=redis.url,
+            batch_events_max=50,
+            drain_timeout_s=3,
+        )
+        async with running(bridge):
+            world = World(mosquitto, mongodb, redis, bridge, view)
+            await world.said("connected")
+            yield world
+
+
+def fleet(devices: int, each: int) -> list[SyncEvent]:
+    """Events of some devices, some of which keep failing."""
+    return [
+        event(f"PB-{device}", minute, errors=device % 3 and (minute + device) % 4)
+        for minute in range(each)
+        for device in range(devices)
+    ]
+
+
+def as_sent(one: SyncEvent) -> dict[str, Any]:
+    return members(
+        device_id=one.device_id,
+        timestamp=rfc3339(one.timestamp),
+        total_files_synced=one.total_files_synced,
+        total_errors=one.total_errors,
+    )
+
+
+@asynccontextmanager
+async def device(world: World) -> AsyncIterator[aiomqtt.Client]:
+    async with aiomqtt.Client(
+        settings.MqttAddress(world.mosquitto.url).host,
+        world.mosquitto.port,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        max_inflight_messages=50,
+    ) as client:
+        client.pending_calls_threshold = 1000
+        yield client
+
+
+async def publish(world: World, events: Iterable[SyncEvent]) -> None:
+    async with device(world) as client:
+        await asyncio.gather(
+            *(client.publish(topics.sync(one.device_id), json.dumps(as_sent(one)), qos=1) for one in events)
+        )
+
+
+async def test_mongodb_killed_and_back(world: World) -> None:
+    events = fleet(10, 20)
+    await publish(world, events[:100])
+    await world.mongodb.kill()
+    await publish(world, events[50:])
+    await world.said("store away")
+    await world.mongodb.start()
+    await world.truth.has(len(events))
+    await world.projected(events)
+    assert await world.truth.events() == len(events)
+
+
+async def test_redis_killed_and_back(world: World) -> None:
+    events = fleet(10, 20)
+    await publish(world, events[:100])
+    await world.projected(events[:100])
+    await world.redis.kill()
+    await publish(world, events[50:])
+    await world.said("store away")
+    await world.redis.start()
+    await world.projected(events)
+    assert await world.truth.events() == len(events)
+
+
+async def test_broker_restarted(world: World) -> None:
+    events = fleet(10, 20)
+    await publish(world, events[:100])
+    await world.mosquitto.restart()
+    await world.said("connected", times=2)
+    assert "session_resumed=True" in world.log()
+    await publish(world, events[50:])
+    await world.truth.has(len(events))
+    await world.projected(events)
+    assert await world.truth.events() == len(events)
+
+
+async def test_bridge_killed_while_it_works(world: World) -> None:
+    events = fleet(20, 50)
+    sending = asyncio.create_task(publish(world, events + events[::-1]))
+    for stored in (50, 400, 800):
+        await world.truth.has(stored)
+        await world.bridge.kill()
+        await world.bridge.start()
+    await sending
+    await world.truth.has(len(events))
+    await world.projected(events)
+    assert await world.truth.events() == len(events)
+
+
+async def test_stopping_finishes_what_is_in_flight(world: World) -> None:
+    events = fleet(20, 100)
+    sending = asyncio.create_task(publish(world, events))
+    await world.truth.has(100)
+    await world.bridge.terminate()
+    assert await world.bridge.wait() == 0
+    stored = await world.truth.events()
+    await sending
+    assert await world.truth.events() == stored
+    await world.bridge.start()
+    await world.truth.has(len(events))
+    await world.projected(events)
+    assert await world.truth.events() == len(events)
+
+
+async def test_stopping_while_mongodb_is_away_says_what_is_left(world: World) -> None:
+    await world.mongodb.kill()
+    await publish(world, fleet(1, 1))
+    await world.said("store away")
+    await world.bridge.terminate()
+    assert await world.bridge.wait() == 1
+    assert "not acknowledged" in world.log()
+    await world.mongodb.start()
+    await world.bridge.start()
+    await world.truth.has(1)
+
+
+async def test_three_failures_in_a_row_are_warned_of_once(world: World) -> None:
+    failures = [event("PB-7", minute, errors=1) for minute in range(6)]
+    for one in failures:
+        await publish(world, [one])
+    await world.projected(failures)
+    await publish(world, failures)
+    marker = [event("PB-8", minute, errors=1) for minute in range(3)]
+    await publish(world, marker)
+    await world.said("device_id=PB-8")
+    assert world.log().count("device keeps failing") == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "exit_code", "said"),
+    [
+        ("mqtt_url", "http://x", 78, "PISYNC_MQTT_URL"),
+        ("mongodb_url", "mongodb://h/x?w=0", 78, "w=0"),
+        ("bridge_id", "a b", 78, "PISYNC_BRIDGE_ID"),
+        ("mqtt_ulr", "x", 78, "no such setting"),
+    ],
+)
+async def test_a_wrong_setting_stops_it_with_a_message(
+    tmp_path: Path, setting: str, value: str, exit_code: int, said: str
+) -> None:
+    child = program("bridge", tmp_path / "log", **{setting: value})
+    await child.start()
+    assert await child.wait() == exit_code
+    assert child.log is not None
+    log = child.log.read_text()
+    assert said in log
+    assert "Traceback" not in log

@@ -1,0 +1,146 @@
+"""The programs as a user runs them: environment variables in, `mosquitto_pub` and HTTP on the outside."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest_asyncio
+
+from pisync import topics
+from pisync.stack import ports
+from pisync.stack.process import running
+from pisync.stack.servers import MosquittoServer
+from tests.programs import program, until
+from tests.samples import backlog, members, payload
+
+DEVICE = "PB-000123"
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a user has of PiSync: a broker's port and an HTTP address."""
+
+    mqtt_port: int
+    http: httpx.AsyncClient
+
+    async def publish(self, raw: bytes, topic: str = topics.sync(DEVICE)) -> None:
+        """Publish with mosquitto_pub, as docs/protocol.md shows."""
+        command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(self.mqtt_port), "-V", "5", "-q", "1"]
+        child = await asyncio.create_subprocess_exec(
+            *command, "-t", topic, "-s", stdin=asyncio.subprocess.PIPE
+        )
+        await child.communicate(raw)
+        assert child.returncode == 0
+
+    async def history(self, count: int) -> list[dict[str, Any]]:
+        """The device's history, once it has so many events."""
+        events: list[dict[str, Any]] = []
+
+        async def there() -> bool:
+            answer = await self.http.get(f"/api/device/{DEVICE}/sync-history")
+            events[:] = answer.json().get("events", [])
+            return len(events) >= count
+
+        await until(there)
+        return events
+
+
+@pytest_asyncio.fixture
+async def outside(
+    tmp_path: Path, mosquitto_server: MosquittoServer, mongodb_url: str, redis_url: str
+) -> AsyncIterator[Outside]:
+    environment = {"mqtt_url": mosquitto_server.url, "mongodb_url": mongodb_url, "redis_url": redis_url}
+    port = ports.any_free()
+    async with (
+        running(program("bridge", tmp_path / "bridge.log", **environment)),
+        running(program("api", tmp_path / "api.log", http_port=port, **environment)),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+
+        async def ready() -> bool:
+            try:
+                return (await http.get("/readyz")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await until(ready)
+
+        # The bridge subscribes in its own time; a POST is answered once it has.
+        async def bridged() -> bool:
+            return (await http.post("/api/sync-event", content=payload(device_id="probe"))).is_success
+
+        await until(bridged)
+        yield Outside(mosquitto_server.port, http)
+
+
+async def test_published_events_are_in_the_history_and_count_as_failures(outside: Outside) -> None:
+    events = [members(timestamp=f"2026-05-08T12:0{minute}:00Z") for minute in range(5)]
+    await outside.publish(json.dumps(events[0]).encode())
+    await outside.publish(backlog(*events))
+    history = await outside.history(5)
+    assert [entry["timestamp"] for entry in history] == [
+        f"2026-05-08T12:0{minute}:00.000Z" for minute in range(4, -1, -1)
+    ]
+    assert history[0]["outcome"] == "partial"
+    failing = (await outside.http.get("/api/devices/repeated-failures")).json()["devices"]
+    assert [(row["device_id"], row["failures"], row["current_streak"]) for row in failing] == [(DEVICE, 5, 5)]
+    await outside.publish(payload(timestamp="2026-05-08T13:00:00Z", total_errors=0))
+    await outside.history(6)
+    failing = (await outside.http.get("/api/devices/repeated-failures")).json()["devices"]
+    assert [(row["failures"], row["current_streak"]) for row in failing] == [(5, 0)]
+
+
+async def test_an_event_posted_over_http_is_stored_once(outside: Outside) -> None:
+    async def post(raw: bytes) -> httpx.Response:
+        return await outside.http.post("/api/sync-event", content=raw)
+
+    first, second = await post(payload()), await post(payload())
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == {"stored": 1, "duplicates": 0, "rejected": []}
+    conflict = await post(payload(total_errors=7))
+    assert conflict.status_code == 409
+    assert conflict.headers["content-type"] == "application/problem+json"
+    mixed = await post(backlog(members(timestamp="2026-05-08T12:30:00Z"), members(total_errors=-1)))
+    assert mixed.status_code == 201
+    assert [fault["index"] for fault in mixed.json()["rejected"]] == [1]
+    assert len(await outside.history(2)) == 2
+
+
+async def test_bad_input_over_http_is_named(outside: Outside) -> None:
+    for raw, named in [
+        (b"", "empty"),
+        (b"{", "malformed"),
+        (payload(total_errors=True), "total_errors"),
+        (payload(timestamp="1970-01-01T00:00:00Z"), "clock_unset"),
+        (payload(device_id="a/b"), "device_id"),
+        (b"[" * 10_000, "malformed"),
+        (payload(total_errors=10**400), "total_errors"),
+    ]:
+        answer = await outside.http.post("/api/sync-event", content=raw)
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert named in answer.text
+    unknown = await outside.http.get(f"/api/device/{DEVICE}/sync-history")
+    assert unknown.status_code == 404
+
+
+async def test_bad_input_over_mqtt_is_a_dead_letter_and_blocks_nothing(
+    outside: Outside, mongodb_url: str
+) -> None:
+    from tests.programs import truth  # noqa: PLC0415
+
+    bad = [b"\xff\xfe", b"[" * 10_000, b'"' + b"x" * (257 * 1024) + b'"', payload(device_id="PB-9"), b"5"]
+    for raw in bad:
+        await outside.publish(raw)
+    await outside.publish(backlog(members(), members(total_errors=-1)))
+    await outside.history(1)
+    async with truth(mongodb_url) as view:
+        letters = [letter async for letter in view.database.dead_letters.find()]
+    assert sorted(letter["reason"] for letter in letters) == sorted(
+        ["malformed", "malformed", "too_large", "device_mismatch", "schema", "schema"]
+    )
+    assert {letter["raw"] for letter in letters} >= set(bad)

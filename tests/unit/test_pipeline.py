@@ -1,0 +1,356 @@
+"""The pipeline over stores in memory: what is acknowledged when, what is answered, what is held."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, cast
+
+import mqtt5
+import pytest
+
+from bridge.connection import Connection, Message
+from bridge.pipeline import Pipeline
+from bridge.projector import Projector
+from pisync import limits, receipts, topics
+from pisync.errors import EventStoreUnavailable, StreakStoreUnavailable
+from pisync.events import Reason, SyncEvent
+from pisync.receipts import Receipt
+from pisync.settings import Settings
+from pisync.stores.interfaces import AlertChange, DeadLetter, Stored
+from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
+from pisync.streaks import DeviceState
+from tests.samples import backlog, members, payload
+
+DEVICE = "PB-000123"
+
+
+class GatedStore(MemoryEventStore):
+    """An event store that can be away, and lets inserts through one by one when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = asyncio.Event()
+        self.attempts = 0
+        self.gates: list[asyncio.Future[None]] = []
+        self.gated = False
+        self.refused_files = -1
+
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[Stored]:
+        self.attempts += 1
+        if self.gated:
+            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.gates.append(gate)
+            await gate
+        if self.away.is_set():
+            raise EventStoreUnavailable("MongoDB: away")
+        good = [event for event in events if event.total_files_synced != self.refused_files]
+        outcomes = iter(await super().insert(good, received_at))
+        return [next(outcomes) if event in good else Stored.REFUSED for event in events]
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        if self.away.is_set():
+            raise EventStoreUnavailable("MongoDB: away")
+        await super().add_dead_letters(letters, received_at)
+
+
+class FlakyStreaks(MemoryStreakStore):
+    """A streak store that fails some times before it works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures_left = 0
+
+    async def apply(self, states: Any) -> list[AlertChange]:
+        if self.failures_left:
+            self.failures_left -= 1
+            raise StreakStoreUnavailable("Redis: away")
+        return await super().apply(cast("dict[str, DeviceState]", states))
+
+
+class FakeConnection:
+    """Remembers the acknowledgements."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+
+    def acknowledge(self, packet_ids: Sequence[int]) -> None:
+        self.acknowledged += packet_ids
+
+
+class Rig:
+    """A pipeline, and everything that it talks to."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.store = GatedStore()
+        self.streaks = FlakyStreaks()
+        self.pipeline = Pipeline(
+            store=self.store,
+            projector=Projector(self.streaks),
+            settings=Settings(**{"linger_ms": 0, **settings}),
+        )
+        self.pipeline.attach(self)
+        self.connection = FakeConnection()
+        self.paused = False
+        self.published: list[tuple[str, Receipt, bytes | None]] = []
+        self.next_packet_id = 1
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def publish(
+        self, topic: str, payload: bytes, *, correlation_data: bytes | None = None, expiry_s: int
+    ) -> None:
+        self.published.append((topic, receipts.decode(payload), correlation_data))
+
+    def send(
+        self, raw: bytes, *, topic: str = topics.sync(DEVICE), qos: int = 1, response_topic: str | None = None
+    ) -> None:
+        packet = mqtt5.PublishPacket(
+            topic,
+            raw,
+            qos=mqtt5.QoS.AT_LEAST_ONCE if qos else mqtt5.QoS.AT_MOST_ONCE,
+            packet_id=self.next_packet_id if qos else None,
+            response_topic=response_topic,
+            correlation_data=b"c",
+        )
+        self.next_packet_id += 1
+        self.pipeline.offer(Message(packet, cast("Connection", self.connection)))
+
+    async def drain(self) -> None:
+        await asyncio.wait_for(self.pipeline.drain(), 10)
+
+
+@asynccontextmanager
+async def running(rig: Rig) -> AsyncIterator[Rig]:
+    task = asyncio.create_task(rig.pipeline.run())
+    try:
+        yield rig
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Any) -> None:
+    """Wait for a condition that other tasks bring about."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BACKOFF_CAP_S", 0.001)
+    monkeypatch.setattr("pisync.backoff.delays.__defaults__", (0.001, 0.001))
+
+
+async def test_good_events_are_stored_projected_answered_and_acknowledged() -> None:
+    async with running(Rig()) as rig:
+        raw = backlog(members(), members(timestamp="2026-05-08T12:01:00Z"), members())
+        rig.send(raw, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        assert len(rig.store.events) == 2
+        assert rig.streaks.states[DEVICE].failures == 2
+        assert rig.connection.acknowledged == [1]
+        assert rig.published == [
+            (topics.receipts(DEVICE), Receipt(stored=2, duplicates=1, rejected=[]), b"c")
+        ]
+
+
+async def test_what_is_bad_becomes_a_dead_letter_and_its_neighbours_are_stored() -> None:
+    async with running(Rig()) as rig:
+        rig.store.refused_files = 13
+        rig.send(payload())
+        later = {"timestamp": "2026-05-08T12:01:00Z"}
+        raw = backlog(
+            members(total_errors=-1),
+            members(total_errors=5),  # conflicts with the first message
+            members(**later),
+            members(timestamp="2026-05-08T12:02:00Z", total_files_synced=13),
+        )
+        rig.send(raw, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        assert len(rig.store.events) == 2
+        assert [letter.reason for letter in rig.store.dead_letters] == [
+            Reason.SCHEMA,
+            Reason.CONFLICT,
+            Reason.REFUSED,
+        ]
+        assert b'"total_errors": 5' in next(
+            letter.raw for letter in rig.store.dead_letters if letter.reason is Reason.CONFLICT
+        )
+        (_, receipt, _) = rig.published[0]
+        assert (receipt.stored, receipt.duplicates) == (1, 0)
+        assert [(fault.index, fault.reason) for fault in receipt.rejected] == [
+            (0, Reason.SCHEMA),
+            (1, Reason.CONFLICT),
+            (3, Reason.REFUSED),
+        ]
+        assert rig.connection.acknowledged == [1, 2]
+        assert rig.streaks.states[DEVICE].failures == 2
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[" * 10_000, b'"' + b"x" * 300_000 + b'"'])
+async def test_a_message_that_is_no_json_is_kept_and_acknowledged(raw: bytes) -> None:
+    async with running(Rig()) as rig:
+        rig.send(raw)
+        rig.send(raw)
+        await rig.drain()
+        (letter,) = rig.store.dead_letters
+        assert (letter.raw, letter.device_id) == (raw, DEVICE)
+        assert rig.connection.acknowledged == [1, 2]
+
+
+@pytest.mark.parametrize("topic", ["pisync/v1/devices/a b/sync", "pisync/v1/devices/x/y/sync", "elsewhere"])
+async def test_a_topic_that_names_no_device(topic: str) -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload(), topic=topic, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        (letter,) = rig.store.dead_letters
+        assert (letter.reason, letter.device_id, letter.topic) == (Reason.DEVICE_ID, None, topic)
+        assert rig.published == []
+        assert rig.connection.acknowledged == [1]
+
+
+async def test_a_receipt_goes_nowhere_else() -> None:
+    async with running(Rig()) as rig:
+        for topic in (
+            "$SYS/x",
+            topics.receipts("other"),
+            topics.alerts(DEVICE),
+            topics.api_receipts("api-1"),
+        ):
+            rig.send(payload(), response_topic=topic)
+        await rig.drain()
+        assert [topic for topic, _, _ in rig.published] == [topics.api_receipts("api-1")]
+        assert rig.connection.acknowledged == [1, 2, 3, 4]
+
+
+async def test_a_message_at_qos_0_is_stored_and_not_acknowledged() -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload(), qos=0)
+        await rig.drain()
+        assert len(rig.store.events) == 1
+        assert rig.connection.acknowledged == []
+
+
+async def test_nothing_is_acknowledged_while_mongodb_is_away() -> None:
+    async with running(Rig()) as rig:
+        rig.store.away.set()
+        rig.send(payload(), response_topic=topics.receipts(DEVICE))
+        rig.send(b"")
+        await until(lambda: rig.store.attempts >= 3)
+        assert (rig.connection.acknowledged, rig.published) == ([], [])
+        rig.store.away.clear()
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2]
+        assert len(rig.published) == len(rig.store.events) == len(rig.store.dead_letters) == 1
+
+
+async def test_redis_away_for_a_while_changes_nothing() -> None:
+    async with running(Rig()) as rig:
+        rig.streaks.failures_left = 3
+        rig.send(payload())
+        await rig.drain()
+        assert rig.streaks.states[DEVICE].failures == 1
+        assert rig.connection.acknowledged == [1]
+
+
+async def test_a_duplicate_is_projected_for_the_first_time_may_not_have_been() -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload())
+        await rig.drain()
+        rig.streaks.states.clear()
+    async with running(rig):
+        rig.send(payload())
+        await rig.drain()
+        assert rig.streaks.states[DEVICE].failures == 1
+
+
+async def test_batches_are_settled_in_the_order_in_which_their_messages_came() -> None:
+    async with running(Rig(batch_events_max=1, batches_inflight_max=3)) as rig:
+        rig.store.gated = True
+        for minute in range(3):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        await until(lambda: len(rig.store.gates) == 3)
+        rig.store.gates[2].set_result(None)
+        rig.store.gates[1].set_result(None)
+        await until(lambda: len(rig.store.events) == 2)
+        assert rig.connection.acknowledged == []
+        rig.store.gates[0].set_result(None)
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2, 3]
+
+
+async def test_no_more_batches_are_under_way_than_allowed() -> None:
+    async with running(Rig(batch_events_max=1, batches_inflight_max=2)) as rig:
+        rig.store.gated = True
+        for minute in range(5):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        for done in range(5):
+            await until(lambda done=done: len(rig.store.gates) == min(done + 2, 5))
+            rig.store.gates[done].set_result(None)
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("settings", [{"inflight_messages_max": 4}, {"inflight_bytes_max": 2**21}])
+async def test_the_session_is_paused_at_the_limit_and_resumed_below_it(settings: dict[str, int]) -> None:
+    async with running(Rig(batch_events_max=1, batches_inflight_max=1, **settings)) as rig:
+        rig.store.gated = True
+        size = 2**19 if "inflight_bytes_max" in settings else 1
+        for number in range(4):
+            assert not rig.paused
+            rig.send(bytes([number]) * size)
+        assert rig.paused
+        await until(lambda: rig.store.gates)
+        rig.store.gates[0].set_result(None)
+        await until(lambda: not rig.paused)
+        rig.store.gated = False
+        for gate in rig.store.gates[1:]:
+            gate.set_result(None)
+        await until(lambda: len(rig.store.gates) in {1, 2})
+        for gate in rig.store.gates:
+            if not gate.done():
+                gate.set_result(None)
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2, 3, 4]
+
+
+async def test_a_batch_has_a_bounded_size() -> None:
+    async with running(Rig(batches_inflight_max=1)) as rig:
+        rig.store.gated = True
+        padded = b" " * (limits.MESSAGE_BYTES_MAX - 1000)
+        for minute in range(6):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z") + padded)
+        for done in range(3):
+            await until(lambda done=done: len(rig.store.gates) == done + 1)
+            rig.store.gates[done].set_result(None)
+        await rig.drain()
+        assert rig.store.attempts == 3  # two messages of 255 KiB each fill the 512 KiB of a batch
+
+
+async def test_while_draining_nothing_more_is_taken_in() -> None:
+    async with running(Rig(inflight_messages_max=4)) as rig:
+        for minute in range(4):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        await rig.drain()
+        assert rig.paused
+        assert rig.connection.acknowledged == [1, 2, 3, 4]
+
+
+async def test_a_defect_ends_the_pipeline_and_acknowledges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+
+    async def broken(*_: object) -> list[Stored]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.store, "insert", broken)
+    rig.send(payload())
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(rig.pipeline.run(), 10)
+    assert raised.group_contains(ZeroDivisionError)
+    assert rig.connection.acknowledged == []
