@@ -159,12 +159,7 @@ _claim = msgspec.json.Decoder(_Claim)
 
 def _decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
     if _shape(payload) == _OBJECT:
-        events = [_parse(_event, payload)]
-        fault = _fault(events[0], device_id, now_ms)
-        if fault is not None:
-            raise fault
-        _refuse_ambiguity(payload, events)
-        return Decoded(events=events, indexes=(0,), rejections=[])
+        return _take_each([payload], device_id, now_ms)
     try:
         events = _parse(_events, payload)
         clean = all(_fault(event, device_id, now_ms) is None for event in events)
@@ -173,10 +168,6 @@ def _decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
             return Decoded(events=events, indexes=range(len(events)), rejections=[])
     except _Rejected:
         pass  # one of them is bad: take them one by one
-    return _decode_each(payload, device_id, now_ms)
-
-
-def _decode_each(payload: bytes, device_id: str, now_ms: int) -> Decoded:
     elements = _parse(_elements, payload)
     if not elements:
         raise _Rejected(Reason.EMPTY, "the array holds no event")
@@ -185,15 +176,18 @@ def _decode_each(payload: bytes, device_id: str, now_ms: int) -> Decoded:
             Reason.TOO_MANY_EVENTS,
             f"the array holds {len(elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
         )
+    return _take_each([bytes(element) for element in elements], device_id, now_ms)
+
+
+def _take_each(elements: Sequence[bytes], device_id: str, now_ms: int) -> Decoded:
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
-    for index, element in enumerate(elements):
-        raw = bytes(element)
+    for index, raw in enumerate(elements):
         try:
             event = _parse(_event, raw)
             fault = _fault(event, device_id, now_ms)
             if fault is not None:
                 raise fault
-            _refuse_ambiguity(raw, [event])
+            _refuse_ambiguity(raw, (event,))
         except _Rejected as rejected:
             decoded.rejections.append(
                 Rejection(index=index, reason=rejected.reason, detail=rejected.detail, raw=raw)

@@ -40,19 +40,14 @@ WHOLE_MESSAGE = [
     (b" \r\n\t ", Reason.EMPTY, "empty"),
     (b"[]", Reason.EMPTY, "no event"),
     (b"not json", Reason.MALFORMED, "malformed"),
-    (b"{", Reason.MALFORMED, "truncated"),
-    (payload() + b"x", Reason.MALFORMED, "trailing"),
     (b"\xef\xbb\xbf" + payload(), Reason.MALFORMED, "malformed"),
     (b"5", Reason.SCHEMA, "expected an object"),
     (b'"text"', Reason.SCHEMA, "expected an object"),
     (b"null", Reason.SCHEMA, "expected an object"),
     (b"true", Reason.SCHEMA, "expected an object"),
     (DEEP, Reason.MALFORMED, "nested too deeply"),
-    (b'{"device_id":' + DEEP + b"}", Reason.SCHEMA, "device_id"),
-    (payload()[:-1] + b',"later":' + DEEP + b"}", Reason.MALFORMED, "nested too deeply"),
     (backlog(*[members()] * 501), Reason.TOO_MANY_EVENTS, "501"),
     (b'"' + b"x" * (257 * 1024) + b'"', Reason.TOO_LARGE, "bytes"),
-    (payload().replace(b"PB-000123", b"\xff\xfe"), Reason.MALFORMED, "UTF-8"),
 ]
 
 
@@ -60,6 +55,22 @@ WHOLE_MESSAGE = [
 def test_a_message_that_is_rejected_as_a_whole(raw: bytes, reason: Reason, detail: str) -> None:
     rejection = only_rejection(raw)
     assert (rejection.index, rejection.reason, rejection.raw) == (None, reason, raw)
+    assert detail in rejection.detail
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "detail"),
+    [
+        (b"{", Reason.MALFORMED, "truncated"),
+        (payload() + b"x", Reason.MALFORMED, "trailing"),
+        (b'{"device_id":' + DEEP + b"}", Reason.SCHEMA, "device_id"),
+        (payload()[:-1] + b',"later":' + DEEP + b"}", Reason.MALFORMED, "nested too deeply"),
+        (payload().replace(b"PB-000123", b"\xff\xfe"), Reason.MALFORMED, "UTF-8"),
+    ],
+)
+def test_an_object_that_is_no_event(raw: bytes, reason: Reason, detail: str) -> None:
+    rejection = only_rejection(raw)
+    assert (rejection.index, rejection.reason, rejection.raw) == (0, reason, raw)
     assert detail in rejection.detail
 
 
@@ -109,7 +120,7 @@ def with_changes(changes: dict[str, Any]) -> dict[str, Any]:
 def test_a_bad_member_is_named(changes: dict[str, Any], reason: Reason, named: str) -> None:
     raw = json.dumps(with_changes(changes)).encode()
     rejection = only_rejection(raw)
-    assert (rejection.index, rejection.reason, rejection.raw) == (None, reason, raw)
+    assert (rejection.index, rejection.reason, rejection.raw) == (0, reason, raw)
     assert named in rejection.detail
     assert len(rejection.detail) <= limits.DETAIL_CHARS_MAX
 
