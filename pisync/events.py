@@ -126,18 +126,26 @@ def decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
 
 
 def claimed_device_id(payload: bytes) -> str | Rejection:
-    """The device id that an HTTP body is about: the first event's; or why there is none."""
+    """The device id that an HTTP body is about, the first good one in it; or why there is none."""
     try:
-        first = _shape(payload)
-        elements = _parse(_elements, payload) if first == _ARRAY else [msgspec.Raw(payload)]
-        if not elements:
-            raise _Rejected(Reason.EMPTY, "the array holds no event")
-        device_id = _parse(_claim, bytes(elements[0])).device_id
-        if not topics.is_device_id(device_id):
-            raise _Rejected(Reason.DEVICE_ID, f"device_id must be {DEVICE_ID_RULE}")
+        is_array = _shape(payload) == _ARRAY
+        elements = _parse(_elements, payload) if is_array else [msgspec.Raw(payload)]
     except _Rejected as rejected:
         return Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
-    return device_id
+    first_fault = None
+    for index, raw in enumerate(map(bytes, elements)):
+        try:
+            device_id = _parse(_claim, raw).device_id
+            if topics.is_device_id(device_id):
+                return device_id
+            raise _Rejected(Reason.DEVICE_ID, f"device_id must be {DEVICE_ID_RULE} - at `$.device_id`")
+        except _Rejected as rejected:
+            first_fault = first_fault or Rejection(
+                index=index, reason=rejected.reason, detail=rejected.detail, raw=raw
+            )
+    return first_fault or Rejection(
+        index=None, reason=Reason.EMPTY, detail="the array holds no event", raw=payload
+    )
 
 
 def element(payload: bytes, index: int) -> bytes:

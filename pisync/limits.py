@@ -52,3 +52,17 @@ PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000
 RECEIPT_TIMEOUT_S: Final = 5.0
 HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
+# POSTs that wait for a receipt at once. Each holds its body, so this bounds memory: 256 times 256 KiB.
+WAITING_MAX: Final = 256
+# Connections at once; uvicorn answers 503 beyond it. Below the usual limit of 1,024 open files.
+CONNECTIONS_MAX: Final = 900
+# What a client is told to wait after a 503, in seconds.
+RETRY_AFTER_S: Final = 5
+# How long /readyz waits for each part, in seconds.
+READY_PING_S: Final = 2.0
+# Exact failure counts that one page asks of MongoDB at once.
+EXACT_COUNTS_INFLIGHT_MAX: Final = 16
+# Beyond the time that a POST may wait for its receipt: what a stop leaves for writing answers, in seconds.
+STOP_MARGIN_S: Final = 3
+# After how long a background task that should end is cancelled again, in seconds.
+CANCEL_AGAIN_S: Final = 0.5

@@ -217,6 +217,8 @@ def test_every_event_of_an_array_is_kept_or_rejected_with_its_bytes(batch: list[
     [
         (payload(), DEVICE),
         (backlog(members(device_id="B"), members()), "B"),
+        (backlog(members(device_id="a/b"), members()), DEVICE),
+        (b"[5, {}, " + payload() + b"]", DEVICE),
         (payload(device_id="a/b"), Reason.DEVICE_ID),
         (payload(device_id=""), Reason.DEVICE_ID),
         (payload(device_id="x" * 65), Reason.DEVICE_ID),

@@ -1,0 +1,40 @@
+"""The app factory: routes, problem documents, keys and the OpenAPI pages, put together over given parts."""
+
+from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
+
+from api import openapi, problems
+from api.auth import KeyGuard
+from api.parts import Parts
+from api.publisher import Publisher
+from api.routes import device, failures, probes, sync_event
+from pisync.settings import Settings
+from pisync.stores.interfaces import EventStore, StreakStore
+
+
+def create_app(
+    settings: Settings, *, events: EventStore, streaks: StreakStore, publisher: Publisher
+) -> FastAPI:
+    """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
+    app = FastAPIOffline(  # its /docs works in a school without internet
+        docs_url="/docs",
+        redoc_url=None,
+        static_url="/docs/static",
+        title="PiSync",
+        version="1",  # of this contract, not of the program
+        description="Sync events of offline-first learning devices in, history and repeated failures out.",
+        redirect_slashes=False,
+    )
+    app.state.parts = Parts(events=events, streaks=streaks, publisher=publisher)
+    problems.install(app)
+    guarded = settings.api_keys != ()
+    for resource in (sync_event, device, failures):
+        app.include_router(
+            resource.router,
+            prefix="/api",
+            dependencies=[Depends(KeyGuard(settings.api_keys))] if guarded else [],
+            responses={401: openapi.UNAUTHORIZED} if guarded else {},
+        )
+    app.include_router(probes.router)
+    openapi.install(app)
+    return app

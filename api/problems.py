@@ -1,0 +1,131 @@
+"""Errors as RFC 9457 problem documents, whatever went wrong."""
+
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from pisync import logs
+from pisync.errors import BrokerUnavailable, EventStoreUnavailable, StreakStoreUnavailable, Unavailable
+from pisync.events import Reason, Rejection
+from pisync.limits import RETRY_AFTER_S
+from pisync.receipts import Rejected
+
+log = logs.get("api")
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+# The part that is away, by the error that says so: its name in `part`, and for people.
+_PARTS: Final[Mapping[type[Unavailable], tuple[str, str]]] = {
+    BrokerUnavailable: ("mqtt", "The MQTT broker"),
+    EventStoreUnavailable: ("mongodb", "MongoDB"),
+    StreakStoreUnavailable: ("redis", "Redis"),
+}
+
+
+def problem(
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: object
+) -> Response:
+    """A problem document of the type `about:blank`; further members extend it."""
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    return Response(msgspec.json.encode(document), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def rejected(status: int, rejections: Iterable[Rejection | Rejected]) -> Response:
+    """The problem of a body in which nothing was good; `errors` names each event's place and member."""
+    errors = [
+        {
+            "index": each.index,
+            "reason": each.reason,
+            "detail": each.detail,
+            "member": _member(each.reason, each.detail),
+        }
+        for each in rejections
+    ]
+    detail = (
+        str(errors[0]["detail"]) if len(errors) == 1 else f"None of the {len(errors)} events was taken in."
+    )
+    return problem(status, detail, errors=errors)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app with a problem document."""
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _parameters)
+    for kind in _PARTS:
+        app.add_exception_handler(kind, _unavailable)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
+    # Starlette raises the exception again after this answer, and uvicorn logs it with its traceback.
+    app.add_exception_handler(Exception, _unexpected)
+
+
+_PATH: Final = re.compile(r" - at `\$\.?(?P<path>[^`]+)`$")
+_NAMED: Final = re.compile(r"(?:Object missing required field|the member) `(?P<name>[^`]+)`")
+
+
+def _member(reason: Reason, detail: str) -> str | None:
+    """The member that a rejection's detail names, as `total_errors` or `errors[0].code`."""
+    if reason is Reason.DEVICE_ID:
+        return "device_id"
+    path = _PATH.search(detail)
+    named = _NAMED.match(detail)
+    return ".".join(match[1] for match in (path, named) if match) or None
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    headers = dict(error.headers or {})
+    detail = error.detail
+    if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = "There is nothing at this path."
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette's static files forget the header that RFC 9110 (15.5.6) requires.
+        headers.setdefault("Allow", "GET, HEAD")
+        detail = f"{request.method} is not allowed here."
+    return problem(error.status_code, detail, headers=headers)
+
+
+async def _parameters(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    errors = [
+        {
+            "in": fault["loc"][0],
+            "parameter": ".".join(str(part) for part in fault["loc"][1:]),
+            "detail": str(fault["msg"]).removeprefix("Value error, "),
+        }
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{fault['parameter']}: {fault['detail']}" for fault in errors)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    part, name = next(names for kind, names in _PARTS.items() if isinstance(error, kind))
+    log.warning("unavailable", part=part, path=request.scope["path"], reason=str(error))
+    # A store's reason may name hosts; the publisher's are written for the client.
+    detail = str(error) if isinstance(error, BrokerUnavailable) else f"{name} is away for now."
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_S)}, part=part
+    )
+
+
+async def _disconnected(_request: Request, _error: Exception) -> Response:
+    return problem(HTTPStatus.BAD_REQUEST, "The body ended early.")  # nobody is there to read it
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something unexpected went wrong; the log says what.")

@@ -1,0 +1,72 @@
+"""`POST /api/sync-event`: a device's events over HTTP, by the same way in as over MQTT."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from api import problems, schemas
+from api.openapi import UNAVAILABLE, UNEXPECTED, declare
+from api.parts import Injected
+from pisync import clock, events, limits, receipts
+from pisync.events import Reason, Rejection
+from pisync.receipts import Receipt, Rejected
+
+router = APIRouter(tags=["devices"])
+
+
+@router.post(
+    "/sync-event",
+    summary="Store one sync event, or a backlog",
+    status_code=HTTPStatus.CREATED,
+    response_model=None,
+    openapi_extra=schemas.SYNC_EVENT_BODY,
+    responses={
+        200: {"model": schemas.Receipt, "description": "Nothing new: every good event was stored before."},
+        201: {"model": schemas.Receipt, "description": "At least one event was stored."},
+        409: declare("Another event of the same device and timestamp is stored.", schemas.EventsProblem),
+        413: declare("The body is too large."),
+        422: declare("No event was good; `errors` names the members at fault.", schemas.EventsProblem),
+        500: UNEXPECTED,
+        503: UNAVAILABLE,
+    },
+)
+async def sync_event(request: Request, parts: Injected) -> Response:
+    """Publish the body to the device's MQTT topic and answer from the bridge's receipt.
+
+    A device may forget an event once an answer covers it: 200 and 201 list in `rejected` those events of
+    an array that were not taken in. After a 503 the event may be stored all the same; repeating is safe.
+    """
+    body = await _body(request)
+    device_id = events.claimed_device_id(body)
+    if isinstance(device_id, Rejection):
+        return _refusal([device_id])
+    decoded = events.decode(body, device_id, clock.to_ms(clock.now()))
+    if not decoded.events:
+        return _refusal(decoded.rejections)
+    return _answer(await parts.publisher.publish(device_id, body))
+
+
+async def _body(request: Request) -> bytes:
+    """The body, held to its limit while it comes in."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limits.HTTP_BODY_BYTES_MAX:
+            raise HTTPException(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"The body has more than {limits.HTTP_BODY_BYTES_MAX} bytes.",
+            )
+    return bytes(body)
+
+
+def _answer(receipt: Receipt) -> Response:
+    if not (receipt.stored or receipt.duplicates):
+        return _refusal(receipt.rejected)
+    status = HTTPStatus.CREATED if receipt.stored else HTTPStatus.OK
+    return Response(receipts.encode(receipt), status, media_type="application/json")
+
+
+def _refusal(rejections: list[Rejection] | list[Rejected]) -> Response:
+    conflict = any(each.reason is Reason.CONFLICT for each in rejections)
+    return problems.rejected(HTTPStatus.CONFLICT if conflict else HTTPStatus.UNPROCESSABLE_ENTITY, rejections)

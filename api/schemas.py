@@ -1,0 +1,197 @@
+"""The shapes of what the api answers, for its OpenAPI document; answers are built without them, for speed.
+
+What it takes in is described by the domain's own types, so that the description cannot drift from them.
+"""
+
+from datetime import datetime
+from inspect import cleandoc
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from pydantic import BaseModel, Field
+
+from pisync import limits, topics
+from pisync.events import Outcome, Reason, SyncEvent
+
+_REF: Final = "#/components/schemas/{name}"
+
+DEVICE_ID_PATTERN: Final = f"^{topics.DEVICE_ID_PATTERN}$"
+DeviceId = Annotated[str, Field(pattern=DEVICE_ID_PATTERN, examples=["PB-000123"])]
+Count = Annotated[int, Field(ge=0)]
+NextUrl = Annotated[
+    str | None, Field(description="Path and query of the next page, as in `Link`; null on the last page.")
+]
+
+
+class Fault(BaseModel):
+    """One event that was not taken in."""
+
+    index: Annotated[
+        int | None, Field(description="Its place in the array; null: the body as a whole, or a single event.")
+    ]
+    reason: Reason
+    detail: str
+
+
+class Receipt(BaseModel):
+    """What became of the events in the body."""
+
+    stored: Count
+    duplicates: Annotated[int, Field(ge=0, description="Stored before, with the same content.")]
+    rejected: list[Fault]
+
+
+class SyncError(BaseModel):
+    """One error that a device met during a sync."""
+
+    code: str
+    message: str
+
+
+class HistoryItem(BaseModel):
+    """One sync of the device; `internet_speed` is in Mbit/s."""
+
+    timestamp: datetime
+    outcome: Outcome
+    total_files_synced: Count
+    total_errors: Count
+    internet_speed: Annotated[float, Field(ge=0)]
+    device_type: Literal["PiBook", "PiBox"] | None
+    sync_duration_ms: Count | None
+    errors: list[SyncError] | None
+    received_at: datetime
+
+
+class History(BaseModel):
+    """A page of one device's history, newest first."""
+
+    device_id: DeviceId
+    events: list[HistoryItem]
+    next: NextUrl
+
+
+class FailingDevice(BaseModel):
+    """A device that failed repeatedly. Times are by the device's own clock."""
+
+    device_id: DeviceId
+    failures: Annotated[int, Field(ge=0, description="All its failures.")]
+    failures_since: Annotated[int, Field(ge=0, description="Its failures since `since`, where given.")] = 0
+    current_streak: Annotated[int, Field(ge=0, description="Failures newer than its newest success.")]
+    last_failure: datetime
+    last_success: datetime | None
+    last_seen: datetime
+
+
+class RepeatedFailures(BaseModel):
+    """A page of failing devices."""
+
+    devices: list[FailingDevice]
+    next: NextUrl
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Of each part: `ok`, or what is wrong."""
+
+    mongodb: str
+    redis: str
+    mqtt: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class NamedFault(Fault):
+    """One event that was not taken in, and the member at fault."""
+
+    member: Annotated[str | None, Field(examples=["total_errors"])]
+
+
+class EventsProblem(Problem):
+    """A problem with the events in the body."""
+
+    errors: list[NamedFault]
+
+
+class ParameterFault(BaseModel):
+    """One parameter at fault."""
+
+    in_: Annotated[Literal["path", "query"], Field(alias="in")]
+    parameter: str
+    detail: str
+
+
+class ParametersProblem(Problem):
+    """A problem with the request's parameters."""
+
+    errors: list[ParameterFault]
+
+
+class UnavailableProblem(Problem):
+    """A part of the system is away; the same request may succeed later."""
+
+    part: Literal["mqtt", "mongodb", "redis"]
+
+
+def sync_event_components() -> dict[str, dict[str, Any]]:
+    """The OpenAPI schemas of a sync event, from the type that decodes it."""
+    _, components = msgspec.json.schema_components([SyncEvent], ref_template=_REF)
+    schemas: dict[str, dict[str, Any]] = dict(components)
+    schemas["SyncEvent"]["properties"]["device_id"]["pattern"] = DEVICE_ID_PATTERN
+    for schema in schemas.values():
+        schema["description"] = cleandoc(schema["description"])  # indented text would be shown as code
+    return schemas
+
+
+_EXAMPLE: Final = {
+    "device_id": "PB-000123",
+    "timestamp": "2026-05-08T12:00:00Z",
+    "total_files_synced": 20,
+    "total_errors": 1,
+    "internet_speed": 3.2,
+    "device_type": "PiBook",
+    "sync_duration_ms": 5400,
+    "errors": [{"code": "timeout", "message": "lesson-14.mp4: no answer in 30 s"}],
+}
+
+_event_reference: Final = {"$ref": _REF.format(name="SyncEvent")}
+SYNC_EVENT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": f"One event, or an array of 1 to {limits.MESSAGE_EVENTS_MAX} events of one device;"
+        f" at most {limits.HTTP_BODY_BYTES_MAX} bytes.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        _event_reference,
+                        {
+                            "type": "array",
+                            "items": _event_reference,
+                            "minItems": 1,
+                            "maxItems": limits.MESSAGE_EVENTS_MAX,
+                        },
+                    ]
+                },
+                "examples": {
+                    "one": {"summary": "One event", "value": _EXAMPLE},
+                    "backlog": {
+                        "summary": "A backlog",
+                        "value": [_EXAMPLE, _EXAMPLE | {"timestamp": "2026-05-08T13:00:00Z"}],
+                    },
+                },
+            }
+        },
+    }
+}

@@ -1,0 +1,173 @@
+"""The api as a process: its start, its answers over a real socket, and its end."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pisync import clock
+from pisync.settings import child_environment
+from pisync.stack import ports
+from pisync.stack.process import ChildProcess, running
+from pisync.stack.servers import MosquittoServer
+from pisync.stores.mongodb import MongoEventStore
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import project
+from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
+from tests.unit.api_client import EVENT, START_MS, sync_event
+
+
+class ApiProcess(ChildProcess):
+    """`pisync api`, ready when it answers at all."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self.port = ports.any_free()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(
+            "api",
+            [sys.executable, "-m", "pisync", "api"],
+            log=directory / "api.log",
+            environment=child_environment({"http_port": str(self.port), **settings}),
+        )
+
+    async def is_ready(self) -> bool:
+        return not ports.is_free(self.port)
+
+    def text(self) -> str:
+        assert self.log is not None
+        return self.log.read_text()
+
+
+@pytest.fixture
+def settings(mqtt_url: str, mongodb_url: str, redis_url: str) -> dict[str, str]:
+    return {"mqtt_url": mqtt_url, "mongodb_url": mongodb_url, "redis_url": redis_url}
+
+
+async def until_readyz(client: httpx.AsyncClient, status: int) -> None:
+    while (await client.get("/readyz")).status_code != status:
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def served(
+    directory: Path, settings: Mapping[str, str]
+) -> AsyncIterator[tuple[ApiProcess, httpx.AsyncClient]]:
+    """The process and a client of it, once everything is connected."""
+    async with (
+        running(ApiProcess(directory, settings)) as process,
+        httpx.AsyncClient(base_url=process.url) as client,
+    ):
+        await until_readyz(client, 200)
+        yield process, client
+
+
+async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[str, str]) -> None:
+    events = [sync_event("PB-1", START_MS + index, errors=index % 2) for index in range(10)]
+    store = MongoEventStore.connect(settings["mongodb_url"])
+    await store.prepare()
+    await store.insert(events, clock.now())
+    await store.close()
+    streaks = RedisStreakStore.connect(settings["redis_url"])
+    await streaks.apply(project(events))
+    await streaks.close()
+    async with served(tmp_path, settings) as (_, client):
+        found = []
+        following: str | None = "/api/device/PB-1/sync-history?limit=3"
+        while following:
+            page = (await client.get(following)).json()
+            found += page["events"]
+            following = page["next"]
+        assert [row["total_errors"] for row in found] == [1, 0] * 5
+        response = await client.get("/api/devices/repeated-failures")
+        assert [row["failures"] for row in response.json()["devices"]] == [5]
+        assert (await client.get("/api/device/PB-2/sync-history")).status_code == 404
+        assert "server" not in response.headers
+
+
+async def test_sigterm_finishes_what_is_under_way_and_exits_0(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    async with (
+        bridge(settings["mqtt_url"], say_nothing) as seen,
+        served(tmp_path, settings | {"receipt_timeout_s": "1"}) as (process, client),
+    ):
+        waiting = asyncio.create_task(client.post("/api/sync-event", json=EVENT))
+        while not seen:
+            await asyncio.sleep(0.01)
+        os.kill(process.pid, signal.SIGTERM)
+        assert (await waiting).status_code == 503
+        assert await process.wait() == 0
+    assert "Traceback" not in process.text()
+
+
+async def test_a_broker_that_goes_and_comes_back(tmp_path: Path, settings: dict[str, str]) -> None:
+    async with running(MosquittoServer(tmp_path / "mosquitto")) as mosquitto:
+        async with served(tmp_path, settings | {"mqtt_url": mosquitto.url}) as (process, client):
+            await mosquitto.kill()
+            await until_readyz(client, 503)
+            states = (await client.get("/readyz")).json()
+            assert (states["mongodb"], states["redis"]) == ("ok", "ok")
+            refusal = await client.post("/api/sync-event", json=EVENT)
+            assert (refusal.status_code, refusal.json()["part"]) == (503, "mqtt")
+            await mosquitto.start()
+            await until_readyz(client, 200)
+            async with bridge(mosquitto.url, say_stored):
+                assert (await client.post("/api/sync-event", json=EVENT)).status_code == 201
+        assert await process.wait() == 0
+
+
+async def test_stores_that_are_away_are_said_and_nothing_falls_over(tmp_path: Path, mqtt_url: str) -> None:
+    away = {
+        "mqtt_url": mqtt_url,
+        "mongodb_url": f"mongodb://127.0.0.1:{ports.any_free()}/pisync",
+        "redis_url": f"redis://127.0.0.1:{ports.any_free()}/0",
+    }
+    async with (
+        running(ApiProcess(tmp_path, away)) as process,
+        httpx.AsyncClient(base_url=process.url, timeout=60) as client,
+    ):
+        assert (await client.get("/healthz")).status_code == 200
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["mongodb"] != "ok"
+        assert response.json()["redis"] != "ok"
+        response = await client.get("/api/devices/repeated-failures")
+        assert (response.status_code, response.json()["part"]) == (503, "redis")
+        response = await client.get("/api/device/PB-1/sync-history")
+        assert (response.status_code, response.json()["part"]) == (503, "mongodb")
+    assert "Traceback" not in process.text()
+
+
+async def test_a_busy_port_is_a_configuration_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = ApiProcess(tmp_path, {"http_port": str(port)})
+        process._spawn()
+        assert await process.wait() == 78
+    assert f"PISYNC_HTTP_PORT={port}" in process.text()
+    assert "Traceback" not in process.text()
+
+
+async def test_raw_bytes_that_are_hardly_http(tmp_path: Path, settings: dict[str, str]) -> None:
+    async with served(tmp_path, settings) as (process, _):
+        statuses = []
+        for target in (
+            b"/api/device/%00/sync-history",
+            b"/api/device/\xff/sync-history",
+            b"/%",
+            b"/nope?%zz=%ff",
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: ?#[\r\nConnection: close\r\n\r\n")
+            statuses.append(int((await reader.readline()).split()[1]))
+            writer.close()
+            await writer.wait_closed()
+        assert all(400 <= status < 500 for status in statuses)
+    assert "Traceback" not in process.text()

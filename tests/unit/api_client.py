@@ -1,0 +1,173 @@
+"""The api over stores in memory, with every answer held against the app's own OpenAPI document."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from api import schemas
+from api.app import create_app
+from pisync import clock, events
+from pisync.errors import BrokerUnavailable, EventStoreUnavailable, StreakStoreUnavailable
+from pisync.events import Reason, Rejection, SyncEvent
+from pisync.receipts import Receipt, receipt
+from pisync.settings import Settings
+from pisync.stores.interfaces import Stored
+from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
+from pisync.streaks import project
+
+EVENT: dict[str, Any] = {
+    "device_id": "PB-000123",
+    "timestamp": "2026-05-08T12:00:00Z",
+    "total_files_synced": 20,
+    "total_errors": 1,
+    "internet_speed": 3.2,
+}
+START_MS = 1_780_000_000_000
+
+
+def sync_event(device_id: str, moment_ms: int, *, errors: int = 0, files: int = 1) -> SyncEvent:
+    return SyncEvent(
+        device_id=device_id,
+        timestamp=clock.from_ms(moment_ms),
+        total_files_synced=files,
+        total_errors=errors,
+        internet_speed=1.5,
+    )
+
+
+class AwayEventStore(MemoryEventStore):
+    async def ping(self) -> None:
+        raise EventStoreUnavailable("mongodb-0.internal:27017: connection refused")
+
+    async def history(self, query: object) -> Any:
+        raise EventStoreUnavailable("mongodb-0.internal:27017: connection refused")
+
+
+class AwayStreakStore(MemoryStreakStore):
+    async def ping(self) -> None:
+        raise StreakStoreUnavailable("redis-0.internal:6379: connection refused")
+
+    async def repeated_failures(self, query: object) -> Any:
+        raise StreakStoreUnavailable("redis-0.internal:6379: connection refused")
+
+
+@dataclass
+class FakePublisher:
+    """A publisher with a small bridge behind it; `answer` takes the bridge's place where it is set."""
+
+    events: MemoryEventStore
+    streaks: MemoryStreakStore
+    answer: Receipt | Exception | None = None
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+
+    async def ping(self) -> None:
+        if isinstance(self.answer, BrokerUnavailable):
+            raise self.answer
+
+    async def publish(self, device_id: str, payload: bytes) -> Receipt:
+        self.published.append((device_id, payload))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is not None:
+            return self.answer
+        decoded = events.decode(payload, device_id, clock.to_ms(clock.now()))
+        outcomes = await self.events.insert(decoded.events, clock.now())
+        await self.streaks.apply(project(decoded.events))
+        conflicts = [
+            Rejection(index=index, reason=Reason.CONFLICT, detail="stored with other content", raw=b"")
+            for index, outcome in zip(decoded.indexes, outcomes, strict=True)
+            if outcome is Stored.CONFLICT
+        ]
+        return receipt(
+            stored=outcomes.count(Stored.STORED),
+            duplicates=outcomes.count(Stored.DUPLICATE),
+            rejections=[*decoded.rejections, *conflicts],
+        )
+
+
+class Api:
+    """A client of the app that refuses any answer which the OpenAPI document does not declare."""
+
+    def __init__(
+        self,
+        *,
+        events: MemoryEventStore | None = None,
+        streaks: MemoryStreakStore | None = None,
+        **settings: Any,
+    ) -> None:
+        self.events = events or MemoryEventStore()
+        self.streaks = streaks or MemoryStreakStore()
+        self.publisher = FakePublisher(self.events, self.streaks)
+        self.app = create_app(
+            Settings(**settings), events=self.events, streaks=self.streaks, publisher=self.publisher
+        )
+        self.document = self.app.openapi()
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://pisync")
+
+    async def keep(self, *kept: SyncEvent) -> None:
+        """As if the bridge had taken these in."""
+        await self.events.insert(kept, clock.now())
+        await self.streaks.apply(project(kept))
+
+    async def get(self, url: str, **options: Any) -> httpx.Response:
+        return await self.request("GET", url, **options)
+
+    async def post(self, body: object = EVENT, **options: Any) -> httpx.Response:
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return await self.request("POST", "/api/sync-event", **content, **options)
+
+    async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        response = await self.client.request(method, url, **options)
+        self._hold_to_document(method, response)
+        return response
+
+    async def pages(self, url: str, rows: str) -> list[dict[str, Any]]:
+        """All rows of all pages, by following `next`."""
+        found: list[dict[str, Any]] = []
+        following: str | None = url
+        while following is not None:
+            response = await self.get(following)
+            assert response.status_code == 200, response.text
+            body = response.json()
+            following = body["next"]
+            assert response.links.get("next", {}).get("url") == following
+            assert following is None or body[rows]
+            found += body[rows]
+        return found
+
+    def _hold_to_document(self, method: str, response: httpx.Response) -> None:
+        path = response.request.url.path
+        for template, operations in self.document["paths"].items():
+            operation = operations.get(method.lower())
+            if operation and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+                declared = operation["responses"][str(response.status_code)]
+                schema = declared["content"][response.headers["content-type"]]["schema"]
+                model = getattr(schemas, schema["$ref"].rpartition("/")[2])
+                model.model_validate_json(response.content, extra="forbid")
+                assert set(declared.get("headers", {})) <= {"Link"} or all(
+                    name in response.headers for name in declared["headers"]
+                )
+
+
+@asynccontextmanager
+async def api(**options: Any) -> AsyncIterator[Api]:
+    served = Api(**options)
+    async with served.client:
+        yield served
+
+
+def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem document in an answer, with its fixed members checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert document["type"] == "about:blank"
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    return document

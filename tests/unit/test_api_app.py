@@ -1,0 +1,188 @@
+"""What all routes share: problem documents, keys, probes, the OpenAPI document and its page."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from api.routes import probes
+from pisync.errors import BrokerUnavailable
+from pisync.stores.memory import MemoryEventStore
+from tests.unit.api_client import EVENT, Api, AwayEventStore, AwayStreakStore, api, is_problem
+
+KEYS = "first-key-of-sixteen,zweiter-schlüssel-16"
+ROUTES = [
+    ("POST", "/api/sync-event"),
+    ("GET", "/api/device/PB-1/sync-history"),
+    ("GET", "/api/devices/repeated-failures"),
+]
+
+
+class BrokenEventStore(MemoryEventStore):
+    async def history(self, query: object) -> Any:
+        raise RuntimeError("the password is swordfish")
+
+
+class SilentEventStore(MemoryEventStore):
+    async def ping(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nope", "/api", "/api/", "/api/nope", "/healthz/", "/api/device//sync-history", "/%00", "/%ff/%zz"],
+)
+async def test_an_unknown_path_is_404(path: str) -> None:
+    async with api() as pisync:
+        is_problem(await pisync.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/api/sync-event", "POST"),
+        ("DELETE", "/api/device/PB-1/sync-history", "GET"),
+        ("PUT", "/api/devices/repeated-failures", "GET"),
+        ("BREW", "/readyz", "GET"),
+        ("POST", "/docs/static/swagger-ui.css", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_405_with_the_right_ones(method: str, path: str, allowed: str) -> None:
+    async with api() as pisync:
+        response = await pisync.request(method, path)
+        is_problem(response, 405)
+        assert response.headers["Allow"] == allowed
+
+
+async def test_an_unexpected_fault_is_500_and_tells_nothing() -> None:
+    async with api(events=BrokenEventStore()) as pisync:
+        response = await pisync.get("/api/device/PB-1/sync-history")
+        is_problem(response, 500)
+        assert "swordfish" not in response.text
+
+
+async def test_a_fault_reaches_the_server_which_logs_it() -> None:
+    pisync = Api(events=BrokenEventStore())
+    pisync.client._transport.raise_app_exceptions = True  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="swordfish"):
+        await pisync.get("/api/device/PB-1/sync-history")
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(
+    ("authorization", "challenge"),
+    [
+        (None, 'Bearer realm="pisync"'),
+        ("", 'Bearer realm="pisync"'),
+        ("Basic Zmlyc3Q6a2V5", 'Bearer realm="pisync"'),
+        ("Bearer", 'Bearer realm="pisync"'),
+        ("Bearer first-key-of-sixteem", 'Bearer realm="pisync", error="invalid_token"'),
+        ("Bearer first-key-of-sixteen,zweiter", 'Bearer realm="pisync", error="invalid_token"'),
+        ("Bearer \xff\xfe", 'Bearer realm="pisync", error="invalid_token"'),
+    ],
+)
+async def test_without_a_right_key_it_is_401(
+    method: str, path: str, authorization: str | None, challenge: str
+) -> None:
+    headers = [] if authorization is None else [(b"authorization", authorization.encode("latin-1"))]
+    async with api(api_keys=KEYS) as pisync:
+        # A wrong key learns nothing of what else is wrong with the request.
+        response = await pisync.request(method, path + "?limit=0", headers=headers, content=b"{")
+        is_problem(response, 401)
+        assert response.headers["WWW-Authenticate"] == challenge
+        assert pisync.publisher.published == []
+
+
+@pytest.mark.parametrize("key", KEYS.split(","))
+async def test_each_key_opens_the_api(key: str) -> None:
+    headers = [(b"authorization", b"Bearer " + key.encode())]
+    async with api(api_keys=KEYS) as pisync:
+        assert (await pisync.post(EVENT, headers=headers)).status_code == 201
+        response = await pisync.get("/api/device/PB-000123/sync-history", headers=headers)
+        assert response.status_code == 200
+
+
+async def test_every_api_route_wants_the_key_and_says_so() -> None:
+    async with api(api_keys=KEYS) as pisync:
+        for path, operations in pisync.document["paths"].items():
+            for method, operation in operations.items():
+                url = path.replace("{device_id}", "PB-1")
+                guarded = (await pisync.request(method.upper(), url)).status_code == 401
+                assert guarded == path.startswith("/api/")
+                assert guarded == ("401" in operation["responses"])
+                assert guarded == bool(operation.get("security"))
+        assert pisync.document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+
+
+async def test_probes_when_all_is_well() -> None:
+    async with api(api_keys=KEYS) as pisync:
+        assert (await pisync.get("/healthz")).json() == {"status": "ok"}
+        response = await pisync.get("/readyz")
+        assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok"}
+
+
+async def test_readyz_says_what_is_away() -> None:
+    async with api(events=AwayEventStore(), streaks=AwayStreakStore()) as pisync:
+        response = await pisync.get("/readyz")
+        assert response.status_code == 503
+        assert "refused" in response.json()["mongodb"]
+        assert "refused" in response.json()["redis"]
+        assert response.json()["mqtt"] == "ok"
+        pisync.publisher.answer = BrokerUnavailable("not connected yet")
+        assert (await pisync.get("/readyz")).json()["mqtt"] == "not connected yet"
+        assert (await pisync.get("/healthz")).status_code == 200
+
+
+async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "READY_PING_S", 0.01)
+    async with api(events=SilentEventStore()) as pisync:
+        response = await pisync.get("/readyz")
+        assert response.status_code == 503
+        assert response.json() == {"mongodb": "no answer within 0.01 s", "redis": "ok", "mqtt": "ok"}
+
+
+async def test_a_client_that_leaves_while_sending_is_no_fault() -> None:
+    pisync = Api()
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/sync-event",
+        "raw_path": b"/api/sync-event",
+        "query_string": b"",
+        "headers": [],
+    }
+    await pisync.app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert pisync.publisher.published == []
+
+
+async def test_the_documentation_needs_no_internet() -> None:
+    async with api() as pisync:
+        page = await pisync.get("/docs")
+        assert page.status_code == 200
+        sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(sources) >= 2
+        assert "://" not in page.text
+        for source in sources:
+            assert (await pisync.get(source)).status_code == 200
+
+
+def test_every_reference_of_the_document_leads_somewhere() -> None:
+    document = Api(api_keys=KEYS).document
+    references = re.findall(r"#/components/schemas/(\w+)", repr(document))
+    assert set(references) == set(document["components"]["schemas"])
+
+
+def test_the_sync_event_is_described_by_the_type_that_decodes_it() -> None:
+    schemas = Api().document["components"]["schemas"]
+    assert set(EVENT) == set(schemas["SyncEvent"]["required"])
+    assert schemas["SyncEvent"]["properties"]["total_errors"]["minimum"] == 0

@@ -1,0 +1,180 @@
+"""`GET /api/devices/repeated-failures`: rows, orders, pages, cursors and exact counts."""
+
+import asyncio
+import base64
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api.paging import decode_cursor, encode_cursor
+from pisync import limits
+from pisync.clock import from_ms, rfc3339
+from pisync.stores.interfaces import Position, RankedBy
+from tests.unit.api_client import START_MS, Api, AwayStreakStore, api, is_problem, sync_event
+
+URL = "/api/devices/repeated-failures"
+
+
+async def keep(pisync: Api, device_id: str, results: str) -> None:
+    """Syncs a millisecond apart: `x` failed, `.` succeeded."""
+    await pisync.keep(
+        *(sync_event(device_id, START_MS + at, errors=int(mark == "x")) for at, mark in enumerate(results))
+    )
+
+
+async def test_devices_with_more_than_three_failures() -> None:
+    async with api() as pisync:
+        await keep(pisync, "PB-1", "x.xxx")
+        await keep(pisync, "PB-2", "xxx")
+        body = (await pisync.get(URL)).json()
+        assert body == {
+            "devices": [
+                {
+                    "device_id": "PB-1",
+                    "failures": 4,
+                    "current_streak": 3,
+                    "last_failure": rfc3339(from_ms(START_MS + 4)),
+                    "last_success": rfc3339(from_ms(START_MS + 1)),
+                    "last_seen": rfc3339(from_ms(START_MS + 4)),
+                }
+            ],
+            "next": None,
+        }
+        [_, second] = (await pisync.get(URL + "?more_than=2")).json()["devices"]
+        assert (second["device_id"], second["last_success"]) == ("PB-2", None)
+
+
+async def test_since_counts_from_that_moment_on() -> None:
+    async with api() as pisync:
+        await keep(pisync, "PB-1", "xxxxxx")
+        moment = rfc3339(from_ms(START_MS + 4))
+        params = {"since": moment, "more_than": "1"}
+        [row] = (await pisync.get(URL, params=params)).json()["devices"]
+        assert (row["failures"], row["failures_since"]) == (6, 2)
+        fraction = params | {"since": moment.replace("Z", "1Z")}
+        assert (await pisync.get(URL, params=fraction)).json()["devices"] == []
+        assert (await pisync.get(URL, params=params | {"more_than": "2"})).json()["devices"] == []
+
+
+async def test_beyond_what_the_projection_keeps_the_counts_are_exact() -> None:
+    async with api() as pisync:
+        await keep(pisync, "PB-1", "x" * (limits.FAILURES_KEPT_MAX + 5))
+        [row] = (await pisync.get(URL)).json()["devices"]
+        assert (row["failures"], row["current_streak"]) == (limits.FAILURES_KEPT_MAX + 5,) * 2
+        assert "failures_since" not in row
+        since = rfc3339(from_ms(START_MS + 2))
+        [row] = (await pisync.get(URL, params={"since": since})).json()["devices"]
+        assert row["failures_since"] == limits.FAILURES_KEPT_MAX + 3
+
+
+async def test_redis_away_is_503_without_its_address() -> None:
+    async with api(streaks=AwayStreakStore()) as pisync:
+        response = await pisync.get(URL)
+        assert is_problem(response, 503)["part"] == "redis"
+        assert "internal" not in response.text
+
+
+def raw_cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("more_than", "-1"),
+        ("more_than", str(limits.FAILURES_KEPT_MAX)),
+        ("more_than", "9" * 5000),
+        ("more_than", "x"),
+        ("sort", "name"),
+        ("limit", "0"),
+        ("limit", "1001"),
+        ("since", "yesterday"),
+        ("since", "0001-01-01T00:00:00+14:00"),
+        ("since", "9999-12-31T23:59:59-14:00"),
+        ("since", "9999-12-31T23:59:59.9999Z"),
+        ("cursor", ""),
+        ("cursor", "x"),
+        ("cursor", "é"),
+        ("cursor", "\0"),
+        ("cursor", "////"),
+        ("cursor", raw_cursor("[]")),
+        ("cursor", raw_cursor('["failures",1]')),
+        ("cursor", raw_cursor('["failures",-1,"PB-1"]')),
+        ("cursor", raw_cursor('["failures",1e400,"PB-1"]')),
+        ("cursor", raw_cursor('["failures",1' + "0" * 400 + ',"PB-1"]')),
+        ("cursor", raw_cursor('["failures",1,"PB-1\\n"]')),
+        ("cursor", raw_cursor('["failures",1,"\\ud800"]')),
+        ("cursor", raw_cursor('["failures",1,"PB-1","more"]')),
+        ("cursor", raw_cursor('["streak",1,"PB-1"]')),
+        ("cursor", raw_cursor("[" * 10_000)),
+    ],
+)
+async def test_a_bad_parameter_is_422_naming_it(name: str, value: str) -> None:
+    async with api() as pisync:
+        faults = is_problem(await pisync.get(f"{URL}?{urlencode({name: value})}"), 422)["errors"]
+        assert [(fault["in"], fault["parameter"]) for fault in faults] == [("query", name)]
+
+
+@given(
+    ranked_by=st.sampled_from(RankedBy),
+    score=st.integers(0, limits.COUNT_MAX),
+    device_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+)
+def test_a_cursor_comes_back_as_it_was(ranked_by: RankedBy, score: int, device_id: str) -> None:
+    position = Position(score=score, device_id=device_id)
+    cursor = encode_cursor(ranked_by, position)
+    assert urlencode({"cursor": cursor}) == f"cursor={cursor}"
+    assert decode_cursor(cursor, ranked_by) == position
+
+
+@given(text=st.text(max_size=60))
+def test_no_text_breaks_the_cursor(text: str) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        decode_cursor(text, RankedBy.FAILURES)
+
+
+def expected_rows(
+    devices: dict[str, str], sort: str, more_than: int, since: int | None
+) -> list[tuple[str, int, int]]:
+    """Device, failures and streak, counted the plain way from the marks."""
+    rows = []
+    for device_id, results in devices.items():
+        counted = results.count("x") if since is None else results[max(since, 0) :].count("x")
+        if counted > more_than:
+            streak = len(results) - len(results.rstrip("x"))
+            score = {"failures": results.count("x"), "streak": streak, "last_seen": len(results)}[sort]
+            rows.append((score, device_id, results.count("x"), streak))
+    return [(device_id, failures, streak) for _, device_id, failures, streak in sorted(rows, reverse=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    devices=st.dictionaries(
+        st.sampled_from([f"PB-{number}" for number in range(20)]),
+        st.text("x.", min_size=1, max_size=9),
+        max_size=20,
+    ),
+    sort=st.sampled_from(["failures", "streak", "last_seen"]),
+    more_than=st.integers(0, 5),
+    since=st.none() | st.integers(-1, 10),
+    limit=st.integers(1, 6),
+)
+def test_the_pages_together_are_all_failing_devices(
+    devices: dict[str, str], sort: str, more_than: int, since: int | None, limit: int
+) -> None:
+    query: dict[str, Any] = {"sort": sort, "more_than": more_than, "limit": limit}
+    if since is not None:
+        query["since"] = rfc3339(from_ms(START_MS + since))
+
+    async def walk() -> None:
+        pisync = Api()
+        for device_id, results in devices.items():
+            await keep(pisync, device_id, results)
+        rows = await pisync.pages(f"{URL}?{urlencode(query)}", "devices")
+        found = [(row["device_id"], row["failures"], row["current_streak"]) for row in rows]
+        assert found == expected_rows(devices, sort, more_than, since)
+
+    asyncio.run(walk())

@@ -1,0 +1,222 @@
+"""`GET /api/device/{device_id}/sync-history`: rows, filters, pages and refusals."""
+
+import asyncio
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pisync import limits
+from pisync.clock import from_ms, rfc3339
+from pisync.events import ErrorDetail, SyncEvent
+from tests.unit.api_client import START_MS, Api, AwayEventStore, api, is_problem, sync_event
+
+URL = "/api/device/PB-1/sync-history"
+
+
+async def test_a_row_tells_everything_about_a_sync() -> None:
+    event = SyncEvent(
+        device_id="PB-1",
+        timestamp=from_ms(START_MS),
+        total_files_synced=2,
+        total_errors=1,
+        internet_speed=3.2,
+        device_type="PiBox",
+        sync_duration_ms=5400,
+        errors=[ErrorDetail(code="timeout", message="no answer")],
+    )
+    async with api() as pisync:
+        await pisync.keep(event)
+        body = (await pisync.get(URL)).json()
+    assert body["device_id"] == "PB-1"
+    assert body["next"] is None
+    [row] = body["events"]
+    assert row.pop("received_at").endswith("Z")
+    assert row == {
+        "timestamp": rfc3339(event.timestamp),
+        "outcome": "partial",
+        "total_files_synced": 2,
+        "total_errors": 1,
+        "internet_speed": 3.2,
+        "device_type": "PiBox",
+        "sync_duration_ms": 5400,
+        "errors": [{"code": "timeout", "message": "no answer"}],
+    }
+
+
+async def test_fifty_rows_newest_first_and_a_link_to_more() -> None:
+    async with api() as pisync:
+        await pisync.keep(*(sync_event("PB-1", START_MS + index) for index in range(120)))
+        response = await pisync.get(URL)
+        moments = [row["timestamp"] for row in response.json()["events"]]
+        assert moments == [rfc3339(from_ms(START_MS + index)) for index in range(119, 69, -1)]
+        assert response.headers["Link"] == f'<{response.json()["next"]}>; rel="next"'
+        assert len(await pisync.pages(URL, "events")) == 120
+
+
+async def test_a_full_last_page_has_no_next() -> None:
+    async with api() as pisync:
+        await pisync.keep(*(sync_event("PB-1", START_MS + index) for index in range(3)))
+        assert (await pisync.get(URL + "?limit=3")).json()["next"] is None
+        assert "Link" not in (await pisync.get(URL + "?limit=3")).headers
+
+
+async def test_next_keeps_the_other_parameters() -> None:
+    async with api() as pisync:
+        await pisync.keep(*(sync_event("PB-1", START_MS + index, errors=1) for index in range(3)))
+        url = f"{URL}?limit=2&outcome=partial&note=a%26b&note=%C3%A9&after=2015-01-01T00:00:00%2B02:00"
+        following = (await pisync.get(url)).json()["next"]
+        assert following.startswith(URL + "?")
+        for kept in url.partition("?")[2].replace("00:00:00%2B02:00", "00%3A00%3A00%2B02%3A00").split("&"):
+            assert kept in following
+
+
+async def test_bounds_are_exclusive_to_the_fraction_of_a_millisecond() -> None:
+    async with api() as pisync:
+        await pisync.keep(*(sync_event("PB-1", START_MS + index) for index in range(3)))
+        whole = rfc3339(from_ms(START_MS + 1))
+        fraction = whole.replace("Z", "5Z")
+        counts = {}
+        for bound in ("before", "after"):
+            for moment in (whole, fraction):
+                response = await pisync.get(URL, params={bound: moment})
+                counts[bound, moment] = len(response.json()["events"])
+    assert counts == {
+        ("before", whole): 1,
+        ("before", fraction): 2,
+        ("after", whole): 1,
+        ("after", fraction): 1,
+    }
+
+
+async def test_an_unknown_device_is_404_and_an_empty_page_of_a_known_one_is_200() -> None:
+    async with api() as pisync:
+        await pisync.keep(sync_event("PB-1", START_MS))
+        is_problem(await pisync.get("/api/device/PB-2/sync-history"), 404)
+        response = await pisync.get(URL + "?outcome=failed")
+        assert (response.status_code, response.json()["events"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "device_id",
+    ["%00", "a%00", "%FF", "a%0A", "%ED%A0%80", "a%zz", "a%20b", "%2B", "%23", "$", "a" * 65, "é"],
+)
+async def test_an_id_that_cannot_be_one_is_422(device_id: str) -> None:
+    async with api() as pisync:
+        document = is_problem(await pisync.get(f"/api/device/{device_id}/sync-history"), 422)
+        assert [fault["parameter"] for fault in document["errors"]] == ["device_id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", "0"),
+        ("limit", "-1"),
+        ("limit", "1001"),
+        ("limit", "x"),
+        ("limit", ""),
+        ("limit", "1.5"),
+        ("limit", "NaN"),
+        ("limit", "9" * 400),
+        ("limit", "9" * 5000),
+        ("outcome", "good"),
+        ("outcome", "\0"),
+        *[
+            (bound, moment)
+            for bound in ("before", "after")
+            for moment in (
+                "",
+                "now",
+                "1780000000",
+                "2026-05-08",
+                "2026-05-08T12:00:00",
+                "2026-05-08T12:00:00 02:00",
+                "2026-13-08T12:00:00Z",
+                "0001-01-01T00:00:00+14:00",
+                "9999-12-31T23:59:59-14:00",
+                "99999-01-01T00:00:00Z",
+                "\0",
+                "�",
+            )
+        ],
+        ("before", "9999-12-31T23:59:59.9999999Z"),
+    ],
+)
+async def test_a_bad_parameter_is_422_naming_it(name: str, value: str) -> None:
+    async with api() as pisync:
+        response = await pisync.get(f"{URL}?{urlencode({name: value})}")
+        faults = is_problem(response, 422)["errors"]
+        assert [(fault["in"], fault["parameter"]) for fault in faults] == [("query", name)]
+        assert name in response.json()["detail"]
+
+
+async def test_a_forgotten_percent_encoding_is_explained() -> None:
+    async with api() as pisync:
+        document = is_problem(await pisync.get(URL + "?after=2026-05-08T12:00:00+02:00"), 422)
+        assert "%2B" in document["detail"]
+
+
+async def test_extreme_but_possible_times_are_taken() -> None:
+    async with api() as pisync:
+        await pisync.keep(sync_event("PB-1", START_MS))
+        bounds = {"after": "0001-01-01T00:00:00Z", "before": "9999-12-31T23:59:59.999Z"}
+        assert len((await pisync.get(URL, params=bounds)).json()["events"]) == 1
+
+
+async def test_mongodb_away_is_503_without_its_address() -> None:
+    async with api(events=AwayEventStore()) as pisync:
+        response = await pisync.get(URL)
+        document = is_problem(response, 503)
+        assert document["part"] == "mongodb"
+        assert "internal" not in response.text
+        assert int(response.headers["Retry-After"]) > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    syncs=st.dictionaries(
+        st.integers(0, 40), st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=25
+    ),
+    limit=st.integers(1, 7),
+    before=st.none() | st.integers(-2, 42),
+    after=st.none() | st.integers(-2, 42),
+    outcome=st.sampled_from([None, "success", "partial", "failed"]),
+)
+def test_the_pages_together_are_the_history(
+    syncs: dict[int, tuple[int, int]], limit: int, before: int | None, after: int | None, outcome: str | None
+) -> None:
+    names = {(0, 0): "success", (0, 1): "success", (1, 1): "partial", (1, 0): "failed"}
+    expected = [
+        rfc3339(from_ms(START_MS + offset))
+        for offset, kind in sorted(syncs.items(), reverse=True)
+        if (before is None or offset < before)
+        and (after is None or offset > after)
+        and outcome in {None, names[kind]}
+    ]
+    query = {"limit": str(limit)}
+    for name, bound in (("before", before), ("after", after)):
+        if bound is not None:
+            query[name] = rfc3339(from_ms(START_MS + bound))
+    if outcome is not None:
+        query["outcome"] = outcome
+
+    async def walk() -> None:
+        pisync = Api()
+        await pisync.keep(
+            *(
+                sync_event("PB-1", START_MS + offset, errors=errors, files=files)
+                for offset, (errors, files) in syncs.items()
+            ),
+            sync_event("PB-2", START_MS),
+        )
+        rows = await pisync.pages(f"{URL}?{urlencode(query)}", "events")
+        assert [row["timestamp"] for row in rows] == expected
+
+    asyncio.run(walk())
+
+
+def test_the_largest_page_is_the_documented_one() -> None:
+    operation = Api().document["paths"]["/api/device/{device_id}/sync-history"]["get"]
+    [limit] = [each["schema"] for each in operation["parameters"] if each["name"] == "limit"]
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, limits.PAGE_MAX, 50)

@@ -1,0 +1,214 @@
+"""`POST /api/sync-event`: what is published, and how each receipt is answered."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pisync import clock, limits
+from pisync.errors import BrokerUnavailable
+from pisync.events import Reason
+from pisync.receipts import Receipt, Rejected
+from tests.unit.api_client import EVENT, api, is_problem
+
+
+def edited(**members: Any) -> dict[str, Any]:
+    return EVENT | members
+
+
+def without(member: str) -> dict[str, Any]:
+    return {name: value for name, value in EVENT.items() if name != member}
+
+
+def text(member: str, raw: str) -> bytes:
+    """The event with a member's value as raw JSON text."""
+    return json.dumps(edited(**{member: "@@"})).replace('"@@"', raw).encode()
+
+
+async def test_a_new_event_is_published_as_it_came_and_answered_201() -> None:
+    body = json.dumps(EVENT, indent=3).encode()
+    async with api() as pisync:
+        response = await pisync.post(body)
+        assert response.status_code == 201
+        assert response.json() == {"stored": 1, "duplicates": 0, "rejected": []}
+        assert pisync.publisher.published == [("PB-000123", body)]
+
+
+async def test_a_duplicate_is_answered_200_and_other_content_409() -> None:
+    async with api() as pisync:
+        await pisync.post(EVENT)
+        again = await pisync.post(EVENT)
+        assert (again.status_code, again.json()["duplicates"]) == (200, 1)
+        document = is_problem(await pisync.post(edited(total_errors=2)), 409)
+        assert [fault["reason"] for fault in document["errors"]] == ["conflict"]
+
+
+async def test_an_array_shows_its_partial_rejections() -> None:
+    bad = edited(timestamp="2026-05-08T13:00:00Z", total_errors=True)
+    async with api() as pisync:
+        response = await pisync.post([EVENT, bad])
+        assert response.status_code == 201
+        body = response.json()
+        assert (body["stored"], [fault["index"] for fault in body["rejected"]]) == (1, [1])
+        assert (await pisync.post([EVENT, bad])).status_code == 200
+
+
+async def test_an_array_without_a_good_event_names_every_member_and_is_not_published() -> None:
+    async with api() as pisync:
+        response = await pisync.post([edited(total_errors=-1), without("internet_speed")])
+        errors = is_problem(response, 422)["errors"]
+        assert [(fault["index"], fault["member"]) for fault in errors] == [
+            (0, "total_errors"),
+            (1, "internet_speed"),
+        ]
+        assert pisync.publisher.published == []
+
+
+BAD: list[tuple[str, object, str, str | None]] = [
+    ("empty body", b"", "empty", None),
+    ("white space", b" \n", "empty", None),
+    ("not JSON", b"device_id=1", "malformed", None),
+    ("scalar", b"17", "schema", None),
+    ("string", b'"text"', "schema", None),
+    ("null", b"null", "schema", None),
+    ("empty array", b"[]", "empty", None),
+    ("array of scalars", b"[1]", "schema", None),
+    ("array of 501", [EVENT] * 501, "too_many_events", None),
+    ("missing device_id", without("device_id"), "schema", "device_id"),
+    ("missing member", without("total_files_synced"), "schema", "total_files_synced"),
+    ("null member", edited(total_errors=None), "schema", "total_errors"),
+    ("string for a count", edited(total_errors="1"), "schema", "total_errors"),
+    ("true for a count", edited(total_errors=True), "schema", "total_errors"),
+    ("negative count", edited(total_files_synced=-1), "schema", "total_files_synced"),
+    ("fractional count", edited(total_errors=0.5), "schema", "total_errors"),
+    ("count of 10^400", text("total_errors", "1" + "0" * 400), "schema", "total_errors"),
+    ("NaN", text("internet_speed", "NaN"), "malformed", None),
+    ("Infinity", text("internet_speed", "-Infinity"), "malformed", None),
+    ("speed of 10^400", text("internet_speed", "1e400"), "schema", "internet_speed"),
+    ("unknown type", edited(device_type="PiPhone"), "schema", "device_type"),
+    ("nested member", edited(errors=[{"code": "x"}]), "schema", "errors[0].message"),
+    ("nested type", edited(errors=[{"code": "x", "message": 1}]), "schema", "errors[0].message"),
+    (
+        "twice with different values",
+        text("total_errors", '1, "total_errors": 2'),
+        "ambiguous",
+        "total_errors",
+    ),
+    ("invalid UTF-8", b'{"device_id": "\xff"}', "malformed", None),
+    ("lone surrogate", text("device_id", '"\\ud800"'), "malformed", None),
+    ("nested 10,000 deep", b"[" * 10_000 + b"]" * 10_000, "malformed", None),
+    ("nested in a member", text("x", "[" * 10_000 + "]" * 10_000), "malformed", None),
+    ("id with a slash", edited(device_id="a/b"), "device_id", "device_id"),
+    ("id with a plus", edited(device_id="a+"), "device_id", "device_id"),
+    ("id with a hash", edited(device_id="#"), "device_id", "device_id"),
+    ("id with a dollar", edited(device_id="$SYS"), "device_id", "device_id"),
+    ("id with NUL", edited(device_id="a\0"), "device_id", "device_id"),
+    ("id with a newline", edited(device_id="a\n"), "device_id", "device_id"),
+    ("id of 65", edited(device_id="a" * 65), "device_id", "device_id"),
+    ("empty id", edited(device_id=""), "device_id", "device_id"),
+    ("naive timestamp", edited(timestamp="2026-05-08T12:00:00"), "schema", "timestamp"),
+    ("number as timestamp", edited(timestamp=1_780_000_000), "schema", "timestamp"),
+    ("year 1970", edited(timestamp="1970-01-01T00:00:00Z"), "clock_unset", "timestamp"),
+    ("year 0001", edited(timestamp="0001-01-01T00:00:00+14:00"), "clock_unset", "timestamp"),
+    ("year 9999", edited(timestamp="9999-12-31T23:59:59-14:00"), "clock_ahead", "timestamp"),
+    (
+        "tomorrow",
+        edited(timestamp=clock.rfc3339(clock.now() + timedelta(days=1))),
+        "clock_ahead",
+        "timestamp",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "reason", "member"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+async def test_bad_input_is_422_naming_the_member_and_is_not_published(
+    body: object, reason: str, member: str | None
+) -> None:
+    async with api() as pisync:
+        document = is_problem(await pisync.post(body), 422)
+        assert [(fault["reason"], fault["member"]) for fault in document["errors"]] == [(reason, member)]
+        assert pisync.publisher.published == []
+
+
+async def test_an_event_of_another_device_in_an_array_is_rejected_alone() -> None:
+    async with api() as pisync:
+        response = await pisync.post([EVENT, edited(device_id="PB-000999")])
+        assert response.status_code == 201
+        assert [fault["reason"] for fault in response.json()["rejected"]] == ["device_mismatch"]
+
+
+async def test_a_body_of_the_largest_size_is_taken() -> None:
+    body = json.dumps(EVENT).encode()
+    async with api() as pisync:
+        assert (await pisync.post(body.ljust(limits.HTTP_BODY_BYTES_MAX))).status_code == 201
+
+
+async def test_a_larger_body_is_refused_while_it_comes_in() -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100 * limits.HTTP_BODY_BYTES_MAX:
+            sent += 65_536
+            yield b" " * 65_536
+
+    async with api() as pisync:
+        is_problem(await pisync.post(b" " * (limits.HTTP_BODY_BYTES_MAX + 1)), 413)
+        is_problem(await pisync.request("POST", "/api/sync-event", content=endless()), 413)
+        assert pisync.publisher.published == []
+    assert sent <= 2 * limits.HTTP_BODY_BYTES_MAX
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "\x7f"])
+async def test_the_content_type_does_not_matter(content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    async with api() as pisync:
+        assert (await pisync.post(json.dumps(EVENT).encode(), headers=headers)).status_code == 201
+
+
+async def test_without_a_receipt_it_is_503_and_says_when_to_come_back() -> None:
+    async with api() as pisync:
+        pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")
+        response = await pisync.post(EVENT)
+        document = is_problem(response, 503)
+        assert int(response.headers["Retry-After"]) > 0
+        assert document["part"] == "mqtt"
+        assert document["detail"] == "No receipt came within 5 s."
+
+
+@pytest.mark.parametrize(
+    ("stored", "duplicates", "reasons", "status"),
+    [
+        (1, 1, [Reason.CONFLICT], 201),
+        (0, 1, [Reason.CONFLICT], 200),
+        (0, 0, [Reason.SCHEMA, Reason.CONFLICT], 409),
+        (0, 0, [Reason.REFUSED], 422),
+        (0, 0, [Reason.CLOCK_AHEAD, Reason.SCHEMA], 422),
+    ],
+)
+async def test_the_status_follows_from_the_receipt(
+    stored: int, duplicates: int, reasons: list[Reason], status: int
+) -> None:
+    rejected = [
+        Rejected(index=index, reason=reason, detail="why - at `$.timestamp`")
+        for index, reason in enumerate(reasons)
+    ]
+    async with api() as pisync:
+        pisync.publisher.answer = Receipt(stored=stored, duplicates=duplicates, rejected=rejected)
+        response = await pisync.post(EVENT)
+        assert response.status_code == status
+        if status >= 400:
+            errors = is_problem(response, status)["errors"]
+            assert [fault["reason"] for fault in errors] == reasons
+            assert {fault["member"] for fault in errors} == {"timestamp"}
+
+
+@pytest.mark.parametrize("name", ["one", "backlog"])
+async def test_a_documented_example_is_stored(name: str) -> None:
+    async with api() as pisync:
+        operation = pisync.document["paths"]["/api/sync-event"]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["examples"][name]["value"]
+        response = await pisync.post(example)
+        assert (response.status_code, response.json()["rejected"]) == (201, [])
