@@ -50,18 +50,11 @@ _OUTCOMES: Final[dict[Outcome, Document]] = {
 }
 
 
-class MongoEventStore:
-    """An `EventStore` in a MongoDB database."""
+class MongoConnection:
+    """A client and its database, which the stores in MongoDB share; connects on first use."""
 
-    def __init__(self, client: AsyncMongoClient[Document]) -> None:
-        self._client = client
-        database = client.get_default_database()
-        self._events = database.get_collection("sync_events")
-        self._dead_letters = database.get_collection("dead_letters")
-
-    @classmethod
-    def connect(cls, url: str) -> Self:
-        """A store at a connection string that names its database; connects on first use.
+    def __init__(self, url: str) -> None:
+        """Parse the connection string, which names the database.
 
         Raises:
             ConfigurationError: the connection string cannot be understood.
@@ -69,7 +62,7 @@ class MongoEventStore:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # the driver only warns of options it does not know
-                client: AsyncMongoClient[Document] = AsyncMongoClient(
+                self.client: AsyncMongoClient[Document] = AsyncMongoClient(
                     url,
                     w="majority",
                     journal=True,
@@ -79,9 +72,31 @@ class MongoEventStore:
                     connectTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
                     socketTimeoutMS=SOCKET_TIMEOUT_MS,
                 )
-            return cls(client)
+            self.database = self.client.get_default_database()
         except (InvalidURI, MongoConfigurationError, ValueError, UserWarning) as error:
             raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.client.close()
+
+
+class MongoEventStore:
+    """An `EventStore` in a MongoDB database."""
+
+    def __init__(self, connection: MongoConnection) -> None:
+        self._connection = connection
+        self._events = connection.database.get_collection("sync_events")
+        self._dead_letters = connection.database.get_collection("dead_letters")
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """A store with a connection of its own.
+
+        Raises:
+            ConfigurationError: the connection string cannot be understood.
+        """
+        return cls(MongoConnection(url))
 
     async def prepare(self) -> None:
         """Create the indexes where they are absent.
@@ -89,7 +104,7 @@ class MongoEventStore:
         Raises:
             ConfigurationError: MongoDB does not accept our credentials or lacks permissions for them.
         """
-        with _mapped():
+        with mapped():
             try:
                 await self._events.create_indexes(
                     [
@@ -111,14 +126,14 @@ class MongoEventStore:
 
     async def ping(self) -> None:
         """Return when MongoDB answers."""
-        with _mapped():
-            await self._client.admin.command("ping")
+        with mapped():
+            await self._connection.client.admin.command("ping")
 
     async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[Stored]:
         """Keep the events; returns what became of each, in order, once all are durable."""
         if not events:
             return []
-        with _mapped():
+        with mapped():
             return await self._insert([_document(event, received_at) for event in events])
 
     async def _insert(self, documents: list[Document]) -> list[Stored]:
@@ -158,7 +173,7 @@ class MongoEventStore:
         """Keep the dead letters, each once; returns once all are durable."""
         if not letters:
             return
-        with _mapped():
+        with mapped():
             await self._dead_letters.bulk_write(
                 [_dead_letter(letter, received_at) for letter in letters], ordered=False
             )
@@ -171,7 +186,7 @@ class MongoEventStore:
         }
         matching = {} if query.outcome is None else _OUTCOMES[query.outcome]
         cursor = self._events.find({"_id": bounds, **matching}).sort("_id", DESCENDING).limit(query.limit)
-        with _mapped():
+        with mapped():
             return [_entry(found) async for found in cursor]
 
     async def knows(self, device_id: str) -> bool:
@@ -187,7 +202,7 @@ class MongoEventStore:
                 {"_id.device_id": device_id, "total_errors": {"$gt": 0}, **bounds}, hint="failures"
             )
 
-        with _mapped():
+        with mapped():
             successes = await self.history(
                 HistoryQuery(device_id=device_id, limit=1, outcome=Outcome.SUCCESS)
             )
@@ -200,11 +215,11 @@ class MongoEventStore:
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._client.close()
+        await self._connection.close()
 
 
 @contextmanager
-def _mapped() -> Iterator[None]:
+def mapped() -> Iterator[None]:
     """Driver errors become ours: whatever is not known to be permanent may be tried again."""
     try:
         yield
