@@ -1,0 +1,48 @@
+# PiSync's commands. `make` alone lists them.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# The simulated fleet of `make run`.
+DEVICES ?= 50
+EVENTS  ?= 40
+SEED    ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system run test check lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Get all that is needed: .venv from locks/dev.txt, mosquitto, redis-server
+
+$(VENV)/.ready: pyproject.toml locks/dev.txt | system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "PiSync needs Python 3.11 or later, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The packages of the system; at once when nothing is missing.
+system:
+	@PYTHON=$(PYTHON) sh scripts/system-packages
+
+run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=50 EVENTS=40 SEED=1)
+	@exec $(BIN)/pisync up --data .pisync --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
+
+test: setup ## Run the tests
+	$(BIN)/pytest
+
+check: setup ## Check format, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+lock: ## Resolve the dependencies anew into locks/
+	sh scripts/lock
+
+clean: ## Remove .venv, caches and the local stack's data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .pisync

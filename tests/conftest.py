@@ -1,0 +1,70 @@
+"""Real servers for the tests.
+
+- `mongod_server` and `redis_server` run once for the whole test run, from the first test that asks.
+- `mongodb_url` is a database of that MongoDB which no other test has; `redis_url` is that Redis, emptied.
+- `mosquitto_server` and `mqtt_url` are a broker of the test's own, because sessions, queues and retained
+  messages of another test's clients would reach into it (it is up within a few hundredths of a second).
+
+A test that stops, kills or pauses a server starts its own:
+
+    async def test_it(tmp_path: Path) -> None:
+        async with running(RedisServer(tmp_path / "redis")) as redis:
+            await redis.kill()
+            await redis.start()
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from pisync.stack import ports
+from pisync.stack.process import running
+from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def mongod_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MongodbServer]:
+    """A real mongod, shared by all tests."""
+    async with running(MongodbServer(tmp_path_factory.mktemp("mongod"))) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
+    """A real redis-server, shared by all tests."""
+    async with running(RedisServer(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def mosquitto_server(tmp_path: Path) -> AsyncIterator[MosquittoServer]:
+    """A real broker of the test's own."""
+    async with running(MosquittoServer(tmp_path / "mosquitto")) as server:
+        yield server
+
+
+@pytest.fixture
+def mongodb_url(mongod_server: MongodbServer) -> str:
+    """An empty database of the test's own."""
+    return mongod_server.database_url(f"test_{secrets.token_hex(6)}")
+
+
+@pytest_asyncio.fixture
+async def redis_url(redis_server: RedisServer) -> str:
+    """The shared Redis, emptied."""
+    reader, writer = await asyncio.open_connection(ports.HOST, redis_server.port)
+    writer.write(b"FLUSHALL\r\n")
+    assert await reader.readline() == b"+OK\r\n"
+    writer.close()
+    await writer.wait_closed()
+    return redis_server.url
+
+
+@pytest.fixture
+def mqtt_url(mosquitto_server: MosquittoServer) -> str:
+    """The broker of the test's own."""
+    return mosquitto_server.url

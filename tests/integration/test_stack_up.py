@@ -1,0 +1,166 @@
+"""`pisync up` as a person runs it: a real process with the real servers, bridges and api."""
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from pisync import clock
+from pisync.errors import ConfigurationError
+from pisync.stack import ports
+
+# A hung start must not hang the tests; no test measures anything against it.
+PATIENCE_S = 90
+
+
+@dataclass
+class Up:
+    """A running `pisync up`."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+
+    async def until(self, *wanted: str) -> None:
+        """Read what it prints until each of the wanted texts has been in a line."""
+        missing = set(wanted)
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while missing:
+                line = (await self.process.stdout.readline()).decode()
+                assert line, f"it ended; it had printed: {''.join(self.lines)}"
+                self.lines.append(line)
+                missing -= {text for text in missing if text in line}
+
+    async def ends(self) -> tuple[int, str]:
+        """Its exit code, and all that it printed."""
+        async with asyncio.timeout(PATIENCE_S):
+            rest, _ = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, "".join(self.lines) + rest.decode()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def child(self, name: str) -> psutil.Process:
+        """A child by its program's or its command's name; the first one where there are several."""
+        return next(child for child in self.children() if child.name() == name or child.cmdline()[-1] == name)
+
+
+@asynccontextmanager
+async def up(*options: str) -> AsyncIterator[Up]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pisync", "up", *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    running = Up(process)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await running.ends()
+
+
+def list_directory(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() for process in processes)
+
+
+async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    data, http_port = tmp_path / "data", ports.any_free()
+    api = f"http://127.0.0.1:{http_port}"
+    event = {
+        "device_id": "PB-1",
+        "timestamp": clock.rfc3339(clock.now()),
+        "total_files_synced": 0,
+        "total_errors": 2,
+        "internet_speed": 1.5,
+    }
+    arguments = ["--data", str(data), "--bridges", "2", "--http-port", str(http_port)]
+    arguments += ["--mqtt-port", str(ports.any_free())]
+    async with up(*arguments) as running:
+        await running.until(f"{api}/docs", "repeated-failures")
+        children = running.children()
+        assert len(children) == 6
+
+        async with httpx.AsyncClient(base_url=api, timeout=30) as client:
+            assert (await client.post("/api/sync-event", json=event)).status_code == 201
+
+            async with up("--data", str(data)) as second:
+                code, said = await second.ends()
+            assert code == ConfigurationError.exit_code
+            assert "in use by another" in " ".join(said.split())
+
+            for child in (running.child("mongod"), running.child("bridge")):
+                child.kill()
+            await running.until("mongod is ready again", "bridge-0 is ready again")
+
+            history = await client.get("/api/device/PB-1/sync-history")
+            assert history.status_code == 200
+
+        children += running.children()
+        running.process.send_signal(signal.SIGINT)
+        code, said = await running.ends()
+    assert code == 0
+    assert said.rstrip().endswith("everything has stopped")
+    assert gone(children)
+    assert (data / "logs" / "bridge-1.log").is_file()
+
+
+async def test_up_runs_a_fleet_and_keeps_nothing_without_data() -> None:
+    arguments = ["--devices", "2", "--events", "3", "--seed", "7", "--http-port", str(ports.any_free())]
+    async with up(*arguments) as running:
+        await running.until("simulated fleet ended with exit code 0")
+        children = running.children()
+        (data,) = [Path(line.split()[1]) for line in running.lines if line.startswith("  Data")]
+        assert data in list_directory(data.parent)
+        running.process.send_signal(signal.SIGTERM)
+        code, _ = await running.ends()
+    assert code == 0
+    assert gone(children)
+    assert data.parent == Path(tempfile.gettempdir())
+    assert data not in list_directory(data.parent)
+
+
+async def test_up_interrupted_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with up("--data", str(tmp_path), "--http-port", str(ports.any_free())) as running:
+        await running.until("mosquitto is ready")
+        children = running.children()
+        running.process.send_signal(signal.SIGINT)
+        code, _ = await running.ends()
+    assert code == 0
+    assert gone(children)
+
+
+async def test_up_killed_takes_its_children_along(tmp_path: Path) -> None:
+    async with up("--data", str(tmp_path), "--http-port", str(ports.any_free())) as running:
+        await running.until("bridge-0 is ready")
+        children = running.children()
+        running.process.kill()
+        await running.ends()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, PATIENCE_S)
+    assert not alive
+
+
+async def test_up_that_cannot_start_a_part_shows_its_log_and_exits_1(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis" / "appendonlydir").write_text("a file where redis-server wants a directory")
+    async with up("--data", str(tmp_path)) as running:
+        await running.until("mongod is ready")
+        children = running.children()
+        code, said = await running.ends()
+    assert code == 1
+    assert "redis-server" in said
+    assert "appendonlydir" in said
+    assert gone(children)

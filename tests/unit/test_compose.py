@@ -1,0 +1,142 @@
+"""docker-compose.yml and deploy/Dockerfile keep what their comments promise, without starting anything."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pisync import settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+STAYING = [name for name in SERVICES if name != "simulator"]
+OURS = [name for name, service in SERVICES.items() if service["image"] == "pisync"]
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def by_default(value: object) -> str:
+    """What Compose makes of a value when the operator's environment sets nothing."""
+    return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value))
+
+
+def seconds(duration: str) -> float:
+    assert duration.endswith("s")
+    return float(duration.removesuffix("s"))
+
+
+def load(monkeypatch: pytest.MonkeyPatch, service: str) -> settings.Settings:
+    for name in list(os.environ):
+        if name.startswith(settings.PREFIX):
+            monkeypatch.delenv(name)
+    for name, value in SERVICES[service]["environment"].items():
+        monkeypatch.setenv(name, by_default(value))
+    return settings.load()
+
+
+def test_the_programs_are_the_ones_we_build() -> None:
+    assert OURS == ["bridge", "api", "simulator"]
+    assert [name for name in OURS if "build" in SERVICES[name]] == ["bridge"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_published_port_is_on_loopback(name: str) -> None:
+    assert "network_mode" not in SERVICES[name]
+    for port in SERVICES[name].get("ports", []):
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", by_default(port))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_programs_start_with_their_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(SERVICES[name]["environment"]) <= {
+        f"{settings.PREFIX}{field}".upper() for field in settings.Settings.model_fields
+    }
+    loaded = load(monkeypatch, name)
+    assert loaded.mqtt.host in SERVICES
+
+
+def test_the_api_may_be_anonymous_and_takes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, "api").api_keys == ()
+    assert SERVICES["api"]["environment"]["PISYNC_API_KEYS"] == "${PISYNC_API_KEYS:-}"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_runs_as_root_or_may_become_it(name: str) -> None:
+    service = SERVICES[name]
+    if name in OURS:
+        assert "user" not in service
+        assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
+    else:
+        assert service["user"] in {"mosquitto", "mongodb", "redis"}
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_what_stays_up_is_restarted_watched_and_given_time_to_stop(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+    assert seconds(service["stop_grace_period"]) > 10  # Compose's own default
+
+
+def test_the_simulator_comes_only_on_request_and_ends() -> None:
+    assert SERVICES["simulator"]["profiles"] == ["simulate"]
+    assert SERVICES["simulator"]["restart"] == "no"
+
+
+def test_a_stopping_program_has_time_for_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge, api = load(monkeypatch, "bridge"), load(monkeypatch, "api")
+    assert seconds(SERVICES["bridge"]["stop_grace_period"]) >= bridge.drain_timeout_s + 5
+    assert seconds(SERVICES["api"]["stop_grace_period"]) >= api.receipt_timeout_s + 5
+
+
+def test_the_programs_wait_until_what_they_need_is_healthy() -> None:
+    for name in ("bridge", "api"):
+        needs = SERVICES[name]["depends_on"]
+        assert needs.keys() == {"mosquitto", "mongodb", "redis"}
+        assert all(need == {"condition": "service_healthy"} for need in needs.values())
+
+
+def test_the_bridge_is_asked_for_its_connection_to_the_brokers_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = load(monkeypatch, "bridge").mqtt.port
+    assert f":{port:04X} 01 " in SERVICES["bridge"]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", ["mosquitto", "mongodb", "redis"])
+def test_data_is_in_a_named_volume(name: str) -> None:
+    assert [volume.split(":")[0] for volume in SERVICES[name]["volumes"]] == [name]
+    assert name in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize("persistence", ["sqlite", "snapshot"])
+def test_the_brokers_files_are_there_whatever_its_persistence(persistence: str) -> None:
+    mounted = {entry["source"]: entry["target"] for entry in SERVICES["mosquitto"]["configs"]}
+    assert mounted.keys() == COMPOSE["configs"].keys()
+    for config in COMPOSE["configs"].values():
+        assert (ROOT / by_default(config["file"]).replace("sqlite", persistence)).is_file()
+    included = "/mosquitto/config/include"
+    assert f"include_dir {included}" in (ROOT / "mosquitto/mosquitto.conf").read_text().splitlines()
+    assert mounted["mosquitto-limits"].startswith(included)
+    assert mounted["mosquitto-persistence"].startswith(included)
+
+
+def test_the_image_holds_every_package_and_the_builder_sees_no_more() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    copied = re.findall(r"^COPY (?!--from)(\S+) ", DOCKERFILE, re.MULTILINE)
+    assert sorted(copied) == sorted([*packages, "locks/runtime.txt"])
+    rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert rules[0] == "*"
+    assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted(copied)
