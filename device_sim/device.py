@@ -1,0 +1,237 @@
+"""A device as a pure state machine: a spool, what is on its way, and when to try again.
+
+No I/O and no clock: every input carries the caller's monotonic time in seconds, every output is a list of
+things to do. What drives it (a fleet, a test, a replay) performs the actions and reports what came of them.
+An event leaves the spool only when a receipt covers it; a PUBACK never removes anything.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
+from typing import Final
+
+import msgspec
+
+from pisync import limits
+from pisync.events import SyncEvent
+from pisync.receipts import Receipt
+
+RECEIPT_TIMEOUT_S: Final = 20.0
+INFLIGHT_MESSAGES_MAX: Final = 4
+NO_MATCHING_SUBSCRIBERS: Final = 0x10
+UNSPECIFIED_ERROR: Final = 0x80
+"""The least reason code that is an error (MQTT 5, 2.4)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publish:
+    """Publish this payload, QoS 1, to the device's sync topic, with this Correlation Data."""
+
+    payload: bytes
+    correlation_data: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wake:
+    """Call `tick` at this time; replaces every earlier wish to be woken."""
+
+    at_s: float
+
+
+Action = Publish | Wake
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How a device publishes. `array_events` is the most events in a message; 1 means single objects."""
+
+    array_events: int = limits.MESSAGE_EVENTS_MAX
+    inflight_messages_max: int = INFLIGHT_MESSAGES_MAX
+    receipt_timeout_s: float = RECEIPT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.array_events <= limits.MESSAGE_EVENTS_MAX:
+            raise ValueError(f"array_events must be 1 to {limits.MESSAGE_EVENTS_MAX}")
+        if self.inflight_messages_max < 1:
+            raise ValueError("inflight_messages_max must be at least 1")
+        if self.receipt_timeout_s <= 0:
+            raise ValueError("receipt_timeout_s must be greater than 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class Counters:
+    """What one device, or the devices that share these counters, did so far.
+
+    `recorded`, `confirmed` and `rejected` count events, an event recorded again counting again; so
+    `recorded` less the other two is what the spools still hold, and `confirmed` is `stored` plus
+    `duplicates`. `published` counts every publish, `republished` those after a message's first.
+    `receipts_ignored` counts receipts of no message in flight, or whose numbers do not add up to theirs.
+    """
+
+    recorded: int = 0
+    published: int = 0
+    republished: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    receipts_ignored: int = 0
+
+    @property
+    def confirmed(self) -> int:
+        """Events that the bridge has for good."""
+        return self.stored + self.duplicates
+
+
+@dataclass(kw_only=True, slots=True)
+class _Message:
+    """Some events on their way, under one correlation data however often they are published."""
+
+    publish: Publish
+    keys: tuple[int, ...]
+    attempts: int
+    due_s: float
+
+
+class Device:
+    """One device: its spool, its connection state and its messages awaiting a receipt."""
+
+    def __init__(
+        self, device_id: str, *, random: Random, options: Options, counters: Counters | None = None
+    ) -> None:
+        self.device_id = device_id
+        self.counters = Counters() if counters is None else counters
+        self.online = False
+        self._random = random
+        self._options = options
+        self._spool: dict[int, bytes] = {}
+        self._unsent: deque[int] = deque()
+        self._inflight: dict[bytes, _Message] = {}
+        self._key = 0
+        self._sequence = 0
+
+    @property
+    def spool(self) -> Mapping[int, bytes]:
+        """The events that no receipt covered yet, encoded, by the order in which they were recorded."""
+        return self._spool
+
+    @property
+    def inflight(self) -> int:
+        """How many messages await a receipt."""
+        return len(self._inflight)
+
+    def record(self, event: SyncEvent) -> None:
+        """Put an event on the spool; it goes out with the next input that finds the device online.
+
+        Raises:
+            ValueError: the event alone is larger than a message may be.
+        """
+        encoded = msgspec.json.encode(event)
+        if len(encoded) > limits.MESSAGE_BYTES_MAX:
+            raise ValueError(f"the event has {len(encoded)} bytes; no message holds it")
+        self._spool[self._key] = encoded
+        self._unsent.append(self._key)
+        self._key += 1
+        self.counters.recorded += 1
+
+    def connected(self, now_s: float) -> list[Action]:
+        """The session with the broker is up. What awaited a receipt is published again at once.
+
+        A receipt published meanwhile went to a session that is gone.
+        """
+        self.online = True
+        for message in self._inflight.values():
+            message.due_s = now_s
+        return self._advance(now_s)
+
+    def disconnected(self) -> None:
+        """The session is gone; nothing is published until `connected`."""
+        self.online = False
+
+    def tick(self, now_s: float) -> list[Action]:
+        """Time has passed, or something was recorded."""
+        return self._advance(now_s)
+
+    def receipt(self, correlation_data: bytes, receipt: Receipt, now_s: float) -> list[Action]:
+        """A receipt came. One of an earlier attempt counts as much as one of the last."""
+        message = self._inflight.get(correlation_data)
+        if message is None or not _accounts_for(receipt, len(message.keys)):
+            self.counters.receipts_ignored += 1
+            return []
+        del self._inflight[correlation_data]
+        for key in message.keys:
+            del self._spool[key]
+        whole = any(rejected.index is None for rejected in receipt.rejected)
+        self.counters.rejected += len(message.keys) if whole else len(receipt.rejected)
+        self.counters.stored += receipt.stored
+        self.counters.duplicates += receipt.duplicates
+        return self._advance(now_s)
+
+    def puback(self, correlation_data: bytes, reason_code: int, now_s: float) -> list[Action]:
+        """The broker answered a publish. Success promises nothing; a refusal calls for another attempt.
+
+        0x10 (No Matching Subscribers) means that nobody was there to store it.
+        """
+        message = self._inflight.get(correlation_data)
+        refused = reason_code == NO_MATCHING_SUBSCRIBERS or reason_code >= UNSPECIFIED_ERROR
+        if message is None or not refused:
+            return []
+        message.due_s = now_s + backoff_s(self._random, message.attempts)
+        return self._advance(now_s)
+
+    def _advance(self, now_s: float) -> list[Action]:
+        if not self.online:
+            return []
+        while self._unsent and len(self._inflight) < self._options.inflight_messages_max:
+            message = self._pack(now_s)
+            self._inflight[message.publish.correlation_data] = message
+        actions: list[Action] = []
+        for message in self._inflight.values():
+            if message.due_s > now_s:
+                continue
+            actions.append(message.publish)
+            message.due_s = now_s + self._options.receipt_timeout_s
+            if message.attempts:
+                message.due_s += backoff_s(self._random, message.attempts)
+                self.counters.republished += 1
+            message.attempts += 1
+            self.counters.published += 1
+        if self._inflight:
+            actions.append(Wake(at_s=min(message.due_s for message in self._inflight.values())))
+        return actions
+
+    def _pack(self, now_s: float) -> _Message:
+        """The next message from the spool's oldest events that are in none yet."""
+        keys: list[int] = []
+        size = 1  # an opening bracket; then each event with the comma or bracket after it
+        while self._unsent and len(keys) < self._options.array_events:
+            size += len(self._spool[self._unsent[0]]) + 1
+            if keys and size > limits.MESSAGE_BYTES_MAX:
+                break
+            keys.append(self._unsent.popleft())
+        events = [self._spool[key] for key in keys]
+        payload = events[0] if len(events) == 1 else b"[" + b",".join(events) + b"]"
+        # The digest keeps a receipt that an earlier life of this device left behind from covering
+        # other events; the number tells two messages of equal content apart.
+        digest = blake2b(payload, digest_size=12).digest()
+        correlation_data = self._sequence.to_bytes(4, "big") + digest
+        self._sequence += 1
+        return _Message(
+            publish=Publish(payload=payload, correlation_data=correlation_data),
+            keys=tuple(keys),
+            attempts=0,
+            due_s=now_s,
+        )
+
+
+def backoff_s(random: Random, attempts: int) -> float:
+    """Full jitter: anything from 0 to a ceiling that doubles with each attempt, in seconds."""
+    return random.uniform(0, min(limits.BACKOFF_CAP_S, limits.BACKOFF_BASE_S * 2 ** min(attempts, 30)))
+
+
+def _accounts_for(receipt: Receipt, events: int) -> bool:
+    """Whether a receipt speaks of every event of a message; one that does not must not empty a spool."""
+    if any(rejected.index is None for rejected in receipt.rejected):
+        return True
+    return receipt.stored + receipt.duplicates + len(receipt.rejected) == events

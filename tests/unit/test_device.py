@@ -1,0 +1,205 @@
+"""The device by example: each input, and what the device asks for in return."""
+
+from random import Random
+
+import msgspec
+import pytest
+
+from device_sim.device import Action, Device, Options, Publish, Wake, backoff_s
+from pisync import limits
+from pisync.clock import from_ms
+from pisync.events import ErrorDetail, Reason, SyncEvent
+from pisync.receipts import Receipt, Rejected
+
+TIMEOUT_S = 10.0
+
+
+def event(number: int, message: str = "") -> SyncEvent:
+    return SyncEvent(
+        device_id="PB-000001",
+        timestamp=from_ms(1_700_000_000_000 + number),
+        total_files_synced=number,
+        total_errors=0,
+        internet_speed=1.5,
+        errors=[ErrorDetail(code="E", message=message)] if message else None,
+    )
+
+
+def device(events: int = 0, *, array_events: int = 500, inflight: int = 2) -> Device:
+    options = Options(array_events=array_events, inflight_messages_max=inflight, receipt_timeout_s=TIMEOUT_S)
+    made = Device("PB-000001", random=Random(1), options=options)
+    for number in range(events):
+        made.record(event(number))
+    return made
+
+
+def published(actions: list[Action]) -> list[Publish]:
+    return [action for action in actions if isinstance(action, Publish)]
+
+
+def wakes(actions: list[Action]) -> list[float]:
+    return [action.at_s for action in actions if isinstance(action, Wake)]
+
+
+def stored(events: int) -> Receipt:
+    return Receipt(stored=events, duplicates=0, rejected=[])
+
+
+def test_offline_it_only_records() -> None:
+    offline = device(3)
+    assert offline.tick(1.0) == []
+    assert len(offline.spool) == 3
+    assert offline.counters.recorded == 3
+
+
+def test_a_backlog_goes_out_as_an_array_and_one_event_as_an_object() -> None:
+    backlog, single = device(3), device(1)
+    (message,) = published(backlog.connected(0.0))
+    assert [e["total_files_synced"] for e in msgspec.json.decode(message.payload)] == [0, 1, 2]
+    (message,) = published(single.connected(0.0))
+    assert msgspec.json.decode(message.payload, type=SyncEvent) == event(0)
+
+
+def test_singles_keep_to_the_inflight_limit_and_a_receipt_lets_the_next_one_go() -> None:
+    singles = device(3, array_events=1)
+    first, second = published(singles.connected(0.0))
+    assert singles.inflight == 2
+    (third,) = published(singles.receipt(first.correlation_data, stored(1), 1.0))
+    assert len({first.correlation_data, second.correlation_data, third.correlation_data}) == 3
+    assert singles.counters.published == 3
+
+
+def test_a_message_has_no_more_bytes_than_allowed() -> None:
+    large = device(inflight=10)
+    for number in range(10):
+        large.record(event(number, "x" * 60_000))
+    messages = published(large.connected(0.0))
+    assert [len(msgspec.json.decode(message.payload)) for message in messages] == [4, 4, 2]
+    assert all(len(message.payload) <= limits.MESSAGE_BYTES_MAX for message in messages)
+
+
+def test_an_event_at_the_limit_goes_alone_and_one_beyond_it_is_refused() -> None:
+    padding = limits.MESSAGE_BYTES_MAX - len(msgspec.json.encode(event(1, "x"))) + 1
+    full = device(1)
+    full.record(event(1, "x" * padding))
+    messages = published(full.connected(0.0))
+    assert len(messages) == 2
+    assert len(messages[1].payload) == limits.MESSAGE_BYTES_MAX
+    with pytest.raises(ValueError, match="no message holds it"):
+        full.record(event(1, "x" * (padding + 1)))
+
+
+def test_without_a_receipt_it_publishes_the_same_again() -> None:
+    patient = device(2)
+    actions = patient.connected(0.0)
+    (first,) = published(actions)
+    assert wakes(actions) == [TIMEOUT_S]
+    assert published(patient.tick(TIMEOUT_S - 0.1)) == []
+    assert published(patient.tick(TIMEOUT_S)) == [first]
+    assert patient.counters.republished == 1
+    assert len(patient.spool) == 2
+    patient.receipt(first.correlation_data, stored(2), 11.0)
+    assert not patient.spool
+
+
+def test_a_new_connection_publishes_again_what_awaits_a_receipt() -> None:
+    interrupted = device(2)
+    (first,) = published(interrupted.connected(0.0))
+    interrupted.disconnected()
+    assert interrupted.tick(1.0) == []
+    assert published(interrupted.connected(2.0)) == [first]
+
+
+def test_a_receipt_counts_while_offline_and_only_once() -> None:
+    late = device(2)
+    (message,) = published(late.connected(0.0))
+    late.disconnected()
+    assert late.receipt(message.correlation_data, stored(2), 5.0) == []
+    assert not late.spool
+    late.receipt(message.correlation_data, stored(2), 6.0)
+    assert late.counters.confirmed == 2
+    assert late.counters.receipts_ignored == 1
+
+
+@pytest.mark.parametrize("reason_code", [0x10, 0x80, 0x97])
+def test_a_refusing_puback_means_not_stored(reason_code: int) -> None:
+    refused = device(2)
+    (message,) = published(refused.connected(0.0))
+    actions = refused.puback(message.correlation_data, reason_code, 1.0)
+    assert len(refused.spool) == 2
+    (again_s,) = wakes(actions)
+    assert 1.0 <= again_s <= 1.0 + 2 * limits.BACKOFF_BASE_S
+    assert published(refused.tick(again_s)) == [message]
+
+
+def test_a_puback_of_success_changes_nothing() -> None:
+    hopeful = device(2)
+    (message,) = published(hopeful.connected(0.0))
+    assert hopeful.puback(message.correlation_data, 0, 1.0) == []
+    assert len(hopeful.spool) == 2
+    assert published(hopeful.tick(TIMEOUT_S)) == [message]
+
+
+def test_rejected_events_leave_the_spool_and_are_counted() -> None:
+    partly = device(3)
+    (message,) = published(partly.connected(0.0))
+    refusal = Rejected(index=1, reason=Reason.CONFLICT, detail="")
+    partly.receipt(message.correlation_data, Receipt(stored=1, duplicates=1, rejected=[refusal]), 1.0)
+    assert not partly.spool
+    assert (partly.counters.stored, partly.counters.duplicates, partly.counters.rejected) == (1, 1, 1)
+
+
+def test_a_rejection_without_an_index_covers_the_whole_message() -> None:
+    wholly = device(3)
+    (message,) = published(wholly.connected(0.0))
+    refusal = Rejected(index=None, reason=Reason.MALFORMED, detail="")
+    wholly.receipt(message.correlation_data, Receipt(stored=0, duplicates=0, rejected=[refusal]), 1.0)
+    assert not wholly.spool
+    assert wholly.counters.rejected == 3
+
+
+def test_a_receipt_for_something_else_is_ignored() -> None:
+    wary = device(3)
+    (message,) = published(wary.connected(0.0))
+    for correlation_data in (b"", b"unknown", message.correlation_data[:-1]):
+        assert wary.receipt(correlation_data, stored(3), 1.0) == []
+    assert len(wary.spool) == 3
+    assert wary.counters.receipts_ignored == 3
+
+
+def test_a_receipt_that_does_not_account_for_every_event_is_ignored() -> None:
+    wary = device(3)
+    (message,) = published(wary.connected(0.0))
+    for count in (0, 2, 4):
+        assert wary.receipt(message.correlation_data, stored(count), 1.0) == []
+    assert len(wary.spool) == 3
+    assert wary.counters.receipts_ignored == 3
+
+
+def test_another_life_of_the_device_has_other_correlation_data() -> None:
+    one, other = device(1), device()
+    other.record(event(7))
+    (mine,) = published(one.connected(0.0))
+    (theirs,) = published(other.connected(0.0))
+    assert mine.correlation_data != theirs.correlation_data
+
+
+def test_backoff_grows_and_stays_under_its_cap() -> None:
+    random = Random(3)
+    assert all(0 <= backoff_s(random, 0) <= limits.BACKOFF_BASE_S for _ in range(100))
+    waits = [backoff_s(random, 5_000) for _ in range(100)]
+    assert limits.BACKOFF_CAP_S / 2 < max(waits) <= limits.BACKOFF_CAP_S
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"array_events": 0},
+        {"array_events": 501},
+        {"inflight_messages_max": 0},
+        {"receipt_timeout_s": 0.0},
+    ],
+)
+def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Options(**wrong)  # type: ignore[arg-type]
