@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 import ssl
 from functools import partial
 from typing import Final, Protocol
@@ -133,6 +134,8 @@ class MqttPublisher:
             clean_start=True,
             keepalive=limits.KEEP_ALIVE_S,
             timeout=limits.CONNECT_TIMEOUT_S,
+            # A PUBACK followed by a PUBLISH would wait for the broker's delayed TCP acknowledgement.
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             max_queued_incoming_messages=2 * WAITING_MAX,
             max_queued_outgoing_messages=2 * WAITING_MAX,
         )

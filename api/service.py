@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import uvicorn
 import uvloop
 
-from api import tasks
 from api.app import create_app
 from api.publisher import MqttPublisher
-from pisync import logs
+from pisync import logs, tasks
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
 from pisync.settings import Settings
-from pisync.stores.mongodb import MongoEventStore
+from pisync.stores.mongodb import MongoConnection, MongoEventStore
+from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
 from pisync.stores.redis import RedisStreakStore
 
 log = logs.get("api.service")
@@ -53,11 +53,17 @@ class _Server(uvicorn.Server):
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     publisher = MqttPublisher(settings)
     async with contextlib.AsyncExitStack() as stack:
-        events = MongoEventStore.connect(settings.mongodb_url)
-        stack.push_async_callback(events.close)
+        mongodb = MongoConnection(settings.mongodb_url)
+        stack.push_async_callback(mongodb.close)
         streaks = RedisStreakStore.connect(settings.redis_url)
         stack.push_async_callback(streaks.close)
-        app = create_app(settings, events=events, streaks=streaks, publisher=publisher)
+        app = create_app(
+            settings,
+            events=MongoEventStore(mongodb),
+            streaks=streaks,
+            letters=MongoDeadLetterStore(mongodb),
+            publisher=publisher,
+        )
         server = _Server(
             uvicorn.Config(
                 app,

@@ -52,7 +52,7 @@ class State(Enum):
     """Where a connection stands."""
 
     CONNECTING = auto()  # CONNECT sent, CONNACK awaited
-    SUBSCRIBING = auto()  # SUBSCRIBE sent, SUBACK awaited; a resumed session already sends messages
+    SUBSCRIBING = auto()  # (UN)SUBSCRIBE sent, its ACK awaited; a resumed session already sends messages
     READY = auto()
     CLOSED = auto()
 
@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         *,
         connect: mqtt5.ConnectPacket,
         topic_filter: str,
+        leaving: bool = False,
         on_message: Callable[[Message], None],
         unacknowledged: dict[int, bytes],
     ) -> None:
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
         self.state = State.CONNECTING
         self._connect = connect
         self._topic_filter = topic_filter
+        self._leaving = leaving
         self._on_message = on_message
         # Our own QoS 1 publishes by packet id, kept by the session across connections [MQTT-4.4.0-1].
         self._unacknowledged = unacknowledged
@@ -103,7 +105,15 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and self.state is not State.CLOSED:
             self._transport.write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
 
-    def publish(self, topic: str, payload: bytes, *, correlation_data: bytes | None, expiry_s: int) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
+    ) -> None:
         """Send a message at QoS 1, or at QoS 0 where the broker's Receive Maximum is used up.
 
         It never waits: a wait here would hold back the acknowledgements that free the very quota.
@@ -116,6 +126,7 @@ class Connection(asyncio.Protocol):
             payload,
             qos=mqtt5.QoS.AT_MOST_ONCE if packet_id is None else mqtt5.QoS.AT_LEAST_ONCE,
             packet_id=packet_id,
+            retain=retain,
             correlation_data=correlation_data,
             message_expiry_interval=expiry_s,
         ).write()
@@ -134,10 +145,11 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._steer()
 
-    def disconnect(self) -> None:
-        """Say goodbye and close, after everything written so far; the session stays in the broker."""
+    def disconnect(self, *, end_session: bool = False) -> None:
+        """Say goodbye and close, after everything written so far; unless ended, the session stays."""
         if self.state is not State.CLOSED:
-            self._write(mqtt5.DisconnectPacket().write())
+            expiry_s = 0 if end_session else None
+            self._write(mqtt5.DisconnectPacket(session_expiry_interval=expiry_s).write())
         self._end(None)
 
     # What asyncio calls
@@ -229,6 +241,9 @@ class Connection(asyncio.Protocol):
             self._connected(packet)
         elif isinstance(packet, mqtt5.SubAckPacket) and self.state is State.SUBSCRIBING:
             self._subscribed(packet)
+        elif isinstance(packet, mqtt5.UnsubAckPacket) and self._leaving:
+            self.state = State.READY
+            self.ready.set_result(None)
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self._disconnected(packet)
         else:
@@ -247,12 +262,11 @@ class Connection(asyncio.Protocol):
         self._send_quota = packet.receive_max
         self._keep_alive()
         self.state = State.SUBSCRIBING
-        self._write(
-            mqtt5.SubscribePacket(
-                _PACKET_ID_MAX,
-                [mqtt5.TopicFilter(self._topic_filter, max_qos=mqtt5.QoS.AT_LEAST_ONCE)],
-            ).write()
-        )
+        topic_filter = mqtt5.TopicFilter(self._topic_filter, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+        if self._leaving:
+            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, [self._topic_filter]).write())
+        else:
+            self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, [topic_filter]).write())
         self._resend(session_present=packet.session_present)
         self.accepted.set_result(packet.session_present)
 

@@ -31,7 +31,13 @@ class Flow(Protocol):
         """Take messages in again."""
 
     def publish(
-        self, topic: str, payload: bytes, *, correlation_data: bytes | None = None, expiry_s: int
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
     ) -> None:
         """Send a message if there is a connection."""
 
@@ -73,6 +79,7 @@ class Pipeline:
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.offered = 0
         self._held_messages = 0
         self._held_bytes = 0
 
@@ -83,11 +90,17 @@ class Pipeline:
     def offer(self, message: Message) -> None:
         """Take a message in; at the limit the session is paused."""
         self._pending.append(message)
+        self.offered += 1
         self._held_messages += 1
         self._held_bytes += len(message.payload)
         self._idle.clear()
         self._arrived.set()
         self._steer()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything taken in is settled."""
+        return self._held_messages == 0
 
     async def drain(self) -> None:
         """Take nothing more in; return when everything taken in is settled."""
@@ -137,7 +150,7 @@ class Pipeline:
 
     async def _keep(self, messages: Sequence[Message]) -> list[Work]:
         """Make everything in the messages durable, and project it."""
-        received_at = clock.now()
+        received_at = self._projector.receive()
         now_ms = clock.to_ms(received_at)
         works = [Work(message=message, decoded=_decode(message, now_ms)) for message in messages]
         batch = [event for work in works for event in work.decoded.events]
@@ -147,7 +160,7 @@ class Pipeline:
         if letters:
             await until_available("MongoDB", lambda: self._store.add_dead_letters(letters, received_at))
             log.warning("rejected", count=len(letters), first=letters[0].detail, topic=letters[0].topic)
-        await until_available("Redis", lambda: self._projector.apply(kept))
+        await self._projector.apply(kept, received_at)
         return works
 
     def _settle(self, works: Sequence[Work]) -> None:

@@ -1,42 +1,189 @@
-"""Keeps Redis in step with what MongoDB has, and watches for streaks that reach or leave the alert."""
+"""Keeps Redis in step with what this bridge stored in MongoDB, and makes it whole again when it is not.
 
+Redis being away never holds up an event: what could not be joined is in MongoDB, and the projector remembers
+from which time of receipt on it has to replay. The same memory is in Redis, as the bridge's mark, where it is
+lost and rolled back together with the data. See docs/architecture.md, "Redis can burn".
+"""
+
+import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 
-from pisync import limits, logs
+from bridge.alerts import Alerts
+from pisync import backoff, clock, limits, logs
+from pisync.errors import EventStoreUnavailable, StreakStoreUnavailable, Unavailable
 from pisync.events import SyncEvent
-from pisync.stores.interfaces import AlertChange, StreakStore
+from pisync.stores.interfaces import EventStore, Projection
 from pisync.streaks import project
 
 log = logs.get(__name__)
 
 
 class Projector:
-    """Joins events into the streak store and tells operators of devices that keep failing."""
+    """Joins events into the projection, and catches up after every time that it could not."""
 
-    def __init__(self, streaks: StreakStore) -> None:
-        self._streaks = streaks
+    def __init__(
+        self,
+        *,
+        bridge_id: str,
+        events: EventStore,
+        projection: Projection,
+        alerts: Alerts,
+        known_before: bool,
+    ) -> None:
+        """Prepare; nothing is asked of Redis yet.
 
-    async def apply(self, events: Sequence[SyncEvent]) -> None:
-        """Join the events; safe to repeat.
-
-        Raises:
-            StreakStoreUnavailable: Redis is away; nothing may have been joined, or all.
+        Args:
+            bridge_id: whose mark this is.
+            events: where to replay from.
+            projection: what to keep in step.
+            alerts: who hears of streaks that reach or leave the alert.
+            known_before: whether a bridge of this id ran before, and so may have stored events that no
+                mark tells of.
         """
-        changes = await self._streaks.apply(project(events))
-        while changes:
-            for change in changes:
-                _tell(change)
-            # Confirmed only now: a crash before this tells it again, a crash after it does not lose it.
-            changes = await self._streaks.confirm(changes)
+        self._bridge_id = bridge_id
+        self._events = events
+        self._projection = projection
+        self._alerts = alerts
+        self._known_before = known_before
+        self._attached = False
+        self._was_attached = False
+        self._detached = asyncio.Event()
+        # Times of receipt of batches that are not joined yet, and the earliest of those given up on.
+        self._in_flight: Counter[int] = Counter()
+        self._behind_ms: int | None = None
+        self._latest_ms = 0
 
+    def receive(self) -> datetime:
+        """The time of receipt of a batch that begins now; `apply` must follow. It never goes backwards."""
+        self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
+        self._in_flight[self._latest_ms] += 1
+        return clock.from_ms(self._latest_ms)
 
-def _tell(change: AlertChange) -> None:
-    if change.opens:
-        log.warning(
-            "device keeps failing",
-            device_id=change.device_id,
-            failures_in_a_row=change.streak,
-            threshold=limits.STREAK_ALERT,
-        )
-    else:
-        log.info("device recovered", device_id=change.device_id)
+    async def apply(self, batch: Sequence[SyncEvent], received_at: datetime) -> None:
+        """Join the events of a batch that MongoDB has; where Redis is away, leave them to a replay."""
+        try:
+            if not self._attached:
+                self._give_up(clock.to_ms(received_at))
+            elif batch:
+                await self._alerts.handle(await self._projection.apply(project(batch)))
+        except StreakStoreUnavailable as error:
+            self._give_up(clock.to_ms(received_at))
+            self._detach(error)
+        finally:
+            self._in_flight -= Counter([clock.to_ms(received_at)])
+
+    async def run(self) -> None:
+        """Attach, catch up and keep the mark, until cancelled."""
+        delays = backoff.delays()
+        while True:
+            try:
+                await self._catch_up()
+                delays = backoff.delays()
+                await self._keep_mark()
+            except StreakStoreUnavailable as error:
+                self._detach(error)
+                await self._wait(error, next(delays))
+            except EventStoreUnavailable as error:
+                await self._wait(error, next(delays))
+
+    async def _wait(self, error: Unavailable, delay_s: float) -> None:
+        log.warning("projection interrupted", why=str(error), retry_in_s=round(delay_s, 2))
+        await asyncio.sleep(delay_s)
+
+    def _give_up(self, stamp_ms: int) -> None:
+        self._behind_ms = stamp_ms if self._behind_ms is None else min(self._behind_ms, stamp_ms)
+
+    def _detach(self, error: StreakStoreUnavailable) -> None:
+        if self._attached:
+            log.warning("projection away", why=str(error))
+        self._attached = False
+        self._detached.set()
+
+    def _low_ms(self) -> int:
+        """All our events received before this are joined."""
+        # Later batches must not be received before what is promised here, even if the clock steps back.
+        self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
+        open_ends = [*self._in_flight, *([] if self._behind_ms is None else [self._behind_ms])]
+        return min(open_ends, default=self._latest_ms)
+
+    async def _catch_up(self) -> None:
+        """Attach, and replay what may be missing while live traffic goes on."""
+        standing = await self._projection.attach(self._bridge_id)
+        unknown = standing.mark_ms is None and self._known_before and not self._was_attached
+        if not standing.built or unknown:
+            await self._rebuild()
+            return
+        # Without a mark, the projection began after all that we joined before; it has that from MongoDB.
+        start_ms = self._low_ms() if standing.mark_ms is None else min(standing.mark_ms, self._low_ms())
+        self._latest_ms = max(self._latest_ms, start_ms)
+        self._attach(start_ms)
+        await self._projection.mark(self._bridge_id, start_ms, catching_up=True)
+        await self._replay(clock.from_ms(start_ms))
+        await self._settle()
+
+    async def _rebuild(self) -> None:
+        alerting = await self._alerts.open_devices()
+        if not await self._projection.begin_rebuild(self._bridge_id, alerting):
+            raise StreakStoreUnavailable("Redis: another bridge rebuilds the projection")
+        log.warning("rebuilding the projection from MongoDB")
+        self._attach(0)
+        await self._projection.mark(self._bridge_id, 0, catching_up=True)
+        await self._replay(None)
+        await self._projection.finish_rebuild(self._bridge_id)
+        await self._settle()
+
+    def _attach(self, start_ms: int) -> None:
+        self._attached = self._was_attached = True
+        self._detached.clear()
+        self._give_up(start_ms)
+
+    async def _replay(self, since: datetime | None) -> None:
+        loop = asyncio.get_running_loop()
+        total = await self._events.count(since)
+        replayed, told_at = 0, loop.time()
+        async for batch in self._events.replay(since):
+            await self._projection.apply(project(batch))
+            replayed += len(batch)
+            if loop.time() - told_at > limits.MARK_INTERVAL_S:
+                told_at = loop.time()
+                await self._projection.mark(self._bridge_id, self._low_ms(), catching_up=True)
+                await self._projection.report_replay(self._bridge_id, replayed, total)
+                log.info("catching up", replayed=replayed, of=total)
+        if not self._attached:
+            raise StreakStoreUnavailable("Redis: it went away during the replay")
+        # What live batches gave up on since would have detached us.
+        self._behind_ms = None
+        log.info("caught up", replayed=replayed)
+
+    async def _settle(self) -> None:
+        await self._projection.mark(self._bridge_id, self._low_ms(), catching_up=False)
+        await self._alerts.handle(await self._projection.settle(self._bridge_id))
+
+    async def _keep_mark(self) -> None:
+        """Write down every second how far we are; compare all alerts now and then."""
+        loop = asyncio.get_running_loop()
+        compared_at = loop.time()
+        while self._attached:
+            pending = await self._projection.mark(self._bridge_id, self._low_ms(), catching_up=False)
+            if pending:
+                # Whoever began the rebuild may be dead; while it lives, it has the lock.
+                await self._take_over()
+            if loop.time() - compared_at > limits.RECONCILE_INTERVAL_S:
+                compared_at = loop.time()
+                await self._alerts.handle(await self._projection.settle(self._bridge_id))
+            try:
+                async with asyncio.timeout(limits.MARK_INTERVAL_S):
+                    await self._detached.wait()
+            except TimeoutError:
+                pass
+        raise StreakStoreUnavailable("Redis: it went away")
+
+    async def _take_over(self) -> None:
+        try:
+            await self._rebuild()
+        except StreakStoreUnavailable as error:
+            if not self._attached:
+                raise
+            log.debug("a rebuild is under way", why=str(error))

@@ -6,14 +6,14 @@ not acknowledged there is sent again on the next one.
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import mqtt5
 
 from bridge.connection import Connection, Message, State
 from pisync import backoff, limits, logs
-from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError
+from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
 from pisync.settings import MqttAddress
 
 log = logs.get(__name__)
@@ -30,17 +30,34 @@ class Session:
         client_id: str,
         topic_filter: str,
         on_message: Callable[[Message], None],
+        is_ours: Callable[[], Awaitable[bool]],
+        leaving: bool = False,
     ) -> None:
+        """Prepare; `run` connects.
+
+        Args:
+            address: the broker.
+            ca_file: whom to trust for `mqtts://`; None: whom the system trusts.
+            client_id: names the session in the broker.
+            topic_filter: what to subscribe to.
+            on_message: takes each message in.
+            is_ours: whether the client id is still ours; asked when the broker hangs up without a word,
+                because Mosquitto 2.0 does so to the one of two clients with one id that came first.
+            leaving: unsubscribe instead, and take only what the session still holds.
+        """
         self._address = address
         self._tls = ssl.create_default_context(cafile=ca_file) if address.tls else None
         self._client_id = client_id
         self._topic_filter = topic_filter
         self._on_message = on_message
+        self._is_ours = is_ours
+        self._leaving = leaving
         self._unacknowledged: dict[int, bytes] = {}
         self._connection: Connection | None = None
         self._reading = asyncio.Event()
         self._reading.set()
         self._was_ready = False
+        self._ended = False
 
     @property
     def is_ready(self) -> bool:
@@ -48,7 +65,7 @@ class Session:
         return self._connection is not None and self._connection.state is State.READY
 
     async def run(self) -> None:
-        """Stay connected until cancelled.
+        """Stay connected until cancelled, or until the session is ended.
 
         Raises:
             ConfigurationError: the broker refuses us, and has from the start.
@@ -56,13 +73,18 @@ class Session:
         """
         delays = backoff.delays()
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._ended:
             # A connection that may not be read could not even read its CONNACK.
             await self._reading.wait()
             started_at = loop.time()
             try:
                 await self._connect_once()
             except (BrokerUnavailable, ProtocolError) as error:
+                if not await self._is_ours():
+                    raise SessionTakenOver(
+                        f"another bridge runs as {self._client_id!r}:"
+                        " every bridge needs a PISYNC_BRIDGE_ID of its own"
+                    ) from None
                 if loop.time() - started_at > limits.BACKOFF_CAP_S:
                     delays = backoff.delays()
                 await self._wait(str(error), next(delays))
@@ -73,11 +95,25 @@ class Session:
                 await self._wait(str(error), next(delays))
 
     def publish(
-        self, topic: str, payload: bytes, *, correlation_data: bytes | None = None, expiry_s: int
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
     ) -> None:
         """Send a message if there is a connection; whoever waits for it in vain asks again."""
         if self._connection is not None:
-            self._connection.publish(topic, payload, correlation_data=correlation_data, expiry_s=expiry_s)
+            self._connection.publish(
+                topic, payload, correlation_data=correlation_data, expiry_s=expiry_s, retain=retain
+            )
+
+    def end(self) -> None:
+        """End the session in the broker, with all that it holds, for good."""
+        self._ended = True
+        if self._connection is not None:
+            self._connection.disconnect(end_session=True)
 
     def pause(self) -> None:
         """Stop taking messages in."""
@@ -134,6 +170,7 @@ class Session:
                 max_packet_size=limits.BRIDGE_PACKET_BYTES_MAX,
             ),
             topic_filter=self._topic_filter,
+            leaving=self._leaving,
             on_message=self._on_message,
             unacknowledged=self._unacknowledged,
         )

@@ -3,10 +3,12 @@
 PiSyncError
 ├── ConfigurationError          stop: nothing but a person can mend it (exit 78)
 ├── SessionTakenOver            stop: another bridge has this bridge's id (exit 79)
+├── ChildFailed                 stop: a program of the local stack does not run (pisync/stack/process.py)
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
 │   ├── EventStoreUnavailable
 │   └── StreakStoreUnavailable
+│       └── ProjectionLost      Redis answers, but what it held is gone: attach again
 └── ProtocolError               disconnect and connect again
 """
 
@@ -43,6 +45,10 @@ class EventStoreUnavailable(Unavailable):
 
 class StreakStoreUnavailable(Unavailable):
     """Redis cannot be reached, or cannot write for now."""
+
+
+class ProjectionLost(StreakStoreUnavailable):
+    """Redis answers, but the projection that we were attached to is not there."""
 
 
 class ProtocolError(PiSyncError):

@@ -26,6 +26,18 @@ DETAIL_CHARS_MAX: Final = 300
 SHARDS: Final = 16
 FAILURES_KEPT_MAX: Final = 1000
 STREAK_ALERT: Final = 3
+# How often a bridge writes down how far its events are projected.
+MARK_INTERVAL_S: Final = 1.0
+# How often a bridge compares all alerts with all streaks, should one have been missed.
+RECONCILE_INTERVAL_S: Final = 60.0
+# After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
+REBUILDER_SILENT_S: Final = 30
+REPLAY_BATCH_EVENTS: Final = 2000
+# How often a bridge looks for alerts that another one left unpublished.
+ANNOUNCE_INTERVAL_S: Final = 10.0
+ANNOUNCE_BATCH: Final = 100
+# A bridge that leaves waits so long for what the broker still holds for it, after the last message.
+LEAVE_QUIET_S: Final = 2.0
 
 # The bridge's pipeline.
 BATCH_EVENTS_MAX: Final = 1000

@@ -14,11 +14,11 @@ from pisync import settings
 from pisync.stack.process import ChildProcess
 
 
-def program(name: str, log: Path, **environment: object) -> ChildProcess:
+def program(name: str, log: Path, *options: str, **environment: object) -> ChildProcess:
     """`pisync NAME` with these settings and no others."""
     return ChildProcess(
         name,
-        [sys.executable, "-m", "pisync", name],
+        [sys.executable, "-m", "pisync", name, *options],
         log=log,
         environment=settings.child_environment({key: str(value) for key, value in environment.items()}),
     )

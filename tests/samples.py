@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pisync.clock import to_ms
 from pisync.events import SyncEvent
+from pisync.stores.interfaces import Projection
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 NOW_MS = to_ms(NOW)
@@ -45,6 +46,13 @@ def event(device_id: str = "PB-1", minute: float = 0, errors: int = 0, files: in
         total_errors=errors,
         internet_speed=3.2,
     )
+
+
+async def attach_anew(store: Projection) -> None:
+    """Begin a projection, and declare it complete."""
+    await store.attach("bridge-0")
+    await store.begin_rebuild("bridge-0", [])
+    await store.finish_rebuild("bridge-0")
 
 
 # Few devices and few minutes, so that repetitions and ties are the rule; content follows from the identity,

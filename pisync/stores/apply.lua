@@ -1,19 +1,26 @@
 -- Joins device states into one shard's projection, atomically; pisync/streaks.py is the same rule in Python.
 --
 -- KEYS[1]  the shard's root, such as pisync:{07}; every key below begins with it and shares its slot
--- ARGV     failures kept, alert threshold, then for each device:
+-- ARGV     epoch, failures kept, alert threshold, then for each device:
 --          id, last success or '', newest event's time, newest event, number of failures, failure times ...
 -- Times are epoch milliseconds. Returns a flat list: id, streak, 1 (alert to open) or 0 (to close), ...
 local root = KEYS[1]
-local kept_max = tonumber(ARGV[1])
-local threshold = tonumber(ARGV[2])
+if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+  return redis.error_reply('LOST the projection')
+end
+local kept_max = tonumber(ARGV[2])
+local threshold = tonumber(ARGV[3])
+local now = redis.call('TIME')[1]
+-- While anyone catches up, half a history would raise alerts that the whole one does not.
+local quiet = redis.call('EXISTS', root .. ':pending') == 1
+  or redis.call('ZCOUNT', root .. ':catching', now, '+inf') > 0
 local changes = {}
-local i = 3
+local i = 4
 while i <= #ARGV do
   local id, success, seen, event, count = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
   local device = root .. ':device:' .. id
   local failures = root .. ':failures:' .. id
-  local known = redis.call('HMGET', device, 'last_success', 'last_seen', 'alerting')
+  local known = redis.call('HMGET', device, 'last_success', 'last_seen')
   local last_success = known[1]
 
   if success ~= '' and (not last_success or tonumber(success) > tonumber(last_success)) then
@@ -47,11 +54,13 @@ while i <= #ARGV do
     redis.call('ZADD', root .. ':by:failures', total, id)
     redis.call('ZADD', root .. ':by:streak', streak, id)
     redis.call('ZADD', root .. ':by:last_seen', newer and seen or known[2], id)
-    local alerting = known[3] == '1'
-    if alerting ~= (streak >= threshold) then
-      changes[#changes + 1] = id
-      changes[#changes + 1] = streak
-      changes[#changes + 1] = alerting and 0 or 1
+    if not quiet then
+      local alerting = redis.call('SISMEMBER', root .. ':alerting', id) == 1
+      if alerting ~= (streak >= threshold) then
+        changes[#changes + 1] = id
+        changes[#changes + 1] = streak
+        changes[#changes + 1] = alerting and 0 or 1
+      end
     end
   end
 end

@@ -1,6 +1,6 @@
 """What the rest of PiSync asks of its stores. The in-memory and the real ones pass one contract suite."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -85,6 +85,15 @@ class EventStore(Protocol):
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
 
+    def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+        """All events received at `since` or later (None: all events), in batches.
+
+        What is stored while it runs may be missing; what was stored before is not.
+        """
+
+    async def count(self, since: datetime | None) -> int:
+        """About how many events `replay` would give."""
+
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts, for the rare device whose failures exceed what the projection keeps."""
 
@@ -134,6 +143,40 @@ class FailingDevice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectionStatus:
+    """How true the projection is: `complete`, or how far the replay is that makes it so.
+
+    `replayed` of `to_replay` events are joined again; both are 0 where no replay has begun.
+    """
+
+    complete: bool
+    replayed: int = 0
+    to_replay: int = 0
+
+
+class StreakStore(Protocol):
+    """Reads each device's state.
+
+    Each method raises `StreakStoreUnavailable` where Redis is away; the call may then be repeated.
+    """
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+
+    async def state(self, device_id: str) -> DeviceState | None:
+        """One device's state; None for a device never seen."""
+
+    async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
+        """One page of failing devices."""
+
+    async def status(self) -> ProjectionStatus:
+        """How true the answers are."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AlertChange:
     """A device whose streak and whose confirmed alert differ: to be opened, or to be closed."""
 
@@ -142,17 +185,30 @@ class AlertChange:
     opens: bool
 
 
-class StreakStore(Protocol):
-    """Keeps each device's state by joining what it is given.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What a bridge finds when it attaches: whether there is a projection, and its own mark in it."""
 
-    Each method raises `StreakStoreUnavailable` where Redis is away; the call may then be repeated.
+    built: bool
+    mark_ms: int | None
+
+
+class Projection(StreakStore, Protocol):
+    """Keeps each device's state by joining what it is given, and knows how complete it is.
+
+    The bridge's side of the streak store. A bridge attaches first. Every writing method raises
+    `ProjectionLost` once the projection is not the one that was attached to: it is not written to then.
     """
 
-    async def ping(self) -> None:
-        """Return when the store answers."""
+    async def attach(self, bridge_id: str) -> Standing:
+        """Find the projection and stick to it."""
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
-        """Join the states into the kept ones; returns every touched device whose alert is now out of date."""
+        """Join the states into the kept ones.
+
+        Returns every touched device whose alert is out of date; none while any bridge catches up, because
+        half a history would raise alerts that the whole one does not.
+        """
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
         """Record that these alerts were opened or closed, so that `apply` stops reporting them.
@@ -160,11 +216,88 @@ class StreakStore(Protocol):
         Returns those that are out of date again, because another bridge moved the streak meanwhile.
         """
 
-    async def state(self, device_id: str) -> DeviceState | None:
-        """One device's state; None for a device never seen."""
+    async def mark(self, bridge_id: str, low_ms: int, *, catching_up: bool) -> bool:
+        """Record that all this bridge's events received before `low_ms` are joined.
 
-    async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
-        """One page of failing devices."""
+        Returns whether a rebuild is pending.
+        """
 
-    async def close(self) -> None:
-        """Let go of the connections."""
+    async def settle(self, bridge_id: str) -> list[AlertChange]:
+        """Record that this bridge has caught up; returns every alert that is out of date."""
+
+    async def begin_rebuild(self, bridge_id: str, alerting: Sequence[str]) -> bool:
+        """Start a new projection, in which these devices are alerting; False where another bridge does."""
+
+    async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
+        """Say how far a replay is, and that whoever does it is alive."""
+
+    async def finish_rebuild(self, bridge_id: str) -> None:
+        """Declare the projection complete."""
+
+    async def leave(self, bridge_id: str) -> None:
+        """Forget this bridge's mark."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alert:
+    """A device that failed `streak` times in a row when the alert was opened; open until `closed_at`."""
+
+    alert_id: str
+    device_id: str
+    streak: int
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertQuery:
+    """A page of alerts, newest first; `is_open` None: open and closed; `before`: an alert's id."""
+
+    limit: int
+    is_open: bool | None = None
+    device_id: str | None = None
+    before: str | None = None
+
+
+class AlertStore(Protocol):
+    """Keeps alerts, at most one open for a device.
+
+    Each method raises `EventStoreUnavailable` where MongoDB is away; the call may then be repeated.
+    """
+
+    async def prepare(self) -> None:
+        """Create what the store needs (indexes); may be repeated."""
+
+    async def open(self, device_id: str, streak: int, now: datetime) -> bool:
+        """Open an alert; False where one is open."""
+
+    async def resolve(self, device_id: str, now: datetime) -> bool:
+        """Close the open alert; False where none is open."""
+
+    async def open_devices(self) -> list[str]:
+        """The devices with an open alert."""
+
+    async def find(self, query: AlertQuery) -> list[Alert]:
+        """A page of alerts."""
+
+    async def unannounced(self, limit: int) -> list[Alert]:
+        """Alerts whose present state was not published yet, oldest first."""
+
+    async def announced(self, alert: Alert) -> None:
+        """Record that this state of the alert was published."""
+
+
+class BridgeRegistry(Protocol):
+    """Knows which bridges there are, and which process speaks for each.
+
+    Each method raises `EventStoreUnavailable` where MongoDB is away; the call may then be repeated.
+    """
+
+    async def claim(self, bridge_id: str, instance: str, now: datetime) -> bool:
+        """Speak for a bridge from now on; returns whether there was such a bridge before."""
+
+    async def holder(self, bridge_id: str) -> str | None:
+        """The instance that claimed the bridge last."""
+
+    async def forget(self, bridge_id: str) -> None:
+        """Retire a bridge."""

@@ -1,22 +1,27 @@
 """The stores in memory: for unit tests and for trying things out, under the contract of the real ones."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pisync import limits
 from pisync.clock import from_ms, to_ms
 from pisync.events import SyncEvent, outcome
 from pisync.stores.interfaces import (
+    Alert,
     AlertChange,
+    AlertQuery,
     DeadLetter,
     FailingDevice,
     FailureCounts,
     HistoryEntry,
     HistoryQuery,
     Position,
+    ProjectionStatus,
     RankedBy,
     RankingQuery,
+    Standing,
     Stored,
 )
 from pisync.streaks import DeviceState
@@ -68,6 +73,14 @@ class MemoryEventStore:
         """Whether the device has any event."""
         return any(known == device_id for known, _ in self.events)
 
+    async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+        """All events received since then, one batch."""
+        yield [entry.event for entry in self.events.values() if since is None or entry.received_at >= since]
+
+    async def count(self, since: datetime | None) -> int:
+        """How many that are."""
+        return sum(1 for entry in self.events.values() if since is None or entry.received_at >= since)
+
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts."""
         mine = [entry.event for (known, _), entry in self.events.items() if known == device_id]
@@ -90,14 +103,57 @@ def _as_kept(event: SyncEvent) -> SyncEvent:
 
 
 class MemoryStreakStore:
-    """A `StreakStore` that forgets when the process ends."""
+    """A `StreakStore` and `Projection` that forgets when the process ends."""
 
     def __init__(self) -> None:
         self.states: dict[str, DeviceState] = {}
         self.alerting: set[str] = set()
+        self.marks: dict[str, int] = {}
+        self.catching: set[str] = set()
+        self.built = True
+        self.pending = False
 
     async def ping(self) -> None:
         """Always there."""
+
+    async def attach(self, bridge_id: str) -> Standing:
+        """Find what is kept."""
+        return Standing(built=self.built, mark_ms=self.marks.get(bridge_id))
+
+    async def mark(self, bridge_id: str, low_ms: int, *, catching_up: bool) -> bool:
+        """Record how far the bridge's events are joined."""
+        self.marks[bridge_id] = low_ms
+        if catching_up:
+            self.catching.add(bridge_id)
+        return self.pending
+
+    async def settle(self, bridge_id: str) -> list[AlertChange]:
+        """Record that the bridge has caught up."""
+        self.catching.discard(bridge_id)
+        return [
+            change for device_id, state in self.states.items() for change in self._outdated(device_id, state)
+        ]
+
+    async def begin_rebuild(self, bridge_id: str, alerting: Sequence[str]) -> bool:
+        """Start anew."""
+        self.built = self.pending = True
+        self.alerting.update(alerting)
+        return True
+
+    async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
+        """Nobody to tell."""
+
+    async def finish_rebuild(self, bridge_id: str) -> None:
+        """Declare it complete."""
+        self.pending = False
+
+    async def leave(self, bridge_id: str) -> None:
+        """Forget the mark."""
+        self.marks.pop(bridge_id, None)
+
+    async def status(self) -> ProjectionStatus:
+        """How true the answers are."""
+        return ProjectionStatus(complete=self.built and not self.pending and not self.catching)
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Join the states."""
@@ -117,7 +173,7 @@ class MemoryStreakStore:
         return outdated
 
     def _outdated(self, device_id: str, state: DeviceState) -> list[AlertChange]:
-        if state.alerting == (device_id in self.alerting):
+        if self.pending or self.catching or state.alerting == (device_id in self.alerting):
             return []
         return [AlertChange(device_id=device_id, streak=state.streak, opens=state.alerting)]
 
@@ -162,3 +218,62 @@ def _score(state: DeviceState, ranked_by: RankedBy) -> int:
             return state.streak
         case RankedBy.LAST_SEEN:
             return state.last_event.timestamp_ms
+
+
+class MemoryAlertStore:
+    """An `AlertStore` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.alerts: list[Alert] = []
+        self.silent: set[str] = set()
+
+    async def prepare(self) -> None:
+        """Nothing to create."""
+
+    async def open(self, device_id: str, streak: int, now: datetime) -> bool:
+        """Open an alert."""
+        if device_id in await self.open_devices():
+            return False
+        alert = Alert(
+            alert_id=f"{len(self.alerts):024}",
+            device_id=device_id,
+            streak=streak,
+            opened_at=now,
+            closed_at=None,
+        )
+        self.alerts.append(alert)
+        self.silent.add(alert.alert_id)
+        return True
+
+    async def resolve(self, device_id: str, now: datetime) -> bool:
+        """Close the open alert."""
+        for place, alert in enumerate(self.alerts):
+            if alert.device_id == device_id and alert.closed_at is None:
+                self.alerts[place] = replace(alert, closed_at=now)
+                self.silent.add(alert.alert_id)
+                return True
+        return False
+
+    async def open_devices(self) -> list[str]:
+        """The devices with an open alert."""
+        return [alert.device_id for alert in self.alerts if alert.closed_at is None]
+
+    async def find(self, query: AlertQuery) -> list[Alert]:
+        """A page of alerts."""
+        page = [
+            alert
+            for alert in reversed(self.alerts)
+            if query.is_open in {None, alert.closed_at is None}
+            and query.device_id in {None, alert.device_id}
+            and (query.before is None or alert.alert_id < query.before)
+        ]
+        return page[: query.limit]
+
+    async def unannounced(self, limit: int) -> list[Alert]:
+        """Alerts whose present state was not published."""
+        return [alert for alert in self.alerts if alert.alert_id in self.silent][:limit]
+
+    async def announced(self, alert: Alert) -> None:
+        """Record that this state was published."""
+        if alert in self.alerts:
+            self.silent.discard(alert.alert_id)

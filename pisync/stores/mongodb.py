@@ -6,7 +6,7 @@ device's history is one range of the `_id` index. Every write waits for the majo
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, Self
@@ -27,6 +27,7 @@ from pymongo.errors import (
     ConfigurationError as MongoConfigurationError,
 )
 
+from pisync import limits
 from pisync.clock import to_ms
 from pisync.errors import ConfigurationError, EventStoreUnavailable
 from pisync.events import ErrorDetail, Outcome, SyncEvent
@@ -192,6 +193,24 @@ class MongoEventStore:
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
         return bool(await self.history(HistoryQuery(device_id=device_id, limit=1)))
+
+    async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+        """All events received since then, by device where it is all of them, else by time of receipt."""
+        cursor = self._events.find({} if since is None else {"received_at": {"$gte": since}})
+        cursor = cursor.hint("_id_" if since is None else "received_at").batch_size(
+            limits.REPLAY_BATCH_EVENTS
+        )
+        async with cursor:
+            with mapped():
+                while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
+                    yield [_entry(found).event for found in batch]
+
+    async def count(self, since: datetime | None) -> int:
+        """About how many events that is."""
+        with mapped():
+            if since is None:
+                return await self._events.estimated_document_count()
+            return await self._events.count_documents({"received_at": {"$gte": since}}, hint="received_at")
 
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts, from the index over failures."""

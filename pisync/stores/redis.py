@@ -2,14 +2,20 @@
 
 Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spread by the CRC-32 of their id:
 
-    pisync:{07}:device:ID      hash: last_success, last_seen, last_event, alerting
-    pisync:{07}:failures:ID    sorted set of failure times, the newest `limits.FAILURES_KEPT_MAX`
-    pisync:{07}:by:failures    sorted sets of the failing devices: by failures kept,
-    pisync:{07}:by:streak      by streak,
-    pisync:{07}:by:last_seen   by newest event
+| key | what |
+|---|---|
+| `pisync:{07}:device:ID` | hash: `last_success`, `last_seen`, `last_event` |
+| `pisync:{07}:failures:ID` | sorted set of failure times, the newest `limits.FAILURES_KEPT_MAX` |
+| `pisync:{07}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the failing devices |
+| `pisync:{07}:alerting` | set of the devices whose alert is open and confirmed |
+| `pisync:{07}:epoch` | which projection this is; without it there is none |
+| `pisync:{07}:marks` | hash: bridge → all its events received before this are joined |
+| `pisync:{07}:catching` | sorted set: bridges that catch up, by when they count as dead |
+| `pisync:{07}:pending` | there while a rebuild is not complete |
 """
 
 import heapq
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +29,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pisync import limits
-from pisync.errors import ConfigurationError, StreakStoreUnavailable
-from pisync.stores.interfaces import AlertChange, FailingDevice, Position, RankingQuery
+from pisync.errors import ConfigurationError, ProjectionLost, StreakStoreUnavailable
+from pisync.stores.interfaces import (
+    AlertChange,
+    FailingDevice,
+    Position,
+    ProjectionStatus,
+    RankingQuery,
+    Standing,
+)
 from pisync.streaks import DeviceState, LastEvent
 
 SOCKET_TIMEOUT_S: Final = 5.0
@@ -35,13 +48,28 @@ _last_event_decoder = msgspec.json.Decoder(LastEvent)
 
 
 class RedisStreakStore:
-    """A `StreakStore` in Redis."""
+    """A `StreakStore`, and for bridges a `Projection`, in Redis."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._apply = _Script(client, "apply.lua")
-        self._confirm = _Script(client, "confirm.lua")
-        self._ranking = _Script(client, "ranking.lua")
+    def __init__(self, url: str) -> None:
+        self._client = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            client_name="pisync",
+            # The callers retry: they know what must not be acknowledged meanwhile.
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=self._on_connect,
+        )
+        self._apply = _Script(self._client, "apply.lua")
+        self._confirm = _Script(self._client, "confirm.lua")
+        self._mark = _Script(self._client, "mark.lua")
+        self._settle = _Script(self._client, "settle.lua")
+        self._finish = _Script(self._client, "finish.lua")
+        self._ranking = _Script(self._client, "ranking.lua")
+        self._epoch = ""
+        self._attached = False
+        self._run_id = ""
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -51,29 +79,52 @@ class RedisStreakStore:
             ConfigurationError: the URL cannot be understood.
         """
         try:
-            client = Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=SOCKET_TIMEOUT_S,
-                socket_connect_timeout=SOCKET_TIMEOUT_S,
-                client_name="pisync",
-                # The callers retry: they know what must not be acknowledged meanwhile.
-                retry=Retry(NoBackoff(), 0),
-            )
+            return cls(url)
         except ValueError as error:
             raise ConfigurationError(f"PISYNC_REDIS_URL: {error}") from None
-        return cls(client)
+
+    async def _on_connect(self, connection: Any) -> None:
+        """Refuse a Redis that is not the process we attached to: it may have lost what we gave it."""
+        await connection.on_connect()
+        if not self._attached:
+            return
+        await connection.send_command("INFO", "server")
+        facts = dict(
+            line.split(":", 1) for line in (await connection.read_response()).splitlines() if ":" in line
+        )
+        self._run_id = self._run_id or facts["run_id"]
+        if facts["run_id"] != self._run_id:
+            raise exceptions.ConnectionError("it was restarted")
 
     async def ping(self) -> None:
         """Return when Redis answers."""
         with _mapped():
             await self._client.ping()
 
+    async def attach(self, bridge_id: str) -> Standing:
+        """Find the projection and stick to it, and to the Redis process that holds it."""
+        self._attached, self._run_id = True, ""
+        with _mapped():
+            await self._client.connection_pool.disconnect()
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for each in _ROOTS:
+                    pipeline.get(f"{each}:epoch")
+                    pipeline.hget(f"{each}:marks", bridge_id)
+                found = await pipeline.execute()
+        epochs, marks = set(found[::2]), found[1::2]
+        self._epoch = epochs.pop() or ""
+        return Standing(
+            built=not epochs and self._epoch != "",
+            mark_ms=None if None in marks else min(map(int, marks)),
+        )
+
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Join the states into the kept ones: one script call for each shard touched, in one round trip."""
         calls: dict[str, list[Argument]] = {}
         for device_id, state in states.items():
-            arguments = calls.setdefault(shard(device_id), [limits.FAILURES_KEPT_MAX, limits.STREAK_ALERT])
+            arguments = calls.get(prefix := shard(device_id))
+            if arguments is None:
+                arguments = calls[prefix] = [self._epoch, limits.FAILURES_KEPT_MAX, limits.STREAK_ALERT]
             success = state.last_success_ms
             arguments += (
                 device_id,
@@ -89,9 +140,77 @@ class RedisStreakStore:
         """Record that these alerts were opened or closed; returns those out of date again."""
         calls: dict[str, list[Argument]] = {}
         for change in changes:
-            arguments = calls.setdefault(shard(change.device_id), [limits.STREAK_ALERT])
+            arguments = calls.setdefault(shard(change.device_id), [self._epoch, limits.STREAK_ALERT])
             arguments += (change.device_id, int(change.opens))
         return _changes(await self._confirm.call(calls))
+
+    async def mark(self, bridge_id: str, low_ms: int, *, catching_up: bool) -> bool:
+        """Record in every shard how far this bridge's events are joined."""
+        catching_s = limits.REBUILDER_SILENT_S if catching_up else 0
+        return any(await self._mark.call(_everywhere(self._epoch, bridge_id, low_ms, catching_s)))
+
+    async def settle(self, bridge_id: str) -> list[AlertChange]:
+        """Record that this bridge has caught up; returns every alert that is out of date."""
+        return _changes(await self._settle.call(_everywhere(self._epoch, bridge_id, limits.STREAK_ALERT)))
+
+    async def begin_rebuild(self, bridge_id: str, alerting: Sequence[str]) -> bool:
+        """Start a new projection under a new epoch, unless another bridge, still alive, does."""
+        with _mapped():
+            if not await self._client.set(REBUILDER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
+                return False
+            epoch = secrets.token_hex(8)
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for each in _ROOTS:
+                    pipeline.set(f"{each}:pending", bridge_id)
+                for device_id in alerting:
+                    pipeline.sadd(f"{shard(device_id)}:alerting", device_id)
+                for each in _ROOTS:
+                    pipeline.set(f"{each}:epoch", epoch)
+                await pipeline.execute()
+        self._epoch = epoch
+        return True
+
+    async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
+        """Say how far a replay is, and that whoever does it is alive."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.hset(PROGRESS, mapping={"replayed": replayed, "to_replay": to_replay})
+            pipeline.expire(PROGRESS, limits.REBUILDER_SILENT_S)
+            pipeline.get(REBUILDER)
+            with _mapped():
+                *_, rebuilder = await pipeline.execute()
+                if rebuilder == bridge_id:
+                    await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
+
+    async def finish_rebuild(self, bridge_id: str) -> None:
+        """Declare the projection complete."""
+        await self._finish.call(_everywhere(self._epoch))
+        with _mapped():
+            if await self._client.get(REBUILDER) == bridge_id:
+                await self._client.delete(REBUILDER)
+
+    async def leave(self, bridge_id: str) -> None:
+        """Forget this bridge's mark."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for each in _ROOTS:
+                pipeline.hdel(f"{each}:marks", bridge_id)
+                pipeline.zrem(f"{each}:catching", bridge_id)
+            with _mapped():
+                await pipeline.execute()
+
+    async def status(self) -> ProjectionStatus:
+        """How true the answers are."""
+        with _mapped():
+            now_s, _ = await self._client.time()
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for each in _ROOTS:
+                    pipeline.exists(f"{each}:epoch")
+                    pipeline.exists(f"{each}:pending")
+                    pipeline.zcount(f"{each}:catching", now_s, "+inf")
+                pipeline.hmget(PROGRESS, "replayed", "to_replay")
+                *found, (replayed, to_replay) = await pipeline.execute()
+        if all(found[::3]) and not any(found[1::3]) and not any(found[2::3]):
+            return ProjectionStatus(complete=True)
+        return ProjectionStatus(complete=False, replayed=int(replayed or 0), to_replay=int(to_replay or 0))
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""
@@ -118,7 +237,7 @@ class RedisStreakStore:
             query.limit,
             *(("", "") if query.after is None else (query.after.score, query.after.device_id)),
         ]
-        replies = await self._ranking.call({root(number): arguments for number in range(limits.SHARDS)})
+        replies = await self._ranking.call(_everywhere(*arguments))
         ranked = heapq.merge(*map(_ranked, replies), key=lambda row: row[:2], reverse=True)
         page = [row for row, _ in zip(ranked, range(query.limit), strict=False)]
         async with self._client.pipeline(transaction=False) as pipeline:
@@ -150,6 +269,11 @@ class RedisStreakStore:
         await self._client.aclose()
 
 
+# Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
+REBUILDER: Final = "pisync:rebuilder"
+PROGRESS: Final = "pisync:replay"
+
+
 def root(number: int) -> str:
     """What every key of a shard begins with."""
     return f"pisync:{{{number:02}}}"
@@ -161,6 +285,10 @@ _ROOTS: Final = tuple(root(number) for number in range(limits.SHARDS))
 def shard(device_id: str) -> str:
     """The root of the shard that holds a device."""
     return _ROOTS[zlib.crc32(device_id.encode()) % limits.SHARDS]
+
+
+def _everywhere(*arguments: Argument) -> dict[str, Sequence[Argument]]:
+    return dict.fromkeys(_ROOTS, arguments)
 
 
 class _Script:
@@ -197,6 +325,10 @@ def _mapped() -> Iterator[None]:
     """Driver errors become ours; every one may pass, for Redis holds nothing that cannot be made again."""
     try:
         yield
+    except exceptions.ResponseError as error:
+        if str(error).startswith("LOST"):
+            raise ProjectionLost("Redis: it does not hold the projection that we were attached to") from None
+        raise StreakStoreUnavailable(f"Redis: {str(error)[:300]}") from error
     except (exceptions.RedisError, OSError) as error:
         raise StreakStoreUnavailable(f"Redis: {str(error)[:300]}") from error
 

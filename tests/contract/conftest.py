@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from pisync.stores.interfaces import EventStore, StreakStore
+from pisync.stores.interfaces import EventStore, Projection
 from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
 from pisync.stores.mongodb import MongoEventStore
 from pisync.stores.redis import RedisStreakStore
+from tests.samples import attach_anew
 
 
 @pytest.fixture(params=["memory", "mongodb"])
@@ -33,10 +34,11 @@ async def event_store(event_store_url: str | None) -> AsyncIterator[EventStore]:
 
 
 @pytest_asyncio.fixture
-async def streak_store(streak_store_url: str | None) -> AsyncIterator[StreakStore]:
-    """An empty streak store."""
-    store: StreakStore = (
+async def streak_store(streak_store_url: str | None) -> AsyncIterator[Projection]:
+    """An empty streak store, complete, to which `bridge-0` is attached."""
+    store: Projection = (
         RedisStreakStore.connect(streak_store_url) if streak_store_url else MemoryStreakStore()
     )
+    await attach_anew(store)
     yield store
     await store.close()

@@ -15,6 +15,7 @@ from pisync.stores import mongodb
 from pisync.stores.interfaces import Stored
 from pisync.stores.mongodb import MongoEventStore
 from tests.contract.test_event_store import LETTER
+from tests.programs import until
 from tests.samples import NOW, event
 
 Database = Any
@@ -91,6 +92,16 @@ async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pyte
             with pytest.raises(EventStoreUnavailable, match="MongoDB"):
                 await store.insert([event("PB-2")], NOW)
             server.resume()
+
+            async def back() -> bool:
+                try:
+                    await store.ping()
+                except EventStoreUnavailable:
+                    return False
+                return True
+
+            await until(back)
+            monkeypatch.undo()
             assert await store.insert([event(), event("PB-3")], NOW) == [Stored.DUPLICATE, Stored.STORED]
         finally:
             await store.close()

@@ -10,28 +10,28 @@ from hypothesis import strategies as st
 from pisync import limits
 from pisync.clock import to_ms
 from pisync.events import SyncEvent
-from pisync.stores.interfaces import AlertChange, FailingDevice, RankedBy, RankingQuery, StreakStore
+from pisync.stores.interfaces import AlertChange, FailingDevice, Projection, RankedBy, RankingQuery
 from pisync.stores.redis import RedisStreakStore
 from pisync.streaks import project
-from tests.samples import START, event, events_of_few_devices
+from tests.samples import START, attach_anew, event, events_of_few_devices
 
 
-async def apply(store: StreakStore, events: Iterable[SyncEvent]) -> list[AlertChange]:
+async def apply(store: Projection, events: Iterable[SyncEvent]) -> list[AlertChange]:
     return await store.apply(project(events))
 
 
-async def page(store: StreakStore, **query: object) -> list[FailingDevice]:
+async def page(store: Projection, **query: object) -> list[FailingDevice]:
     arguments = {"more_than": 3, "ranked_by": RankedBy.FAILURES, "limit": 100} | query
     return await store.repeated_failures(RankingQuery(**arguments))  # type: ignore[arg-type]
 
 
-async def test_a_device_never_seen(streak_store: StreakStore) -> None:
+async def test_a_device_never_seen(streak_store: Projection) -> None:
     assert await streak_store.state("PB-1") is None
     assert await page(streak_store) == []
     assert await apply(streak_store, []) == []
 
 
-async def test_states_are_joined(streak_store: StreakStore) -> None:
+async def test_states_are_joined(streak_store: Projection) -> None:
     parts = [
         [event("PB-1", 3, 1)],
         [event("PB-1", 1, 1)],
@@ -47,7 +47,7 @@ async def test_states_are_joined(streak_store: StreakStore) -> None:
     assert (state.failures, state.streak, state.last_event.timestamp_ms) == (2, 1, to_ms(START) + 180_000)
 
 
-async def test_only_the_newest_failures_are_kept(streak_store: StreakStore) -> None:
+async def test_only_the_newest_failures_are_kept(streak_store: Projection) -> None:
     many = [event("PB-1", minute, 1) for minute in range(limits.FAILURES_KEPT_MAX + 30)]
     for part in (many[500:], many[:20], many[20:500]):
         await apply(streak_store, part)
@@ -57,7 +57,7 @@ async def test_only_the_newest_failures_are_kept(streak_store: StreakStore) -> N
     assert row.failures == row.streak == limits.FAILURES_KEPT_MAX
 
 
-async def test_an_alert_is_reported_until_it_is_confirmed(streak_store: StreakStore) -> None:
+async def test_an_alert_is_reported_until_it_is_confirmed(streak_store: Projection) -> None:
     assert await apply(streak_store, [event("PB-1", 0, 1), event("PB-1", 1, 1)]) == []
     opened = [AlertChange(device_id="PB-1", streak=3, opens=True)]
     assert await apply(streak_store, [event("PB-1", 2, 1)]) == opened
@@ -70,7 +70,7 @@ async def test_an_alert_is_reported_until_it_is_confirmed(streak_store: StreakSt
     assert await apply(streak_store, [event("PB-1", 5)]) == []
 
 
-async def test_a_late_success_closes_the_alert_it_ends(streak_store: StreakStore) -> None:
+async def test_a_late_success_closes_the_alert_it_ends(streak_store: Projection) -> None:
     opened = await apply(streak_store, [event("PB-1", minute, 1) for minute in range(3)])
     await streak_store.confirm(opened)
     assert await apply(streak_store, [event("PB-1", 0.5)]) == [
@@ -78,7 +78,7 @@ async def test_a_late_success_closes_the_alert_it_ends(streak_store: StreakStore
     ]
 
 
-async def test_an_alert_that_is_outdated_when_confirmed_is_reported(streak_store: StreakStore) -> None:
+async def test_an_alert_that_is_outdated_when_confirmed_is_reported(streak_store: Projection) -> None:
     opened = await apply(streak_store, [event("PB-1", minute, 1) for minute in range(3)])
     assert await apply(streak_store, [event("PB-1", 9)]) == []  # never confirmed, so nothing to close
     closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
@@ -100,7 +100,7 @@ def fleet() -> list[SyncEvent]:
 @pytest.mark.parametrize("ranked_by", RankedBy)
 @pytest.mark.parametrize("limit", [1, 3, 100])
 async def test_pages_give_each_row_once_in_order(
-    streak_store: StreakStore, fleet: list[SyncEvent], ranked_by: RankedBy, limit: int
+    streak_store: Projection, fleet: list[SyncEvent], ranked_by: RankedBy, limit: int
 ) -> None:
     await apply(streak_store, fleet)
     rows: list[FailingDevice] = []
@@ -126,7 +126,7 @@ async def test_pages_give_each_row_once_in_order(
         assert (row.last_seen_ms, row.position.score) == (state.last_event.timestamp_ms, scores[ranked_by])
 
 
-async def test_failures_since_a_moment(streak_store: StreakStore, fleet: list[SyncEvent]) -> None:
+async def test_failures_since_a_moment(streak_store: Projection, fleet: list[SyncEvent]) -> None:
     await apply(streak_store, fleet)
     since_ms = to_ms(START) + 45 * 60_000
     rows = await page(streak_store, more_than=2, since_ms=since_ms)
@@ -138,7 +138,7 @@ async def test_failures_since_a_moment(streak_store: StreakStore, fleet: list[Sy
 
 
 async def test_a_page_goes_on_where_its_last_device_was_even_if_that_moved(
-    streak_store: StreakStore, fleet: list[SyncEvent]
+    streak_store: Projection, fleet: list[SyncEvent]
 ) -> None:
     await apply(streak_store, fleet)
     first = await page(streak_store, limit=5)
@@ -148,7 +148,7 @@ async def test_a_page_goes_on_where_its_last_device_was_even_if_that_moved(
     assert len(first) + len(second) == 12
 
 
-async def test_racing_bridges_change_nothing(streak_store: StreakStore, fleet: list[SyncEvent]) -> None:
+async def test_racing_bridges_change_nothing(streak_store: Projection, fleet: list[SyncEvent]) -> None:
     halves = [fleet[::2], fleet[1::2], fleet[::-1]]
     await asyncio.gather(*(apply(streak_store, half) for half in halves))
     for device_id, state in project(fleet).items():
@@ -163,6 +163,7 @@ async def test_any_order_repetition_and_split_is_the_rule_applied_to_the_set(
     store = RedisStreakStore.connect(redis_url)
     try:
         await store._client.flushall()
+        await attach_anew(store)
         repeated = data.draw(st.lists(st.sampled_from(batch), max_size=20)) if batch else []
         replayed = data.draw(st.permutations(batch + repeated))
         while replayed:

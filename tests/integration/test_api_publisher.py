@@ -16,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from api import publisher as module
-from api import tasks
+from pisync import tasks
 from api.publisher import MqttPublisher
 from pisync import receipts, topics
 from pisync.errors import BrokerUnavailable, ConfigurationError

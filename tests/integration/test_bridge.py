@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +45,34 @@ class World:
             return self.log().count(words) >= times
 
         await until(there)
+
+    def another(self, log: Path, *options: str) -> ChildProcess:
+        """A bridge like the one there is."""
+        return program(
+            "bridge",
+            log,
+            *options,
+            mqtt_url=self.mosquitto.url,
+            mongodb_url=self.mongodb.database_url("pisync"),
+            redis_url=self.redis.url,
+        )
+
+    async def alerts(self) -> list[dict[str, Any]]:
+        """What operators were told, without whether they were."""
+        found = self.truth.database.alerts.find({}, {"announced": 0}).sort("device_id")
+        return [alert async for alert in found]
+
+    async def complete(self) -> None:
+        """Wait until the projection says that it is."""
+        store = RedisStreakStore.connect(self.redis.url)
+
+        async def said_so() -> bool:
+            return (await store.status()).complete
+
+        try:
+            await until(said_so)
+        finally:
+            await store.close()
 
     async def projected(self, events: Iterable[SyncEvent]) -> None:
         """Wait until Redis is what the rule makes of these events."""
@@ -112,6 +141,14 @@ async def device(world: World) -> AsyncIterator[aiomqtt.Client]:
         yield client
 
 
+async def redis_command(world: World, command: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.redis.port)
+    writer.write(f"{command}\r\n".encode())
+    assert (await reader.readline()).startswith(b"+OK")
+    writer.close()
+    await writer.wait_closed()
+
+
 async def publish(world: World, events: Iterable[SyncEvent]) -> None:
     async with device(world) as client:
         await asyncio.gather(
@@ -137,7 +174,9 @@ async def test_redis_killed_and_back(world: World) -> None:
     await world.projected(events[:100])
     await world.redis.kill()
     await publish(world, events[50:])
-    await world.said("store away")
+    # Redis being away holds up nothing.
+    await world.truth.has(len(events))
+    await world.said("projection")
     await world.redis.start()
     await world.projected(events)
     assert await world.truth.events() == len(events)
@@ -195,14 +234,99 @@ async def test_stopping_while_mongodb_is_away_says_what_is_left(world: World) ->
     await world.truth.has(1)
 
 
+async def test_redis_flushed(world: World) -> None:
+    events = fleet(10, 20)
+    await publish(world, events[:100])
+    await world.projected(events[:100])
+    await redis_command(world, "FLUSHALL")
+    await world.projected(events[:100])
+    await publish(world, events[50:])
+    await world.projected(events)
+    await world.complete()
+
+
+async def test_redis_rolled_back(world: World, tmp_path: Path) -> None:
+    events = fleet(10, 20)
+    await publish(world, events[:70])
+    await world.projected(events[:70])
+    await world.redis.terminate()
+    copy = shutil.copytree(world.redis.directory, tmp_path / "copy")
+    await world.redis.start()
+    await publish(world, events[70:])
+    await world.projected(events)
+    await world.redis.kill()
+    shutil.rmtree(world.redis.directory)
+    shutil.copytree(copy, world.redis.directory)
+    await world.redis.start()
+    await world.projected(events)
+    await world.complete()
+
+
+async def test_a_replay_opens_no_alert_that_is_over(world: World) -> None:
+    over = [event("PB-1", minute, errors=1) for minute in range(4)] + [event("PB-1", 9)]
+    going_on = [event("PB-2", minute, errors=1) for minute in range(4)]
+    for one in over + going_on:
+        await publish(world, [one])
+    await world.projected(over + going_on)
+    await world.said("device_id=PB-2")
+    await world.said("device recovered")
+    before = await world.alerts()
+    assert [(alert["device_id"], alert["is_open"]) for alert in before] == [("PB-1", False), ("PB-2", True)]
+    for _ in range(2):
+        await redis_command(world, "FLUSHALL")
+        await world.projected(over + going_on)
+        await world.complete()
+    assert await world.alerts() == before
+    assert world.log().count("device keeps failing") == 2
+
+
+async def test_alerts_are_retained_messages(world: World) -> None:
+    async with device(world) as operator:
+        await operator.subscribe("pisync/v1/alerts/+", qos=1)
+        messages = aiter(operator.messages)
+        await publish(world, [event("PB-7", minute, errors=1) for minute in range(6)])
+        async with asyncio.timeout(20):
+            opened = await anext(messages)
+        assert str(opened.topic) == topics.alerts("PB-7")
+        assert json.loads(bytes(opened.payload))["device_id"] == "PB-7"
+        async with device(world) as late:
+            await late.subscribe("pisync/v1/alerts/+", qos=1)
+            async with asyncio.timeout(20):
+                assert (await anext(aiter(late.messages))).payload == opened.payload
+        await publish(world, [event("PB-7", 9)])
+        async with asyncio.timeout(20):
+            assert (await anext(messages)).payload == b""
+
+
+async def test_a_second_bridge_with_the_same_id_ends_the_first(world: World, tmp_path: Path) -> None:
+    async with running(world.another(tmp_path / "second.log")) as second:
+        async with asyncio.timeout(30):
+            assert await world.bridge.wait() == 79
+        assert "PISYNC_BRIDGE_ID" in world.log()
+        assert second.running
+
+
+async def test_a_bridge_that_leaves_takes_what_is_held_for_it(world: World, tmp_path: Path) -> None:
+    events = fleet(10, 20)
+    await world.bridge.terminate()
+    await publish(world, events)
+    leaving = world.another(tmp_path / "leaving.log", "--leave")
+    await leaving.start()
+    async with asyncio.timeout(30):
+        assert await leaving.wait() == 0
+    assert await world.truth.events() == len(events)
+    assert await world.truth.database.bridges.count_documents({}) == 0
+    await world.bridge.start()
+    await world.said("session_resumed=False", times=2)
+
+
 async def test_three_failures_in_a_row_are_warned_of_once(world: World) -> None:
     failures = [event("PB-7", minute, errors=1) for minute in range(6)]
     for one in failures:
         await publish(world, [one])
     await world.projected(failures)
     await publish(world, failures)
-    marker = [event("PB-8", minute, errors=1) for minute in range(3)]
-    await publish(world, marker)
+    await publish(world, [event("PB-8", minute, errors=1) for minute in range(3)])
     await world.said("device_id=PB-8")
     assert world.log().count("device keeps failing") == 2
 

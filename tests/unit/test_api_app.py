@@ -16,6 +16,9 @@ ROUTES = [
     ("POST", "/api/sync-event"),
     ("GET", "/api/device/PB-1/sync-history"),
     ("GET", "/api/devices/repeated-failures"),
+    ("GET", "/api/dead-letters"),
+    ("GET", f"/api/dead-letters/{'0' * 32}"),
+    ("POST", f"/api/dead-letters/{'0' * 32}/replay"),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import mqtt5
 import pytest
 
+from bridge.alerts import Alerts
 from bridge.connection import Connection, Message
 from bridge.pipeline import Pipeline
 from bridge.projector import Projector
@@ -18,7 +19,7 @@ from pisync.events import Reason, SyncEvent
 from pisync.receipts import Receipt
 from pisync.settings import Settings
 from pisync.stores.interfaces import AlertChange, DeadLetter, Stored
-from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
+from pisync.stores.memory import MemoryAlertStore, MemoryEventStore, MemoryStreakStore
 from pisync.streaks import DeviceState
 from tests.samples import backlog, members, payload
 
@@ -84,9 +85,17 @@ class Rig:
     def __init__(self, **settings: Any) -> None:
         self.store = GatedStore()
         self.streaks = FlakyStreaks()
+        self.alerts = MemoryAlertStore()
+        self.projector = Projector(
+            bridge_id="bridge-0",
+            events=self.store,
+            projection=self.streaks,
+            alerts=Alerts(store=self.alerts, projection=self.streaks),
+            known_before=False,
+        )
         self.pipeline = Pipeline(
             store=self.store,
-            projector=Projector(self.streaks),
+            projector=self.projector,
             settings=Settings(**{"linger_ms": 0, **settings}),
         )
         self.pipeline.attach(self)
@@ -102,7 +111,13 @@ class Rig:
         self.paused = False
 
     def publish(
-        self, topic: str, payload: bytes, *, correlation_data: bytes | None = None, expiry_s: int
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
     ) -> None:
         self.published.append((topic, receipts.decode(payload), correlation_data))
 
@@ -126,12 +141,14 @@ class Rig:
 
 @asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
-    task = asyncio.create_task(rig.pipeline.run())
+    tasks = [asyncio.create_task(rig.projector.run()), asyncio.create_task(rig.pipeline.run())]
+    await until(lambda: "bridge-0" in rig.streaks.marks and not rig.streaks.catching)
     try:
         yield rig
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def until(condition: Any) -> None:
@@ -255,8 +272,9 @@ async def test_redis_away_for_a_while_changes_nothing() -> None:
         rig.streaks.failures_left = 3
         rig.send(payload())
         await rig.drain()
-        assert rig.streaks.states[DEVICE].failures == 1
         assert rig.connection.acknowledged == [1]
+        await until(lambda: DEVICE in rig.streaks.states)
+        assert rig.streaks.states[DEVICE].failures == 1
 
 
 async def test_a_duplicate_is_projected_for_the_first_time_may_not_have_been() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api import tasks
+from pisync import tasks
 
 
 async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
