@@ -7,13 +7,21 @@ from api import openapi, problems
 from api.auth import KeyGuard
 from api.parts import Parts
 from api.publisher import Publisher
-from api.routes import device, failures, probes, sync_event
+from api.routes import alerts as alerts_routes
+from api.routes import dead_letters, device, failures, probes, sync_event
 from pisync.settings import Settings
-from pisync.stores.interfaces import EventStore, StreakStore
+from pisync.stores.dead_letters import DeadLetterStore
+from pisync.stores.interfaces import AlertStore, EventStore, StreakStore
 
 
 def create_app(
-    settings: Settings, *, events: EventStore, streaks: StreakStore, publisher: Publisher
+    settings: Settings,
+    *,
+    events: EventStore,
+    streaks: StreakStore,
+    letters: DeadLetterStore,
+    alerts: AlertStore,
+    publisher: Publisher,
 ) -> FastAPI:
     """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
     app = FastAPIOffline(  # its /docs works in a school without internet
@@ -25,10 +33,12 @@ def create_app(
         description="Sync events of offline-first learning devices in, history and repeated failures out.",
         redirect_slashes=False,
     )
-    app.state.parts = Parts(events=events, streaks=streaks, publisher=publisher)
+    app.state.parts = Parts(
+        events=events, streaks=streaks, letters=letters, alerts=alerts, publisher=publisher
+    )
     problems.install(app)
     guarded = settings.api_keys != ()
-    for resource in (sync_event, device, failures):
+    for resource in (sync_event, device, failures, alerts_routes, dead_letters):
         app.include_router(
             resource.router,
             prefix="/api",

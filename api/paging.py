@@ -1,8 +1,8 @@
 """What the paged routes share: moments and limits in the query, cursors, and links to the next page."""
 
 import base64
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -11,7 +11,9 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from pisync import limits, topics
 from pisync.clock import from_ms, to_ms
-from pisync.stores.interfaces import Position, RankedBy
+from pisync.stores import dead_letters
+from pisync.stores.dead_letters import DeadLetterPosition
+from pisync.stores.interfaces import ALERT_ID_PATTERN, Position, RankedBy
 
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -49,7 +51,10 @@ MomentUp = Annotated[datetime | None, BeforeValidator(_moment_up), _MOMENT_SCHEM
 Limit = Annotated[int, Query(ge=1, le=limits.PAGE_MAX, description="Rows on a page, at most.")]
 
 
-class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+T = TypeVar("T")
+
+
+class _Ranked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     ranked_by: RankedBy
     score: Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
     device_id: Annotated[str, msgspec.Meta(pattern=rf"^{topics.DEVICE_ID_PATTERN}\Z")]
@@ -57,8 +62,7 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 def encode_cursor(ranked_by: RankedBy, position: Position) -> str:
     """The position as opaque text that is safe in a URL."""
-    cursor = _Cursor(ranked_by, position.score, position.device_id)
-    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+    return _pack(_Ranked(ranked_by, position.score, position.device_id))
 
 
 def decode_cursor(text: str, ranked_by: RankedBy) -> Position:
@@ -67,14 +71,60 @@ def decode_cursor(text: str, ranked_by: RankedBy) -> Position:
     Raises:
         ValueError: the text is no cursor, or one of another order.
     """
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        cursor = msgspec.json.decode(raw, type=_Cursor)
-    except (msgspec.DecodeError, ValueError):  # of which base64's and UTF-8's errors are kinds
-        raise ValueError("is not a cursor that came in a `next` link") from None
+    cursor = _unpack(text, _Ranked)
     if cursor.ranked_by is not ranked_by:
         raise ValueError(f"belongs to sort={cursor.ranked_by}, not to sort={ranked_by}")
     return Position(score=cursor.score, device_id=cursor.device_id)
+
+
+class _Letter(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    received_ms: Annotated[int, msgspec.Meta(ge=0, le=to_ms(datetime.max.replace(tzinfo=UTC)))]
+    letter_id: Annotated[str, msgspec.Meta(pattern=rf"^{dead_letters.ID_PATTERN}\Z")]
+
+
+def encode_letter_cursor(position: DeadLetterPosition) -> str:
+    """The position as opaque text that is safe in a URL."""
+    return _pack(_Letter(to_ms(position.received_at), position.letter_id))
+
+
+def decode_letter_cursor(text: str) -> DeadLetterPosition:
+    """The position in a cursor.
+
+    Raises:
+        ValueError: the text is no cursor, or one of another resource.
+    """
+    cursor = _unpack(text, _Letter)
+    return DeadLetterPosition(received_at=from_ms(cursor.received_ms), letter_id=cursor.letter_id)
+
+
+class _Alert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    alert_id: Annotated[str, msgspec.Meta(pattern=rf"^{ALERT_ID_PATTERN}\Z")]
+
+
+def encode_alert_cursor(alert_id: str) -> str:
+    """The last alert of a page as opaque text that is safe in a URL."""
+    return _pack(_Alert(alert_id))
+
+
+def decode_alert_cursor(text: str) -> str:
+    """The id of the alert in a cursor.
+
+    Raises:
+        ValueError: the text is no cursor, or one of another resource.
+    """
+    return _unpack(text, _Alert).alert_id
+
+
+def _pack(cursor: msgspec.Struct) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def _unpack(text: str, kind: type[T]) -> T:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, ValueError):  # of which base64's and UTF-8's errors are kinds
+        raise ValueError("is not a cursor that came in a `next` link") from None
 
 
 def next_url(request: Request, **changes: str) -> str:

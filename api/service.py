@@ -17,6 +17,7 @@ from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
 from pisync.settings import Settings
 from pisync.stores.mongodb import MongoConnection, MongoEventStore
+from pisync.stores.mongodb_alerts import MongoAlertStore
 from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
 from pisync.stores.redis import RedisStreakStore
 
@@ -62,6 +63,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             events=MongoEventStore(mongodb),
             streaks=streaks,
             letters=MongoDeadLetterStore(mongodb),
+            alerts=MongoAlertStore(mongodb),
             publisher=publisher,
         )
         server = _Server(

@@ -4,10 +4,12 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from api.command import api
 from bridge.command import bridge
 from device_sim.command import simulate
+from pisync.dead_letters_command import dead_letters
 from pisync.errors import PiSyncError
 from pisync.stack.command import doctor, up
 
@@ -21,6 +23,7 @@ app = typer.Typer(
 )
 for command in (up, bridge, api, simulate, doctor):
     app.command()(command)
+app.add_typer(dead_letters)
 
 
 def main() -> None:
@@ -28,5 +31,7 @@ def main() -> None:
     try:
         app()
     except PiSyncError as error:
-        Console(stderr=True).print(f"[bold red]pisync:[/] {error}", highlight=False)
+        Console(stderr=True).print(
+            f"[bold red]pisync:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(error.exit_code)

@@ -55,6 +55,11 @@ RECEIVE_MAXIMUM: Final = 4096
 SESSION_EXPIRY_S: Final = 30 * 24 * 3600
 RECEIPT_EXPIRY_S: Final = 24 * 3600
 
+# The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
+METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024
+METRICS_REQUEST_TIMEOUT_S: Final = 5.0
+METRICS_CONNECTIONS_MAX: Final = 16
+
 # Retry with full jitter: uniform(0, min(cap, base * 2^attempt)).
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_CAP_S: Final = 10.0

@@ -117,11 +117,28 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of unacknowledged payloads held in memory; beyond it the socket is not read.",
     )
+    dead_letter_days: int | None = Field(
+        None,
+        ge=1,
+        le=20_000,
+        description="Days after which a dead letter that did not come again is deleted; without it, never.",
+    )
     drain_timeout_s: float = Field(
         limits.DRAIN_TIMEOUT_S,
         gt=0,
         le=600,
         description="How long a stopping bridge may take to finish what is in flight, in seconds.",
+    )
+
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address the bridge serves its metrics on; they are open to whoever reaches it.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which the bridge serves `/metrics` and `/healthz`; without it, it does not.",
     )
 
     log_format: Literal["console", "json"] = Field("console", description="Shape of log lines.")

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from pisync.events import Outcome, Reason, SyncEvent
 from pisync.streaks import DeviceState
@@ -257,6 +257,10 @@ class AlertQuery:
     is_open: bool | None = None
     device_id: str | None = None
     before: str | None = None
+
+
+# What an alert's id looks like.
+ALERT_ID_PATTERN: Final = "[0-9a-f]{24}"
 
 
 class AlertStore(Protocol):

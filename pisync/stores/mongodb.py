@@ -4,14 +4,12 @@
 device's history is one range of the `_id` index. Every write waits for the majority and its journal.
 """
 
-import hashlib
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, Self
 
-import msgspec
 from bson.errors import InvalidDocument
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
@@ -31,6 +29,7 @@ from pisync import limits
 from pisync.clock import to_ms
 from pisync.errors import ConfigurationError, EventStoreUnavailable
 from pisync.events import ErrorDetail, Outcome, SyncEvent
+from pisync.stores.dead_letters import identity
 from pisync.stores.interfaces import DeadLetter, FailureCounts, HistoryEntry, HistoryQuery, Stored
 
 Document = dict[str, Any]
@@ -116,9 +115,6 @@ class MongoEventStore:
                             partialFilterExpression={"total_errors": {"$gt": 0}},
                         ),
                     ]
-                )
-                await self._dead_letters.create_indexes(
-                    [IndexModel([("received_at", ASCENDING)], name="received_at")]
                 )
             except OperationFailure as error:
                 if error.code in {AUTHENTICATION_FAILED, UNAUTHORIZED}:
@@ -289,12 +285,8 @@ def _entry(document: Document) -> HistoryEntry:
 
 
 def _dead_letter(letter: DeadLetter, received_at: datetime) -> UpdateOne:
-    # Its content is its identity, so that a redelivered message adds nothing.
-    identity = hashlib.sha256(msgspec.json.encode((letter.topic, letter.reason)) + letter.raw).hexdigest()[
-        :32
-    ]
     return UpdateOne(
-        {"_id": identity},
+        {"_id": identity(letter)},
         {
             "$setOnInsert": {
                 "topic": letter.topic,

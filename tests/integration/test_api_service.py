@@ -21,6 +21,7 @@ from pisync.stores.mongodb import MongoEventStore
 from pisync.stores.redis import RedisStreakStore
 from pisync.streaks import project
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
+from tests.samples import attach_anew
 from tests.unit.api_client import EVENT, START_MS, sync_event
 
 
@@ -75,6 +76,7 @@ async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[st
     await store.insert(events, clock.now())
     await store.close()
     streaks = RedisStreakStore.connect(settings["redis_url"])
+    await attach_anew(streaks)
     await streaks.apply(project(events))
     await streaks.close()
     async with served(tmp_path, settings) as (_, client):

@@ -1,0 +1,241 @@
+"""What every dead-letter store does, over letters that an event store wrote."""
+
+import dataclasses
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, Protocol
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+
+from pisync.errors import EventStoreUnavailable
+from pisync.events import Reason
+from pisync.payloads import HEAD_BYTES_MAX
+from pisync.stores.dead_letters import (
+    ID_PATTERN,
+    DeadLetterPosition,
+    DeadLetterQuery,
+    DeadLetterStore,
+    MemoryDeadLetterStore,
+    Replay,
+    identity,
+)
+from pisync.stores.interfaces import DeadLetter
+from pisync.stores.mongodb import MongoConnection, MongoEventStore
+from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
+from tests.samples import NOW
+
+REPLAY = Replay(replayed_at=NOW + timedelta(days=1), stored=2, duplicates=1, rejected=3)
+
+
+def letter(raw: bytes = b"\xff\0", **changes: Any) -> DeadLetter:
+    members: dict[str, Any] = {
+        "topic": "pisync/v1/devices/PB-1/sync",
+        "device_id": "PB-1",
+        "reason": Reason.MALFORMED,
+        "detail": "no JSON",
+        "raw": raw,
+    }
+    return DeadLetter(**members | changes)
+
+
+class Writer(Protocol):
+    """The part of an `EventStore` that writes dead letters."""
+
+    async def add_dead_letters(self, letters: list[DeadLetter], received_at: Any) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Letters:
+    writer: Writer
+    store: DeadLetterStore
+
+    async def add(self, *letters: DeadLetter, minute: int = 0) -> list[str]:
+        await self.writer.add_dead_letters(list(letters), NOW + timedelta(minutes=minute))
+        return [identity(each) for each in letters]
+
+    async def ids(self, **query: Any) -> list[str]:
+        page = await self.store.find(DeadLetterQuery(**{"limit": 100, **query}))
+        return [entry.letter_id for entry in page]
+
+
+@pytest_asyncio.fixture
+async def letters(event_store_url: str | None) -> AsyncIterator[Letters]:
+    """An empty store, and who writes to it."""
+    if event_store_url is None:
+        memory = MemoryDeadLetterStore()
+        yield Letters(memory, memory)
+        return
+    connection = MongoConnection(event_store_url)
+    store = MongoDeadLetterStore(connection)
+    await store.prepare()
+    await store.prepare()
+    yield Letters(MongoEventStore(connection), store)
+    await connection.close()
+
+
+async def test_a_letter_comes_back_whole(letters: Letters) -> None:
+    raw = bytes(range(256)) * 1000
+    [letter_id] = await letters.add(letter(raw, topic="pisync/v1/devices/a b/sync", device_id=None))
+    assert re.fullmatch(ID_PATTERN, letter_id)
+    kept = await letters.store.get(letter_id)
+    assert kept is not None
+    assert (kept.raw, kept.entry.letter_id) == (raw, letter_id)
+    [entry] = await letters.store.find(DeadLetterQuery(limit=1))
+    assert entry == kept.entry
+    assert (entry.topic, entry.device_id) == ("pisync/v1/devices/a b/sync", None)
+    assert (entry.reason, entry.detail) == (Reason.MALFORMED, "no JSON")
+    assert (entry.size_bytes, entry.head) == (len(raw), raw[:HEAD_BYTES_MAX])
+    assert entry.received_at == entry.last_received_at == NOW
+    assert entry.replay is None
+
+
+async def test_an_unknown_letter(letters: Letters) -> None:
+    assert await letters.store.get("0" * 32) is None
+    assert await letters.ids() == []
+    await letters.store.mark("0" * 32, REPLAY)
+    assert await letters.ids() == []
+
+
+async def test_the_same_letter_again_is_one_letter_that_came_later(letters: Letters) -> None:
+    await letters.add(letter(), minute=5)
+    await letters.add(letter(), letter(), minute=9)
+    await letters.add(letter(), minute=7)
+    [entry] = await letters.store.find(DeadLetterQuery(limit=9))
+    assert entry.received_at == NOW + timedelta(minutes=5)
+    assert entry.last_received_at == NOW + timedelta(minutes=9)
+
+
+async def test_filters(letters: Letters) -> None:
+    [first] = await letters.add(letter(b"1"), minute=1)
+    [second] = await letters.add(letter(b"2", device_id="PB-2"), minute=2)
+    [third] = await letters.add(letter(b"3", device_id=None, reason=Reason.DEVICE_ID), minute=3)
+    await letters.store.mark(second, REPLAY)
+    assert await letters.ids() == [third, second, first]
+    assert await letters.ids(limit=2) == [third, second]
+    assert await letters.ids(reason=Reason.MALFORMED) == [second, first]
+    assert await letters.ids(reason=Reason.EMPTY) == []
+    assert await letters.ids(device_id="PB-1") == [first]
+    assert await letters.ids(device_id="PB-1", reason=Reason.DEVICE_ID) == []
+    assert await letters.ids(before=NOW + timedelta(minutes=3)) == [second, first]
+    assert await letters.ids(after=NOW + timedelta(minutes=1)) == [third, second]
+    between = {"after": NOW + timedelta(minutes=1), "before": NOW + timedelta(minutes=3)}
+    assert await letters.ids(**between) == [second]
+    assert await letters.ids(replayed=True) == [second]
+    assert await letters.ids(replayed=False) == [third, first]
+    assert await letters.ids(replayed=False, reason=Reason.MALFORMED, before=NOW + timedelta(minutes=2)) == [
+        first
+    ]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_pages_cover_every_letter_once_also_those_of_one_moment(letters: Letters, limit: int) -> None:
+    for minute in range(3):
+        await letters.add(*(letter(b"%d %d" % (minute, index)) for index in range(4)), minute=minute)
+    found: list[str] = []
+    position = None
+    while page := await letters.store.find(DeadLetterQuery(limit=limit, position=position, after=NOW)):
+        found += [entry.letter_id for entry in page]
+        position = DeadLetterPosition(received_at=page[-1].received_at, letter_id=page[-1].letter_id)
+        await letters.add(letter(b"came meanwhile %d" % len(found)), minute=5)
+    assert len(found) == 8
+    assert found == [each for each in await letters.ids(before=NOW + timedelta(minutes=3)) if each in found]
+
+
+async def test_the_latest_replay_stands_on_the_letter(letters: Letters) -> None:
+    [letter_id] = await letters.add(letter())
+    await letters.store.mark(letter_id, REPLAY)
+    again = dataclasses.replace(REPLAY, replayed_at=NOW + timedelta(days=2), stored=0, duplicates=3)
+    await letters.store.mark(letter_id, again)
+    await letters.add(letter(), minute=1)
+    kept = await letters.store.get(letter_id)
+    assert kept is not None
+    assert (kept.entry.replay, kept.raw) == (again, b"\xff\0")
+
+
+class TestInMongodb:
+    """What only the store in MongoDB can show: retention, indexes, its driver's errors."""
+
+    @pytest_asyncio.fixture
+    async def store(self, mongodb_url: str) -> AsyncIterator[MongoDeadLetterStore]:
+        connection = MongoConnection(mongodb_url)
+        yield MongoDeadLetterStore(connection)
+        await connection.close()
+
+    @pytest_asyncio.fixture
+    async def database(self, mongodb_url: str) -> AsyncIterator[Any]:
+        async with AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
+            yield client.get_default_database()
+
+    async def test_retention_is_set_changed_and_lifted(
+        self, store: MongoDeadLetterStore, database: Any
+    ) -> None:
+        async def expiry_s() -> int | None:
+            indexes = await database.dead_letters.index_information()
+            assert all(each == "retention" or "expireAfterSeconds" not in indexes[each] for each in indexes)
+            retention = indexes.get("retention", {"key": [("last_received_at", 1)]})
+            assert retention["key"] == [("last_received_at", 1)]
+            expiry: int | None = retention.get("expireAfterSeconds")
+            return expiry
+
+        for days, expected in [
+            (None, None),
+            (30, 2_592_000),
+            (30, 2_592_000),
+            (1, 86_400),
+            (24_000, 2_073_600_000),
+            (None, None),
+            (None, None),
+            (7, 604_800),
+        ]:
+            await store.apply_retention(days)
+            assert await expiry_s() == expected
+
+    async def test_every_page_is_served_by_an_index(self, store: MongoDeadLetterStore, database: Any) -> None:
+        await store.prepare()
+        await store._letters.insert_many(
+            [
+                {
+                    "_id": f"{index:032x}",
+                    "topic": "t",
+                    "device_id": "PB-1",
+                    "reason": "schema",
+                    "detail": "",
+                    "raw": b"",
+                    "received_at": NOW,
+                    "last_received_at": NOW,
+                }
+                for index in range(20)
+            ]
+        )
+        await database.command({"profile": 2})
+        end = DeadLetterPosition(received_at=NOW, letter_id=f"{9:032x}")
+        for query in (
+            DeadLetterQuery(limit=5),
+            DeadLetterQuery(limit=5, position=end),
+            DeadLetterQuery(limit=5, device_id="PB-1", position=end, replayed=False),
+            DeadLetterQuery(limit=5, reason=Reason.SCHEMA, after=NOW - timedelta(days=1), position=end),
+        ):
+            assert len(await store.find(query)) == 5
+        await database.command({"profile": 0})
+        profile = database["system.profile"].find({"ns": {"$regex": "dead_letters$"}, "op": "query"})
+        plans = [found async for found in profile]
+        assert len(plans) == 4
+        for plan in plans:
+            assert plan["planSummary"].startswith("IXSCAN")
+            assert not plan.get("hasSortStage")
+
+    async def test_an_error_of_the_driver_is_one_of_ours(self, store: MongoDeadLetterStore) -> None:
+        await store._database.client.close()
+        for call in (
+            store.prepare(),
+            store.apply_retention(None),
+            store.apply_retention(1),
+            store.find(DeadLetterQuery(limit=1)),
+            store.get("0" * 32),
+            store.mark("0" * 32, REPLAY),
+        ):
+            with pytest.raises(EventStoreUnavailable, match="MongoDB"):
+                await call

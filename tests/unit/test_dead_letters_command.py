@@ -1,0 +1,311 @@
+"""`pisync dead-letters` as typed, against the api over stores in memory, and against what is not the api."""
+
+import asyncio
+import base64
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from structlog.testing import capture_logs
+
+from pisync import cli, dead_letters_run, settings
+from pisync.clock import from_ms
+from pisync.errors import BrokerUnavailable
+from pisync.events import Reason
+from pisync.stack import ports
+from pisync.stores.dead_letters import identity
+from pisync.stores.interfaces import DeadLetter
+from tests.unit.api_client import EVENT, START_MS, Api
+
+KEY = "schlüssel-der-api"
+GOOD = json.dumps(EVENT).encode()
+
+
+def letter(raw: bytes, **changes: Any) -> DeadLetter:
+    members: dict[str, Any] = {
+        "topic": "pisync/v1/devices/PB-000123/sync",
+        "device_id": "PB-000123",
+        "reason": Reason.SCHEMA,
+        "detail": "Expected `int`, got `str` - at `$.errors[/0]`",
+        "raw": raw,
+    }
+    return DeadLetter(**members | changes)
+
+
+class Served:
+    """The api at an address, and a terminal next to it."""
+
+    def __init__(self, pisync: Api, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.pisync = pisync
+        self.url = url
+        self._capsys = capsys
+
+    def keep(self, *letters: DeadLetter) -> list[str]:
+        for index, each in enumerate(letters):
+            asyncio.run(self.pisync.letters.add_dead_letters([each], from_ms(START_MS + index)))
+        return [identity(each) for each in letters]
+
+    def run(self, *arguments: str, key: str | None = KEY) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        given = [*arguments, "--url", self.url, *([] if key is None else ["--key", key])]
+        return run(self._capsys, *given)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pisync", "dead-letters", *arguments])
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(settings.PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def served(capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
+    pisync = Api(api_keys=KEY)
+    port = ports.any_free()
+    server = uvicorn.Server(uvicorn.Config(pisync.app, port=port, lifespan="off", log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    with capture_logs():  # the api's, which would stand among the command's output
+        yield Served(pisync, f"http://127.0.0.1:{port}", capsys)
+    server.should_exit = True
+    thread.join()
+
+
+def test_list_shows_a_table_newest_first(served: Served) -> None:
+    assert served.run("list")[:2] == (0, "No dead letters.\n")
+    first, second = served.keep(
+        letter(b"[bold]\x1b[2J[/nonsense]"), letter(b"\xff", device_id=None, reason=Reason.DEVICE_ID)
+    )
+    code, out, _ = served.run("list")
+    assert code == 0
+    heading, *rows = out.splitlines()
+    assert heading.split() == ["id", "reason", "device", "received", "bytes", "replayed", "payload"]
+    assert [row.split()[0] for row in rows] == [second, first]
+    assert rows[0].split()[1:3] == ["device_id", "-"]
+    assert rows[0].rstrip().endswith("base64: /w==")
+    assert r"[bold]\x1b[2J[/nonsense]" in rows[1]
+    assert "\x1b" not in out
+
+
+def test_list_passes_its_filters_on(served: Served) -> None:
+    first, second = served.keep(letter(b"1"), letter(b"2", device_id="PB-9", reason=Reason.CONFLICT))
+    for options, expected in [
+        (["--reason", "conflict"], [second]),
+        (["--device", "PB-000123"], [first]),
+        (["--after", "2026-05-28T20:26:40Z"], [second]),
+        (["--before", "2026-05-28T20:26:40.001Z"], [first]),
+        (["--not-replayed"], [second, first]),
+        (["--replayed"], []),
+        (["--limit", "1"], [second]),
+    ]:
+        _, out, _ = served.run("list", *options)
+        assert [line.split()[0] for line in out.splitlines() if line[:32] in {first, second}] == expected
+    assert "There are more" in out
+    code, _, err = served.run("list", "--before", "yesterday")
+    assert code == 1
+    assert "before: must be an RFC 3339 time" in err
+
+
+def test_show_prints_text_without_what_steers_a_terminal(served: Served) -> None:
+    text, binary = served.keep(letter('{\n\t"ä": [/x]\x1b]0;boo\x07\u202e'.encode()), letter(b"\xff\0"))
+    code, out, _ = served.run("show", text)
+    assert code == 0
+    assert "detail           Expected `int`, got `str` - at `$.errors[/0]`" in out
+    assert "replayed_at      -" in out
+    assert out.endswith('\n\n{\n\t"ä": [/x]\\x1b]0;boo\\x07\\u202e\n')
+    assert served.run("show", binary)[1].endswith("\n\nbase64: /wA=\n")
+
+
+def test_replay_by_id_and_again(served: Served) -> None:
+    good, bad = served.keep(letter(GOOD), letter(b"{"))
+    assert served.run("replay", good)[:2] == (
+        0,
+        "1 stored, 0 duplicate, 0 rejected\n",
+    )
+    code, out, _ = served.run("replay", good, bad, "0" * 32)
+    assert code == 1
+    assert out.splitlines()[0] == "0 stored, 1 duplicate, 1 rejected, 1 not there"
+    assert "  1 times malformed" in out
+    assert "replay_outcome   0 stored, 1 duplicates, 0 rejected" in served.run("show", good)[1]
+
+
+def test_replay_of_all_takes_what_was_not_taken_in_yet(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters_run, "WALK_PAGE", 2)
+    others = [EVENT | {"timestamp": f"2026-05-08T12:00:0{second}Z"} for second in range(5)]
+    served.keep(
+        *(letter(json.dumps(other).encode(), reason=Reason.REFUSED) for other in others),
+        letter(GOOD, reason=Reason.CLOCK_AHEAD),
+        letter(GOOD, device_id=None),
+    )
+    code, out, err = served.run("replay", "--reason", "refused")
+    assert (code, out.split(",")[0]) == (0, "5 stored")
+    assert "5/5" in err
+    code, out, _ = served.run("replay", "--all")
+    assert (code, out.splitlines()[0]) == (
+        1,
+        "0 stored, 1 duplicate, 0 rejected, 1 cannot be replayed",
+    )
+    assert "named no device" in out
+
+
+def test_replay_stops_where_no_receipt_comes_and_says_how_far_it_got(served: Served) -> None:
+    served.keep(letter(GOOD), letter(b"{"))
+    served.pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")
+    code, out, err = served.run("replay", "--all")
+    assert code == 1
+    assert out.startswith("0 stored")
+    assert "No receipt came within 5 s." in err
+
+
+@pytest.mark.parametrize("choice", [[], ["x", "--all"], ["--all", "--reason", "schema"]])
+def test_replay_wants_one_choice(capsys: pytest.CaptureFixture[str], choice: list[str]) -> None:
+    code, _, err = run(capsys, "replay", *choice)
+    assert code == 2
+    assert "either ids" in err
+
+
+def test_export_writes_every_letter_of_every_page(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters_run, "WALK_PAGE", 2)
+    raws = [GOOD, b"\xff\0", b"", b"line\nline", b"5"]
+    ids = served.keep(*map(letter, raws))
+    file = tmp_path / "letters.ndjson"
+    file.write_text("an older export")
+    code, out, err = served.run("export", str(file))
+    assert code == 0
+    assert out.startswith("5 dead letters in ")
+    assert "5/5" in err
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ids[::-1]
+    assert [base64.b64decode(line["raw_base64"]) for line in lines] == raws[::-1]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_export_that_fails_leaves_the_older_one(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.keep(letter(GOOD))
+    code, _, err = served.run("export", str(tmp_path / "nowhere" / "file"))
+    assert code == 1
+    assert "No such file or directory" in err
+    file = tmp_path / "letters.ndjson"
+    file.write_text("an older export")
+
+    async def gone(letter_id: str) -> Any:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(served.pisync.letters, "get", gone)
+    assert served.run("export", str(file))[0] == 1
+    assert file.read_text() == "an older export"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_letter_that_went_meanwhile_is_not_exported(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.keep(letter(GOOD), letter(b"{"))
+    kept = served.pisync.letters.get
+
+    async def get(letter_id: str) -> Any:
+        return None if letter_id == identity(letter(GOOD)) else await kept(letter_id)
+
+    monkeypatch.setattr(served.pisync.letters, "get", get)
+    assert served.run("export", str(tmp_path / "file"))[1].startswith("1 dead letters")
+
+
+def test_keys_and_their_absence(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = served.run("list", key=None)
+    assert code == 1
+    assert "--key" in err
+    assert "PISYNC_API_KEYS" in err
+    assert served.run("list", key="another-key-of-mine")[0] == 1
+    monkeypatch.setenv("PISYNC_API_KEYS", f"{KEY},another-key-of-mine")
+    assert served.run("list", key=None)[0] == 0
+
+
+def test_an_unknown_letter(served: Served) -> None:
+    for letter_id in ("0" * 32, "../../healthz", "\x1b[2J", "", "%"):
+        code, _, err = served.run("show", letter_id)
+        assert code == 1
+        assert "There is no" in err or "nothing at this path" in err
+
+
+@contextmanager
+def answering(status: int, content_type: str, body: bytes) -> Iterator[str]:
+    """A web server that is not PiSync's api."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>"),
+        (404, b"<html>"),
+        (502, b"\xff"),
+        (200, b"[]"),
+        (500, b'{"error": 1}'),
+    ],
+)
+def test_something_else_at_the_address(capsys: pytest.CaptureFixture[str], status: int, body: bytes) -> None:
+    with answering(status, "text/html", body) as url:
+        code, _, err = run(capsys, "list", "--url", url)
+    assert code == 1
+    assert "not as PiSync does" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "message"),
+    [
+        (f"http://127.0.0.1:{ports.any_free()}", 1, "cannot be reached"),
+        ("127.0.0.1:8080", 78, "must begin with http://"),
+        ("ftp://127.0.0.1", 78, "must begin with http://"),
+        ("http://x:y", 78, "--url"),
+    ],
+)
+def test_no_api_at_the_address(capsys: pytest.CaptureFixture[str], url: str, code: int, message: str) -> None:
+    found, _, err = run(capsys, "list", "--url", url)
+    assert found == code
+    assert message in " ".join(err.split())
