@@ -10,9 +10,18 @@ from typing import Protocol
 
 import msgspec
 
+from bridge.metrics import Metrics
 from bridge.retry import until_available
 from pisync import clock, limits, logs, topics
-from pisync.stores.interfaces import Alert, AlertChange, AlertQuery, AlertStore, Projection
+from pisync.stores.interfaces import (
+    Alert,
+    AlertChange,
+    AlertQuery,
+    AlertStore,
+    EventStore,
+    HistoryQuery,
+    Projection,
+)
 
 log = logs.get(__name__)
 
@@ -39,9 +48,13 @@ class Publisher(Protocol):
 class Alerts:
     """Opens and closes alerts, and publishes each device's present one as a retained message."""
 
-    def __init__(self, *, store: AlertStore, projection: Projection) -> None:
+    def __init__(
+        self, *, store: AlertStore, events: EventStore, projection: Projection, metrics: Metrics
+    ) -> None:
         self._store = store
+        self._events = events
         self._projection = projection
+        self._metrics = metrics
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -56,24 +69,36 @@ class Alerts:
             StreakStoreUnavailable: Redis is away; what is not confirmed will be reported again.
         """
         while changes:
-            for change in changes:
+            agreed = [change for change in changes if await self._is_true(change)]
+            for change in agreed:
                 await self._record(change)
-            changes = await self._projection.confirm(changes)
+            changes = await self._projection.confirm(agreed)
+
+    async def _is_true(self, change: AlertChange) -> bool:
+        """Whether MongoDB says so, too: the projection may be behind another bridge, and come to it later."""
+        newest = HistoryQuery(device_id=change.device_id, limit=limits.STREAK_ALERT)
+        page = await until_available("MongoDB", lambda: self._events.history(newest), self._metrics)
+        failing = len(page) == limits.STREAK_ALERT and all(entry.event.total_errors for entry in page)
+        return failing == change.opens
 
     async def _record(self, change: AlertChange) -> None:
         now = clock.now()
         if change.opens:
             opened = await until_available(
-                "MongoDB", lambda: self._store.open(change.device_id, change.streak, now)
+                "MongoDB", lambda: self._store.open(change.device_id, change.streak, now), self._metrics
             )
             if opened:
+                self._metrics.alerts_opened.inc()
                 log.warning(
                     "device keeps failing",
                     device_id=change.device_id,
                     failures_in_a_row=change.streak,
                     threshold=limits.STREAK_ALERT,
                 )
-        elif await until_available("MongoDB", lambda: self._store.resolve(change.device_id, now)):
+        elif await until_available(
+            "MongoDB", lambda: self._store.resolve(change.device_id, now), self._metrics
+        ):
+            self._metrics.alerts_closed.inc()
             log.info("device recovered", device_id=change.device_id)
         self._changed.set()
 
@@ -89,17 +114,17 @@ class Alerts:
             if not publisher.is_ready:
                 continue
             while batch := await until_available(
-                "MongoDB", lambda: self._store.unannounced(limits.ANNOUNCE_BATCH)
+                "MongoDB", lambda: self._store.unannounced(limits.ANNOUNCE_BATCH), self._metrics
             ):
                 for alert in batch:
                     await self._announce(alert, publisher)
 
     async def _announce(self, alert: Alert, publisher: Publisher) -> None:
         query = AlertQuery(limit=1, is_open=True, device_id=alert.device_id)
-        present = await until_available("MongoDB", lambda: self._store.find(query))
+        present = await until_available("MongoDB", lambda: self._store.find(query), self._metrics)
         payload = _payload(present[0]) if present else b""
         publisher.publish(topics.alerts(alert.device_id), payload, retain=True)
-        await until_available("MongoDB", lambda: self._store.announced(alert))
+        await until_available("MongoDB", lambda: self._store.announced(alert), self._metrics)
 
 
 def _payload(alert: Alert) -> bytes:

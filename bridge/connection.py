@@ -5,13 +5,14 @@ The packets come from the `mqtt5` codec. A connection lives from TCP connect to 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Final, cast
 
 import mqtt5
 
-from pisync import limits
+from bridge.broker_watch import STATUS_PREFIX
+from pisync import limits, logs
 from pisync.errors import (
     BrokerUnavailable,
     ConfigurationError,
@@ -19,6 +20,8 @@ from pisync.errors import (
     ProtocolError,
     SessionTakenOver,
 )
+
+log = logs.get(__name__)
 
 # CONNACK reason codes that only a person can mend; the others may pass. The codec's reason codes have
 # no hash and no order, whatever its type stubs say, so they are taken as the integers they stand for.
@@ -69,8 +72,10 @@ class Connection(asyncio.Protocol):
         *,
         connect: mqtt5.ConnectPacket,
         topic_filter: str,
+        status_filter: str,
         leaving: bool = False,
         on_message: Callable[[Message], None],
+        on_status: Callable[[str, bytes], None],
         unacknowledged: dict[int, bytes],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -83,13 +88,15 @@ class Connection(asyncio.Protocol):
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.state = State.CONNECTING
         self._connect = connect
-        self._topic_filter = topic_filter
+        self._filters = (topic_filter, status_filter)
         self._leaving = leaving
         self._on_message = on_message
+        self._on_status = on_status
         # Our own QoS 1 publishes by packet id, kept by the session across connections [MQTT-4.4.0-1].
         self._unacknowledged = unacknowledged
         self._next_packet_id = 1
         self._send_quota = 0
+        self.published_at_qos_0 = 0
         self._buffer = bytearray()
         self._reading = True
         self._writable = True
@@ -100,10 +107,12 @@ class Connection(asyncio.Protocol):
 
     # What the session and the pipeline ask for
 
-    def acknowledge(self, packet_ids: Iterable[int]) -> None:
-        """Send PUBACKs in this order, in one write; on a closed connection the broker redelivers instead."""
-        if self._transport is not None and self.state is not State.CLOSED:
-            self._transport.write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
+    def acknowledge(self, packet_ids: Collection[int]) -> bool:
+        """Send PUBACKs in this order, in one write; False on a closed connection: the broker redelivers."""
+        if self._transport is None or self.state is State.CLOSED:
+            return False
+        self._transport.write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
+        return True
 
     def publish(
         self,
@@ -130,7 +139,9 @@ class Connection(asyncio.Protocol):
             correlation_data=correlation_data,
             message_expiry_interval=expiry_s,
         ).write()
-        if packet_id is not None:
+        if packet_id is None:
+            self.published_at_qos_0 += 1
+        else:
             self._send_quota -= 1
             self._unacknowledged[packet_id] = packet
         self._write(packet)
@@ -229,10 +240,18 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, packet: mqtt5.Packet) -> None:
         if isinstance(packet, mqtt5.PublishPacket) and self.state is not State.CONNECTING:
-            if packet.qos == mqtt5.QoS.EXACTLY_ONCE or not packet.topic:
+            message = Message(packet, self)
+            if packet.qos == mqtt5.QoS.EXACTLY_ONCE or not message.topic:
                 raise ProtocolError("the broker sent a PUBLISH at QoS 2 or with a topic alias")
-            self._on_message(Message(packet, self))
-        elif isinstance(packet, mqtt5.PubAckPacket):
+            if message.packet_id is None and message.topic.startswith(STATUS_PREFIX):
+                self._on_status(message.topic, message.payload)
+            else:
+                self._on_message(message)
+        else:
+            self._handle_control(packet)
+
+    def _handle_control(self, packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.PubAckPacket):
             if self._unacknowledged.pop(packet.packet_id, None) is not None:
                 self._send_quota += 1
         elif isinstance(packet, mqtt5.PingRespPacket):
@@ -262,11 +281,15 @@ class Connection(asyncio.Protocol):
         self._send_quota = packet.receive_max
         self._keep_alive()
         self.state = State.SUBSCRIBING
-        topic_filter = mqtt5.TopicFilter(self._topic_filter, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
         if self._leaving:
-            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, [self._topic_filter]).write())
+            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, list(self._filters)).write())
         else:
-            self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, [topic_filter]).write())
+            messages, status = self._filters
+            wanted = [
+                mqtt5.TopicFilter(messages, max_qos=mqtt5.QoS.AT_LEAST_ONCE),
+                mqtt5.TopicFilter(status, max_qos=mqtt5.QoS.AT_MOST_ONCE),
+            ]
+            self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, wanted).write())
         self._resend(session_present=packet.session_present)
         self.accepted.set_result(packet.session_present)
 
@@ -280,11 +303,14 @@ class Connection(asyncio.Protocol):
         self._send_quota -= len(self._unacknowledged)
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
-        (code,) = packet.reason_codes
-        if int(code) >= _FAILURE:
-            raise ConfigurationError(
-                f"MQTT: the broker refuses the subscription to {self._topic_filter}: {_named(code)}"
-            )
+        messages, _ = self._filters
+        for topic_filter, code in zip(self._filters, packet.reason_codes, strict=True):
+            if int(code) < _FAILURE:
+                continue
+            refusal = f"the broker refuses the subscription to {topic_filter}: {_named(code)}"
+            if topic_filter == messages:
+                raise ConfigurationError(f"MQTT: {refusal}")
+            log.warning("what the broker drops will not be seen", why=refusal)
         self.state = State.READY
         self.ready.set_result(None)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bridge.connection import Connection, Message
+from bridge.metrics import Metrics
 from bridge.projector import Projector
 from bridge.retry import until_available
 from pisync import clock, events, limits, logs, receipts, topics
@@ -58,15 +59,19 @@ class Batch:
 
     messages: list[Message]
     payload_bytes: int
+    began_at: float  # the event loop's time when it began to gather
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Pipeline:
     """Takes messages in with `offer`, works on them in `run`, and holds no more than its limits allow."""
 
-    def __init__(self, *, store: EventStore, projector: Projector, settings: Settings) -> None:
+    def __init__(
+        self, *, store: EventStore, projector: Projector, settings: Settings, metrics: Metrics
+    ) -> None:
         self._store = store
         self._projector = projector
+        self._metrics = metrics
         self._batch_messages_max = settings.batch_events_max
         self._linger_s = settings.linger_ms / 1000
         self._messages_max = settings.inflight_messages_max
@@ -82,6 +87,9 @@ class Pipeline:
         self.offered = 0
         self._held_messages = 0
         self._held_bytes = 0
+        metrics.messages_received.set_function(lambda: self.offered)
+        metrics.inflight_messages.set_function(lambda: self._held_messages)
+        metrics.inflight_bytes.set_function(lambda: self._held_bytes)
 
     def attach(self, flow: Flow) -> None:
         """Say which session the messages come from and the receipts go to."""
@@ -110,20 +118,22 @@ class Pipeline:
 
     async def run(self) -> None:
         """Work until cancelled. A failure that is not `Unavailable` is a defect, and ends the bridge."""
+        loop = asyncio.get_running_loop()
         settled = asyncio.Event()
         settled.set()
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._arrived.wait()
+                began_at = loop.time()
                 if len(self._pending) < self._batch_messages_max:
                     await asyncio.sleep(self._linger_s)
                 await self._slots.acquire()
-                batch = self._take()
+                batch = self._take(began_at)
                 group.create_task(self._work_on(batch, settled), name="batch")
                 settled = batch.settled
 
-    def _take(self) -> Batch:
-        batch = Batch(messages=[], payload_bytes=0)
+    def _take(self, began_at: float) -> Batch:
+        batch = Batch(messages=[], payload_bytes=0, began_at=began_at)
         while self._pending and len(batch.messages) < self._batch_messages_max:
             size = len(self._pending[0].payload)
             if batch.messages and batch.payload_bytes + size > limits.BATCH_BYTES_MAX:
@@ -138,10 +148,15 @@ class Pipeline:
         try:
             works = await self._keep(batch.messages)
             await predecessor.wait()
-            self._settle(works)
+            acknowledged = self._settle(works)
         finally:
             self._slots.release()
         batch.settled.set()
+        self._metrics.settled(
+            messages=len(batch.messages),
+            acknowledged=acknowledged,
+            seconds=asyncio.get_running_loop().time() - batch.began_at,
+        )
         self._held_messages -= len(batch.messages)
         self._held_bytes -= batch.payload_bytes
         if not self._held_messages:
@@ -154,17 +169,22 @@ class Pipeline:
         now_ms = clock.to_ms(received_at)
         works = [Work(message=message, decoded=_decode(message, now_ms)) for message in messages]
         batch = [event for work in works for event in work.decoded.events]
-        outcomes = await until_available("MongoDB", lambda: self._store.insert(batch, received_at))
+        outcomes = await until_available(
+            "MongoDB", lambda: self._store.insert(batch, received_at), self._metrics
+        )
         kept = _attribute(works, outcomes)
         letters = [_dead_letter(work.message, fault) for work in works for fault in work.decoded.rejections]
         if letters:
-            await until_available("MongoDB", lambda: self._store.add_dead_letters(letters, received_at))
+            await until_available(
+                "MongoDB", lambda: self._store.add_dead_letters(letters, received_at), self._metrics
+            )
             log.warning("rejected", count=len(letters), first=letters[0].detail, topic=letters[0].topic)
+        self._metrics.kept(outcomes, (letter.reason for letter in letters))
         await self._projector.apply(kept, received_at)
         return works
 
-    def _settle(self, works: Sequence[Work]) -> None:
-        """Answer and acknowledge, in order; one write for each run of messages of one connection."""
+    def _settle(self, works: Sequence[Work]) -> int:
+        """Answer and acknowledge, in order, in one write for each connection; returns how many were."""
         acknowledgements: dict[Connection, list[int]] = {}
         for work in works:
             message = work.message
@@ -172,8 +192,11 @@ class Pipeline:
                 self._answer(work, message.response_topic)
             if message.packet_id is not None:
                 acknowledgements.setdefault(message.connection, []).append(message.packet_id)
-        for connection, packet_ids in acknowledgements.items():
-            connection.acknowledge(packet_ids)
+        return sum(
+            len(packet_ids)
+            for connection, packet_ids in acknowledgements.items()
+            if connection.acknowledge(packet_ids)
+        )
 
     def _answer(self, work: Work, response_topic: str) -> None:
         device_id = topics.sync_device(work.message.topic)

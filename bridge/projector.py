@@ -6,15 +6,17 @@ lost and rolled back together with the data. See docs/architecture.md, "Redis ca
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 from bridge.alerts import Alerts
+from bridge.metrics import Metrics
 from pisync import backoff, clock, limits, logs
 from pisync.errors import EventStoreUnavailable, StreakStoreUnavailable, Unavailable
 from pisync.events import SyncEvent
-from pisync.stores.interfaces import EventStore, Projection
+from pisync.stores.interfaces import BridgeRegistry, Claim, EventStore, Projection
 from pisync.streaks import project
 
 log = logs.get(__name__)
@@ -30,7 +32,9 @@ class Projector:
         events: EventStore,
         projection: Projection,
         alerts: Alerts,
-        known_before: bool,
+        registry: BridgeRegistry,
+        claim: Claim,
+        metrics: Metrics,
     ) -> None:
         """Prepare; nothing is asked of Redis yet.
 
@@ -39,21 +43,30 @@ class Projector:
             events: where to replay from.
             projection: what to keep in step.
             alerts: who hears of streaks that reach or leave the alert.
-            known_before: whether a bridge of this id ran before, and so may have stored events that no
-                mark tells of.
+            registry: which bridges there are.
+            claim: what this bridge's earlier lives left.
+            metrics: where it is counted, and what reads how far we are.
         """
         self._bridge_id = bridge_id
         self._events = events
         self._projection = projection
         self._alerts = alerts
-        self._known_before = known_before
+        self._registry = registry
+        # A bridge that never ran has stored nothing that a mark could miss.
+        self._is_known = claim.known_before
+        self._replay_from_ms: int | None = clock.to_ms(claim.replay_from)
+        self._metrics = metrics
         self._attached = False
-        self._was_attached = False
+        self._was_current = False
         self._detached = asyncio.Event()
         # Times of receipt of batches that are not joined yet, and the earliest of those given up on.
         self._in_flight: Counter[int] = Counter()
         self._behind_ms: int | None = None
         self._latest_ms = 0
+        self._catching_up = False
+        metrics.projection_attached.set_function(lambda: self._attached)
+        metrics.projection_catching_up.set_function(lambda: self._catching_up)
+        metrics.projection_lag.set_function(self._lag_s)
 
     def receive(self) -> datetime:
         """The time of receipt of a batch that begins now; `apply` must follow. It never goes backwards."""
@@ -74,6 +87,11 @@ class Projector:
         finally:
             self._in_flight -= Counter([clock.to_ms(received_at)])
 
+    @property
+    def is_current(self) -> bool:
+        """Whether all that this bridge stored is joined, or in hand."""
+        return self._attached and not self._catching_up and self._behind_ms is None
+
     async def run(self) -> None:
         """Attach, catch up and keep the mark, until cancelled."""
         delays = backoff.delays()
@@ -84,11 +102,12 @@ class Projector:
                 await self._keep_mark()
             except StreakStoreUnavailable as error:
                 self._detach(error)
-                await self._wait(error, next(delays))
+                await self._wait("Redis", error, next(delays))
             except EventStoreUnavailable as error:
-                await self._wait(error, next(delays))
+                await self._wait("MongoDB", error, next(delays))
 
-    async def _wait(self, error: Unavailable, delay_s: float) -> None:
+    async def _wait(self, store: str, error: Unavailable, delay_s: float) -> None:
+        self._metrics.store_away(store)
         log.warning("projection interrupted", why=str(error), retry_in_s=round(delay_s, 2))
         await asyncio.sleep(delay_s)
 
@@ -98,7 +117,7 @@ class Projector:
     def _detach(self, error: StreakStoreUnavailable) -> None:
         if self._attached:
             log.warning("projection away", why=str(error))
-        self._attached = False
+        self._attached = self._catching_up = False
         self._detached.set()
 
     def _low_ms(self) -> int:
@@ -108,20 +127,38 @@ class Projector:
         open_ends = [*self._in_flight, *([] if self._behind_ms is None else [self._behind_ms])]
         return min(open_ends, default=self._latest_ms)
 
+    def _lag_s(self) -> float:
+        low_ms = self._low_ms()
+        return max(0, clock.to_ms(clock.now()) - low_ms) / 1000 if low_ms else math.inf
+
     async def _catch_up(self) -> None:
-        """Attach, and replay what may be missing while live traffic goes on."""
-        standing = await self._projection.attach(self._bridge_id)
-        unknown = standing.mark_ms is None and self._known_before and not self._was_attached
-        if not standing.built or unknown:
+        """Attach, and replay what may be missing while live traffic goes on.
+
+        The lowest of all bridges' marks counts, not only our own: Redis may have gone back behind what
+        another bridge joined, and that bridge need not be there. A missing mark means: we cannot know.
+        """
+        known = set(await self._registry.bridges())
+        if not self._is_known:
+            known.discard(self._bridge_id)
+        standing = await self._projection.attach(known)
+        if not standing.built:
             await self._rebuild()
             return
-        # Without a mark, the projection began after all that we joined before; it has that from MongoDB.
-        start_ms = self._low_ms() if standing.mark_ms is None else min(standing.mark_ms, self._low_ms())
-        self._latest_ms = max(self._latest_ms, start_ms)
+        if standing.pending and self._was_current:
+            # Whoever rebuilds reads all that was stored before; what came since, we remember.
+            start_ms = self._low_ms()
+        else:
+            lowest_ms = standing.low_ms if known or standing.low_ms else self._low_ms()
+            start_ms = min(lowest_ms, self._low_ms())
+            if self._replay_from_ms is not None:
+                start_ms = min(start_ms, self._replay_from_ms)
         self._attach(start_ms)
         await self._projection.mark(self._bridge_id, start_ms, catching_up=True)
-        await self._replay(clock.from_ms(start_ms))
+        await self._replay(clock.from_ms(start_ms) if start_ms else None)
         await self._settle()
+        for gone in standing.marked - set(await self._registry.bridges()):
+            # Redis went back to when a bridge was there that has left since; its events are joined now.
+            await self._projection.leave(gone)
 
     async def _rebuild(self) -> None:
         alerting = await self._alerts.open_devices()
@@ -135,7 +172,7 @@ class Projector:
         await self._settle()
 
     def _attach(self, start_ms: int) -> None:
-        self._attached = self._was_attached = True
+        self._attached = self._is_known = self._catching_up = True
         self._detached.clear()
         self._give_up(start_ms)
 
@@ -146,6 +183,7 @@ class Projector:
         async for batch in self._events.replay(since):
             await self._projection.apply(project(batch))
             replayed += len(batch)
+            self._metrics.events_replayed.inc(len(batch))
             if loop.time() - told_at > limits.MARK_INTERVAL_S:
                 told_at = loop.time()
                 await self._projection.mark(self._bridge_id, self._low_ms(), catching_up=True)
@@ -155,11 +193,20 @@ class Projector:
             raise StreakStoreUnavailable("Redis: it went away during the replay")
         # What live batches gave up on since would have detached us.
         self._behind_ms = None
+        self._catching_up = False
         log.info("caught up", replayed=replayed)
 
     async def _settle(self) -> None:
         await self._projection.mark(self._bridge_id, self._low_ms(), catching_up=False)
-        await self._alerts.handle(await self._projection.settle(self._bridge_id))
+        await self._compare()
+        await self._registry.caught_up(self._bridge_id)
+        self._replay_from_ms = None
+        self._was_current = True
+
+    async def _compare(self) -> None:
+        """Bring every alert in step: one may have been missed in a crash between MongoDB and Redis."""
+        open_alerts = await self._alerts.open_devices()
+        await self._alerts.handle(await self._projection.settle(self._bridge_id, open_alerts))
 
     async def _keep_mark(self) -> None:
         """Write down every second how far we are; compare all alerts now and then."""
@@ -172,7 +219,7 @@ class Projector:
                 await self._take_over()
             if loop.time() - compared_at > limits.RECONCILE_INTERVAL_S:
                 compared_at = loop.time()
-                await self._alerts.handle(await self._projection.settle(self._bridge_id))
+                await self._compare()
             try:
                 async with asyncio.timeout(limits.MARK_INTERVAL_S):
                     await self._detached.wait()

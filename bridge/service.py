@@ -4,11 +4,14 @@ import asyncio
 import secrets
 import signal
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 
 import uvloop
 
+from bridge import metrics_endpoint
 from bridge.alerts import Alerts
+from bridge.broker_watch import STATUS_FILTER, BrokerWatch
+from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
 from bridge.projector import Projector
 from bridge.retry import until_available
@@ -16,10 +19,11 @@ from bridge.session import Session
 from pisync import clock, limits, logs, topics
 from pisync.errors import EventStoreUnavailable, PiSyncError
 from pisync.settings import Settings
-from pisync.stores.interfaces import BridgeRegistry
+from pisync.stores.interfaces import BridgeRegistry, Claim
 from pisync.stores.mongodb import MongoConnection, MongoEventStore
 from pisync.stores.mongodb_alerts import MongoAlertStore
 from pisync.stores.mongodb_bridges import MongoBridgeRegistry
+from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
 from pisync.stores.redis import RedisStreakStore
 from pisync.tasks import cancel
 
@@ -46,10 +50,13 @@ async def _main(settings: Settings, *, leave: bool) -> None:
         projection = RedisStreakStore.connect(settings.redis_url)
         stack.push_async_callback(projection.close)
         bridge = _Bridge(settings, connection, projection, leaving=leave)
+        await stack.enter_async_context(bridge.serving_metrics())
         preparing = asyncio.create_task(bridge.prepare(), name="prepare")
         await _until(stop, [preparing])
         if preparing.done():
             await bridge.serve(stop)
+            if bridge.has_left:
+                await bridge.forget()
         else:
             await cancel([preparing])
 
@@ -67,41 +74,69 @@ class _Bridge:
     ) -> None:
         self._settings = settings
         self._leaving = leaving
+        self._metrics = Metrics(settings)
+        self._session: Session | None = None
+        self.has_left = False
         self._instance = secrets.token_hex(8)
         self._projection = projection
         self._events = MongoEventStore(connection)
         self._alert_store = MongoAlertStore(connection)
+        self._letters = MongoDeadLetterStore(connection)
         self._registry: BridgeRegistry = MongoBridgeRegistry(connection)
-        self._known_before = False
+        self._claim = Claim(known_before=False, replay_from=clock.now())
+
+    def serving_metrics(self) -> AbstractAsyncContextManager[None]:
+        """Serve the metrics, where a port for them is set, while the context lasts."""
+        if self._settings.metrics_port is None:
+            return nullcontext()
+        return metrics_endpoint.serving(
+            host=self._settings.metrics_host,
+            port=self._settings.metrics_port,
+            exposition=self._metrics.exposition,
+            is_healthy=lambda: self._session is not None and self._session.is_ready,
+        )
 
     async def prepare(self) -> None:
         """Make sure of MongoDB, and claim the bridge's id there."""
         log.info("starting", bridge_id=self._settings.bridge_id, broker=str(self._settings.mqtt))
-        await until_available("MongoDB", self._events.prepare)
-        await until_available("MongoDB", self._alert_store.prepare)
-        self._known_before = await until_available(
+        await until_available("MongoDB", self._events.prepare, self._metrics)
+        await until_available("MongoDB", self._alert_store.prepare, self._metrics)
+        await until_available("MongoDB", self._letters.prepare, self._metrics)
+        days = self._settings.dead_letter_days
+        await until_available("MongoDB", lambda: self._letters.apply_retention(days), self._metrics)
+        self._claim = await until_available(
             "MongoDB",
             lambda: self._registry.claim(self._settings.bridge_id, self._instance, clock.now()),
+            self._metrics,
         )
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain what is in flight."""
-        alerts = Alerts(store=self._alert_store, projection=self._projection)
+        metrics = self._metrics
+        alerts = Alerts(
+            store=self._alert_store, events=self._events, projection=self._projection, metrics=metrics
+        )
         projector = Projector(
             bridge_id=self._settings.bridge_id,
             events=self._events,
             projection=self._projection,
             alerts=alerts,
-            known_before=self._known_before,
+            registry=self._registry,
+            claim=self._claim,
+            metrics=metrics,
         )
-        pipeline = Pipeline(store=self._events, projector=projector, settings=self._settings)
-        session = Session(
+        pipeline = Pipeline(store=self._events, projector=projector, settings=self._settings, metrics=metrics)
+        session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
             client_id=self._settings.bridge_id,
             topic_filter=topics.SHARED_SYNC_FILTER,
+            status_filter=STATUS_FILTER,
             on_message=pipeline.offer,
+            on_status=BrokerWatch(metrics).take,
             is_ours=self._is_ours,
+            known_before=self._claim.known_before,
+            metrics=metrics,
             leaving=self._leaving,
         )
         pipeline.attach(session)
@@ -112,7 +147,7 @@ class _Bridge:
             asyncio.create_task(session.run(), name="session"),
         ]
         if self._leaving:
-            tasks = [*tasks, asyncio.create_task(self._leave(session, pipeline), name="leave")]
+            tasks = [*tasks, asyncio.create_task(self._quiet(session, pipeline, projector), name="leave")]
         try:
             await _until(stop, tasks)
             await _drain(pipeline, self._settings.drain_timeout_s)
@@ -126,16 +161,23 @@ class _Bridge:
         except EventStoreUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _leave(self, session: Session, pipeline: Pipeline) -> None:
-        """Take what the broker still holds for this bridge, then end its session and forget it."""
+    async def _quiet(self, session: Session, pipeline: Pipeline, projector: Projector) -> None:
+        """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
-        while not session.is_ready or not pipeline.is_idle or pipeline.offered != seen:
+        while not (
+            session.is_ready and pipeline.is_idle and projector.is_current and pipeline.offered == seen
+        ):
             seen = pipeline.offered
             await asyncio.sleep(limits.LEAVE_QUIET_S)
-        await until_available("Redis", lambda: self._projection.leave(self._settings.bridge_id))
-        await until_available("MongoDB", lambda: self._registry.forget(self._settings.bridge_id))
-        session.end()  # which ends the bridge
+        self.has_left = True
+        session.end()
         log.info("left", bridge_id=self._settings.bridge_id, messages=pipeline.offered)
+
+    async def forget(self) -> None:
+        """Retire the bridge's mark and name, after its last life."""
+        bridge_id = self._settings.bridge_id
+        await until_available("Redis", lambda: self._projection.leave(bridge_id), self._metrics)
+        await until_available("MongoDB", lambda: self._registry.forget(bridge_id), self._metrics)
 
 
 async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import mqtt5
 
 from bridge.connection import Connection, Message, State
+from bridge.metrics import Metrics
 from pisync import backoff, limits, logs
 from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
 from pisync.settings import MqttAddress
@@ -29,8 +30,12 @@ class Session:
         ca_file: Path | None,
         client_id: str,
         topic_filter: str,
+        status_filter: str,
         on_message: Callable[[Message], None],
+        on_status: Callable[[str, bytes], None],
         is_ours: Callable[[], Awaitable[bool]],
+        known_before: bool,
+        metrics: Metrics,
         leaving: bool = False,
     ) -> None:
         """Prepare; `run` connects.
@@ -40,17 +45,25 @@ class Session:
             ca_file: whom to trust for `mqtts://`; None: whom the system trusts.
             client_id: names the session in the broker.
             topic_filter: what to subscribe to.
+            status_filter: what the broker says about itself, subscribed to beside it.
             on_message: takes each message in.
+            on_status: takes the topic and payload of what the broker says about itself.
             is_ours: whether the client id is still ours; asked when the broker hangs up without a word,
                 because Mosquitto 2.0 does so to the one of two clients with one id that came first.
+            known_before: whether a bridge of this id ran before, so that the broker should have its session.
+            metrics: where connections are counted.
             leaving: unsubscribe instead, and take only what the session still holds.
         """
         self._address = address
         self._tls = ssl.create_default_context(cafile=ca_file) if address.tls else None
         self._client_id = client_id
         self._topic_filter = topic_filter
+        self._status_filter = status_filter
         self._on_message = on_message
+        self._on_status = on_status
         self._is_ours = is_ours
+        self._has_session = known_before
+        self._metrics = metrics
         self._leaving = leaving
         self._unacknowledged: dict[int, bytes] = {}
         self._connection: Connection | None = None
@@ -58,6 +71,9 @@ class Session:
         self._reading.set()
         self._was_ready = False
         self._ended = False
+        self._published_at_qos_0 = 0
+        metrics.ready.set_function(lambda: self.is_ready)
+        metrics.published_at_qos_0.set_function(self._count_at_qos_0)
 
     @property
     def is_ready(self) -> bool:
@@ -139,6 +155,7 @@ class Session:
                     lambda: connection, self._address.host, self._address.port, ssl=self._tls
                 )
                 session_present = await connection.accepted
+            self._judge(session_present=session_present)
             self._connection = connection
             if not self._reading.is_set():
                 connection.pause()
@@ -154,7 +171,23 @@ class Session:
             raise BrokerUnavailable(str(error) or "no answer in time") from None
         finally:
             self._connection = None
+            self._published_at_qos_0 += connection.published_at_qos_0
             connection.disconnect()
+
+    def _judge(self, *, session_present: bool) -> None:
+        self._metrics.connected(resumed=session_present)
+        if self._has_session and not session_present:
+            self._metrics.sessions_lost.inc()
+            log.warning(
+                "the broker lost this bridge's session",
+                client_id=self._client_id,
+                meaning="what waited there is gone; devices that wait for a receipt will send theirs again",
+            )
+        self._has_session = True
+
+    def _count_at_qos_0(self) -> int:
+        present = 0 if self._connection is None else self._connection.published_at_qos_0
+        return self._published_at_qos_0 + present
 
     def _new_connection(self) -> Connection:
         password = self._address.password
@@ -170,7 +203,9 @@ class Session:
                 max_packet_size=limits.BRIDGE_PACKET_BYTES_MAX,
             ),
             topic_filter=self._topic_filter,
+            status_filter=self._status_filter,
             leaving=self._leaving,
             on_message=self._on_message,
+            on_status=self._on_status,
             unacknowledged=self._unacknowledged,
         )

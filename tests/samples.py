@@ -50,7 +50,7 @@ def event(device_id: str = "PB-1", minute: float = 0, errors: int = 0, files: in
 
 async def attach_anew(store: Projection) -> None:
     """Begin a projection, and declare it complete."""
-    await store.attach("bridge-0")
+    await store.attach(())
     await store.begin_rebuild("bridge-0", [])
     await store.finish_rebuild("bridge-0")
 

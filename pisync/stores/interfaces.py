@@ -1,13 +1,13 @@
 """What the rest of PiSync asks of its stores. The in-memory and the real ones pass one contract suite."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from pisync.events import Outcome, Reason, SyncEvent
-from pisync.streaks import DeviceState
+from pisync.streaks import DeviceState, LastEvent
 
 
 class Stored(StrEnum):
@@ -86,7 +86,7 @@ class EventStore(Protocol):
         """Whether any event of the device is stored."""
 
     def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
-        """All events received at `since` or later (None: all events), in batches.
+        """All events received at `since` or later, in batches; None: all events, device after device.
 
         What is stored while it runs may be missing; what was stored before is not.
         """
@@ -154,6 +154,38 @@ class ProjectionStatus:
     to_replay: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceRecord:
+    """All that the projection holds of one device, right or wrong: its state and what follows from it.
+
+    `ranks` are its scores among the failing devices; `alerting`: its alert is open and confirmed.
+    """
+
+    last_success_ms: int | None
+    failures_ms: tuple[int, ...]
+    last_event: LastEvent | None
+    ranks: Mapping[RankedBy, int]
+    alerting: bool
+
+    @classmethod
+    def of(cls, state: DeviceState | None) -> Self:
+        """What the projection should hold for a state; None: a device without events."""
+        if state is None:
+            return cls(last_success_ms=None, failures_ms=(), last_event=None, ranks={}, alerting=False)
+        ranks = {
+            RankedBy.FAILURES: state.failures,
+            RankedBy.STREAK: state.streak,
+            RankedBy.LAST_SEEN: state.last_event.timestamp_ms,
+        }
+        return cls(
+            last_success_ms=state.last_success_ms,
+            failures_ms=state.failures_ms,
+            last_event=state.last_event,
+            ranks=ranks if state.failures else {},
+            alerting=state.alerting,
+        )
+
+
 class StreakStore(Protocol):
     """Reads each device's state.
 
@@ -172,6 +204,12 @@ class StreakStore(Protocol):
     async def status(self) -> ProjectionStatus:
         """How true the answers are."""
 
+    async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
+        """All that is kept of these devices, in their order."""
+
+    def device_ids(self) -> AsyncIterator[list[str]]:
+        """Every device of which anything is kept, in batches; some more than once."""
+
     async def close(self) -> None:
         """Let go of the connections."""
 
@@ -187,10 +225,16 @@ class AlertChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """What a bridge finds when it attaches: whether there is a projection, and its own mark in it."""
+    """What a bridge finds when it attaches: whether there is a projection, and how complete it may be.
+
+    `pending`: a rebuild of it is under way. `marked`: the bridges with a mark. `low_ms`: the lowest mark of
+    any bridge, 0 where a known one has none; what was received before it, by whichever bridge, is joined.
+    """
 
     built: bool
-    mark_ms: int | None
+    pending: bool
+    marked: frozenset[str]
+    low_ms: int
 
 
 class Projection(StreakStore, Protocol):
@@ -200,8 +244,8 @@ class Projection(StreakStore, Protocol):
     `ProjectionLost` once the projection is not the one that was attached to: it is not written to then.
     """
 
-    async def attach(self, bridge_id: str) -> Standing:
-        """Find the projection and stick to it."""
+    async def attach(self, known: Collection[str]) -> Standing:
+        """Find the projection and stick to it; these bridges have stored events, marked or not."""
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Join the states into the kept ones.
@@ -222,11 +266,21 @@ class Projection(StreakStore, Protocol):
         Returns whether a rebuild is pending.
         """
 
-    async def settle(self, bridge_id: str) -> list[AlertChange]:
-        """Record that this bridge has caught up; returns every alert that is out of date."""
+    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
+        """Record that this bridge has caught up.
 
-    async def begin_rebuild(self, bridge_id: str, alerting: Sequence[str]) -> bool:
-        """Start a new projection, in which these devices are alerting; False where another bridge does."""
+        Returns every device whose streak, whose open alert and whose confirmed alert do not all agree; none
+        while another bridge catches up, which will compare in its turn.
+        """
+
+    async def begin_rebuild(
+        self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
+    ) -> bool:
+        """Start a new projection, in which these devices are alerting; False where another bridge does.
+
+        What is kept stays and is joined with, unless `from_nothing`: then all but the marks is removed first,
+        because joining cannot undo what is wrong.
+        """
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
         """Say how far a replay is, and that whoever does it is alive."""
@@ -291,14 +345,31 @@ class AlertStore(Protocol):
         """Record that this state of the alert was published."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What a claimed bridge left: whether it ran before, and when it began to store events without a mark.
+
+    A life that never caught up has no mark in the projection, and its clock may have been set back since.
+    """
+
+    known_before: bool
+    replay_from: datetime
+
+
 class BridgeRegistry(Protocol):
     """Knows which bridges there are, and which process speaks for each.
 
     Each method raises `EventStoreUnavailable` where MongoDB is away; the call may then be repeated.
     """
 
-    async def claim(self, bridge_id: str, instance: str, now: datetime) -> bool:
-        """Speak for a bridge from now on; returns whether there was such a bridge before."""
+    async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
+        """Speak for a bridge from now on."""
+
+    async def bridges(self) -> list[str]:
+        """All bridges that may have stored events."""
+
+    async def caught_up(self, bridge_id: str) -> None:
+        """Record that the projection has a mark of this life of the bridge."""
 
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""

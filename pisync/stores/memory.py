@@ -1,7 +1,7 @@
 """The stores in memory: for unit tests and for trying things out, under the contract of the real ones."""
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,7 +12,9 @@ from pisync.stores.interfaces import (
     Alert,
     AlertChange,
     AlertQuery,
+    Claim,
     DeadLetter,
+    DeviceRecord,
     FailingDevice,
     FailureCounts,
     HistoryEntry,
@@ -75,7 +77,11 @@ class MemoryEventStore:
 
     async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
         """All events received since then, one batch."""
-        yield [entry.event for entry in self.events.values() if since is None or entry.received_at >= since]
+        yield [
+            entry.event
+            for _, entry in sorted(self.events.items())
+            if since is None or entry.received_at >= since
+        ]
 
     async def count(self, since: datetime | None) -> int:
         """How many that are."""
@@ -116,9 +122,12 @@ class MemoryStreakStore:
     async def ping(self) -> None:
         """Always there."""
 
-    async def attach(self, bridge_id: str) -> Standing:
+    async def attach(self, known: Collection[str]) -> Standing:
         """Find what is kept."""
-        return Standing(built=self.built, mark_ms=self.marks.get(bridge_id))
+        lows = (self.marks.get(each, 0) for each in {*known, *self.marks})
+        return Standing(
+            built=self.built, pending=self.pending, marked=frozenset(self.marks), low_ms=min(lows, default=0)
+        )
 
     async def mark(self, bridge_id: str, low_ms: int, *, catching_up: bool) -> bool:
         """Record how far the bridge's events are joined."""
@@ -127,15 +136,26 @@ class MemoryStreakStore:
             self.catching.add(bridge_id)
         return self.pending
 
-    async def settle(self, bridge_id: str) -> list[AlertChange]:
+    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
         """Record that the bridge has caught up."""
         self.catching.discard(bridge_id)
-        return [
-            change for device_id, state in self.states.items() for change in self._outdated(device_id, state)
-        ]
+        if self.pending or self.catching:
+            return []
+        changes = []
+        for device_id in dict.fromkeys([*self.states, *self.alerting, *open_alerts]):
+            streak = self._streak(device_id)
+            opens = streak >= limits.STREAK_ALERT
+            if not opens == (device_id in self.alerting) == (device_id in open_alerts):
+                changes.append(AlertChange(device_id=device_id, streak=streak, opens=opens))
+        return changes
 
-    async def begin_rebuild(self, bridge_id: str, alerting: Sequence[str]) -> bool:
+    async def begin_rebuild(
+        self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
+    ) -> bool:
         """Start anew."""
+        if from_nothing:
+            for kept in (self.states, self.alerting, self.catching):
+                kept.clear()
         self.built = self.pending = True
         self.alerting.update(alerting)
         return True
@@ -160,8 +180,8 @@ class MemoryStreakStore:
         changes: list[AlertChange] = []
         for device_id, state in states.items():
             kept = self.states.get(device_id)
-            joined = self.states[device_id] = state if kept is None else kept.merge(state)
-            changes += self._outdated(device_id, joined)
+            self.states[device_id] = state if kept is None else kept.merge(state)
+            changes += self._outdated(device_id)
         return changes
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
@@ -169,17 +189,33 @@ class MemoryStreakStore:
         outdated: list[AlertChange] = []
         for change in changes:
             (self.alerting.add if change.opens else self.alerting.discard)(change.device_id)
-            outdated += self._outdated(change.device_id, self.states[change.device_id])
+            outdated += self._outdated(change.device_id)
         return outdated
 
-    def _outdated(self, device_id: str, state: DeviceState) -> list[AlertChange]:
-        if self.pending or self.catching or state.alerting == (device_id in self.alerting):
+    def _outdated(self, device_id: str) -> list[AlertChange]:
+        streak = self._streak(device_id)
+        opens = streak >= limits.STREAK_ALERT
+        if self.pending or self.catching or opens == (device_id in self.alerting):
             return []
-        return [AlertChange(device_id=device_id, streak=state.streak, opens=state.alerting)]
+        return [AlertChange(device_id=device_id, streak=streak, opens=opens)]
+
+    def _streak(self, device_id: str) -> int:
+        return self.states[device_id].streak if device_id in self.states else 0
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state."""
         return self.states.get(device_id)
+
+    async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
+        """All that is kept of these devices."""
+        return [
+            replace(DeviceRecord.of(self.states.get(device_id)), alerting=device_id in self.alerting)
+            for device_id in device_ids
+        ]
+
+    async def device_ids(self) -> AsyncIterator[list[str]]:
+        """Every device of which anything is kept, one batch."""
+        yield [*self.states, *self.alerting]
 
     async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
         """One page of failing devices."""
@@ -277,3 +313,34 @@ class MemoryAlertStore:
         """Record that this state was published."""
         if alert in self.alerts:
             self.silent.discard(alert.alert_id)
+
+
+class MemoryBridgeRegistry:
+    """A `BridgeRegistry` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.claims: dict[str, tuple[str, datetime | None]] = {}
+
+    async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
+        """Speak for a bridge from now on."""
+        _, earlier = before = self.claims.get(bridge_id, ("", None))
+        replay_from = now if earlier is None else min(now, earlier)
+        self.claims[bridge_id] = (instance, replay_from)
+        return Claim(known_before=before[0] != "", replay_from=replay_from)
+
+    async def bridges(self) -> list[str]:
+        """All bridges that may have stored events."""
+        return list(self.claims)
+
+    async def caught_up(self, bridge_id: str) -> None:
+        """Record that this life has a mark."""
+        if bridge_id in self.claims:
+            self.claims[bridge_id] = (self.claims[bridge_id][0], None)
+
+    async def holder(self, bridge_id: str) -> str | None:
+        """The instance that claimed the bridge last."""
+        return self.claims[bridge_id][0] if bridge_id in self.claims else None
+
+    async def forget(self, bridge_id: str) -> None:
+        """Retire a bridge."""
+        self.claims.pop(bridge_id, None)

@@ -1,9 +1,10 @@
-"""The bridges that there are, in MongoDB: which ids have stored events, and which process has each now."""
+"""The bridges that there are, in MongoDB: which may have stored events, and which process has each now."""
 
 from datetime import datetime
 
 from pymongo import ReturnDocument
 
+from pisync.stores.interfaces import Claim
 from pisync.stores.mongodb import MongoConnection, mapped
 
 
@@ -13,16 +14,31 @@ class MongoBridgeRegistry:
     def __init__(self, connection: MongoConnection) -> None:
         self._bridges = connection.database.get_collection("bridges")
 
-    async def claim(self, bridge_id: str, instance: str, now: datetime) -> bool:
-        """Speak for a bridge from now on; returns whether there was such a bridge before."""
+    async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
+        """Speak for a bridge from now on."""
         with mapped():
             before = await self._bridges.find_one_and_update(
                 {"_id": bridge_id},
-                {"$set": {"instance": instance, "claimed_at": now}, "$setOnInsert": {"since": now}},
+                {
+                    "$set": {"instance": instance, "claimed_at": now},
+                    "$setOnInsert": {"since": now},
+                    "$min": {"replay_from": now},
+                },
                 upsert=True,
                 return_document=ReturnDocument.BEFORE,
             )
-        return before is not None
+        earlier = (before or {}).get("replay_from", now)
+        return Claim(known_before=before is not None, replay_from=min(now, earlier))
+
+    async def bridges(self) -> list[str]:
+        """All bridges that may have stored events."""
+        with mapped():
+            return [found["_id"] async for found in self._bridges.find({}, {"_id": 1})]
+
+    async def caught_up(self, bridge_id: str) -> None:
+        """Record that the projection has a mark of this life of the bridge."""
+        with mapped():
+            await self._bridges.update_one({"_id": bridge_id}, {"$unset": {"replay_from": ""}})
 
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""

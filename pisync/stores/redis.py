@@ -17,7 +17,7 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 import heapq
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Final, Self
@@ -32,9 +32,11 @@ from pisync import limits
 from pisync.errors import ConfigurationError, ProjectionLost, StreakStoreUnavailable
 from pisync.stores.interfaces import (
     AlertChange,
+    DeviceRecord,
     FailingDevice,
     Position,
     ProjectionStatus,
+    RankedBy,
     RankingQuery,
     Standing,
 )
@@ -67,6 +69,7 @@ class RedisStreakStore:
         self._settle = _Script(self._client, "settle.lua")
         self._finish = _Script(self._client, "finish.lua")
         self._ranking = _Script(self._client, "ranking.lua")
+        self._clear = _Script(self._client, "clear.lua")
         self._epoch = ""
         self._attached = False
         self._run_id = ""
@@ -101,7 +104,7 @@ class RedisStreakStore:
         with _mapped():
             await self._client.ping()
 
-    async def attach(self, bridge_id: str) -> Standing:
+    async def attach(self, known: Collection[str]) -> Standing:
         """Find the projection and stick to it, and to the Redis process that holds it."""
         self._attached, self._run_id = True, ""
         with _mapped():
@@ -109,13 +112,19 @@ class RedisStreakStore:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for each in _ROOTS:
                     pipeline.get(f"{each}:epoch")
-                    pipeline.hget(f"{each}:marks", bridge_id)
+                    pipeline.exists(f"{each}:pending")
+                    pipeline.hgetall(f"{each}:marks")
                 found = await pipeline.execute()
-        epochs, marks = set(found[::2]), found[1::2]
+        epochs = set(found[::3])
         self._epoch = epochs.pop() or ""
+        lows = [
+            min((int(marks.get(each, 0)) for each in {*known, *marks}), default=0) for marks in found[2::3]
+        ]
         return Standing(
             built=not epochs and self._epoch != "",
-            mark_ms=None if None in marks else min(map(int, marks)),
+            pending=any(found[1::3]),
+            marked=frozenset().union(*found[2::3]),
+            low_ms=min(lows),
         )
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
@@ -149,15 +158,28 @@ class RedisStreakStore:
         catching_s = limits.REBUILDER_SILENT_S if catching_up else 0
         return any(await self._mark.call(_everywhere(self._epoch, bridge_id, low_ms, catching_s)))
 
-    async def settle(self, bridge_id: str) -> list[AlertChange]:
+    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
         """Record that this bridge has caught up; returns every alert that is out of date."""
-        return _changes(await self._settle.call(_everywhere(self._epoch, bridge_id, limits.STREAK_ALERT)))
+        calls: dict[str, list[Argument]] = {
+            each: [self._epoch, bridge_id, limits.STREAK_ALERT] for each in _ROOTS
+        }
+        for device_id in open_alerts:
+            calls[shard(device_id)].append(device_id)
+        return _changes(await self._settle.call(calls))
 
-    async def begin_rebuild(self, bridge_id: str, alerting: Sequence[str]) -> bool:
+    async def begin_rebuild(
+        self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
+    ) -> bool:
         """Start a new projection under a new epoch, unless another bridge, still alive, does."""
         with _mapped():
             if not await self._client.set(REBUILDER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
                 return False
+            epochs = [f"{each}:epoch" for each in _ROOTS]
+            if from_nothing:
+                # From here on nobody writes: whoever is attached learns that the projection is lost.
+                await self._client.delete(*epochs)
+            if await self._client.exists(*epochs) < len(epochs):
+                await self._remove_leftovers(bridge_id)
             epoch = secrets.token_hex(8)
             async with self._client.pipeline(transaction=False) as pipeline:
                 for each in _ROOTS:
@@ -169,6 +191,28 @@ class RedisStreakStore:
                 await pipeline.execute()
         self._epoch = epoch
         return True
+
+    async def _remove_leftovers(self, bridge_id: str) -> None:
+        """Empty the shards that have no epoch: what they hold may be wrong, and a removal unfinished."""
+        async for keys in self._keys():
+            calls: dict[str, list[Argument]] = {}
+            for key in keys:
+                # What a mark promises was stored before, and so will be joined when this is complete.
+                if not key.endswith(":marks"):
+                    calls.setdefault(key[: len(_ROOTS[0])], []).append(key)
+            await self._clear.call(calls)
+            await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
+            if await self._client.get(REBUILDER) != bridge_id:
+                raise ProjectionLost("Redis: another bridge began to rebuild the projection meanwhile")
+
+    async def _keys(self) -> AsyncIterator[list[str]]:
+        """Every key of every shard, in batches; those that come or go meanwhile may be missing."""
+        cursor = -1
+        while cursor != 0:
+            cursor, keys = await self._client.scan(
+                max(cursor, 0), match="pisync:{[0-9][0-9]}:*", count=SCAN_KEYS
+            )
+            yield [str(key) for key in keys]
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
         """Say how far a replay is, and that whoever does it is alive."""
@@ -228,6 +272,35 @@ class RedisStreakStore:
             last_event=_last_event_decoder.decode(last_event),
         )
 
+    async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
+        """All that is kept of these devices, in their order; each read while others may write."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for device_id in device_ids:
+                root = shard(device_id)
+                pipeline.hmget(f"{root}:device:{device_id}", "last_success", "last_event")
+                pipeline.zrange(f"{root}:failures:{device_id}", 0, -1)
+                pipeline.sismember(f"{root}:alerting", device_id)
+                for order in RankedBy:
+                    pipeline.zscore(f"{root}:by:{order}", device_id)
+            with _mapped():
+                replies = iter(await pipeline.execute())
+        return [_record(*each) for each in zip(*[replies] * (3 + len(RankedBy)), strict=True)]
+
+    async def device_ids(self) -> AsyncIterator[list[str]]:
+        """Every device of which anything is kept, in batches; some more than once."""
+        with _mapped():
+            async for keys in self._keys():
+                found: list[str] = []
+                for key in keys:
+                    _, _, kind, *rest = key.split(":", 3)
+                    if kind in {"device", "failures"}:
+                        found += rest
+                    elif kind == "by":
+                        found += [member async for member, _ in self._client.zscan_iter(key, count=SCAN_KEYS)]
+                    elif kind == "alerting":
+                        found += [member async for member in self._client.sscan_iter(key, count=SCAN_KEYS)]
+                yield found
+
     async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
         """One page of failing devices: the best of every shard, then the details of the winners."""
         arguments: list[Argument] = [
@@ -272,6 +345,8 @@ class RedisStreakStore:
 # Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
 REBUILDER: Final = "pisync:rebuilder"
 PROGRESS: Final = "pisync:replay"
+# How much of the key space Redis looks through in one step; others wait meanwhile.
+SCAN_KEYS: Final = 1000
 
 
 def root(number: int) -> str:
@@ -326,7 +401,7 @@ def _mapped() -> Iterator[None]:
     try:
         yield
     except exceptions.ResponseError as error:
-        if str(error).startswith("LOST"):
+        if "LOST the projection" in str(error):  # behind words of the driver's where it was in a pipeline
             raise ProjectionLost("Redis: it does not hold the projection that we were attached to") from None
         raise StreakStoreUnavailable(f"Redis: {str(error)[:300]}") from error
     except (exceptions.RedisError, OSError) as error:
@@ -339,6 +414,19 @@ def _changes(replies: Sequence[Sequence[Any]]) -> list[AlertChange]:
         for reply in replies
         for device_id, streak, opens in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     ]
+
+
+def _record(
+    facts: Sequence[Any], failures: Sequence[str], alerting: int, *ranks: float | None
+) -> DeviceRecord:
+    last_success, last_event = facts
+    return DeviceRecord(
+        last_success_ms=None if last_success is None else int(last_success),
+        failures_ms=tuple(map(int, failures)),
+        last_event=None if last_event is None else _last_event_decoder.decode(last_event),
+        ranks={order: int(score) for order, score in zip(RankedBy, ranks, strict=True) if score is not None},
+        alerting=bool(alerting),
+    )
 
 
 def _ranked(reply: Sequence[Any]) -> Iterator[tuple[int, str, int, int]]:

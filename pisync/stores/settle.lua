@@ -1,7 +1,7 @@
--- Records that one bridge has caught up, and compares all alerts with all streaks.
+-- Records that one bridge has caught up, and compares all streaks with all alerts, open and confirmed.
 --
 -- KEYS[1]  the shard's root
--- ARGV     epoch, bridge id, alert threshold
+-- ARGV     epoch, bridge id, alert threshold, devices with an open alert in MongoDB ...
 -- Returns as apply.lua does; nothing while another bridge catches up, which will compare in its turn.
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
@@ -15,20 +15,29 @@ if redis.call('EXISTS', root .. ':pending') == 1
   or redis.call('ZCOUNT', root .. ':catching', now, '+inf') > 0 then
   return changes
 end
+local open = {}
+for n = 4, #ARGV do
+  open[ARGV[n]] = true
+end
+local function add(id, streak, opens)
+  changes[#changes + 1] = id
+  changes[#changes + 1] = streak
+  changes[#changes + 1] = opens
+end
 local ranked = redis.call('ZRANGEBYSCORE', root .. ':by:streak', threshold, '+inf', 'WITHSCORES')
 for n = 1, #ranked, 2 do
-  if redis.call('SISMEMBER', root .. ':alerting', ranked[n]) == 0 then
-    changes[#changes + 1] = ranked[n]
-    changes[#changes + 1] = tonumber(ranked[n + 1])
-    changes[#changes + 1] = 1
+  local id = ranked[n]
+  if not open[id] or redis.call('SISMEMBER', root .. ':alerting', id) == 0 then
+    add(id, tonumber(ranked[n + 1]), 1)
   end
 end
 for _, id in ipairs(redis.call('SMEMBERS', root .. ':alerting')) do
+  open[id] = true
+end
+for id in pairs(open) do
   local streak = tonumber(redis.call('ZSCORE', root .. ':by:streak', id) or 0)
   if streak < threshold then
-    changes[#changes + 1] = id
-    changes[#changes + 1] = streak
-    changes[#changes + 1] = 0
+    add(id, streak, 0)
   end
 end
 return changes

@@ -32,7 +32,7 @@ async def test_redis_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest
             for _ in range(2):
                 with pytest.raises(StreakStoreUnavailable, match="restarted"):
                     await store.apply(project([event("PB-1", 2, 1)]))
-            await store.attach("bridge-0")
+            await store.attach(())
             await store.apply(project([event("PB-1", 2, 1)]))
         finally:
             await store.close()

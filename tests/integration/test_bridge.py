@@ -265,11 +265,13 @@ async def test_redis_rolled_back(world: World, tmp_path: Path) -> None:
 async def test_a_replay_opens_no_alert_that_is_over(world: World) -> None:
     over = [event("PB-1", minute, errors=1) for minute in range(4)] + [event("PB-1", 9)]
     going_on = [event("PB-2", minute, errors=1) for minute in range(4)]
-    for one in over + going_on:
-        await publish(world, [one])
-    await world.projected(over + going_on)
-    await world.said("device_id=PB-2")
+    await publish(world, over[:-1])
+    await world.said("device_id=PB-1")
+    await publish(world, over[-1:])
     await world.said("device recovered")
+    await publish(world, going_on)
+    await world.said("device_id=PB-2")
+    await world.projected(over + going_on)
     before = await world.alerts()
     assert [(alert["device_id"], alert["is_open"]) for alert in before] == [("PB-1", False), ("PB-2", True)]
     for _ in range(2):

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import mqtt5
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,11 @@ from pisync import limits
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, ProtocolError, SessionTakenOver
 
 CONNACK = mqtt5.ConnAckPacket(receive_max=2).write()
-SUBACK = mqtt5.SubAckPacket(65_535, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]).write()
+GRANTED = [
+    mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE,
+    mqtt5.SubAckReasonCode.GRANTED_QOS_AT_MOST_ONCE,
+]
+SUBACK = mqtt5.SubAckPacket(65_535, GRANTED).write()
 
 
 def publish(packet_id: int | None = 1, payload: bytes = b"{}", **properties: Any) -> bytes:
@@ -69,13 +74,23 @@ class FakeTransport(asyncio.Transport):
 class Bench:
     """A connection on a fake transport."""
 
-    def __init__(self, unacknowledged: dict[int, bytes] | None = None, *, subscribed: bool = True) -> None:
+    def __init__(
+        self,
+        unacknowledged: dict[int, bytes] | None = None,
+        *,
+        subscribed: bool = True,
+        leaving: bool = False,
+    ) -> None:
         self.received: list[Message] = []
+        self.status: list[tuple[str, bytes]] = []
         self.unacknowledged = {} if unacknowledged is None else unacknowledged
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0", keep_alive=limits.KEEP_ALIVE_S),
             topic_filter="$share/g/t/+",
+            status_filter="$SYS/+",
+            leaving=leaving,
             on_message=self.received.append,
+            on_status=lambda topic, payload: self.status.append((topic, payload)),
             unacknowledged=self.unacknowledged,
         )
         self.transport = FakeTransport()
@@ -110,7 +125,10 @@ async def test_handshake() -> None:
     bench.connection.data_received(mqtt5.ConnAckPacket(session_present=True, server_keep_alive=60).write())
     subscribe, ping = sorted(bench.written(), key=lambda packet: isinstance(packet, mqtt5.PingReqPacket))
     assert isinstance(subscribe, mqtt5.SubscribePacket)
-    assert subscribe.topic_filters[0].pattern == "$share/g/t/+"
+    assert [(wanted.pattern, int(wanted.max_qos)) for wanted in subscribe.topic_filters] == [
+        ("$share/g/t/+", 1),
+        ("$SYS/+", 0),
+    ]
     assert isinstance(ping, mqtt5.PingReqPacket)
     assert bench.connection.accepted.result() is True
     assert not bench.connection.ready.done()
@@ -156,10 +174,47 @@ async def test_a_broker_without_shared_subscriptions_is_refused() -> None:
 )
 async def test_a_refused_subscription_says_why(code: mqtt5.SubAckReasonCode) -> None:
     bench = Bench(subscribed=False)
-    bench.connection.data_received(CONNACK + mqtt5.SubAckPacket(65_535, [code]).write())
+    bench.connection.data_received(CONNACK + mqtt5.SubAckPacket(65_535, [code, GRANTED[1]]).write())
     assert isinstance(bench.error(), ConfigurationError)
     assert code.name in str(bench.error())
     assert bench.connection.ready.exception() is bench.error()
+
+
+async def test_a_broker_that_keeps_its_figures_to_itself_is_warned_of() -> None:
+    bench = Bench(subscribed=False)
+    refused = [GRANTED[0], mqtt5.SubAckReasonCode.NOT_AUTHORIZED]
+    with structlog.testing.capture_logs() as logs:
+        bench.connection.data_received(CONNACK + mqtt5.SubAckPacket(65_535, refused).write())
+    assert bench.connection.ready.done()
+    assert bench.connection.state is State.READY
+    (warning,) = logs
+    assert warning["log_level"] == "warning"
+    assert "$SYS/+: NOT_AUTHORIZED" in warning["why"]
+
+
+@pytest.mark.parametrize("codes", [GRANTED[:1], [*GRANTED, GRANTED[0]]])
+async def test_a_suback_answers_both_subscriptions(codes: list[mqtt5.SubAckReasonCode]) -> None:
+    bench = Bench(subscribed=False)
+    bench.connection.data_received(CONNACK + mqtt5.SubAckPacket(65_535, codes).write())
+    assert isinstance(bench.error(), ProtocolError)
+
+
+async def test_what_the_broker_says_of_itself_is_no_message_of_a_device() -> None:
+    bench = Bench()
+    bench.connection.data_received(mqtt5.PublishPacket("$SYS/broker/x", b"7").write() + publish(None))
+    assert bench.status == [("$SYS/broker/x", b"7")]
+    assert [message.topic for message in bench.received] == ["t/1"]
+
+
+async def test_leaving_unsubscribes_from_both() -> None:
+    bench = Bench(subscribed=False, leaving=True)
+    bench.written()
+    bench.connection.data_received(CONNACK)
+    (unsubscribe,) = [packet for packet in bench.written() if isinstance(packet, mqtt5.UnsubscribePacket)]
+    assert unsubscribe.patterns == ["$share/g/t/+", "$SYS/+"]
+    gone = [mqtt5.UnsubAckReasonCode.SUCCESS, mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED]
+    bench.connection.data_received(mqtt5.UnsubAckPacket(65_535, gone).write())
+    assert bench.connection.state is State.READY
 
 
 async def test_a_session_taken_over_is_told_apart() -> None:
@@ -173,7 +228,7 @@ async def test_a_session_taken_over_is_told_apart() -> None:
 
 async def test_acknowledgements_are_one_write_in_the_given_order() -> None:
     bench = Bench()
-    bench.connection.acknowledge([5, 3, 65_535, 4])
+    assert bench.connection.acknowledge([5, 3, 65_535, 4])
     acknowledged = bench.written()
     assert all(isinstance(packet, mqtt5.PubAckPacket) for packet in acknowledged)
     assert [cast("mqtt5.PubAckPacket", packet).packet_id for packet in acknowledged] == [5, 3, 65_535, 4]
@@ -182,7 +237,7 @@ async def test_acknowledgements_are_one_write_in_the_given_order() -> None:
 async def test_a_closed_connection_acknowledges_nothing() -> None:
     bench = Bench()
     bench.connection.connection_lost(None)
-    bench.connection.acknowledge([1])
+    assert not bench.connection.acknowledge([1])
     bench.connection.publish("r", b"x", correlation_data=None, expiry_s=1)
     assert bench.written() == []
 
@@ -194,6 +249,7 @@ async def test_publishing_keeps_within_the_brokers_receive_maximum() -> None:
     sent = [cast("mqtt5.PublishPacket", packet) for packet in bench.written()]
     assert [(int(packet.qos), packet.packet_id) for packet in sent] == [(1, 1), (1, 2), (0, None)]
     assert {(packet.correlation_data, packet.message_expiry_interval) for packet in sent} == {(b"c", 9)}
+    assert bench.connection.published_at_qos_0 == 1
     bench.connection.data_received(mqtt5.PubAckPacket(1).write())
     bench.connection.data_received(mqtt5.PubAckPacket(1).write())  # a second one frees nothing
     for _ in range(2):

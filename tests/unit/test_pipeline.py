@@ -11,6 +11,7 @@ import pytest
 
 from bridge.alerts import Alerts
 from bridge.connection import Connection, Message
+from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
 from bridge.projector import Projector
 from pisync import limits, receipts, topics
@@ -18,10 +19,10 @@ from pisync.errors import EventStoreUnavailable, StreakStoreUnavailable
 from pisync.events import Reason, SyncEvent
 from pisync.receipts import Receipt
 from pisync.settings import Settings
-from pisync.stores.interfaces import AlertChange, DeadLetter, Stored
-from pisync.stores.memory import MemoryAlertStore, MemoryEventStore, MemoryStreakStore
+from pisync.stores.interfaces import AlertChange, Claim, DeadLetter, Stored
+from pisync.stores.memory import MemoryAlertStore, MemoryBridgeRegistry, MemoryEventStore, MemoryStreakStore
 from pisync.streaks import DeviceState
-from tests.samples import backlog, members, payload
+from tests.samples import NOW, backlog, members, payload
 
 DEVICE = "PB-000123"
 
@@ -74,15 +75,21 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
+        self.closed = False
 
-    def acknowledge(self, packet_ids: Sequence[int]) -> None:
+    def acknowledge(self, packet_ids: Sequence[int]) -> bool:
+        if self.closed:
+            return False
         self.acknowledged += packet_ids
+        return True
 
 
 class Rig:
     """A pipeline, and everything that it talks to."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **changes: Any) -> None:
+        settings = Settings(**{"linger_ms": 0, **changes})
+        self.metrics = Metrics(settings)
         self.store = GatedStore()
         self.streaks = FlakyStreaks()
         self.alerts = MemoryAlertStore()
@@ -90,13 +97,15 @@ class Rig:
             bridge_id="bridge-0",
             events=self.store,
             projection=self.streaks,
-            alerts=Alerts(store=self.alerts, projection=self.streaks),
-            known_before=False,
+            alerts=Alerts(
+                store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
+            ),
+            registry=MemoryBridgeRegistry(),
+            claim=Claim(known_before=False, replay_from=NOW),
+            metrics=self.metrics,
         )
         self.pipeline = Pipeline(
-            store=self.store,
-            projector=self.projector,
-            settings=Settings(**{"linger_ms": 0, **settings}),
+            store=self.store, projector=self.projector, settings=settings, metrics=self.metrics
         )
         self.pipeline.attach(self)
         self.connection = FakeConnection()
@@ -134,6 +143,9 @@ class Rig:
         )
         self.next_packet_id += 1
         self.pipeline.offer(Message(packet, cast("Connection", self.connection)))
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"pisync_bridge_{name}", labels)
 
     async def drain(self) -> None:
         await asyncio.wait_for(self.pipeline.drain(), 10)
@@ -372,3 +384,65 @@ async def test_a_defect_ends_the_pipeline_and_acknowledges_nothing(monkeypatch: 
         await asyncio.wait_for(rig.pipeline.run(), 10)
     assert raised.group_contains(ZeroDivisionError)
     assert rig.connection.acknowledged == []
+
+
+async def test_everything_is_counted() -> None:
+    async with running(Rig()) as rig:
+        for minute in range(3):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        rig.send(backlog(members(), members(total_errors=-1), members(total_files_synced=7)))
+        rig.send(b"{", qos=0)
+        assert (rig.metric("inflight_messages"), rig.metric("messages_acknowledged_total")) == (5, 0)
+        assert rig.metric("inflight_bytes") == sum(len(message.payload) for message in rig.pipeline._pending)
+        await rig.drain()
+        await until(lambda: rig.metric("alerts_opened_total"))
+        counted = {
+            name: rig.metric(f"{name}_total")
+            for name in ("messages_received", "messages_acknowledged", "events_stored", "events_duplicate")
+        }
+        assert counted == {
+            "messages_received": 5,
+            "messages_acknowledged": 4,
+            "events_stored": 3,
+            "events_duplicate": 1,
+        }
+        rejected = {reason: rig.metric("events_rejected_total", reason=reason.value) for reason in Reason}
+        assert {reason: count for reason, count in rejected.items() if count} == {
+            Reason.SCHEMA: 1,
+            Reason.CONFLICT: 1,
+            Reason.MALFORMED: 1,
+        }
+        assert (rig.metric("batch_messages_sum"), rig.metric("batch_duration_seconds_count")) == (
+            5,
+            rig.metric("batch_messages_count"),
+        )
+        assert (rig.metric("inflight_messages"), rig.metric("inflight_bytes")) == (0, 0)
+        rig.send(payload(timestamp="2026-05-08T13:00:00Z", total_errors=0))
+        await rig.drain()
+        assert rig.metric("alerts_closed_total") == 1
+
+
+async def test_what_a_closed_connection_did_not_take_does_not_count_as_acknowledged() -> None:
+    async with running(Rig()) as rig:
+        rig.connection.closed = True
+        rig.send(payload())
+        await rig.drain()
+        assert (rig.metric("events_stored_total"), rig.metric("messages_acknowledged_total")) == (1, 0)
+
+
+async def test_stores_that_are_away_are_counted_and_the_projections_lag_is_told() -> None:
+    async with running(Rig()) as rig:
+        assert (rig.metric("projection_attached"), rig.metric("projection_catching_up")) == (1, 0)
+        rig.store.away.set()
+        rig.send(payload())
+        await until(lambda: (rig.metric("store_retries_total", store="MongoDB") or 0) >= 2)
+        await until(lambda: (rig.metric("projection_lag_seconds") or 0) > 0)
+        rig.store.away.clear()
+        await rig.drain()
+        rig.streaks.failures_left = 1
+        replayed = rig.metric("events_replayed_total")
+        rig.send(payload(timestamp="2026-05-08T12:01:00Z"))
+        await until(lambda: rig.metric("store_retries_total", store="Redis"))
+        await until(lambda: rig.metric("events_replayed_total") != replayed)
+        await until(lambda: rig.metric("projection_catching_up") == 0)
+        assert rig.metric("projection_attached") == 1

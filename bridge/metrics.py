@@ -1,0 +1,205 @@
+"""What one bridge counts and measures, for Prometheus, in a registry of its own.
+
+The hot path pays for a batch, never for a message: what some part keeps as a plain number anyway is read from
+it when Prometheus asks (`set_function`), and the rest is counted once a batch.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from pisync.events import Reason
+from pisync.settings import Settings
+from pisync.stores.interfaces import Stored
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_MESSAGES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+
+
+class Reading(Collector):
+    """A counter or gauge that some part keeps; while it is None, the metric has no sample."""
+
+    def __init__(
+        self,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        documentation: str,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._kind = kind
+        self._name = name
+        self._documentation = documentation
+        self._read: Callable[[], float | None] = lambda: None
+        registry.register(self)
+
+    def set_function(self, read: Callable[[], float | None]) -> None:
+        """Say where the number is."""
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """The metric, as the registry asks for it."""
+        yield self._kind(self._name, self._documentation, value=self._read())
+
+
+class Metrics:
+    """All metrics of one bridge; the attributes are what its parts count into or are read from."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        self._messages_and_events()
+        self._holdings(settings)
+        self._session()
+        self._projection()
+        self._broker()
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus's text format 0.0.4."""
+        return generate_latest(self.registry)
+
+    # Once a batch
+
+    def kept(self, outcomes: Sequence[Stored], rejected: Iterable[Reason]) -> None:
+        """Count the events of a batch: what MongoDB said to those written, and why others were rejected."""
+        self._stored.inc(outcomes.count(Stored.STORED))
+        self._duplicates.inc(outcomes.count(Stored.DUPLICATE))
+        for reason, count in Tally(rejected).items():
+            self._rejected[reason].inc(count)
+
+    def settled(self, *, messages: int, acknowledged: int, seconds: float) -> None:
+        """Count a batch that is done.
+
+        Args:
+            messages: how many it held.
+            acknowledged: how many of them a PUBACK was sent for.
+            seconds: how long it took from when it began to gather.
+        """
+        self._batch_messages.observe(messages)
+        self._batch_seconds.observe(seconds)
+        self._acknowledged.inc(acknowledged)
+
+    # Now and then
+
+    def store_away(self, store: str) -> None:
+        """Count that a step failed because MongoDB or Redis was away, and will be tried again."""
+        self._store_retries.labels(store).inc()
+
+    def connected(self, *, resumed: bool) -> None:
+        """Count a connection, and whether the broker still had our session."""
+        self._connections.labels("resumed" if resumed else "new").inc()
+
+    # Definitions
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(name, documentation, registry=self.registry)
+
+    def _read_counter(self, name: str, documentation: str) -> Reading:
+        return Reading(CounterMetricFamily, name, documentation, self.registry)
+
+    def _read_gauge(self, name: str, documentation: str) -> Reading:
+        return Reading(GaugeMetricFamily, name, documentation, self.registry)
+
+    def _messages_and_events(self) -> None:
+        self.messages_received = self._read_counter(
+            "pisync_bridge_messages_received_total",
+            "Messages taken in from the broker, those delivered again included.",
+        )
+        self._acknowledged = self._counter(
+            "pisync_bridge_messages_acknowledged_total", "Messages for which a PUBACK was sent."
+        )
+        self._stored = self._counter(
+            "pisync_bridge_events_stored_total", "Events that MongoDB did not have before."
+        )
+        self._duplicates = self._counter(
+            "pisync_bridge_events_duplicate_total", "Events that MongoDB already had, with the same content."
+        )
+        rejected = self._counter(
+            "pisync_bridge_events_rejected_total",
+            "Events, or whole messages where no event can be told, that became dead letters.",
+            "reason",
+        )
+        self._rejected = {reason: rejected.labels(reason.value) for reason in Reason}
+        self._batch_messages = Histogram(
+            "pisync_bridge_batch_messages",
+            "Messages in a batch; its count is that of batches.",
+            buckets=_MESSAGES,
+            registry=self.registry,
+        )
+        self._batch_seconds = Histogram(
+            "pisync_bridge_batch_duration_seconds",
+            "Time from when a batch began to gather until its messages were acknowledged.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._store_retries = self._counter(
+            "pisync_bridge_store_retries_total", "Steps tried again because a store was away.", "store"
+        )
+        for store in ("MongoDB", "Redis"):
+            self._store_retries.labels(store)
+
+    def _holdings(self, settings: Settings) -> None:
+        self.inflight_messages = self._gauge(
+            "pisync_bridge_inflight_messages", "Messages held in memory and not acknowledged yet."
+        )
+        self.inflight_bytes = self._gauge("pisync_bridge_inflight_bytes", "Bytes of their payloads.")
+        self._gauge(
+            "pisync_bridge_inflight_messages_max", "The limit of messages; beyond it the socket is not read."
+        ).set(settings.inflight_messages_max)
+        self._gauge(
+            "pisync_bridge_inflight_bytes_max", "The limit of bytes; beyond it the socket is not read."
+        ).set(settings.inflight_bytes_max)
+
+    def _session(self) -> None:
+        self.ready = self._gauge(
+            "pisync_bridge_connected", "1 while the bridge is connected to the broker and subscribed."
+        )
+        self._connections = self._counter(
+            "pisync_bridge_connections_total",
+            "Connections the broker accepted, by whether it resumed our session or began a new one.",
+            "session",
+        )
+        for session in ("resumed", "new"):
+            self._connections.labels(session)
+        self.sessions_lost = self._counter(
+            "pisync_bridge_sessions_lost_total",
+            "Times that the broker had no session for this bridge although it had one before.",
+        )
+        self.published_at_qos_0 = self._read_counter(
+            "pisync_bridge_published_at_qos_0_total",
+            "Receipts and alerts sent at QoS 0 because the broker's Receive Maximum was used up.",
+        )
+
+    def _projection(self) -> None:
+        self.projection_attached = self._gauge(
+            "pisync_bridge_projection_attached", "1 while the bridge writes to the projection in Redis."
+        )
+        self.projection_catching_up = self._gauge(
+            "pisync_bridge_projection_catching_up", "1 while the bridge replays events from MongoDB."
+        )
+        self.projection_lag = self._gauge(
+            "pisync_bridge_projection_lag_seconds",
+            "Age of this bridge's oldest event that Redis may lack; +Inf while all of it is rebuilt.",
+        )
+        self.events_replayed = self._counter(
+            "pisync_bridge_events_replayed_total", "Events replayed from MongoDB into the projection."
+        )
+        self.alerts_opened = self._counter("pisync_bridge_alerts_opened_total", "Alerts this bridge opened.")
+        self.alerts_closed = self._counter("pisync_bridge_alerts_closed_total", "Alerts this bridge closed.")
+
+    def _broker(self) -> None:
+        self.broker_dropped = self._read_counter(
+            "pisync_broker_dropped_messages_total",
+            "Messages that the broker dropped since it started; every bridge tells the same.",
+        )
+        self.broker_messages = self._read_gauge(
+            "pisync_broker_stored_messages",
+            "Messages that the broker holds, waiting or retained; every bridge tells the same.",
+        )
+        self.broker_bytes = self._read_gauge("pisync_broker_stored_bytes", "Bytes of their payloads.")

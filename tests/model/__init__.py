@@ -1,0 +1,9 @@
+"""The bridge's protocol as a model small enough that every interleaving of its steps can be tried.
+
+`state` says what there is, `protocol` what can happen, `invariants` what must hold, and `explore` searches
+every state breadth-first. `python -m tests.model --help` searches within larger bounds than the tests do.
+
+Beyond the model: several devices and shards (they do not meet), conflicts and dead letters, a bridge that
+never comes back, clocks set back while a bridge is down, and a write of a killed bridge that lands after the
+bridge has started again. Redis goes back, each time, to any state that it had since it last went back.
+"""

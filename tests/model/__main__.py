@@ -1,0 +1,53 @@
+"""`python -m tests.model`: the model with larger bounds than the tests have time for."""
+
+import argparse
+import sys
+
+from tests.model.explore import Search
+from tests.model.state import Model, Rules
+
+
+def main() -> int:
+    """Search, and print what was found; 1 where a promise is broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
+    parser.add_argument("--events", default="FS", help="F or S each, in the order of the device's clock")
+    parser.add_argument("--threshold", type=int, default=1, help="failures in a row that are an alert")
+    parser.add_argument("--to-a", default="1", help="the events that bridge A receives, such as 1,2")
+    parser.add_argument("--to-b", default="2", help="the events that bridge B receives")
+    parser.add_argument("--crashes", type=int, default=1, help="how often a bridge is killed")
+    parser.add_argument("--rollbacks", type=int, default=1, help="how often Redis is rolled back or emptied")
+    parser.add_argument(
+        "--cuts", type=int, default=0, help="how often a bridge loses its connection to Redis"
+    )
+    parser.add_argument("--in-flight", type=int, default=1, help="messages in a bridge's hands at once")
+    parser.add_argument("--skew", type=int, default=0, help="how far the clock of B is ahead of A's")
+    parser.add_argument("--break", dest="broken", action="append", default=[], choices=Rules.__annotations__)
+    options = parser.parse_args()
+    model = Model(
+        history=options.events,
+        deliveries=(_places(options.to_a), _places(options.to_b)),
+        threshold=options.threshold,
+        crashes=options.crashes,
+        losses=options.rollbacks,
+        cuts=options.cuts,
+        in_flight=options.in_flight,
+        skew=options.skew,
+        rules=Rules(**dict.fromkeys(options.broken, False)),
+    )
+    found = Search(model, _progress).run()
+    sys.stderr.write("\n")
+    sys.stdout.write(f"{found}\n")
+    return 0 if found.broken is None else 1
+
+
+def _places(numbers: str) -> tuple[int, ...]:
+    return tuple(int(number) - 1 for number in numbers.split(",") if number)
+
+
+def _progress(visited: int, reached: int) -> None:
+    sys.stderr.write(f"\r{visited:,} states visited, {reached - visited:,} waiting ")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

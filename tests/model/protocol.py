@@ -1,0 +1,421 @@
+"""The protocol's steps: from a state, every state that can follow, each with words for a trace.
+
+What is one step here is atomic in reality: one write to MongoDB, one script in Redis, one acknowledgement.
+A slow step is one that is taken late, a bridge that is down is one that takes none, and a database that is
+away is one that nobody reaches for a while, so none of these needs a step of its own. Two simplifications:
+
+- A bridge that has not noticed a lost connection, a restart or an emptied Redis can do nothing there: its
+  connection is dead, its epoch is refused. So it is detached at once; with `checks_run_id` broken it goes on.
+- Rolling back undoes writes, so an earlier state is worth saving only where a write is about to replace it.
+"""
+
+from collections.abc import Iterator
+from typing import Final, TypeVar
+
+from tests.model.state import (
+    BRIDGES,
+    EMPTY,
+    NAMES,
+    NOTHING,
+    UNKNOWN,
+    Batch,
+    Bridge,
+    Hand,
+    Model,
+    Phase,
+    Redis,
+    State,
+    Stored,
+    settled_mask,
+)
+
+Step = tuple[str, State]
+PAST_THE_END: Final = NOTHING * 100
+Value = TypeVar("Value")
+
+
+def steps(model: Model, state: State) -> Iterator[Step]:
+    """What can happen without any fault; where nothing can, the system is at rest."""
+    for b in BRIDGES:
+        yield from _hand(model, state, b)
+        yield from _projection(model, state, b)
+    if state.redis.lock is not None:
+        yield "the rebuild lock expires", state._replace(redis=state.redis._replace(lock=None))
+
+
+def faults(model: Model, state: State) -> Iterator[Step]:
+    """What may go wrong as well, as far as the state's budget of faults goes."""
+    if state.crashes:
+        for b in BRIDGES:
+            if state.bridges[b] != Bridge():
+                crashed = _with(state, b, Bridge())
+                yield f"{NAMES[b]} is killed, and starts again", crashed._replace(crashes=state.crashes - 1)
+    if state.cuts:
+        for b in BRIDGES:
+            for label, cut in _cut(model, state, b):
+                yield label, cut._replace(cuts=state.cuts - 1)
+    if state.losses:
+        left = state._replace(losses=state.losses - 1, saved=None)
+        if state.saved is not None:
+            back = left._replace(redis=state.saved)
+            if model.rules.checks_run_id:
+                back = _detached(_detached(back, 0), 1)
+            yield "Redis restarts with what it had saved", back
+        if state.redis != EMPTY:
+            yield "Redis is emptied", _detached(_detached(left._replace(redis=EMPTY), 0), 1)
+
+
+def with_saved(before: State, step: Step) -> Iterator[Step]:
+    """The step; where it writes to Redis, also the same with what Redis held before kept for a roll-back."""
+    yield step
+    label, after = step
+    if (
+        after.losses
+        and after.losses == before.losses
+        and before.saved is None
+        and after.redis != before.redis
+    ):
+        yield f"{label} (Redis had saved its data just before)", after._replace(saved=before.redis)
+
+
+# A message's way through a bridge.
+
+
+def _hand(model: Model, state: State, b: int) -> Iterator[Step]:
+    """Taken → stored → projected → alert written → alert confirmed → acknowledged."""
+    bridge = state.bridges[b]
+    following = bridge.hand[-1].number + 1 if bridge.hand else state.acknowledged[b]
+    if len(bridge.hand) < model.in_flight and following < len(model.deliveries[b]):
+        yield _take(model, state, b, following)
+    for place, batch in enumerate(bridge.hand):
+        index = model.deliveries[b][batch.number]
+        match batch.step:
+            case Hand.TAKEN:
+                yield _store(model, state, b, place, index)
+            case Hand.STORED:
+                yield _project(model, state, b, place, index)
+            case Hand.REPORTED:
+                yield _write(model, state, b, place)
+            case Hand.WRITTEN:
+                yield _confirm(model, state, b, place)
+            case Hand.READY if place == 0:
+                yield _acknowledge(model, state, b)
+
+
+def _take(model: Model, state: State, b: int, number: int) -> Step:
+    received_at = next_received_at(model, state, b)
+    name = model.name(model.deliveries[b][number])
+    bridge = state.bridges[b]
+    taken = _with(
+        state,
+        b,
+        bridge._replace(hand=(*bridge.hand, Batch(number=number, received_at=received_at, step=Hand.TAKEN))),
+    )
+    label = f"{NAMES[b]} takes {name}, received_at {received_at}"
+    if not model.rules.acknowledges_after_storing:
+        taken = taken._replace(acknowledged=_put(state.acknowledged, b, number + 1))
+        label += ", and acknowledges it"
+    return label, taken
+
+
+def _store(model: Model, state: State, b: int, place: int, index: int) -> Step:
+    batch = state.bridges[b].hand[place]
+    name = model.name(index)
+    if state.stored[index] is not None:
+        return f"{NAMES[b]} finds {name} in MongoDB", _at(state, b, place, step=Hand.STORED)
+    stored = _put(state.stored, index, Stored(received_at=batch.received_at, by=b))
+    return f"{NAMES[b]} stores {name} in MongoDB", _at(
+        state._replace(stored=stored), b, place, step=Hand.STORED
+    )
+
+
+def _project(model: Model, state: State, b: int, place: int, index: int) -> Step:
+    name = model.name(index)
+    if state.bridges[b].phase == Phase.DETACHED:
+        return f"{NAMES[b]} cannot project {name}", _unprojected(model, state, b, place)
+    state, change = _joined(model, state, b, 1 << index)
+    step = Hand.READY if change is None else Hand.REPORTED
+    label = f"{NAMES[b]} projects {name}{_heard(change)}"
+    return label, _at(state, b, place, step=step, opens=bool(change))
+
+
+def _unprojected(model: Model, state: State, b: int, place: int) -> State:
+    bridge = state.bridges[b]
+    if model.rules.remembers_unprojected:
+        earliest = min(bridge.unprojected, bridge.hand[place].received_at)
+        state = _with(state, b, bridge._replace(unprojected=earliest))
+    return _at(state, b, place, step=Hand.READY)
+
+
+def _write(model: Model, state: State, b: int, place: int) -> Step:
+    opens = state.bridges[b].hand[place].opens
+    if model.rules.writes_alert_before_confirming or state.bridges[b].phase == Phase.DETACHED:
+        return _wrote(b, opens), _at(state._replace(alert_open=opens), b, place, step=Hand.WRITTEN)
+    redis = state.redis._replace(alerting=opens)
+    return _confirmed(b, opens, None), _at(state._replace(redis=redis), b, place, step=Hand.WRITTEN)
+
+
+def _confirm(model: Model, state: State, b: int, place: int) -> Step:
+    opens = state.bridges[b].hand[place].opens
+    if not model.rules.writes_alert_before_confirming:
+        return _wrote(b, opens), _at(state._replace(alert_open=opens), b, place, step=Hand.READY)
+    if state.bridges[b].phase == Phase.DETACHED:
+        return f"{NAMES[b]} cannot confirm the alert", _at(state, b, place, step=Hand.READY)
+    state, change = _confirming(model, state, b, opens)
+    label = _confirmed(b, opens, change)
+    if change is None:
+        return label, _at(state, b, place, step=Hand.READY)
+    return label, _at(state, b, place, step=Hand.REPORTED, opens=change)
+
+
+def _acknowledge(model: Model, state: State, b: int) -> Step:
+    bridge = state.bridges[b]
+    number = bridge.hand[0].number
+    done = _with(state, b, bridge._replace(hand=bridge.hand[1:]))
+    acknowledged = _put(state.acknowledged, b, max(state.acknowledged[b], number + 1))
+    name = model.name(model.deliveries[b][number])
+    return f"{NAMES[b]} acknowledges {name}", done._replace(acknowledged=acknowledged)
+
+
+# A bridge and the projection: attach, catch up, compare the alerts, keep the mark.
+
+
+def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
+    bridge, redis = state.bridges[b], state.redis
+    match bridge.phase:
+        case Phase.DETACHED:
+            yield _attach(model, state, b)
+        case Phase.REPLAYING:
+            yield _replay(model, state, b)
+            if not model.rules.mark_waits_for_catch_up:
+                yield from _mark(model, state, b)
+        case Phase.COMPARING:
+            is_open = state.alert_open if model.rules.compares_with_mongodb else redis.alerting
+            read = _with(state, b, bridge._replace(phase=Phase.COMPARED, opens=is_open))
+            yield f"{NAMES[b]} reads from MongoDB that the alert is {'open' if is_open else 'not open'}", read
+        case Phase.COMPARED:
+            yield _compare(model, state, b)
+        case Phase.SETTLING:
+            settled = _with(state, b, bridge._replace(phase=Phase.SETTLED))._replace(alert_open=bridge.opens)
+            yield _wrote(b, bridge.opens), settled
+        case Phase.SETTLED:
+            confirmed, change = _confirming(model, state, b, bridge.opens)
+            label = _confirmed(b, bridge.opens, change)
+            if change is None:
+                yield label, _compared(confirmed, b)
+            else:
+                yield label, _with(confirmed, b, bridge._replace(phase=Phase.SETTLING, opens=change))
+        case Phase.STEADY:
+            if redis.pending and redis.lock is None:
+                yield _rebuild(model, state, b)
+            yield from _mark(model, state, b)
+
+
+def _attach(model: Model, state: State, b: int) -> Step:
+    redis, bridge = state.redis, state.bridges[b]
+    if not redis.epoch:
+        label, state = _rebuild(model, state._replace(redis=EMPTY._replace(epoch=True, pending=True)), b)
+        return f"{NAMES[b]} finds Redis empty and sets a new epoch; {label}", state
+    if redis.pending and redis.lock in {None, b}:
+        return _rebuild(model, state, b)
+    start = replay_start(model, state, b)
+    attached = bridge._replace(
+        phase=Phase.REPLAYING,
+        position=start * len(state.stored),
+        rebuilding=False,
+        unprojected=start,
+        base=settled_mask(model, state),
+    )
+    redis = redis._replace(catching=_put(redis.catching, b, True))
+    since = "nothing" if start == NOTHING else f"what was received since {start}"
+    label = f"{NAMES[b]} attaches and will replay {since}"
+    return label, _with(state._replace(redis=redis), b, attached)
+
+
+def _rebuild(model: Model, state: State, b: int) -> Step:
+    redis = state.redis._replace(lock=b, catching=_put(state.redis.catching, b, True))
+    bridge = state.bridges[b]._replace(
+        phase=Phase.REPLAYING, position=0, rebuilding=True, unprojected=0, base=settled_mask(model, state)
+    )
+    return f"{NAMES[b]} takes the lock to rebuild everything", _with(state._replace(redis=redis), b, bridge)
+
+
+def replay_start(model: Model, state: State, b: int) -> int:
+    """From which received_at a bridge that attaches replays, the rebuild being somebody else's business."""
+    rules, redis, remembered = model.rules, state.redis, state.bridges[b].unprojected
+    mark = redis.marks[b]
+    if not rules.keeps_marks or (mark is None and not rules.missing_mark_means_everything):
+        return NOTHING if remembered == UNKNOWN else remembered
+    if mark is None:
+        # Whoever rebuilds reads what was stored before; memory covers the rest, if it goes back that far.
+        start = remembered if redis.pending and remembered != UNKNOWN else 0
+    else:
+        start = mark if remembered == UNKNOWN else min(mark, remembered)
+    if redis.pending or not rules.replays_from_every_mark:
+        return start
+    return min(start, redis.marks[1 - b] or 0)
+
+
+def _replay(model: Model, state: State, b: int) -> Step:
+    """Join the next stored event in the order of received_at, or find that there is none left."""
+    bridge, count = state.bridges[b], len(state.stored)
+    ahead = [
+        place
+        for index, stored in enumerate(state.stored)
+        if stored is not None and (place := stored.received_at * count + index) >= bridge.position
+    ]
+    if not ahead:
+        return _caught_up(model, state, b)
+    place = min(ahead)
+    state = _with(state, b, bridge._replace(position=place + 1))
+    state, change = _joined(model, state, b, 1 << place % count)
+    label = f"{NAMES[b]} replays {model.name(place % count)}{_heard(change)}"
+    if change is not None:
+        state = _with(state, b, state.bridges[b]._replace(phase=Phase.SETTLING, opens=change))
+    return label, state
+
+
+def _caught_up(model: Model, state: State, b: int) -> Step:
+    redis, bridge = state.redis, state.bridges[b]
+    if not model.rules.compares_after_catch_up_is_over and bridge.position != PAST_THE_END:
+        compared = _with(state, b, bridge._replace(phase=Phase.COMPARING, position=PAST_THE_END))
+        return f"{NAMES[b]} has replayed what there was", compared
+    redis = redis._replace(
+        catching=_put(redis.catching, b, False), marks=_put(redis.marks, b, low_watermark(model, state, b))
+    )
+    if bridge.rebuilding:
+        redis = redis._replace(pending=False, lock=None if redis.lock == b else redis.lock)
+    compares = bridge.position != PAST_THE_END and (bridge.rebuilding or model.rules.compares_at_every_attach)
+    bridge = bridge._replace(
+        phase=Phase.COMPARING if compares else Phase.STEADY,
+        position=0,
+        rebuilding=False,
+        unprojected=NOTHING,
+        base=bridge.base if compares else 0,
+    )
+    label = f"{NAMES[b]} has caught up; its mark is {redis.marks[b]}"
+    return label, _with(state._replace(redis=redis), b, bridge)
+
+
+def _compare(model: Model, state: State, b: int) -> Step:
+    redis, bridge = state.redis, state.bridges[b]
+    if _silent(model, redis, besides=b):
+        return f"{NAMES[b]} leaves comparing to whoever is still catching up", _compared(state, b)
+    alerts = model.alerts(redis.projected)
+    if alerts == bridge.opens == redis.alerting:
+        return f"{NAMES[b]} finds the alert right", _compared(state, b)
+    label = f"{NAMES[b]} compares{_heard(alerts)}"
+    return label, _with(state, b, bridge._replace(phase=Phase.SETTLING, opens=alerts))
+
+
+def _compared(state: State, b: int) -> State:
+    bridge = state.bridges[b]
+    if state.redis.catching[b]:  # only where a rule is broken
+        return _with(state, b, bridge._replace(phase=Phase.REPLAYING, opens=False))
+    return _with(state, b, bridge._replace(phase=Phase.STEADY, opens=False, base=0))
+
+
+def _mark(model: Model, state: State, b: int) -> Iterator[Step]:
+    mark = low_watermark(model, state, b)
+    if mark != state.redis.marks[b]:
+        redis = state.redis._replace(marks=_put(state.redis.marks, b, mark))
+        yield f"{NAMES[b]} writes its mark, {mark}", state._replace(redis=redis)
+
+
+# The scripts in Redis that report alerts.
+
+
+def _joined(model: Model, state: State, b: int, events: int) -> tuple[State, bool | None]:
+    redis = state.redis._replace(projected=state.redis.projected | events)
+    return state._replace(redis=redis), _reported(model, redis)
+
+
+def _confirming(model: Model, state: State, b: int, opens: bool) -> tuple[State, bool | None]:
+    redis = state.redis._replace(alerting=opens)
+    return state._replace(redis=redis), _reported(model, redis)
+
+
+def _reported(model: Model, redis: Redis) -> bool | None:
+    """What a script says: the alert is to be opened (True), to be closed (False), or right (None)."""
+    if _silent(model, redis):
+        return None
+    alerts = model.alerts(redis.projected)
+    return None if alerts == redis.alerting else alerts
+
+
+def _silent(model: Model, redis: Redis, besides: int | None = None) -> bool:
+    if not model.rules.silent_while_catching_up:
+        return False
+    return redis.pending or any(redis.catching[b] for b in BRIDGES if b != besides)
+
+
+# Faults.
+
+
+def _cut(model: Model, state: State, b: int) -> Iterator[Step]:
+    bridge = state.bridges[b]
+    if bridge.phase == Phase.DETACHED:
+        return
+    yield f"{NAMES[b]} loses its connection to Redis", _detached(state, b)
+    for place, batch in enumerate(bridge.hand):
+        name = model.name(model.deliveries[b][batch.number])
+        if batch.step == Hand.STORED:
+            lost, _ = _joined(model, state, b, 1 << model.deliveries[b][batch.number])
+            label = f"{NAMES[b]} projects {name}, and loses its connection before the answer"
+            yield label, _unprojected(model, _detached(lost, b), b, place)
+        elif batch.step == Hand.WRITTEN and model.rules.writes_alert_before_confirming:
+            lost, _ = _confirming(model, state, b, batch.opens)
+            label = f"{NAMES[b]} confirms the alert, and loses its connection before the answer"
+            yield label, _at(_detached(lost, b), b, place, step=Hand.READY)
+
+
+def _detached(state: State, b: int) -> State:
+    bridge = state.bridges[b]
+    detached = Bridge(hand=bridge.hand, unprojected=bridge.unprojected)
+    return _with(state, b, detached)
+
+
+# The marks' meaning.
+
+
+def next_received_at(model: Model, state: State, b: int) -> int:
+    """The bridge's clock, which never goes backwards, and never behind the bridge's mark."""
+    stored = [event.received_at for event in state.stored if event is not None and event.by == b]
+    held = [batch.received_at for batch in state.bridges[b].hand]
+    return max(model.origin(b), state.redis.marks[b] or 0, max((*stored, *held), default=0) + 1)
+
+
+def low_watermark(model: Model, state: State, b: int) -> int:
+    """What the bridge has yet to project was received at this moment or later."""
+    held = [batch.received_at for batch in state.bridges[b].hand if batch.step in {Hand.TAKEN, Hand.STORED}]
+    return min(held) if held else next_received_at(model, state, b)
+
+
+# Small changes.
+
+
+def _with(state: State, b: int, bridge: Bridge) -> State:
+    return state._replace(bridges=_put(state.bridges, b, bridge))
+
+
+def _at(state: State, b: int, place: int, *, step: str, opens: bool = False) -> State:
+    bridge = state.bridges[b]
+    opens = opens if step == Hand.REPORTED else bridge.hand[place].opens and step == Hand.WRITTEN
+    batch = bridge.hand[place]._replace(step=step, opens=opens)
+    return _with(state, b, bridge._replace(hand=_put(bridge.hand, place, batch)))
+
+
+def _put(values: tuple[Value, ...], place: int, value: Value) -> tuple[Value, ...]:
+    return (*values[:place], value, *values[place + 1 :])
+
+
+def _heard(change: bool | None) -> str:
+    return "" if change is None else f" and hears that the alert is to be {'opened' if change else 'closed'}"
+
+
+def _wrote(b: int, opens: bool) -> str:
+    return f"{NAMES[b]} {'opens' if opens else 'closes'} the alert in MongoDB"
+
+
+def _confirmed(b: int, opens: bool, change: bool | None) -> str:
+    return f"{NAMES[b]} confirms in Redis that the alert is {'open' if opens else 'closed'}{_heard(change)}"

@@ -1,0 +1,218 @@
+"""What a state of the model consists of: broker, MongoDB, Redis and two bridges, all immutable.
+
+There is one device and one shard, for devices and shards do not meet in the protocol. A set of events is a
+bit mask, because the state of a device is the join of its events (`pisync.streaks`): the projection *is* the
+set of the events that were joined into it, and `Model.streaks` says what the real rule makes of each set.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from pisync.events import SyncEvent
+from pisync.streaks import project
+from tests.samples import event
+
+BRIDGES: Final = (0, 1)
+NAMES: Final = "AB"
+
+# What a bridge remembers of the events that it stored and did not project: a received_at, or one of these.
+NOTHING: Final = 1_000_000  # greater than every received_at
+UNKNOWN: Final = -1  # it has just started
+
+
+class Hand:
+    """How far a message has come in a bridge's hands."""
+
+    TAKEN: Final = "taken"
+    STORED: Final = "stored"
+    REPORTED: Final = "alert to write"
+    WRITTEN: Final = "alert to confirm"
+    READY: Final = "to acknowledge"
+
+
+class Phase:
+    """What a bridge is doing with Redis."""
+
+    DETACHED: Final = "detached"
+    REPLAYING: Final = "replaying"
+    COMPARING: Final = "to compare alerts"
+    COMPARED: Final = "open alerts read"
+    SETTLING: Final = "settling an alert"
+    SETTLED: Final = "settled alert to confirm"
+    STEADY: Final = "steady"
+
+
+class Batch(NamedTuple):
+    """A message in a bridge's hands; its place in the broker's queue, and how far it has come."""
+
+    number: int
+    received_at: int
+    step: str
+    opens: bool = False
+
+
+class Bridge(NamedTuple):
+    """A bridge's memory: all that a crash wipes. A bridge that is down is one that takes no step."""
+
+    hand: tuple[Batch, ...] = ()
+    phase: str = Phase.DETACHED
+    position: int = 0  # replaying: the next received_at, times the number of events, plus the event
+    rebuilding: bool = False
+    unprojected: int = UNKNOWN
+    opens: bool = False  # comparing and settling: the alert as read, and as it is to become
+    base: int = 0  # for the invariants only: what was in MongoDB and in nobody's hands when it attached
+
+
+class Redis(NamedTuple):
+    """One shard."""
+
+    epoch: bool
+    pending: bool
+    lock: int | None
+    marks: tuple[int | None, ...]
+    catching: tuple[bool, ...]
+    projected: int
+    alerting: bool
+
+
+EMPTY: Final = Redis(
+    epoch=False,
+    pending=False,
+    lock=None,
+    marks=(None, None),
+    catching=(False, False),
+    projected=0,
+    alerting=False,
+)
+
+
+class Stored(NamedTuple):
+    """An event in MongoDB. Which bridge stored it is not written there: it is for the invariants only."""
+
+    received_at: int
+    by: int
+
+
+class State(NamedTuple):
+    """Everything, and what is left of the faults that may still happen."""
+
+    acknowledged: tuple[int, ...]  # of each bridge's messages, how many
+    stored: tuple[Stored | None, ...]
+    alert_open: bool
+    redis: Redis
+    saved: Redis | None  # an earlier state of Redis, to which it may be rolled back
+    bridges: tuple[Bridge, ...]
+    crashes: int
+    losses: int
+    cuts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The protocol's rules. Each may be broken, to see that the model notices.
+
+    Those of the catch-up: a bridge that attaches replays from the lowest of all bridges' marks, or from what
+    it remembers where that is lower; a mark that is missing counts as zero. Meanwhile its mark stays where it
+    is, and no script reports alerts. When it is over, and only then, the streaks in Redis are compared with
+    the open alerts in MongoDB, at every attach: a bridge killed between the two leaves nothing else behind.
+    """
+
+    acknowledges_after_storing: bool = True
+    keeps_marks: bool = True
+    mark_waits_for_catch_up: bool = True
+    remembers_unprojected: bool = True
+    silent_while_catching_up: bool = True
+    writes_alert_before_confirming: bool = True
+    checks_run_id: bool = True
+    missing_mark_means_everything: bool = True
+    replays_from_every_mark: bool = True
+    compares_with_mongodb: bool = True
+    compares_at_every_attach: bool = True
+    compares_after_catch_up_is_over: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What happens and how much of it.
+
+    `history` has a letter for each event in the order of the device's clock, F for a failure and S for a
+    success; `deliveries` says which of them the broker holds for each bridge, in order.
+    """
+
+    history: str
+    deliveries: tuple[tuple[int, ...], tuple[int, ...]]
+    threshold: int
+    crashes: int = 0
+    losses: int = 0
+    cuts: int = 0
+    in_flight: int = 1
+    # How far the clock of the second bridge is ahead: nothing may depend on clocks that agree.
+    skew: int = 0
+    rules: Rules = Rules()
+    streaks: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "streaks", tuple(self._streak(mask) for mask in range(1 << len(self.history)))
+        )
+
+    def __str__(self) -> str:
+        received = [" ".join(map(self.name, places)) or "nothing" for places in self.deliveries]
+        return (
+            f"A receives {received[0]}, B {received[1]}, {self.threshold} in a row alert;"
+            f" {self.in_flight} in flight, {self.crashes} crashes, {self.losses} losses of Redis data,"
+            f" {self.cuts} cuts"
+        )
+
+    def events(self, mask: int) -> list[SyncEvent]:
+        """The events of a set."""
+        return [
+            event(minute=index, errors=int(letter == "F"))
+            for index, letter in enumerate(self.history)
+            if mask >> index & 1
+        ]
+
+    def _streak(self, mask: int) -> int:
+        return sum(state.streak for state in project(self.events(mask)).values())
+
+    def alerts(self, mask: int) -> bool:
+        """Whether a device with these events has an alert."""
+        return self.streaks[mask] >= self.threshold
+
+    def name(self, index: int) -> str:
+        """An event's name in traces, such as F1."""
+        return f"{self.history[index]}{index + 1}"
+
+    def origin(self, bridge: int) -> int:
+        """The first received_at that a bridge's clock gives."""
+        return 1 + bridge * self.skew
+
+    def start(self) -> State:
+        """Both bridges are attached and idle, nothing has happened yet."""
+        return State(
+            acknowledged=(0, 0),
+            stored=(None,) * len(self.history),
+            alert_open=False,
+            redis=EMPTY._replace(epoch=True, marks=(self.origin(0), self.origin(1))),
+            saved=None,
+            bridges=(Bridge(phase=Phase.STEADY, unprojected=NOTHING),) * 2,
+            crashes=self.crashes,
+            losses=self.losses,
+            cuts=self.cuts,
+        )
+
+
+def stored_mask(state: State) -> int:
+    """The set of the events in MongoDB."""
+    return sum(1 << index for index, stored in enumerate(state.stored) if stored is not None)
+
+
+def settled_mask(model: Model, state: State) -> int:
+    """The set of the events in MongoDB that no running bridge has yet to project."""
+    held = {
+        model.deliveries[b][batch.number]
+        for b in BRIDGES
+        for batch in state.bridges[b].hand
+        if batch.step in {Hand.TAKEN, Hand.STORED}
+    }
+    return stored_mask(state) & ~sum(1 << index for index in held)

@@ -1,0 +1,69 @@
+"""Every interleaving up to the bounds below keeps the promises, and each rule is needed to keep them."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from pisync import limits
+from pisync.streaks import project
+from tests.model.explore import Search
+from tests.model.invariants import Broken, joined
+from tests.model.state import Model, Rules
+
+PAIR = Model(history="FS", deliveries=((0,), (1,)), threshold=1)
+SINGLE = Model(history="F", deliveries=((0,), ()), threshold=1)
+TWICE = Model(history="FS", deliveries=((0, 1), (1,)), threshold=1)
+LONG = Model(history="FFFS", deliveries=((0, 1), (2, 3)), threshold=limits.STREAK_ALERT)
+
+BOUNDS = {
+    "a duplicate and a crash": replace(TWICE, crashes=1),
+    "Redis emptied or rolled back": replace(PAIR, losses=1),
+    "clocks that disagree and a crash": replace(PAIR, crashes=1, skew=50),
+    "Redis emptied or rolled back and a crash": replace(SINGLE, losses=1, crashes=1),
+    "cut off from Redis and a crash": replace(SINGLE, cuts=1, crashes=1),
+    "two messages in flight and a crash": replace(PAIR, deliveries=((0, 1), ()), crashes=1, in_flight=2),
+    "the real threshold, cut off from Redis": replace(LONG, cuts=1),
+}
+
+# For each rule: bounds within which breaking it shows, and how it shows.
+MUTATIONS = {
+    "acknowledges_after_storing": (PAIR, Broken.ACKNOWLEDGED),
+    "keeps_marks": (replace(PAIR, crashes=1), Broken.MARK),
+    "mark_waits_for_catch_up": (replace(PAIR, crashes=1), Broken.MARK),
+    "remembers_unprojected": (replace(PAIR, losses=1), Broken.MARK),
+    "silent_while_catching_up": (replace(PAIR, crashes=1), Broken.FALSE_ALERT),
+    "writes_alert_before_confirming": (PAIR, Broken.ALERT),
+    "checks_run_id": (replace(PAIR, losses=1), Broken.MARK),
+    "missing_mark_means_everything": (replace(SINGLE, losses=1, crashes=1), Broken.MARK),
+    "replays_from_every_mark": (replace(PAIR, losses=1), Broken.FALSE_ALERT),
+    "compares_with_mongodb": (replace(PAIR, crashes=1), Broken.ALERT),
+    "compares_at_every_attach": (replace(PAIR, crashes=1), Broken.ALERT),
+    "compares_after_catch_up_is_over": (replace(PAIR, crashes=1), Broken.ALERT),
+}
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_every_interleaving_keeps_the_promises(bound: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = BOUNDS[bound]
+    found = Search(model).run()
+    with capsys.disabled():
+        print(f"\n{bound} ({model}): {found.summary()}")  # noqa: T201 - the figures are the result
+    assert found.broken is None, str(found)
+    assert found.at_rest
+
+
+@pytest.mark.parametrize("rule", MUTATIONS)
+def test_without_a_rule_a_promise_is_broken(rule: str) -> None:
+    model, kind = MUTATIONS[rule]
+    found = Search(replace(model, rules=Rules(**{rule: False}))).run()
+    assert found.broken is kind, str(found)
+    assert found.trace
+
+
+def test_every_rule_is_broken_once() -> None:
+    assert set(MUTATIONS) == {rule.name for rule in fields(Rules)}
+
+
+def test_the_set_of_joined_events_stands_for_the_projection() -> None:
+    for mask in range(1 << len(LONG.history)):
+        assert joined(LONG, mask) == project(LONG.events(mask))
