@@ -12,11 +12,14 @@ from pydantic import BaseModel, Field
 
 from pisync import limits, topics
 from pisync.events import Outcome, Reason, SyncEvent
+from pisync.payloads import PREVIEW_CHARS_MAX
+from pisync.stores import dead_letters, interfaces
 
 _REF: Final = "#/components/schemas/{name}"
 
 DEVICE_ID_PATTERN: Final = f"^{topics.DEVICE_ID_PATTERN}$"
 DeviceId = Annotated[str, Field(pattern=DEVICE_ID_PATTERN, examples=["PB-000123"])]
+LETTER_ID_PATTERN: Final = f"^{dead_letters.ID_PATTERN}$"
 Count = Annotated[int, Field(ge=0)]
 NextUrl = Annotated[
     str | None, Field(description="Path and query of the next page, as in `Link`; null on the last page.")
@@ -82,11 +85,101 @@ class FailingDevice(BaseModel):
     last_seen: datetime
 
 
+class Projection(BaseModel):
+    """How true the answer is: `complete`, or how far the replay of stored events is that makes it so.
+
+    An answer that is not complete lacks failures, or successes that end streaks.
+    """
+
+    complete: bool
+    replayed: Annotated[int, Field(ge=0, description="Only while it is not complete.")] = 0
+    to_replay: Annotated[
+        int, Field(ge=0, description="Only while it is not complete; about so many events, 0: not known yet.")
+    ] = 0
+
+
 class RepeatedFailures(BaseModel):
     """A page of failing devices."""
 
     devices: list[FailingDevice]
+    projection: Projection
     next: NextUrl
+
+
+class Alert(BaseModel):
+    """A device that kept failing. Times are by the bridge's clock."""
+
+    id: Annotated[str, Field(pattern=f"^{interfaces.ALERT_ID_PATTERN}$")]
+    device_id: DeviceId
+    failures_in_a_row: Annotated[
+        int, Field(ge=limits.STREAK_ALERT, description="Its streak when the alert was opened.")
+    ]
+    opened_at: datetime
+    closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
+
+
+class Alerts(BaseModel):
+    """A page of alerts, newest first."""
+
+    alerts: list[Alert]
+    next: NextUrl
+
+
+class Preview(BaseModel):
+    """The beginning of a payload."""
+
+    encoding: Annotated[
+        Literal["text", "base64"], Field(description="`base64` where the payload does not begin as UTF-8.")
+    ]
+    content: Annotated[
+        str,
+        Field(
+            description=f"The first {PREVIEW_CHARS_MAX} characters or so;"
+            r" in text, those that cannot be seen are escaped as `\n`, `\x1b`, `\u202e`."
+        ),
+    ]
+    truncated: Annotated[bool, Field(description="Whether the payload goes on.")]
+
+
+class ReplayOutcome(BaseModel):
+    """How many events of a replayed letter were stored, stored before, and rejected."""
+
+    stored: Count
+    duplicates: Count
+    rejected: Count
+
+
+class _DeadLetter(BaseModel):
+    id: Annotated[str, Field(pattern=LETTER_ID_PATTERN)]
+    reason: Reason
+    detail: str
+    topic: Annotated[str, Field(description="The MQTT topic that it came on.")]
+    device_id: Annotated[DeviceId | None, Field(description="The device in the topic; null: there is none.")]
+    received_at: Annotated[datetime, Field(description="When it came first.")]
+    last_received_at: Annotated[datetime, Field(description="When it came last.")]
+    size_bytes: Count
+    replayed_at: Annotated[datetime | None, Field(description="When a replay took it in, the latest one.")]
+    replay_outcome: ReplayOutcome | None
+
+
+class DeadLetterRow(_DeadLetter):
+    """A message, or one event of a message, that could not be taken in."""
+
+    preview: Preview
+
+
+class DeadLetters(BaseModel):
+    """A page of dead letters, newest first."""
+
+    dead_letters: list[DeadLetterRow]
+    next: NextUrl
+
+
+class DeadLetter(_DeadLetter):
+    """A dead letter with its payload."""
+
+    raw_base64: Annotated[str, Field(description="The payload.")]
+    text: Annotated[str | None, Field(description="The payload as text; null where it is not UTF-8.")]
 
 
 class Health(BaseModel):
@@ -101,6 +194,13 @@ class Readiness(BaseModel):
     mongodb: str
     redis: str
     mqtt: str
+    projection: Annotated[
+        str,
+        Field(
+            description="`ok`, or how far Redis is with the events that it lost; no reason for a 503.",
+            examples=["catching up: 120,000 of 500,000 events"],
+        ),
+    ]
 
 
 class Problem(BaseModel):

@@ -357,6 +357,8 @@ class Connection(asyncio.Protocol):
         for future in (self.accepted, self.ready):
             if not future.done():
                 future.set_exception(error or BrokerUnavailable("the connection was closed"))
+        if self.closed.done():  # cancelled with whoever awaited it
+            return
         if error is None:
             self.closed.set_result(None)
         else:

@@ -11,6 +11,7 @@ from bridge.command import bridge
 from device_sim.command import simulate
 from pisync.dead_letters_command import dead_letters
 from pisync.errors import PiSyncError
+from pisync.rebuild_command import rebuild
 from pisync.stack.command import doctor, up
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, bridge, api, simulate, doctor):
+for command in (up, bridge, api, simulate, doctor, rebuild):
     app.command()(command)
 app.add_typer(dead_letters)
 

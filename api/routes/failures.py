@@ -19,6 +19,7 @@ from pisync.stores.interfaces import (
     FailingDevice,
     FailureCounts,
     Position,
+    ProjectionStatus,
     RankedBy,
     RankingQuery,
 )
@@ -59,7 +60,7 @@ async def repeated_failures(
 ) -> Response:
     """A failure is a sync with errors; the streak is the failures newer than the newest success.
 
-    Counts are exact. Devices with 1,000 failures and more rank as equals.
+    Counts are exact, once `projection` is complete. Devices with 1,000 failures and more rank as equals.
     """
     query = RankingQuery(
         more_than=more_than,
@@ -68,14 +69,14 @@ async def repeated_failures(
         since_ms=None if since is None else to_ms(since),
         after=None if cursor is None else _position(cursor, sort),
     )
-    rows = await parts.streaks.repeated_failures(query)
+    rows, status = await asyncio.gather(parts.streaks.repeated_failures(query), parts.streaks.status())
     shown = rows[:limit]
     exact = await _exact_counts(parts.events, shown, since)
     devices = [_item(row, exact.get(row.device_id), since) for row in shown]
     next_page = None
     if len(rows) > limit:
         next_page = paging.next_url(request, cursor=paging.encode_cursor(sort, shown[-1].position))
-    return paging.page({"devices": devices}, next_page)
+    return paging.page({"devices": devices, "projection": _projection(status)}, next_page)
 
 
 def _position(cursor: str, sort: RankedBy) -> Position:
@@ -83,6 +84,12 @@ def _position(cursor: str, sort: RankedBy) -> Position:
         return paging.decode_cursor(cursor, sort)
     except ValueError as error:
         raise RequestValidationError([{"loc": ("query", "cursor"), "msg": str(error)}]) from None
+
+
+def _projection(status: ProjectionStatus) -> dict[str, object]:
+    if status.complete:
+        return {"complete": True}
+    return {"complete": False, "replayed": status.replayed, "to_replay": status.to_replay}
 
 
 async def _exact_counts(

@@ -11,6 +11,7 @@ from api.openapi import UNEXPECTED
 from api.parts import Injected
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
+from pisync.stores.interfaces import StreakStore
 
 router = APIRouter(tags=["probes"])
 
@@ -37,21 +38,40 @@ async def healthz() -> Response:
     },
 )
 async def readyz(parts: Injected) -> Response:
-    """Asks MongoDB, Redis and the MQTT connection at the same time."""
-    mongodb, redis, mqtt = await asyncio.gather(
-        _state(parts.events.ping), _state(parts.streaks.ping), _state(parts.publisher.ping)
+    """Asks MongoDB, Redis and the MQTT connection at the same time.
+
+    While the projection in Redis catches up, this is 200: reads are answered, and say so themselves.
+    """
+    mongodb, redis, mqtt, projection = await asyncio.gather(
+        _state(parts.events.ping),
+        _state(parts.streaks.ping),
+        _state(parts.publisher.ping),
+        _state(lambda: _projection(parts.streaks)),
     )
-    states = {"mongodb": mongodb, "redis": redis, "mqtt": mqtt}
-    ready = all(state == "ok" for state in states.values())
-    return Response(msgspec.json.encode(states), 200 if ready else 503, media_type="application/json")
+    needed = {"mongodb": mongodb, "redis": redis, "mqtt": mqtt}
+    ready = all(state == "ok" for state in needed.values())
+    return Response(
+        msgspec.json.encode(needed | {"projection": projection}),
+        200 if ready else 503,
+        media_type="application/json",
+    )
 
 
-async def _state(ping: Callable[[], Awaitable[None]]) -> str:
+async def _state(ask: Callable[[], Awaitable[str | None]]) -> str:
+    """What the part says about itself, `ok` where it has nothing to say, or why it does not answer."""
     try:
         async with asyncio.timeout(READY_PING_S):
-            await ping()
+            return await ask() or "ok"
     except TimeoutError:
         return f"no answer within {READY_PING_S:g} s"
     except Unavailable as error:
         return str(error) or "away"
-    return "ok"
+
+
+async def _projection(streaks: StreakStore) -> str | None:
+    status = await streaks.status()
+    if status.complete:
+        return None
+    if status.to_replay == 0:
+        return "catching up"
+    return f"catching up: {status.replayed:,} of {status.to_replay:,} events"

@@ -29,6 +29,7 @@ class MongoAlertStore:
                         partialFilterExpression={"is_open": True},
                     ),
                     IndexModel([("device_id", ASCENDING), ("_id", DESCENDING)], name="device"),
+                    IndexModel([("is_open", ASCENDING), ("_id", DESCENDING)], name="state"),
                     IndexModel(
                         [("announced", ASCENDING)],
                         name="unannounced",

@@ -16,9 +16,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from api import publisher as module
-from pisync import tasks
 from api.publisher import MqttPublisher
-from pisync import receipts, topics
+from pisync import receipts, tasks, topics
 from pisync.errors import BrokerUnavailable, ConfigurationError
 from pisync.receipts import Receipt
 from pisync.settings import Settings

@@ -15,8 +15,9 @@ from pisync.errors import BrokerUnavailable, EventStoreUnavailable, StreakStoreU
 from pisync.events import Reason, Rejection, SyncEvent
 from pisync.receipts import Receipt, receipt
 from pisync.settings import Settings
-from pisync.stores.interfaces import Stored
-from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
+from pisync.stores.dead_letters import MemoryDeadLetterStore
+from pisync.stores.interfaces import ProjectionStatus, Stored
+from pisync.stores.memory import MemoryAlertStore, MemoryEventStore, MemoryStreakStore
 from pisync.streaks import project
 
 EVENT: dict[str, Any] = {
@@ -53,6 +54,18 @@ class AwayStreakStore(MemoryStreakStore):
 
     async def repeated_failures(self, query: object) -> Any:
         raise StreakStoreUnavailable("redis-0.internal:6379: connection refused")
+
+    async def status(self) -> ProjectionStatus:
+        raise StreakStoreUnavailable("redis-0.internal:6379: connection refused")
+
+
+class CatchingUpStreakStore(MemoryStreakStore):
+    def __init__(self, status: ProjectionStatus) -> None:
+        super().__init__()
+        self._status = status
+
+    async def status(self) -> ProjectionStatus:
+        return self._status
 
 
 @dataclass
@@ -97,13 +110,22 @@ class Api:
         *,
         events: MemoryEventStore | None = None,
         streaks: MemoryStreakStore | None = None,
+        letters: MemoryDeadLetterStore | None = None,
+        alerts: MemoryAlertStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
         self.streaks = streaks or MemoryStreakStore()
+        self.letters = letters or MemoryDeadLetterStore()
+        self.alerts = alerts or MemoryAlertStore()
         self.publisher = FakePublisher(self.events, self.streaks)
         self.app = create_app(
-            Settings(**settings), events=self.events, streaks=self.streaks, publisher=self.publisher
+            Settings(**settings),
+            events=self.events,
+            streaks=self.streaks,
+            letters=self.letters,
+            alerts=self.alerts,
+            publisher=self.publisher,
         )
         self.document = self.app.openapi()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

@@ -8,14 +8,24 @@ import pytest
 
 from api.routes import probes
 from pisync.errors import BrokerUnavailable
+from pisync.stores.interfaces import ProjectionStatus
 from pisync.stores.memory import MemoryEventStore
-from tests.unit.api_client import EVENT, Api, AwayEventStore, AwayStreakStore, api, is_problem
+from tests.unit.api_client import (
+    EVENT,
+    Api,
+    AwayEventStore,
+    AwayStreakStore,
+    CatchingUpStreakStore,
+    api,
+    is_problem,
+)
 
 KEYS = "first-key-of-sixteen,zweiter-schlüssel-16"
 ROUTES = [
     ("POST", "/api/sync-event"),
     ("GET", "/api/device/PB-1/sync-history"),
     ("GET", "/api/devices/repeated-failures"),
+    ("GET", "/api/alerts"),
     ("GET", "/api/dead-letters"),
     ("GET", f"/api/dead-letters/{'0' * 32}"),
     ("POST", f"/api/dead-letters/{'0' * 32}/replay"),
@@ -122,7 +132,7 @@ async def test_probes_when_all_is_well() -> None:
     async with api(api_keys=KEYS) as pisync:
         assert (await pisync.get("/healthz")).json() == {"status": "ok"}
         response = await pisync.get("/readyz")
-        assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok"}
+        assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": "ok"}
 
 
 async def test_readyz_says_what_is_away() -> None:
@@ -131,6 +141,7 @@ async def test_readyz_says_what_is_away() -> None:
         assert response.status_code == 503
         assert "refused" in response.json()["mongodb"]
         assert "refused" in response.json()["redis"]
+        assert "refused" in response.json()["projection"]
         assert response.json()["mqtt"] == "ok"
         pisync.publisher.answer = BrokerUnavailable("not connected yet")
         assert (await pisync.get("/readyz")).json()["mqtt"] == "not connected yet"
@@ -142,7 +153,30 @@ async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.Monkey
     async with api(events=SilentEventStore()) as pisync:
         response = await pisync.get("/readyz")
         assert response.status_code == 503
-        assert response.json() == {"mongodb": "no answer within 0.01 s", "redis": "ok", "mqtt": "ok"}
+        assert response.json() == {
+            "mongodb": "no answer within 0.01 s",
+            "redis": "ok",
+            "mqtt": "ok",
+            "projection": "ok",
+        }
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (ProjectionStatus(complete=True), "ok"),
+        (ProjectionStatus(complete=False), "catching up"),
+        (
+            ProjectionStatus(complete=False, replayed=120_000, to_replay=500_000),
+            "catching up: 120,000 of 500,000 events",
+        ),
+    ],
+)
+async def test_readyz_says_how_far_a_catch_up_is(status: ProjectionStatus, said: str) -> None:
+    async with api(streaks=CatchingUpStreakStore(status)) as pisync:
+        response = await pisync.get("/readyz")
+        assert response.status_code == 200
+        assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": said}
 
 
 async def test_a_client_that_leaves_while_sending_is_no_fault() -> None:

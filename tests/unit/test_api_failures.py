@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from api.paging import decode_cursor, encode_cursor
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
-from pisync.stores.interfaces import Position, RankedBy
-from tests.unit.api_client import START_MS, Api, AwayStreakStore, api, is_problem, sync_event
+from pisync.stores.interfaces import Position, ProjectionStatus, RankedBy
+from tests.unit.api_client import (
+    START_MS,
+    Api,
+    AwayStreakStore,
+    CatchingUpStreakStore,
+    api,
+    is_problem,
+    sync_event,
+)
 
 URL = "/api/devices/repeated-failures"
 
@@ -41,10 +49,18 @@ async def test_devices_with_more_than_three_failures() -> None:
                     "last_seen": rfc3339(from_ms(START_MS + 4)),
                 }
             ],
+            "projection": {"complete": True},
             "next": None,
         }
         [_, second] = (await pisync.get(URL + "?more_than=2")).json()["devices"]
         assert (second["device_id"], second["last_success"]) == ("PB-2", None)
+
+
+async def test_an_answer_while_the_projection_catches_up_says_so() -> None:
+    status = ProjectionStatus(complete=False, replayed=3, to_replay=9)
+    async with api(streaks=CatchingUpStreakStore(status)) as pisync:
+        body = (await pisync.get(URL)).json()
+    assert body["projection"] == {"complete": False, "replayed": 3, "to_replay": 9}
 
 
 async def test_since_counts_from_that_moment_on() -> None:

@@ -1,0 +1,267 @@
+"""The rebuild and its check, and what they ask of the stores, over the stores in memory and the real ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from bridge.alerts import Alerts
+from bridge.metrics import Metrics
+from pisync import rebuild_check
+from pisync.errors import PiSyncError, ProjectionLost
+from pisync.events import SyncEvent
+from pisync.rebuild import rebuild
+from pisync.rebuild_check import Check, Findings
+from pisync.settings import Settings
+from pisync.stores import redis
+from pisync.stores.interfaces import (
+    AlertQuery,
+    DeviceRecord,
+    EventStore,
+    Projection,
+    RankedBy,
+    RankingQuery,
+    Standing,
+)
+from pisync.stores.memory import MemoryAlertStore, MemoryEventStore
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import project
+from tests.samples import NOW, attach_anew, event
+
+
+def fleet(devices: int = 7, each: int = 9) -> list[SyncEvent]:
+    """Events of some devices in the order of time; all but every third keep failing."""
+    return [
+        event(f"PB-{device}", minute, errors=device % 3 and 1 - (minute + device) % 5 // 4)
+        for minute in range(each)
+        for device in range(devices)
+    ]
+
+
+class World:
+    """Stores that hold the events of a fleet, and its alerts."""
+
+    def __init__(self, events: EventStore, projection: Projection) -> None:
+        self.events = events
+        self.projection = projection
+        self.alerts = MemoryAlertStore()
+        self._handler = Alerts(
+            store=self.alerts, events=events, projection=projection, metrics=Metrics(Settings())
+        )
+
+    async def take_in(self, events: Sequence[SyncEvent]) -> None:
+        """As a bridge does."""
+        await self.events.insert(events, NOW)
+        await self._handler.handle(await self.projection.apply(project(events)))
+
+    async def rebuild(self) -> int:
+        told: list[int] = []
+        replayed = await rebuild(
+            events=self.events,
+            projection=self.projection,
+            alerts=self._handler,
+            progress=lambda done, of: told.append(done),
+        )
+        assert told[-1] == replayed
+        return replayed
+
+    async def check(self) -> Findings:
+        check = Check(events=self.events, streaks=self.projection, alerts=self.alerts)
+        return await check.run(lambda done, of: None)
+
+    async def differences(self) -> set[tuple[str, str]]:
+        return {(each.device_id, each.what) for each in (await self.check()).differences}
+
+
+@pytest.fixture
+def world(event_store: EventStore, streak_store: Projection, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(rebuild_check, "PAUSE_S", 0)
+    return World(event_store, streak_store)
+
+
+async def test_a_whole_replay_goes_device_after_device(event_store: EventStore) -> None:
+    for at in range(0, 63, 9):
+        await event_store.insert(fleet()[at : at + 9], NOW)
+    replayed = [one.device_id async for batch in event_store.replay(None) for one in batch]
+    assert len(replayed) == 63
+    assert replayed == sorted(replayed)
+
+
+async def test_records_are_what_the_state_says(streak_store: Projection) -> None:
+    states = project(fleet())
+    await streak_store.confirm(await streak_store.apply(states))
+    assert await streak_store.records([*states, "PB-none"]) == [
+        *map(DeviceRecord.of, states.values()),
+        DeviceRecord.of(None),
+    ]
+    assert {each async for batch in streak_store.device_ids() for each in batch} == set(states)
+
+
+async def test_from_nothing_removes_what_is_kept_but_the_marks(streak_store: Projection) -> None:
+    await streak_store.confirm(await streak_store.apply(project(fleet())))
+    await streak_store.mark("bridge-1", 5, catching_up=True)
+    assert await streak_store.begin_rebuild("bridge-0", ["PB-9"], from_nothing=True)
+    assert not (await streak_store.status()).complete
+    assert await streak_store.attach(()) == Standing(
+        built=True, pending=True, marked=frozenset(["bridge-1"]), low_ms=5
+    )
+    assert await streak_store.state("PB-1") is None
+    for order in RankedBy:
+        query = RankingQuery(more_than=0, ranked_by=order, limit=9)
+        assert await streak_store.repeated_failures(query) == []
+    assert [each async for batch in streak_store.device_ids() for each in batch] == ["PB-9"]
+    await streak_store.finish_rebuild("bridge-0")
+    assert (await streak_store.status()).complete
+
+
+async def test_what_is_right_is_found_right_before_and_after(world: World) -> None:
+    await world.take_in(fleet())
+    before = await world.check()
+    assert (before.events, before.devices, before.differing, before.differences) == (63, 7, 0, [])
+    alerts = await world.alerts.find(AlertQuery(limit=100))
+    assert alerts
+    assert await world.rebuild() == 63
+    assert await world.check() == before
+    assert await world.alerts.find(AlertQuery(limit=100)) == alerts
+    assert (await world.projection.status()).complete
+    assert (await world.projection.attach(())).marked == frozenset()
+
+
+async def test_a_device_whose_events_come_in_several_batches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 4)
+    monkeypatch.setattr("pisync.limits.PAGE_MAX", 2)
+    await world.take_in(fleet())
+    assert (await world.check()).devices == 7
+    assert await world.differences() == set()
+    await world.projection.apply(project([event("PB-3", 0.5, 1)]))
+    assert await world.differences() == {
+        ("PB-3", what)
+        for what in ("failures", "failures as ranked", "streak as ranked", "last seen as ranked")
+    }
+
+
+async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
+    await world.take_in(fleet())
+    # Failures that are in no event, of a device that has some and of one that has none.
+    wrong = [event("PB-1", 100 + minute, 1) for minute in range(3)]
+    wrong += [event("PB-none", minute, 1) for minute in range(3)]
+    await world.projection.confirm(await world.projection.apply(project(wrong)))
+    # An event that was never joined, and an alert about nothing.
+    await world.events.insert([event("PB-2", 100)], NOW)
+    await world.alerts.open("PB-0", 3, NOW)
+    found = await world.differences()
+    assert {device_id for device_id, _ in found} == {"PB-0", "PB-1", "PB-2", "PB-none"}
+    assert {("PB-0", "open alert in MongoDB"), ("PB-1", "failures"), ("PB-2", "last success")} <= found
+    assert {("PB-none", "failures"), ("PB-none", "streak as ranked"), ("PB-none", "alert confirmed")} <= found
+    assert (await world.check()).differing == 4
+    await world.rebuild()
+    assert await world.differences() == set()
+    assert "PB-none" not in await world.alerts.open_devices()
+
+
+async def test_an_empty_projection_differs_in_every_device(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild_check, "SECOND_LOOKS_MAX", 2)
+    await world.events.insert(fleet(), NOW)
+    findings = await world.check()
+    assert findings.differing == 7
+    assert {each.device_id for each in findings.differences} == {"PB-0", "PB-1"}
+
+
+async def test_a_device_that_moved_meanwhile_is_no_difference(world: World) -> None:
+    await world.events.insert(fleet(), NOW)
+
+    async def late(device_ids: Sequence[str]) -> list[DeviceRecord]:
+        """Answer once from before the events were joined."""
+        del world.projection.records
+        await world.take_in(fleet())
+        return [DeviceRecord.of(None) for _ in device_ids]
+
+    world.projection.records = late  # type: ignore[method-assign]
+    assert (await world.check()).differing == 0
+
+
+async def redis_pair(url: str) -> tuple[RedisStreakStore, RedisStreakStore]:
+    return RedisStreakStore.connect(url), RedisStreakStore.connect(url)
+
+
+async def test_who_is_attached_learns_that_it_is_lost(redis_url: str) -> None:
+    bridge, rebuilder = await redis_pair(redis_url)
+    try:
+        await attach_anew(bridge)
+        await rebuilder.attach(())
+        assert await rebuilder.begin_rebuild("rebuild-1", [], from_nothing=True)
+        with pytest.raises(ProjectionLost):
+            await bridge.apply(project(fleet()))
+        assert [each async for each in bridge.device_ids() if each] == []
+        await bridge.attach(())
+        await bridge.apply(project(fleet()))
+        assert await rebuilder.state("PB-1") == project(fleet())["PB-1"]
+    finally:
+        await bridge.close()
+        await rebuilder.close()
+
+
+async def test_one_rebuild_at_a_time(redis_url: str) -> None:
+    bridge, rebuilder = await redis_pair(redis_url)
+    world = World(MemoryEventStore(), rebuilder)
+    try:
+        await attach_anew(bridge)
+        await bridge.apply(project(fleet()))
+        assert await bridge.begin_rebuild("bridge-0", [])
+        with pytest.raises(PiSyncError, match="nothing was changed"):
+            await world.rebuild()
+        assert await bridge.state("PB-1") == project(fleet())["PB-1"]
+    finally:
+        await bridge.close()
+        await rebuilder.close()
+
+
+async def test_what_an_unfinished_removal_left_is_removed_by_whoever_is_next(redis_url: str) -> None:
+    bridge, other = await redis_pair(redis_url)
+    try:
+        await attach_anew(bridge)
+        await bridge.apply(project(fleet()))
+        await other._client.delete(*(f"{redis.root(number)}:epoch" for number in range(16)))
+        assert not (await bridge.attach(())).built
+        assert await bridge.begin_rebuild("bridge-0", [])
+        assert await bridge.state("PB-1") is None
+    finally:
+        await bridge.close()
+        await other.close()
+
+
+async def test_a_removal_stops_where_another_has_begun(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge, rebuilder = await redis_pair(redis_url)
+    try:
+        await attach_anew(bridge)
+        await bridge.apply(project(fleet()))
+        scan = rebuilder._client.scan
+
+        async def stalled(*arguments: object, **options: object) -> object:
+            """Find the keys, then stall until a bridge has taken over and joined something."""
+            found = await scan(*arguments, **options)  # type: ignore[arg-type]
+            await bridge._client.delete(redis.REBUILDER)
+            assert await bridge.begin_rebuild("bridge-0", [])
+            await bridge.apply(project(fleet()))
+            return found
+
+        monkeypatch.setattr(rebuilder._client, "scan", stalled)
+        with pytest.raises(ProjectionLost, match="another bridge"):
+            await rebuilder.begin_rebuild("rebuild-1", [], from_nothing=True)
+        assert await bridge.state("PB-1") == project(fleet())["PB-1"]
+    finally:
+        await bridge.close()
+        await rebuilder.close()
+
+
+def test_a_record_tells_of_everything() -> None:
+    state = project(fleet())["PB-1"]
+    record = DeviceRecord.of(state)
+    assert record != replace(record, alerting=not record.alerting)
+    assert record != replace(record, ranks={**record.ranks, RankedBy.STREAK: 99})
