@@ -9,8 +9,11 @@ DEVICES ?= 50
 EVENTS  ?= 40
 SEED    ?= 1
 
+# The faults of `make chaos`.
+ROUNDS ?= 5
+
 .DEFAULT_GOAL := help
-.PHONY: help setup system run test check lock clean
+.PHONY: help setup system run test check chaos lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +43,9 @@ check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 CHAOS_SEED=drawn)
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 lock: ## Resolve the dependencies anew into locks/
 	sh scripts/lock

@@ -6,6 +6,7 @@ published once may be published again.
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Protocol
 
 import msgspec
@@ -57,6 +58,7 @@ class Alerts:
         self._metrics = metrics
         self._changed = asyncio.Event()
         self._changed.set()
+        self._reconnected = False
 
     async def open_devices(self) -> list[str]:
         """The devices with an open alert."""
@@ -102,6 +104,11 @@ class Alerts:
             log.info("device recovered", device_id=change.device_id)
         self._changed.set()
 
+    def publish_again(self) -> None:
+        """Say that we are connected to a broker which may have lost what was published."""
+        self._reconnected = True
+        self._changed.set()
+
     async def announce(self, publisher: Publisher) -> None:
         """Publish what was not published yet, until cancelled; all bridges share this work."""
         while True:
@@ -113,11 +120,17 @@ class Alerts:
             self._changed.clear()
             if not publisher.is_ready:
                 continue
+            if self._reconnected:
+                self._reconnected = False
+                await until_available("MongoDB", self._announce_again, self._metrics)
             while batch := await until_available(
                 "MongoDB", lambda: self._store.unannounced(limits.ANNOUNCE_BATCH), self._metrics
             ):
                 for alert in batch:
                     await self._announce(alert, publisher)
+
+    async def _announce_again(self) -> None:
+        await self._store.announce_again(clock.now() - timedelta(hours=limits.ANNOUNCE_AGAIN_H))
 
     async def _announce(self, alert: Alert, publisher: Publisher) -> None:
         query = AlertQuery(limit=1, is_open=True, device_id=alert.device_id)

@@ -134,6 +134,7 @@ class _Bridge:
             status_filter=STATUS_FILTER,
             on_message=pipeline.offer,
             on_status=BrokerWatch(metrics).take,
+            on_connected=alerts.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
             metrics=metrics,

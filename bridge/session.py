@@ -33,6 +33,7 @@ class Session:
         status_filter: str,
         on_message: Callable[[Message], None],
         on_status: Callable[[str, bytes], None],
+        on_connected: Callable[[], None],
         is_ours: Callable[[], Awaitable[bool]],
         known_before: bool,
         metrics: Metrics,
@@ -47,6 +48,7 @@ class Session:
             topic_filter: what to subscribe to.
             status_filter: what the broker says about itself, subscribed to beside it.
             on_message: takes each message in.
+            on_connected: is told of every connection that is subscribed.
             on_status: takes the topic and payload of what the broker says about itself.
             is_ours: whether the client id is still ours; asked when the broker hangs up without a word,
                 because Mosquitto 2.0 does so to the one of two clients with one id that came first.
@@ -61,6 +63,7 @@ class Session:
         self._status_filter = status_filter
         self._on_message = on_message
         self._on_status = on_status
+        self._on_connected = on_connected
         self._is_ours = is_ours
         self._has_session = known_before
         self._metrics = metrics
@@ -161,6 +164,7 @@ class Session:
                 connection.pause()
             await connection.ready
             self._was_ready = True
+            self._on_connected()
             log.info("connected", broker=str(self._address), session_resumed=session_present)
             await connection.closed
         except ssl.SSLCertVerificationError as error:

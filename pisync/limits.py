@@ -36,6 +36,8 @@ REPLAY_BATCH_EVENTS: Final = 2000
 # How often a bridge looks for alerts that another one left unpublished.
 ANNOUNCE_INTERVAL_S: Final = 10.0
 ANNOUNCE_BATCH: Final = 100
+# How long ago an alert that a broker may have brought back from a snapshot can have been closed.
+ANNOUNCE_AGAIN_H: Final = 24
 # A bridge that leaves waits so long for what the broker still holds for it, after the last message.
 LEAVE_QUIET_S: Final = 2.0
 

@@ -341,6 +341,9 @@ class AlertStore(Protocol):
     async def unannounced(self, limit: int) -> list[Alert]:
         """Alerts whose present state was not published yet, oldest first."""
 
+    async def announce_again(self, closed_since: datetime) -> None:
+        """Count open alerts, and those closed since then, as not published: the broker may have lost them."""
+
     async def announced(self, alert: Alert) -> None:
         """Record that this state of the alert was published."""
 

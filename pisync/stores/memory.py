@@ -309,6 +309,14 @@ class MemoryAlertStore:
         """Alerts whose present state was not published."""
         return [alert for alert in self.alerts if alert.alert_id in self.silent][:limit]
 
+    async def announce_again(self, closed_since: datetime) -> None:
+        """Count them as not published."""
+        self.silent |= {
+            alert.alert_id
+            for alert in self.alerts
+            if alert.closed_at is None or alert.closed_at >= closed_since
+        }
+
     async def announced(self, alert: Alert) -> None:
         """Record that this state was published."""
         if alert in self.alerts:

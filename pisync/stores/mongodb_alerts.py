@@ -90,6 +90,12 @@ class MongoAlertStore:
         with mapped():
             return [_alert(found) async for found in self._alerts.find({"announced": False}).limit(limit)]
 
+    async def announce_again(self, closed_since: datetime) -> None:
+        """Count open alerts, and those closed since then, as not published."""
+        with mapped():
+            for matching in ({"is_open": True}, {"is_open": False, "closed_at": {"$gte": closed_since}}):
+                await self._alerts.update_many(matching, {"$set": {"announced": False}})
+
     async def announced(self, alert: Alert) -> None:
         """Record that this state of the alert was published."""
         with mapped():

@@ -173,7 +173,10 @@ class RedisStreakStore:
         """Start a new projection under a new epoch, unless another bridge, still alive, does."""
         with _mapped():
             if not await self._client.set(REBUILDER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
-                return False
+                # Our own former life, killed in the middle, does not count as another bridge.
+                if await self._client.get(REBUILDER) != bridge_id:
+                    return False
+                await self._client.set(REBUILDER, bridge_id, ex=limits.REBUILDER_SILENT_S)
             epochs = [f"{each}:epoch" for each in _ROOTS]
             if from_nothing:
                 # From here on nobody writes: whoever is attached learns that the projection is lost.

@@ -130,3 +130,14 @@ async def test_pages_give_each_alert_once_newest_first(store: AlertStore, limit:
         # What is opened between two pages is newer, and moves nothing.
         await store.open(f"PB-later-{len(rows)}", 3, LATER)
     assert [row.device_id for row in rows] == [f"PB-{number}" for number in range(6, -1, -1)]
+
+
+async def test_a_broker_that_lost_all_is_told_again(store: AlertStore) -> None:
+    for device_id in ("PB-1", "PB-2", "PB-3"):
+        await store.open(device_id, 3, NOW)
+    await store.resolve("PB-1", NOW)
+    await store.resolve("PB-2", LATER)
+    for alert in await store.unannounced(10):
+        await store.announced(alert)
+    await store.announce_again(LATER)
+    assert sorted(alert.device_id for alert in await store.unannounced(10)) == ["PB-2", "PB-3"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.clock import to_ms
+from pisync.errors import ProjectionLost
 from pisync.events import SyncEvent
 from pisync.stores.interfaces import AlertChange, FailingDevice, Projection, RankedBy, RankingQuery
 from pisync.stores.redis import RedisStreakStore
@@ -180,3 +181,20 @@ async def test_any_order_repetition_and_split_is_the_rule_applied_to_the_set(
         }
     finally:
         await store.close()
+
+
+async def test_a_rebuild_goes_on_in_the_next_life_of_who_began_it(redis_url: str) -> None:
+    store, other = RedisStreakStore.connect(redis_url), RedisStreakStore.connect(redis_url)
+    try:
+        await store.attach(())
+        assert await store.begin_rebuild("bridge-0", [])
+        await other.attach(())
+        assert not await other.begin_rebuild("bridge-1", [])
+        assert await other.begin_rebuild("bridge-0", [])
+        with pytest.raises(ProjectionLost):
+            await store.finish_rebuild("bridge-0")
+        await other.finish_rebuild("bridge-0")
+        assert (await other.status()).complete
+    finally:
+        await store.close()
+        await other.close()

@@ -300,6 +300,18 @@ async def test_alerts_are_retained_messages(world: World) -> None:
             assert (await anext(messages)).payload == b""
 
 
+async def test_a_broker_that_lost_everything_gets_the_alerts_again(world: World) -> None:
+    await publish(world, [event("PB-7", minute, errors=1) for minute in range(3)])
+    await world.said("device_id=PB-7")
+    await world.mosquitto.kill()
+    (world.mosquitto.directory / "mosquitto.db").unlink(missing_ok=True)
+    await world.mosquitto.start()
+    async with device(world) as operator:
+        await operator.subscribe("pisync/v1/alerts/+", qos=1)
+        async with asyncio.timeout(30):
+            assert str((await anext(aiter(operator.messages))).topic) == topics.alerts("PB-7")
+
+
 async def test_a_second_bridge_with_the_same_id_ends_the_first(world: World, tmp_path: Path) -> None:
     async with running(world.another(tmp_path / "second.log")) as second:
         async with asyncio.timeout(30):

@@ -52,6 +52,7 @@ class Scraped(World):
         """Every sample by its name, with its label's value where it has one."""
         answer = await self.get("/metrics")
         assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version="), answer.text
         return {
             ".".join([sample.name, *sample.labels.values()]): sample.value
             for family in text_string_to_metric_families(answer.text)

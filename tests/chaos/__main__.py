@@ -1,0 +1,101 @@
+"""`python -m tests.chaos`: a chaos run from the command line, with its figures."""
+
+import secrets
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from device_sim.faults import Kind
+from tests.chaos.run import Outcome, Plan, run
+from tests.chaos.stack import Bug
+
+SHOWN_MAX = 20
+
+
+def main(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of faults, quiet and audit.")] = 5,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Makes the same faults and fleets again; drawn without it."),
+    ] = None,
+    faults: Annotated[int, typer.Option(min=0, help="Faults in a round.")] = 4,
+    devices: Annotated[int, typer.Option(min=1, help="Devices in a round.")] = 140,
+    events: Annotated[int, typer.Option(min=1, help="Events of each device.")] = 50,
+    kinds: Annotated[
+        list[Kind] | None, typer.Option("--kind", help="Only these kinds of faults.", show_default=False)
+    ] = None,
+    bug: Annotated[
+        Bug | None, typer.Option(help="Run bridges with this deliberate bug.", show_default=False)
+    ] = None,
+    retained: Annotated[bool, typer.Option(help="Audit the alerts that the broker retains too.")] = False,
+    keep: Annotated[bool, typer.Option(help="Keep data and logs even when all went well.")] = False,
+) -> None:
+    """Run the stack under faults and let the auditor judge. Exits with 1 when anything is wrong."""
+    plan = Plan(
+        seed=secrets.randbelow(1_000_000) if seed is None else seed,
+        rounds=rounds,
+        devices=devices,
+        events=events,
+        faults=faults,
+        kinds=kinds or tuple(Kind),
+        bug=bug,
+        retained=retained,
+    )
+    console = Console(highlight=False, markup=False)
+    console.print(
+        f"chaos: seed {plan.seed}, {rounds} rounds of {faults} faults and {devices * events:,} events"
+    )
+    data = Path(tempfile.mkdtemp(prefix="pisync-chaos-"))
+    started_s = time.monotonic()
+    outcome = uvloop.run(run(plan, data, console.print))
+    console.print(_table(outcome, time.monotonic() - started_s))
+    for line in outcome.wrong[:SHOWN_MAX]:
+        console.print(line, style="red")
+    if len(outcome.wrong) > SHOWN_MAX:
+        console.print(f"… and {len(outcome.wrong) - SHOWN_MAX:,} more")
+    if outcome.wrong or keep:
+        console.print(f"data and logs: {data}")
+        again = sys.argv[1:] if seed is not None else [*sys.argv[1:], "--seed", str(plan.seed)]
+        console.print(f"the same again: python -m tests.chaos {shlex.join(again)}")
+    else:
+        shutil.rmtree(data)
+    raise typer.Exit(1 if outcome.wrong else 0)
+
+
+def _table(outcome: Outcome, elapsed_s: float) -> Table:
+    shown = Table(title=f"Chaos of seed {outcome.seed}", show_header=False, title_justify="left")
+    shown.add_column()
+    shown.add_column(justify="right")
+    shown.add_row("Rounds that went well", str(outcome.rounds))
+    shown.add_row("Faults injected", f"{sum(outcome.injected.values()):,}")
+    for name, count in sorted(outcome.injected.items()):
+        shown.add_row(f"  {name}", str(count))
+    shown.add_row("Messages published", f"{outcome.published:,}")
+    shown.add_row("  of them again, for want of a receipt", f"{outcome.republished:,}")
+    if outcome.books is not None:
+        books = outcome.books
+        shown.add_row("Events sent", f"{books.sent:,}")
+        shown.add_row("  of them again after they were confirmed", f"{outcome.replayed:,}")
+        shown.add_row("Events confirmed", f"{books.confirmed:,}")
+        shown.add_row("Events stored", f"{books.stored:,}")
+        shown.add_row("Events lost", f"{len(books.lost):,}")
+        shown.add_row("Events doubled", f"{len(books.doubled):,}")
+        others = len(outcome.wrong) - len(books.lost) - len(books.doubled)
+        shown.add_row("Differences", f"{others:,}")
+    shown.add_row("Longest from quiet to a right projection", f"{outcome.settled_s:,.1f} s")
+    shown.add_row("Time", f"{elapsed_s:,.0f} s")
+    return shown
+
+
+if __name__ == "__main__":
+    typer.run(main)

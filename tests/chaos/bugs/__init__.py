@@ -1,0 +1,1 @@
+"""Bridges with deliberate bugs, to be run in a bridge's place: the auditor must catch each."""

@@ -1,0 +1,32 @@
+"""A bridge with a deliberate bug: it answers and acknowledges while MongoDB has yet to write."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from bridge import service
+from bridge.command import bridge
+from bridge.retry import until_available
+from pisync.events import SyncEvent
+from pisync.stores.interfaces import Stored
+from pisync.stores.mongodb import MongoConnection, MongoEventStore
+
+
+class HastyEventStore(MongoEventStore):
+    """Says that the events are stored, and stores them afterwards."""
+
+    def __init__(self, connection: MongoConnection) -> None:
+        super().__init__(connection)
+        self._writing: set[asyncio.Task[list[Stored]]] = set()
+
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[Stored]:
+        """Store the events some time."""
+        insert = super().insert
+        task = asyncio.create_task(until_available("MongoDB", lambda: insert(events, received_at)))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return [Stored.STORED] * len(events)
+
+
+service.MongoEventStore = HastyEventStore  # type: ignore[attr-defined]
+bridge()

@@ -1,0 +1,100 @@
+"""What the auditor is shown, read past the product: MongoDB and Redis by their drivers, the api by HTTP.
+
+Mostly plain blocking calls: the fleet is at rest when they are made.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiomqtt
+import httpx
+from pymongo import MongoClient
+from redis import Redis
+
+from device_sim.auditor import Projection
+from pisync.stack import ports
+from tests.chaos.stack import Stack
+
+Document = dict[str, Any]
+
+PAGE = 1000
+KEYS_AT_ONCE = 1000
+ANSWER_TIMEOUT_S = 30.0
+ALERT_TOPICS = "pisync/v1/alerts/"
+END_TOPIC = "audit/end"
+
+
+class Evidence:
+    """Connections to the three places that can be asked."""
+
+    def __init__(
+        self, mongodb: MongoClient[Document], redis: Redis, http: httpx.Client, mqtt_port: int
+    ) -> None:
+        self._database = mongodb.get_default_database()
+        self._redis = redis
+        self._http = http
+        self._mqtt_port = mqtt_port
+
+    def documents(self) -> Iterator[Document]:
+        """Every stored event."""
+        return iter(self._database.sync_events.find(batch_size=10_000))
+
+    def dead_letters(self) -> list[Document]:
+        """What was rejected; a fleet that sends only good events must not cause any."""
+        return list(self._database.dead_letters.find())
+
+    def projection(self) -> Projection | None:
+        """What is told about the devices now; None while the api says that something is amiss."""
+        if self._http.get("/readyz").status_code != httpx.codes.OK:
+            return None
+        return Projection(
+            failing=self._failing(),
+            seen=dict(self._seen()),
+            alerts=list(self._database.alerts.find()),
+        )
+
+    async def retained_alerts(self) -> list[str]:
+        """The devices whose alert the broker retains."""
+        found = []
+        async with aiomqtt.Client(ports.HOST, self._mqtt_port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe(END_TOPIC, qos=1)
+            await client.subscribe(f"{ALERT_TOPICS}+", qos=1)
+            await client.publish(END_TOPIC, qos=1)  # comes back behind everything retained
+            async for message in client.messages:
+                if message.topic.value == END_TOPIC:
+                    break
+                found.append(message.topic.value.removeprefix(ALERT_TOPICS))
+        return found
+
+    def _failing(self) -> list[Document]:
+        rows: list[Document] = []
+        page: str | None = f"/api/devices/repeated-failures?more_than=0&limit={PAGE}"
+        while page is not None:
+            answer = self._http.get(page).raise_for_status().json()
+            rows += answer["devices"]
+            page = answer["next"]
+        return rows
+
+    def _seen(self) -> Iterator[tuple[str, tuple[int | None, int | None]]]:
+        keys = list(self._redis.scan_iter("pisync:{*}:device:*", count=KEYS_AT_ONCE))
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[start : start + KEYS_AT_ONCE]
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for key in some:
+                    pipeline.hmget(key, "last_success", "last_seen")
+                answers = pipeline.execute()
+            for key, times in zip(some, answers, strict=True):
+                success, newest = (None if time is None else int(time) for time in times)
+                yield key.split(":device:", 1)[1], (success, newest)
+
+
+@contextmanager
+def evidence(stack: Stack) -> Iterator[Evidence]:
+    """A look into a stack that is up and at rest."""
+    with (
+        MongoClient[Document](stack.mongodb.url, tz_aware=True) as mongodb,
+        Redis.from_url(stack.redis.url, decode_responses=True) as redis,
+        httpx.Client(base_url=stack.api.url, timeout=ANSWER_TIMEOUT_S) as http,
+    ):
+        yield Evidence(mongodb, redis, http, stack.mosquitto.port)

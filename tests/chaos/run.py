@@ -1,0 +1,223 @@
+"""A chaos run: rounds of a fleet publishing under faults, each followed by quiet and by the auditor."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import httpx
+import msgspec
+
+from device_sim.auditor import Auditor, Books, differences, differences_retained
+from device_sim.device import Device
+from device_sim.faults import Fault, Kind, schedule
+from device_sim.fleet import Fleet
+from device_sim.scenario import Period, Scenario
+from pisync.settings import MqttAddress
+from tests.chaos.evidence import Evidence, evidence
+from tests.chaos.stack import Bug, Stack
+
+NOW: Final = datetime(2026, 5, 8, 12, tzinfo=UTC)
+"""When the fleets' newest events happened: fixed, so that a seed gives the same events on every day."""
+CONNECTIONS: Final = 16
+"""Few, so that a round's fleet is still publishing when its last fault strikes."""
+ARRAY_EVENTS: Final = 8
+FAILING: Final = 0.3
+"""The share of devices that end in a streak of failures; before it, their alerts open and close."""
+RECEIPT_TIMEOUT_S: Final = 2.0
+STALLED_S: Final = 0.7
+"""A fleet that gets nowhere for so long meets the next fault beside the one that holds it up."""
+STUCK_S: Final = 60.0
+"""A fleet that gets nowhere for so long although every part is up will never get anywhere."""
+UNCHANGED_S: Final = 75.0
+"""A projection that is wrong and has not changed for so long stays wrong.
+
+Longer than all by which bridges mend things unasked: a backoff of 10 s, 30 s until a rebuilder counts as
+dead, 60 s between two comparisons of all alerts.
+"""
+LOOK_S: Final = 0.02
+AUDIT_S: Final = 0.25
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do. `devices` is the size of each round's fleet, `events` what each device records.
+
+    `schedule` takes the place of the seed's faults; `retained` has the alerts that the broker retains
+    audited too.
+    """
+
+    seed: int
+    rounds: int
+    devices: int
+    events: int
+    faults: int
+    kinds: Collection[Kind] = tuple(Kind)
+    bug: Bug | None = None
+    schedule: list[list[Fault]] | None = None
+    unchanged_s: float = UNCHANGED_S
+    retained: bool = False
+
+    def faults_of_rounds(self) -> list[list[Fault]]:
+        """What strikes in each round."""
+        if self.schedule is not None:
+            return self.schedule
+        return schedule(self.seed, rounds=self.rounds, faults=self.faults, kinds=self.kinds)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a run came to, after its last round or after the first that went wrong.
+
+    `settled_s` is the longest that it took from quiet until the projection was right, in seconds.
+    """
+
+    seed: int
+    rounds: int = 0
+    injected: dict[str, int] = field(default_factory=dict)
+    published: int = 0
+    republished: int = 0
+    replayed: int = 0
+    books: Books | None = None
+    settled_s: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+class RecordedFleet(Fleet):
+    """A fleet that tells the auditor what it records, and what receipts cover."""
+
+    def __init__(self, auditor: Auditor, scenario: Scenario, address: MqttAddress) -> None:
+        super().__init__(scenario, address, connections=CONNECTIONS, receipt_timeout_s=RECEIPT_TIMEOUT_S)
+        self._auditor = auditor
+
+    @property
+    def settled(self) -> int:
+        """The events that a receipt covers."""
+        return self.expected - self.unconfirmed
+
+    async def _settle(self, device: Device, period: Period, random: Random) -> None:
+        events = [msgspec.json.encode(event) for event in (*period.backlog, *period.live)]
+        for event in events:
+            self._auditor.sent(event)
+        await super()._settle(device, period, random)
+        for event in events:
+            self._auditor.confirmed(event)
+
+
+async def run(plan: Plan, data: Path, say: Say) -> Outcome:
+    """Run the plan with its data in this directory; ends with the first round that goes wrong."""
+    stack = Stack(data, bug=plan.bug)
+    auditor = Auditor()
+    outcome = Outcome(seed=plan.seed)
+    async with stack.running():
+        with evidence(stack) as view:
+            for number, faults in enumerate(plan.faults_of_rounds(), 1):
+                say(f"round {number}: {', '.join(map(str, faults)) or 'no faults'}")
+                books = await _round(plan, number, faults, stack, auditor, view, outcome)
+                if outcome.wrong:
+                    break
+                outcome.rounds = number
+                say(f"  {books.stored:,} events stored, {books.confirmed:,} confirmed, nothing wrong")
+    return outcome
+
+
+async def _round(
+    plan: Plan,
+    number: int,
+    faults: list[Fault],
+    stack: Stack,
+    auditor: Auditor,
+    view: Evidence,
+    outcome: Outcome,
+) -> Books:
+    """One round: faults under load, quiet, audit; what went wrong is in the outcome."""
+    scenario = Scenario(
+        seed=plan.seed * 10_000 + number,
+        now=NOW,
+        devices=plan.devices,
+        events=plan.events,
+        failing=FAILING,
+        array_events=ARRAY_EVENTS,
+    )
+    fleet = RecordedFleet(auditor, scenario, MqttAddress(stack.mosquitto.url))
+    async with asyncio.TaskGroup() as group:
+        publishing = group.create_task(fleet.run(), name="fleet")
+        for fault in faults:
+            await _reached(fleet, publishing, fault.at_share)
+            if fault is faults[0]:
+                await stack.copy_redis()  # under load, so that a rollback finds things half done
+            await asyncio.sleep(fault.after_s)
+            group.create_task(stack.inject(fault), name=str(fault))
+        stuck = await _drained(fleet, publishing)
+        publishing.cancel()
+    await stack.heal()
+    outcome.injected = dict(stack.injected)
+    outcome.published += fleet.tally.counters.published
+    outcome.republished += fleet.tally.counters.republished
+    outcome.replayed += fleet.tally.replayed
+    books = outcome.books = auditor.balance(view.documents())
+    outcome.wrong = [*stuck, *stack.crashed, *books.faults]
+    outcome.wrong += [f"rejected: {letter}" for letter in view.dead_letters()]
+    if not outcome.wrong:
+        now_s = asyncio.get_running_loop().time
+        quiet_at_s = now_s()
+        outcome.wrong = await _settled_differences(books, view, plan)
+        outcome.settled_s = max(outcome.settled_s, now_s() - quiet_at_s)
+    return books
+
+
+async def _reached(fleet: RecordedFleet, publishing: asyncio.Task[None], share: float) -> None:
+    """Return when this share of the round's events is confirmed, or nothing has moved for a while."""
+    await _moving(fleet, STALLED_S, lambda: publishing.done() or fleet.settled >= share * fleet.expected)
+
+
+async def _drained(fleet: RecordedFleet, publishing: asyncio.Task[None]) -> list[str]:
+    """Wait until every event is confirmed; what is wrong where that does not happen."""
+    if await _moving(fleet, STUCK_S, publishing.done):
+        return []
+    trouble = fleet.tally.trouble
+    return [f"{fleet.unconfirmed} events unconfirmed, none more for {STUCK_S:g} s; last trouble: {trouble}"]
+
+
+async def _moving(fleet: RecordedFleet, patience_s: float, condition: Callable[[], bool]) -> bool:
+    """Wait for a condition as long as the fleet gets on; returns whether it came about."""
+    now_s = asyncio.get_running_loop().time
+    settled, moved_at_s = fleet.settled, now_s()
+    while not condition():
+        if fleet.settled != settled:
+            settled, moved_at_s = fleet.settled, now_s()
+        if now_s() - moved_at_s > patience_s:
+            return False
+        await asyncio.sleep(LOOK_S)
+    return True
+
+
+async def _settled_differences(books: Books, view: Evidence, plan: Plan) -> list[str]:
+    """The projection's differences once there are none, or once they have stopped changing."""
+    now_s = asyncio.get_running_loop().time
+    found, changed_at_s = [""], now_s()
+    while now_s() - changed_at_s < plan.unchanged_s:
+        latest = _differences(books, view)
+        if plan.retained and not latest:
+            latest = differences_retained(books.standings, await view.retained_alerts())
+        if not latest:
+            return []
+        if latest != found:
+            found, changed_at_s = latest, now_s()
+        await asyncio.sleep(AUDIT_S)
+    return found
+
+
+def _differences(books: Books, view: Evidence) -> list[str]:
+    try:
+        projection = view.projection()
+    except httpx.HTTPError as error:
+        return [f"the api does not answer as it should: {error}"]
+    if projection is None:
+        return ["/readyz says that something is amiss"]
+    return differences(books.standings, projection)

@@ -1,0 +1,1 @@
+"""Fuzz: arbitrary bytes at both ways in, MQTT and HTTP."""
