@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from bridge.metrics import Metrics
 from pisync import topics
 from pisync.cli import app
 from pisync.events import Reason, SyncEvent
@@ -32,6 +33,23 @@ def settings_table() -> str:
 
 def test_every_setting_is_in_the_operations_document() -> None:
     table = settings_table()
+    assert table in (ROOT / "docs/operations.md").read_text(), f"it should hold this table:\n{table}"
+
+
+def metrics_table() -> str:
+    """The table of the bridge's own metrics that docs/operations.md holds."""
+    families = Metrics(Settings()).registry.collect()
+    lines = ["| metric | kind | what |", "|---|---|---|"]
+    lines += [
+        f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} | {family.documentation} |"
+        for family in families
+        if family.name.startswith("pisync_")
+    ]
+    return "\n".join(lines)
+
+
+def test_every_metric_is_in_the_operations_document() -> None:
+    table = metrics_table()
     assert table in (ROOT / "docs/operations.md").read_text(), f"it should hold this table:\n{table}"
 
 
