@@ -40,11 +40,10 @@ def metrics_table() -> str:
     """The table of the bridge's own metrics that docs/operations.md holds."""
     families = Metrics(Settings()).registry.collect()
     lines = ["| metric | kind | what |", "|---|---|---|"]
-    lines += [
-        f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} | {family.documentation} |"
-        for family in families
-        if family.name.startswith("pisync_")
-    ]
+    for family in families:
+        if family.name.startswith("pisync_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
     return "\n".join(lines)
 
 
