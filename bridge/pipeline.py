@@ -85,6 +85,8 @@ class Pipeline:
         self._idle = asyncio.Event()
         self._idle.set()
         self.offered = 0
+        # For whoever ends us: a task group cancels its tasks once, and a driver may lose that once.
+        self.batches: set[asyncio.Task[None]] = set()
         self._held_messages = 0
         self._held_bytes = 0
         metrics.messages_received.set_function(lambda: self.offered)
@@ -129,7 +131,9 @@ class Pipeline:
                     await asyncio.sleep(self._linger_s)
                 await self._slots.acquire()
                 batch = self._take(began_at)
-                group.create_task(self._work_on(batch, settled), name="batch")
+                task = group.create_task(self._work_on(batch, settled), name="batch")
+                self.batches.add(task)
+                task.add_done_callback(self.batches.discard)
                 settled = batch.settled
 
     def _take(self, began_at: float) -> Batch:

@@ -153,7 +153,7 @@ class _Bridge:
             await _until(stop, tasks)
             await _drain(pipeline, self._settings.drain_timeout_s)
         finally:
-            await cancel(tasks)
+            await cancel([*tasks, *pipeline.batches])
         log.info("stopped", bridge_id=self._settings.bridge_id)
 
     async def _is_ours(self) -> bool:

@@ -4,9 +4,10 @@
 device's history is one range of the `_id` index. Every write waits for the majority and its journal.
 """
 
+import asyncio
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -42,6 +43,7 @@ AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
 
 SERVER_SELECTION_TIMEOUT_MS: Final = 5000
 SOCKET_TIMEOUT_MS: Final = 20_000
+CLOSE_TIMEOUT_S: Final = 1.0
 
 _OUTCOMES: Final[dict[Outcome, Document]] = {
     Outcome.SUCCESS: {"total_errors": 0},
@@ -77,8 +79,10 @@ class MongoConnection:
             raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
 
     async def close(self) -> None:
-        """Let go of the connections."""
-        await self.client.close()
+        """Let go of the connections; the driver's goodbye to a server that is away is not waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.client.close()
 
 
 class MongoEventStore:

@@ -28,17 +28,22 @@ async def test_nothing_is_lost_or_counted_twice(seed: int, tmp_path: Path) -> No
 
 
 async def test_an_acknowledgement_before_the_write_is_caught(tmp_path: Path) -> None:
+    # Four times, for it loses nothing when no message happens to be under way.
     both_die_while_mongodb_stands_still = [
-        Fault(kind=Kind.PAUSE, target=Target.MONGODB, at_share=0.2, lasting_s=1.5),
-        Fault(kind=Kind.KILL, target=Target.BRIDGE_0, at_share=0.2, after_s=0.5),
-        Fault(kind=Kind.KILL, target=Target.BRIDGE_1, at_share=0.2),
+        fault
+        for share in (0.1, 0.3, 0.5, 0.7)
+        for fault in (
+            Fault(kind=Kind.PAUSE, target=Target.MONGODB, at_share=share, lasting_s=1.5),
+            Fault(kind=Kind.KILL, target=Target.BRIDGE_0, at_share=share, after_s=0.5),
+            Fault(kind=Kind.KILL, target=Target.BRIDGE_1, at_share=share),
+        )
     ]
     plan = Plan(
         seed=1,
         rounds=1,
         devices=30,
         events=50,
-        faults=3,
+        faults=12,
         bug=Bug.EARLY_ACKNOWLEDGEMENT,
         schedule=[both_die_while_mongodb_stands_still],
     )

@@ -22,6 +22,7 @@ from pisync.settings import Settings
 from pisync.stores.interfaces import AlertChange, Claim, DeadLetter, Stored
 from pisync.stores.memory import MemoryAlertStore, MemoryBridgeRegistry, MemoryEventStore, MemoryStreakStore
 from pisync.streaks import DeviceState
+from pisync.tasks import cancel
 from tests.samples import NOW, backlog, members, payload
 
 DEVICE = "PB-000123"
@@ -446,3 +447,28 @@ async def test_stores_that_are_away_are_counted_and_the_projections_lag_is_told(
         await until(lambda: rig.metric("events_replayed_total") != replayed)
         await until(lambda: rig.metric("projection_catching_up") == 0)
         assert rig.metric("projection_attached") == 1
+
+
+async def test_a_batch_that_loses_its_cancellation_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As happens inside a driver; a task group would cancel it once and then wait for ever."""
+    rig = Rig()
+    lost = 0
+
+    async def deaf(*_: object) -> list[Stored]:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+                if lost == 3:
+                    raise
+
+    monkeypatch.setattr(rig.store, "insert", deaf)
+    task = asyncio.create_task(rig.pipeline.run())
+    rig.send(payload())
+    await until(lambda: rig.pipeline.batches)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await cancel([task, *rig.pipeline.batches])
+    assert lost == 3
