@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from bridge.metrics import Metrics
+from bridge.publisher import Publisher
 from bridge.retry import until_available
 from pisync import clock, limits, logs, topics
 from pisync.stores.interfaces import (
@@ -27,23 +28,12 @@ from pisync.stores.interfaces import (
 log = logs.get(__name__)
 
 
-class Publisher(Protocol):
+class Announcer(Publisher, Protocol):
     """What alerts ask of the MQTT session."""
 
     @property
     def is_ready(self) -> bool:
         """Whether we are connected and subscribed."""
-
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        correlation_data: bytes | None = None,
-        expiry_s: int | None = None,
-        retain: bool = False,
-    ) -> None:
-        """Send a message if there is a connection."""
 
 
 class Alerts:
@@ -109,7 +99,7 @@ class Alerts:
         self._reconnected = True
         self._changed.set()
 
-    async def announce(self, publisher: Publisher) -> None:
+    async def announce(self, publisher: Announcer) -> None:
         """Publish what was not published yet, until cancelled; all bridges share this work."""
         while True:
             try:
@@ -132,7 +122,7 @@ class Alerts:
     async def _announce_again(self) -> None:
         await self._store.announce_again(clock.now() - timedelta(hours=limits.ANNOUNCE_AGAIN_H))
 
-    async def _announce(self, alert: Alert, publisher: Publisher) -> None:
+    async def _announce(self, alert: Alert, publisher: Announcer) -> None:
         query = AlertQuery(limit=1, is_open=True, device_id=alert.device_id)
         present = await until_available("MongoDB", lambda: self._store.find(query), self._metrics)
         payload = _payload(present[0]) if present else b""

@@ -13,6 +13,7 @@ from typing import Protocol
 from bridge.connection import Connection, Message
 from bridge.metrics import Metrics
 from bridge.projector import Projector
+from bridge.publisher import Publisher
 from bridge.retry import until_available
 from pisync import clock, events, limits, logs, receipts, topics
 from pisync.events import Decoded, Reason, Rejection, SyncEvent
@@ -22,7 +23,7 @@ from pisync.stores.interfaces import DeadLetter, EventStore, Stored
 log = logs.get(__name__)
 
 
-class Flow(Protocol):
+class Flow(Publisher, Protocol):
     """What the pipeline asks of the MQTT session."""
 
     def pause(self) -> None:
@@ -30,17 +31,6 @@ class Flow(Protocol):
 
     def resume(self) -> None:
         """Take messages in again."""
-
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        correlation_data: bytes | None = None,
-        expiry_s: int | None = None,
-        retain: bool = False,
-    ) -> None:
-        """Send a message if there is a connection."""
 
 
 @dataclass(kw_only=True, slots=True)
