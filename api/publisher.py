@@ -1,6 +1,7 @@
 """The api's way in: publishes a sync message over MQTT 5 and waits for the bridge's receipt."""
 
 import asyncio
+import copy
 import secrets
 import socket
 import ssl
@@ -58,6 +59,9 @@ class MqttPublisher:
         self._tls = _tls_context(settings)
         self._client_id = settings.api_id
         self._receipts_topic = topics.api_receipts(settings.api_id)
+        # Copied for each message: making one anew costs more than all else here but the sending.
+        self._properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        self._properties.ResponseTopic = self._receipts_topic
         self._receipt_timeout_s = settings.receipt_timeout_s
         self._waiting: dict[bytes, asyncio.Future[Receipt]] = {}
         self._client: aiomqtt.Client | None = None
@@ -93,8 +97,7 @@ class MqttPublisher:
         correlation = secrets.token_bytes(16)
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting[correlation] = receipt
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ResponseTopic = self._receipts_topic
+        properties = copy.copy(self._properties)
         properties.CorrelationData = correlation
         publishing = asyncio.create_task(
             client.publish(topics.sync(device_id), payload, qos=1, properties=properties),
@@ -159,7 +162,8 @@ class MqttPublisher:
                     )
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
-        for granted in await client.subscribe(self._receipts_topic, qos=1):
+        # At most once: a lost receipt costs one client a 503; PUBACKs would cost a packet and a write each.
+        for granted in await client.subscribe(self._receipts_topic, qos=0):
             code = _code(granted)
             if code >= _SUBACK_FAILURE:
                 self._refuse_hopeless(code, f"[code:{code}] {granted!s}, subscribing {self._receipts_topic}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.publisher import MqttPublisher
@@ -66,20 +67,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             alerts=MongoAlertStore(mongodb),
             publisher=publisher,
         )
-        server = _Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_graceful_shutdown=math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S,
-            )
-        )
+        stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
+        server = _Server(server_config(app, stop_s=stop_s))
         connection = asyncio.create_task(publisher.run(), name="mqtt connection")
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http server")
         host, port = listener.getsockname()[:2]
@@ -92,6 +81,22 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         finally:
             await tasks.end(connection)
     log.info("api stopped")
+
+
+def server_config(app: FastAPI, *, stop_s: int) -> uvicorn.Config:
+    """How uvicorn serves an app of ours; a stop gives requests that are under way so many seconds."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_graceful_shutdown=stop_s,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

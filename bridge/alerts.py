@@ -5,8 +5,9 @@ published once may be published again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -14,16 +15,9 @@ import msgspec
 from bridge.metrics import Metrics
 from bridge.publisher import Publisher
 from bridge.retry import until_available
-from pisync import clock, limits, logs, topics
-from pisync.stores.interfaces import (
-    Alert,
-    AlertChange,
-    AlertQuery,
-    AlertStore,
-    EventStore,
-    HistoryQuery,
-    Projection,
-)
+from pisync import backoff, clock, limits, logs, topics
+from pisync.errors import StreakStoreUnavailable
+from pisync.stores.interfaces import Alert, AlertChange, AlertStore, EventStore, Projection
 
 log = logs.get(__name__)
 
@@ -46,6 +40,9 @@ class Alerts:
         self._events = events
         self._projection = projection
         self._metrics = metrics
+        self._waiting: dict[str, AlertChange] = {}
+        self._reported = asyncio.Event()
+        self._handling = False
         self._changed = asyncio.Event()
         self._changed.set()
         self._reconnected = False
@@ -54,45 +51,86 @@ class Alerts:
         """The devices with an open alert."""
         return await self._store.open_devices()
 
-    async def handle(self, changes: Sequence[AlertChange]) -> None:
+    def report(self, changes: Iterable[AlertChange]) -> None:
+        """Have these handled by `run`, soon; whoever stored the events need not wait for it.
+
+        Beyond the limit they are dropped, as they are in a crash: all alerts are compared now and then.
+        """
+        for change in changes:
+            if len(self._waiting) < limits.ALERTS_WAITING_MAX or change.device_id in self._waiting:
+                self._waiting[change.device_id] = change
+                self._reported.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything reported is handled."""
+        return not self._waiting and not self._handling
+
+    async def run(self) -> None:
+        """Handle what is reported, until cancelled."""
+        delays = backoff.delays()
+        while True:
+            await self._reported.wait()
+            self._reported.clear()
+            batch = dict(islice(self._waiting.items(), limits.ALERTS_BATCH))
+            self._waiting = dict(islice(self._waiting.items(), len(batch), None))
+            self._handling = True
+            try:
+                await self.handle(batch.values())
+                delays = backoff.delays()
+            except StreakStoreUnavailable as error:
+                log.debug("alerts not confirmed", why=str(error))
+                self._waiting = batch | self._waiting  # what was reported since is newer
+                await asyncio.sleep(next(delays))
+            finally:
+                self._handling = False
+            if self._waiting:
+                self._reported.set()
+
+    async def handle(self, changes: Collection[AlertChange]) -> None:
         """Bring the alerts of these devices in step with their streaks.
 
         Raises:
             StreakStoreUnavailable: Redis is away; what is not confirmed will be reported again.
         """
         while changes:
-            agreed = [change for change in changes if await self._is_true(change)]
-            for change in agreed:
-                await self._record(change)
+            agreed = await self._true(changes)
+            await self._open({change.device_id: change.streak for change in agreed if change.opens})
+            await self._resolve([change.device_id for change in agreed if not change.opens])
             changes = await self._projection.confirm(agreed)
 
-    async def _is_true(self, change: AlertChange) -> bool:
-        """Whether MongoDB says so, too: the projection may be behind another bridge, and come to it later."""
-        newest = HistoryQuery(device_id=change.device_id, limit=limits.STREAK_ALERT)
-        page = await until_available("MongoDB", lambda: self._events.history(newest), self._metrics)
-        failing = len(page) == limits.STREAK_ALERT and all(entry.event.total_errors for entry in page)
-        return failing == change.opens
+    async def _true(self, changes: Collection[AlertChange]) -> list[AlertChange]:
+        """Those that MongoDB confirms: the projection may be behind another bridge, and come to it later."""
+        device_ids = [change.device_id for change in changes]
+        failing = await until_available(
+            "MongoDB", lambda: self._events.failing(device_ids, limits.STREAK_ALERT), self._metrics
+        )
+        return [change for change in changes if change.opens == (change.device_id in failing)]
 
-    async def _record(self, change: AlertChange) -> None:
+    async def _open(self, streaks: Mapping[str, int]) -> None:
         now = clock.now()
-        if change.opens:
-            opened = await until_available(
-                "MongoDB", lambda: self._store.open(change.device_id, change.streak, now), self._metrics
+        opened = await until_available("MongoDB", lambda: self._store.open(streaks, now), self._metrics)
+        for device_id in opened:
+            log.warning(
+                "device keeps failing",
+                device_id=device_id,
+                failures_in_a_row=streaks[device_id],
+                threshold=limits.STREAK_ALERT,
             )
-            if opened:
-                self._metrics.alerts_opened.inc()
-                log.warning(
-                    "device keeps failing",
-                    device_id=change.device_id,
-                    failures_in_a_row=change.streak,
-                    threshold=limits.STREAK_ALERT,
-                )
-        elif await until_available(
-            "MongoDB", lambda: self._store.resolve(change.device_id, now), self._metrics
-        ):
-            self._metrics.alerts_closed.inc()
-            log.info("device recovered", device_id=change.device_id)
-        self._changed.set()
+        self._metrics.alerts_opened.inc(len(opened))
+        if opened:
+            self._changed.set()
+
+    async def _resolve(self, device_ids: Collection[str]) -> None:
+        now = clock.now()
+        resolved = await until_available(
+            "MongoDB", lambda: self._store.resolve(device_ids, now), self._metrics
+        )
+        for device_id in resolved:
+            log.info("device recovered", device_id=device_id)
+        self._metrics.alerts_closed.inc(len(resolved))
+        if resolved:
+            self._changed.set()
 
     def publish_again(self) -> None:
         """Say that we are connected to a broker which may have lost what was published."""
@@ -116,18 +154,18 @@ class Alerts:
             while batch := await until_available(
                 "MongoDB", lambda: self._store.unannounced(limits.ANNOUNCE_BATCH), self._metrics
             ):
-                for alert in batch:
-                    await self._announce(alert, publisher)
+                await self._announce(batch, publisher)
 
     async def _announce_again(self) -> None:
         await self._store.announce_again(clock.now() - timedelta(hours=limits.ANNOUNCE_AGAIN_H))
 
-    async def _announce(self, alert: Alert, publisher: Announcer) -> None:
-        query = AlertQuery(limit=1, is_open=True, device_id=alert.device_id)
-        present = await until_available("MongoDB", lambda: self._store.find(query), self._metrics)
-        payload = _payload(present[0]) if present else b""
-        publisher.publish(topics.alerts(alert.device_id), payload, retain=True)
-        await until_available("MongoDB", lambda: self._store.announced(alert), self._metrics)
+    async def _announce(self, batch: Sequence[Alert], publisher: Announcer) -> None:
+        device_ids = {alert.device_id for alert in batch}
+        present = await until_available("MongoDB", lambda: self._store.open_alerts(device_ids), self._metrics)
+        for device_id in device_ids:
+            payload = _payload(present[device_id]) if device_id in present else b""
+            publisher.publish(topics.alerts(device_id), payload, retain=True)
+        await until_available("MongoDB", lambda: self._store.announced(batch), self._metrics)
 
 
 def _payload(alert: Alert) -> bytes:

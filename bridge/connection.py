@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Final, cast
 
 import mqtt5
+import msgspec
 
 from bridge.broker_watch import STATUS_PREFIX
 from pisync import limits, logs
@@ -35,20 +36,18 @@ _REFUSALS: Final = {
 }
 _FAILURE: Final = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
 _PACKET_ID_MAX: Final = 65_535
+_QOS_2: Final = mqtt5.QoS.EXACTLY_ONCE
 
 
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A received PUBLISH, travelling with the connection that its acknowledgement must go back on."""
 
-    __slots__ = ("connection", "correlation_data", "packet_id", "payload", "response_topic", "topic")
-
-    def __init__(self, packet: mqtt5.PublishPacket, connection: "Connection") -> None:
-        self.topic = packet.topic
-        self.payload = packet.payload
-        self.response_topic = packet.response_topic
-        self.correlation_data = packet.correlation_data
-        self.packet_id = packet.packet_id
-        self.connection = connection
+    topic: str
+    payload: bytes
+    packet_id: int | None
+    response_topic: str | None
+    correlation_data: bytes | None
+    connection: "Connection"
 
 
 class State(Enum):
@@ -98,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._send_quota = 0
         self.published_at_qos_0 = 0
         self._buffer = bytearray()
+        self._outgoing: list[bytes] = []
         self._reading = True
         self._writable = True
         self._transport: asyncio.Transport | None = None
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         """Send PUBACKs in this order, in one write; False on a closed connection: the broker redelivers."""
         if self._transport is None or self.state is State.CLOSED:
             return False
-        self._transport.write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
+        self._write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
         return True
 
     def publish(
@@ -209,8 +209,7 @@ class Connection(asyncio.Protocol):
         try:
             with memoryview(self._buffer) as view:
                 while self._reading and self._writable and self.state is not State.CLOSED:
-                    with view[consumed:] as rest:
-                        packet, size = mqtt5.read(rest)
+                    packet, size = mqtt5.read(view[consumed:])
                     consumed += size
                     self._handle(packet)
         except IndexError:  # the codec's word for a packet that is not whole yet
@@ -240,13 +239,17 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, packet: mqtt5.Packet) -> None:
         if isinstance(packet, mqtt5.PublishPacket) and self.state is not State.CONNECTING:
-            message = Message(packet, self)
-            if packet.qos == mqtt5.QoS.EXACTLY_ONCE or not message.topic:
+            topic, packet_id = packet.topic, packet.packet_id
+            if packet.qos == _QOS_2 or not topic:
                 raise ProtocolError("the broker sent a PUBLISH at QoS 2 or with a topic alias")
-            if message.packet_id is None and message.topic.startswith(STATUS_PREFIX):
-                self._on_status(message.topic, message.payload)
+            if packet_id is None and topic.startswith(STATUS_PREFIX):
+                self._on_status(topic, packet.payload)
             else:
-                self._on_message(message)
+                self._on_message(
+                    Message(
+                        topic, packet.payload, packet_id, packet.response_topic, packet.correlation_data, self
+                    )
+                )
         else:
             self._handle_control(packet)
 
@@ -343,8 +346,15 @@ class Connection(asyncio.Protocol):
         self._keep_alive_timer = self._loop.call_later(self._keep_alive_s / 2, self._keep_alive)
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        """Write soon: what a batch has to say, a receipt for each message, then costs one system call."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        if self._outgoing and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
 
     def _end(self, error: PiSyncError | None) -> None:
         if self.state is State.CLOSED:
@@ -352,6 +362,7 @@ class Connection(asyncio.Protocol):
         self.state = State.CLOSED
         if self._keep_alive_timer is not None:
             self._keep_alive_timer.cancel()
+        self._flush()
         if self._transport is not None:
             self._transport.close()
         for future in (self.accepted, self.ready):

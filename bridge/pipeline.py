@@ -8,9 +8,14 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Protocol
 
-from bridge.connection import Connection, Message
+import msgspec
+
+from bridge.connection import Message
 from bridge.metrics import Metrics
 from bridge.projector import Projector
 from bridge.publisher import Publisher
@@ -33,8 +38,7 @@ class Flow(Publisher, Protocol):
         """Take messages in again."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Work:
+class Work(msgspec.Struct):
     """One message on its way: what it held and what became of it."""
 
     message: Message
@@ -93,9 +97,11 @@ class Pipeline:
         self.offered += 1
         self._held_messages += 1
         self._held_bytes += len(message.payload)
-        self._idle.clear()
-        self._arrived.set()
-        self._steer()
+        if len(self._pending) == 1:
+            self._idle.clear()
+            self._arrived.set()
+        if self._held_messages >= self._messages_max or self._held_bytes >= self._bytes_max:
+            self._steer()
 
     @property
     def is_idle(self) -> bool:
@@ -127,16 +133,17 @@ class Pipeline:
                 settled = batch.settled
 
     def _take(self, began_at: float) -> Batch:
-        batch = Batch(messages=[], payload_bytes=0, began_at=began_at)
-        while self._pending and len(batch.messages) < self._batch_messages_max:
-            size = len(self._pending[0].payload)
-            if batch.messages and batch.payload_bytes + size > limits.BATCH_BYTES_MAX:
+        pending, payload_bytes = self._pending, 0
+        messages: list[Message] = []
+        for _ in range(min(len(pending), self._batch_messages_max)):
+            size = len(pending[0].payload)
+            if messages and payload_bytes + size > limits.BATCH_BYTES_MAX:
                 break
-            batch.messages.append(self._pending.popleft())
-            batch.payload_bytes += size
-        if not self._pending:
+            messages.append(pending.popleft())
+            payload_bytes += size
+        if not pending:
             self._arrived.clear()
-        return batch
+        return Batch(messages=messages, payload_bytes=payload_bytes, began_at=began_at)
 
     async def _work_on(self, batch: Batch, predecessor: asyncio.Event) -> None:
         try:
@@ -160,8 +167,7 @@ class Pipeline:
     async def _keep(self, messages: Sequence[Message]) -> list[Work]:
         """Make everything in the messages durable, and project it."""
         received_at = self._projector.receive()
-        now_ms = clock.to_ms(received_at)
-        works = [Work(message=message, decoded=_decode(message, now_ms)) for message in messages]
+        works = [Work(message, _decode(message, received_at)) for message in messages]
         batch = [event for work in works for event in work.decoded.events]
         outcomes = await until_available(
             "MongoDB", lambda: self._store.insert(batch, received_at), self._metrics
@@ -179,18 +185,16 @@ class Pipeline:
 
     def _settle(self, works: Sequence[Work]) -> int:
         """Answer and acknowledge, in order, in one write for each connection; returns how many were."""
-        acknowledgements: dict[Connection, list[int]] = {}
         for work in works:
-            message = work.message
-            if message.response_topic is not None:
-                self._answer(work, message.response_topic)
-            if message.packet_id is not None:
-                acknowledgements.setdefault(message.connection, []).append(message.packet_id)
-        return sum(
-            len(packet_ids)
-            for connection, packet_ids in acknowledgements.items()
-            if connection.acknowledge(packet_ids)
-        )
+            if work.message.response_topic is not None:
+                self._answer(work, work.message.response_topic)
+        acknowledged = 0
+        messages = (work.message for work in works)
+        for connection, its in groupby(messages, attrgetter("connection")):
+            packet_ids = [message.packet_id for message in its if message.packet_id is not None]
+            if packet_ids and connection.acknowledge(packet_ids):
+                acknowledged += len(packet_ids)
+        return acknowledged
 
     def _answer(self, work: Work, response_topic: str) -> None:
         device_id = topics.sync_device(work.message.topic)
@@ -222,17 +226,21 @@ class Pipeline:
             self._flow.resume()
 
 
-def _decode(message: Message, now_ms: int) -> Decoded:
+def _decode(message: Message, now: datetime) -> Decoded:
     device_id = topics.sync_device(message.topic)
     if device_id is None:
         detail = f"the topic names no device: an id is {events.DEVICE_ID_RULE}"
         whole = Rejection(index=None, reason=Reason.DEVICE_ID, detail=detail, raw=message.payload)
         return Decoded(events=[], indexes=(), rejections=[whole])
-    return events.decode(message.payload, device_id, now_ms)
+    return events.decode(message.payload, device_id, now)
 
 
 def _attribute(works: Sequence[Work], outcomes: Sequence[Stored]) -> list[SyncEvent]:
     """Give each message its events' outcomes; returns the events that MongoDB has with this content."""
+    if outcomes.count(Stored.STORED) == len(outcomes):
+        for work in works:
+            work.stored = len(work.decoded.events)
+        return [event for work in works for event in work.decoded.events]
     kept = []
     following = iter(outcomes)
     for work in works:

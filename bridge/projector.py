@@ -80,7 +80,7 @@ class Projector:
             if not self._attached:
                 self._give_up(clock.to_ms(received_at))
             elif batch:
-                await self._alerts.handle(await self._projection.apply(project(batch)))
+                self._alerts.report(await self._projection.apply(project(batch)))
         except StreakStoreUnavailable as error:
             self._give_up(clock.to_ms(received_at))
             self._detach(error)
@@ -206,7 +206,7 @@ class Projector:
     async def _compare(self) -> None:
         """Bring every alert in step: one may have been missed in a crash between MongoDB and Redis."""
         open_alerts = await self._alerts.open_devices()
-        await self._alerts.handle(await self._projection.settle(self._bridge_id, open_alerts))
+        self._alerts.report(await self._projection.settle(self._bridge_id, open_alerts))
 
     async def _keep_mark(self) -> None:
         """Write down every second how far we are; compare all alerts now and then."""

@@ -1,6 +1,9 @@
 """The wall clock, and the two shapes in which time travels: aware datetimes and epoch milliseconds."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -25,3 +28,17 @@ def from_ms(milliseconds: int) -> datetime:
 def rfc3339(moment: datetime) -> str:
     """An aware datetime as RFC 3339 in UTC with milliseconds, such as 2026-05-08T12:00:00.000Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def rfc3339_of_utc(moments: Sequence[datetime]) -> list[str]:
+    """The same text of each of many datetimes without a zone, which are in UTC and whole milliseconds.
+
+    One call encodes them all: `isoformat` on each costs three times as much.
+    """
+    if not moments:
+        return []
+    texts = msgspec.json.encode(moments).decode()[2:-2].split('","')
+    return [f"{text[:23]}Z" if len(text) > _WHOLE_SECOND else f"{text}.000Z" for text in texts]
+
+
+_WHOLE_SECOND = len("2026-05-08T12:00:00")

@@ -6,26 +6,26 @@ Pure: no I/O and no clock of its own. `docs/protocol.md` states every rule to fi
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from pisync import limits, topics
-from pisync.clock import to_ms
+from pisync.clock import from_ms
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
 
 
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One error a device met during a sync."""
 
     code: str
     message: str
 
 
-class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One attempt of one device to upload its files.
 
     `internet_speed` is in Mbit/s, `sync_duration_ms` in milliseconds. The pair of `device_id` and
@@ -84,8 +84,7 @@ class Rejection:
     raw: bytes
 
 
-@dataclass(kw_only=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, kw_only=True):
     """A message's events, each with its place in the message, and its rejections."""
 
     events: list[SyncEvent]
@@ -100,6 +99,11 @@ _WHITESPACE: Final = b" \t\n\r"
 _OBJECT, _ARRAY = b"{"[0], b"["[0]
 
 
+_FIRST: Final = (0,)
+_CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
+_CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
+
+
 class _Rejected(Exception):  # noqa: N818 - never leaves this module
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -107,19 +111,33 @@ class _Rejected(Exception):  # noqa: N818 - never leaves this module
         self.detail = detail[: limits.DETAIL_CHARS_MAX]
 
 
-def decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
+def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
     """Decode one message of one device.
 
     Args:
         payload: a JSON object, or a JSON array of objects.
         device_id: the id in the topic that the message came on; every event must carry the same.
-        now_ms: the receiver's clock, in epoch milliseconds.
+        now: the receiver's clock.
 
     Returns:
         The good events and the rejections; a bad event takes none of its neighbours with it.
     """
+    latest = now + _CLOCK_AHEAD_MAX
+    if payload[:1] == b"{" and len(payload) <= limits.MESSAGE_BYTES_MAX:
+        # What nearly every message is, without ceremony; whatever is amiss is named below.
+        try:
+            event = _event.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            if (
+                event.device_id == device_id
+                and _CLOCK_EARLIEST <= event.timestamp <= latest
+                and payload.count(b'"') == _quotation_marks(event)
+            ):
+                return Decoded(events=[event], indexes=_FIRST, rejections=[])
     try:
-        return _decode(payload, device_id, now_ms)
+        return _decode(payload, device_id, latest)
     except _Rejected as rejected:
         whole = Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
         return Decoded(events=[], indexes=(), rejections=[whole])
@@ -165,12 +183,14 @@ class _Claim(msgspec.Struct, frozen=True):
 _claim = msgspec.json.Decoder(_Claim)
 
 
-def _decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
+def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
     if _shape(payload) == _OBJECT:
-        return _take_each([payload], device_id, now_ms)
+        return _take_each([payload], device_id, latest)
     try:
         events = _parse(_events, payload)
-        clean = all(_fault(event, device_id, now_ms) is None for event in events)
+        clean = all(
+            event.device_id == device_id and _CLOCK_EARLIEST <= event.timestamp <= latest for event in events
+        )
         if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX:
             _refuse_ambiguity(payload, events)
             return Decoded(events=events, indexes=range(len(events)), rejections=[])
@@ -184,15 +204,15 @@ def _decode(payload: bytes, device_id: str, now_ms: int) -> Decoded:
             Reason.TOO_MANY_EVENTS,
             f"the array holds {len(elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
         )
-    return _take_each([bytes(element) for element in elements], device_id, now_ms)
+    return _take_each([bytes(element) for element in elements], device_id, latest)
 
 
-def _take_each(elements: Sequence[bytes], device_id: str, now_ms: int) -> Decoded:
+def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> Decoded:
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
     for index, raw in enumerate(elements):
         try:
             event = _parse(_event, raw)
-            fault = _fault(event, device_id, now_ms)
+            fault = _fault(event, device_id, latest)
             if fault is not None:
                 raise fault
             _refuse_ambiguity(raw, (event,))
@@ -241,21 +261,20 @@ def _parse(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
         raise _Rejected(Reason.MALFORMED, str(error)) from None
 
 
-def _fault(event: SyncEvent, device_id: str, now_ms: int) -> _Rejected | None:
+def _fault(event: SyncEvent, device_id: str, latest: datetime) -> _Rejected | None:
     if event.device_id != device_id:
         return _Rejected(
             Reason.DEVICE_MISMATCH,
             f"device_id is {event.device_id[:80]!r}, but the message came as {device_id!r}"
             " - at `$.device_id`",
         )
-    moment_ms = to_ms(event.timestamp)
-    if moment_ms < limits.CLOCK_EARLIEST_MS:
+    if event.timestamp < _CLOCK_EARLIEST:
         return _Rejected(
             Reason.CLOCK_UNSET,
             f"timestamp {event.timestamp.isoformat()} is before 2015: the device's clock was not set"
             " - at `$.timestamp`",
         )
-    if moment_ms > now_ms + limits.CLOCK_AHEAD_MS_MAX:
+    if event.timestamp > latest:
         return _Rejected(
             Reason.CLOCK_AHEAD,
             f"timestamp {event.timestamp.isoformat()} is more than 10 minutes ahead of the receiver's clock"
@@ -271,17 +290,7 @@ def _refuse_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
     member needs at least the marks counted here, so an equal total leaves none for a second one. Only
     where the total is higher (unknown members, escapes, nulls, a duplicate) is the text scanned.
     """
-    marks = 0
-    for event in events:
-        # five required members and two string values; each optional member; each error's two of both
-        marks += 14
-        if event.device_type is not None:
-            marks += 4
-        if event.sync_duration_ms is not None:
-            marks += 2
-        if event.errors is not None:
-            marks += 2 + 8 * len(event.errors)
-    if raw.count(b'"') == marks:
+    if raw.count(b'"') == sum(map(_quotation_marks, events)):
         return
     try:
         _scanner.decode(raw.decode())
@@ -289,6 +298,18 @@ def _refuse_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
         raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
     except UnicodeDecodeError as error:
         raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+
+
+def _quotation_marks(event: SyncEvent) -> int:
+    """The fewest that the event can be written with."""
+    marks = 14  # five required members and two string values
+    if event.device_type is not None:
+        marks += 4
+    if event.sync_duration_ms is not None:
+        marks += 2
+    if event.errors is not None:
+        marks += 2 + 8 * len(event.errors)  # each error's two members and their values
+    return marks
 
 
 _KNOWN: Final = frozenset(SyncEvent.__struct_fields__) | frozenset(ErrorDetail.__struct_fields__)

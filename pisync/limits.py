@@ -33,6 +33,9 @@ RECONCILE_INTERVAL_S: Final = 60.0
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
 REPLAY_BATCH_EVENTS: Final = 2000
+# Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
+ALERTS_BATCH: Final = 500
+ALERTS_WAITING_MAX: Final = 100_000
 # How often a bridge looks for alerts that another one left unpublished.
 ANNOUNCE_INTERVAL_S: Final = 10.0
 ANNOUNCE_BATCH: Final = 100
@@ -49,6 +52,12 @@ LINGER_MS: Final = 2
 INFLIGHT_MESSAGES_MAX: Final = 10_000
 INFLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 20.0
+# Objects that may be made before Python looks for reference cycles among them, and how many such looks
+# before it looks at older ones.
+GC_THRESHOLDS: Final = (100_000, 20, 20)
+
+# Topics whose device id need not be looked for again: about those of a batch's senders, not of all devices.
+TOPICS_REMEMBERED: Final = 4096
 
 # The bridge's MQTT session.
 KEEP_ALIVE_S: Final = 30

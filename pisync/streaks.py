@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Self
 
 import msgspec
@@ -14,7 +15,7 @@ from pisync.clock import to_ms
 from pisync.events import SyncEvent
 
 
-class LastEvent(msgspec.Struct, frozen=True, array_like=True):
+class LastEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is kept of a device's newest event, for lists and pages."""
 
     timestamp_ms: int
@@ -25,7 +26,7 @@ class LastEvent(msgspec.Struct, frozen=True, array_like=True):
     sync_duration_ms: int | None
 
 
-class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The facts from which every answer about one device's failures follows.
 
     `failures_ms` holds the newest `limits.FAILURES_KEPT_MAX` failure times, ascending, each once.
@@ -69,31 +70,38 @@ def newest(failures_ms: Iterable[int]) -> tuple[int, ...]:
 
 def project(events: Iterable[SyncEvent]) -> dict[str, DeviceState]:
     """The state of each device after exactly these events, in any order."""
-    successes: dict[str, int] = {}
-    failures: dict[str, set[int]] = {}
-    last: dict[str, tuple[int, SyncEvent]] = {}
+    found: dict[str, _Seen] = {}
     for event in events:
-        device_id = event.device_id
-        moment_ms = to_ms(event.timestamp)
-        seen = last.get(device_id)
-        if seen is None or moment_ms > seen[0]:
-            last[device_id] = (moment_ms, event)
+        seen = found.get(event.device_id)
+        if seen is None:
+            seen = found[event.device_id] = _Seen(event)
+        elif event.timestamp > seen.last.timestamp:
+            seen.last = event
         if event.total_errors:
-            failures.setdefault(device_id, set()).add(moment_ms)
-        elif moment_ms > successes.get(device_id, -1):
-            successes[device_id] = moment_ms
-    return {
-        device_id: DeviceState(
-            last_success_ms=successes.get(device_id),
-            failures_ms=newest(failures.get(device_id, ())),
+            seen.failures.append(event.timestamp)
+        elif seen.success is None or event.timestamp > seen.success:
+            seen.success = event.timestamp
+    return {device_id: seen.state() for device_id, seen in found.items()}
+
+
+class _Seen(msgspec.Struct, gc=False):
+    """What was seen of one device so far; moments become milliseconds only where they are kept."""
+
+    last: SyncEvent
+    success: datetime | None = None
+    failures: list[datetime] = []
+
+    def state(self) -> DeviceState:
+        last = self.last
+        return DeviceState(
+            last_success_ms=None if self.success is None else to_ms(self.success),
+            failures_ms=newest(set(map(to_ms, self.failures))) if self.failures else (),
             last_event=LastEvent(
-                moment_ms,
-                event.total_files_synced,
-                event.total_errors,
-                event.internet_speed,
-                event.device_type,
-                event.sync_duration_ms,
+                to_ms(last.timestamp),
+                last.total_files_synced,
+                last.total_errors,
+                last.internet_speed,
+                last.device_type,
+                last.sync_duration_ms,
             ),
         )
-        for device_id, (moment_ms, event) in last.items()
-    }

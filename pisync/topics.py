@@ -1,7 +1,10 @@
 """Topic names of the MQTT contract, and what a device id may be."""
 
 import re
+from functools import lru_cache
 from typing import Final
+
+from pisync.limits import TOPICS_REMEMBERED
 
 PREFIX: Final = "pisync/v1"
 BRIDGE_GROUP: Final = "pisync-bridge"
@@ -51,6 +54,7 @@ def api_receipts(api_id: str) -> str:
     return f"{PREFIX}/api/{api_id}/receipts"
 
 
+@lru_cache(maxsize=TOPICS_REMEMBERED)
 def sync_device(topic: str) -> str | None:
     """The device id in a sync topic; None where the topic is another or the id is not one."""
     if not (topic.startswith(_DEVICES) and topic.endswith(_SYNC)):

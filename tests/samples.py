@@ -6,12 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pisync.clock import to_ms
 from pisync.events import SyncEvent
 from pisync.stores.interfaces import Projection
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-NOW_MS = to_ms(NOW)
 START = datetime(2026, 5, 8, 12, tzinfo=UTC)
 
 

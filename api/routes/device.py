@@ -8,11 +8,10 @@ from starlette.exceptions import HTTPException
 
 from api import paging, schemas
 from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
-from api.parts import Injected
+from api.parts import parts_of
 from pisync import events, limits
-from pisync.clock import rfc3339
 from pisync.events import Outcome
-from pisync.stores.interfaces import HistoryEntry, HistoryQuery
+from pisync.stores.interfaces import HistoryQuery
 
 router = APIRouter(tags=["operators"])
 
@@ -41,7 +40,6 @@ DeviceId = Annotated[
 async def sync_history(
     *,
     request: Request,
-    parts: Injected,
     device_id: DeviceId,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     before: Annotated[paging.MomentUp, Query(description="Only syncs older than this.")] = None,
@@ -54,25 +52,15 @@ async def sync_history(
 ) -> Response:
     """Each sync with the device's own timestamp, and when it was received."""
     query = HistoryQuery(device_id=device_id, limit=limit + 1, before=before, after=after, outcome=outcome)
-    entries = await parts.events.history(query)
-    if not entries and not await parts.events.knows(device_id):
+    parts = parts_of(request)
+    rows = await parts.events.page(query)
+    if not rows and not (_is_narrowed(query) and await parts.events.knows(device_id)):
         raise HTTPException(404, "No event of this device is stored.")
-    shown = entries[:limit]
-    more = len(entries) > limit
-    next_page = paging.next_url(request, before=rfc3339(shown[-1].event.timestamp)) if more else None
-    return paging.page({"device_id": device_id, "events": [_item(entry) for entry in shown]}, next_page)
+    shown = rows[:limit]
+    next_page = paging.next_url(request, before=shown[-1].timestamp) if len(rows) > limit else None
+    return paging.page({"device_id": device_id, "events": shown}, next_page)
 
 
-def _item(entry: HistoryEntry) -> dict[str, object]:
-    event = entry.event
-    return {
-        "timestamp": rfc3339(event.timestamp),
-        "outcome": events.outcome(event.total_files_synced, event.total_errors),
-        "total_files_synced": event.total_files_synced,
-        "total_errors": event.total_errors,
-        "internet_speed": event.internet_speed,
-        "device_type": event.device_type,
-        "sync_duration_ms": event.sync_duration_ms,
-        "errors": event.errors,
-        "received_at": rfc3339(entry.received_at),
-    }
+def _is_narrowed(query: HistoryQuery) -> bool:
+    """Whether a device may have events of which the query asks for none."""
+    return any(bound is not None for bound in (query.before, query.after, query.outcome))

@@ -10,7 +10,7 @@ from pydantic import WithJsonSchema
 
 from api import paging, schemas
 from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
-from api.parts import Injected
+from api.parts import parts_of
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.limits import EXACT_COUNTS_INFLIGHT_MAX
@@ -41,7 +41,6 @@ router = APIRouter(tags=["operators"])
 async def repeated_failures(
     *,
     request: Request,
-    parts: Injected,
     more_than: Annotated[
         int,
         Query(ge=0, lt=limits.FAILURES_KEPT_MAX, description="Only devices with more failures than this."),
@@ -69,14 +68,15 @@ async def repeated_failures(
         since_ms=None if since is None else to_ms(since),
         after=None if cursor is None else _position(cursor, sort),
     )
-    rows, status = await asyncio.gather(parts.streaks.repeated_failures(query), parts.streaks.status())
-    shown = rows[:limit]
+    parts = parts_of(request)
+    ranking = await parts.streaks.repeated_failures(query)
+    shown = ranking.devices[:limit]
     exact = await _exact_counts(parts.events, shown, since)
     devices = [_item(row, exact.get(row.device_id), since) for row in shown]
     next_page = None
-    if len(rows) > limit:
+    if len(ranking.devices) > limit:
         next_page = paging.next_url(request, cursor=paging.encode_cursor(sort, shown[-1].position))
-    return paging.page({"devices": devices, "projection": _projection(status)}, next_page)
+    return paging.page({"devices": devices, "projection": _projection(ranking.projection)}, next_page)
 
 
 def _position(cursor: str, sort: RankedBy) -> Position:

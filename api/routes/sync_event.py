@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 
 from api import problems, schemas
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare
-from api.parts import Injected
+from api.parts import parts_of
 from pisync import clock, events, limits, receipts
 from pisync.events import Reason, Rejection
 from pisync.receipts import Receipt, Rejected
@@ -31,7 +31,7 @@ router = APIRouter(tags=["devices"])
         503: UNAVAILABLE,
     },
 )
-async def sync_event(request: Request, parts: Injected) -> Response:
+async def sync_event(request: Request) -> Response:
     """Publish the body to the device's MQTT topic and answer from the bridge's receipt.
 
     A device may forget an event once an answer covers it: 200 and 201 list in `rejected` those events of
@@ -41,10 +41,10 @@ async def sync_event(request: Request, parts: Injected) -> Response:
     device_id = events.claimed_device_id(body)
     if isinstance(device_id, Rejection):
         return _refusal([device_id])
-    decoded = events.decode(body, device_id, clock.to_ms(clock.now()))
+    decoded = events.decode(body, device_id, clock.now())
     if not decoded.events:
         return _refusal(decoded.rejections)
-    return _answer(await parts.publisher.publish(device_id, body))
+    return _answer(await parts_of(request).publisher.publish(device_id, body))
 
 
 async def _body(request: Request) -> bytes:

@@ -6,7 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol, Self
 
-from pisync.events import Outcome, Reason, SyncEvent
+import msgspec
+
+from pisync.events import ErrorDetail, Outcome, Reason, SyncEvent
 from pisync.streaks import DeviceState, LastEvent
 
 
@@ -39,6 +41,20 @@ class HistoryEntry:
 
     event: SyncEvent
     received_at: datetime
+
+
+class HistoryRow(msgspec.Struct, frozen=True):
+    """A stored event as a page shows it, ready to be encoded; times are RFC 3339 text."""
+
+    timestamp: str
+    outcome: Outcome
+    total_files_synced: int
+    total_errors: int
+    internet_speed: float
+    device_type: str | None
+    sync_duration_ms: int | None
+    errors: Sequence[ErrorDetail | Mapping[str, str]] | None
+    received_at: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +98,9 @@ class EventStore(Protocol):
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
 
+    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
+        """The same page, for showing: no event is made of what is stored."""
+
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
 
@@ -96,6 +115,9 @@ class EventStore(Protocol):
 
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts, for the rare device whose failures exceed what the projection keeps."""
+
+    async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
+        """Those of the devices whose newest `in_a_row` events are all failures."""
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -155,6 +177,14 @@ class ProjectionStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """A page of failing devices, and how true it is."""
+
+    devices: list[FailingDevice]
+    projection: ProjectionStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceRecord:
     """All that the projection holds of one device, right or wrong: its state and what follows from it.
 
@@ -198,7 +228,7 @@ class StreakStore(Protocol):
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""
 
-    async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
+    async def repeated_failures(self, query: RankingQuery) -> Ranking:
         """One page of failing devices."""
 
     async def status(self) -> ProjectionStatus:
@@ -326,11 +356,11 @@ class AlertStore(Protocol):
     async def prepare(self) -> None:
         """Create what the store needs (indexes); may be repeated."""
 
-    async def open(self, device_id: str, streak: int, now: datetime) -> bool:
-        """Open an alert; False where one is open."""
+    async def open(self, streaks: Mapping[str, int], now: datetime) -> set[str]:
+        """Open an alert for each device, which has this streak; returns those that had none open."""
 
-    async def resolve(self, device_id: str, now: datetime) -> bool:
-        """Close the open alert; False where none is open."""
+    async def resolve(self, device_ids: Collection[str], now: datetime) -> set[str]:
+        """Close the devices' open alerts; returns those that had one."""
 
     async def open_devices(self) -> list[str]:
         """The devices with an open alert."""
@@ -338,14 +368,17 @@ class AlertStore(Protocol):
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""
 
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[str, Alert]:
+        """The open alert of each of these devices that has one."""
+
     async def unannounced(self, limit: int) -> list[Alert]:
         """Alerts whose present state was not published yet, oldest first."""
 
     async def announce_again(self, closed_since: datetime) -> None:
         """Count open alerts, and those closed since then, as not published: the broker may have lost them."""
 
-    async def announced(self, alert: Alert) -> None:
-        """Record that this state of the alert was published."""
+    async def announced(self, alerts: Sequence[Alert]) -> None:
+        """Record that this state of each alert was published."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from pisync import limits
-from pisync.clock import from_ms, to_ms
+from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.events import SyncEvent, outcome
 from pisync.stores.interfaces import (
     Alert,
@@ -19,9 +19,11 @@ from pisync.stores.interfaces import (
     FailureCounts,
     HistoryEntry,
     HistoryQuery,
+    HistoryRow,
     Position,
     ProjectionStatus,
     RankedBy,
+    Ranking,
     RankingQuery,
     Standing,
     Stored,
@@ -71,6 +73,10 @@ class MemoryEventStore:
         ]
         return page[: query.limit]
 
+    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
+        """The same page, for showing."""
+        return [_row(entry) for entry in await self.history(query)]
+
     async def knows(self, device_id: str) -> bool:
         """Whether the device has any event."""
         return any(known == device_id for known, _ in self.events)
@@ -86,6 +92,15 @@ class MemoryEventStore:
     async def count(self, since: datetime | None) -> int:
         """How many that are."""
         return sum(1 for entry in self.events.values() if since is None or entry.received_at >= since)
+
+    async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
+        """Those whose newest events are all failures."""
+        found = set()
+        for device_id in device_ids:
+            page = await self.history(HistoryQuery(device_id=device_id, limit=in_a_row))
+            if len(page) == in_a_row and all(entry.event.total_errors for entry in page):
+                found.add(device_id)
+        return found
 
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts."""
@@ -106,6 +121,21 @@ def _as_kept(event: SyncEvent) -> SyncEvent:
     """The event with its timestamp as MongoDB keeps it: UTC, to the millisecond."""
     fields = {name: getattr(event, name) for name in event.__struct_fields__}
     return SyncEvent(**fields | {"timestamp": from_ms(to_ms(event.timestamp))})
+
+
+def _row(entry: HistoryEntry) -> HistoryRow:
+    event = entry.event
+    return HistoryRow(
+        timestamp=rfc3339(event.timestamp),
+        outcome=outcome(event.total_files_synced, event.total_errors),
+        total_files_synced=event.total_files_synced,
+        total_errors=event.total_errors,
+        internet_speed=event.internet_speed,
+        device_type=event.device_type,
+        sync_duration_ms=event.sync_duration_ms,
+        errors=event.errors,
+        received_at=rfc3339(entry.received_at),
+    )
 
 
 class MemoryStreakStore:
@@ -217,7 +247,7 @@ class MemoryStreakStore:
         """Every device of which anything is kept, one batch."""
         yield [*self.states, *self.alerting]
 
-    async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
+    async def repeated_failures(self, query: RankingQuery) -> Ranking:
         """One page of failing devices."""
         rows = []
         for device_id, state in self.states.items():
@@ -240,7 +270,7 @@ class MemoryStreakStore:
         if query.after is not None:
             end = (query.after.score, query.after.device_id)
             rows = [row for row in rows if (row.position.score, row.device_id) < end]
-        return rows[: query.limit]
+        return Ranking(devices=rows[: query.limit], projection=await self.status())
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -266,29 +296,30 @@ class MemoryAlertStore:
     async def prepare(self) -> None:
         """Nothing to create."""
 
-    async def open(self, device_id: str, streak: int, now: datetime) -> bool:
-        """Open an alert."""
-        if device_id in await self.open_devices():
-            return False
-        alert = Alert(
-            alert_id=f"{len(self.alerts):024}",
-            device_id=device_id,
-            streak=streak,
-            opened_at=now,
-            closed_at=None,
-        )
-        self.alerts.append(alert)
-        self.silent.add(alert.alert_id)
-        return True
+    async def open(self, streaks: Mapping[str, int], now: datetime) -> set[str]:
+        """Open alerts."""
+        opened = streaks.keys() - set(await self.open_devices())
+        for device_id in opened:
+            alert = Alert(
+                alert_id=f"{len(self.alerts):024}",
+                device_id=device_id,
+                streak=streaks[device_id],
+                opened_at=now,
+                closed_at=None,
+            )
+            self.alerts.append(alert)
+            self.silent.add(alert.alert_id)
+        return opened
 
-    async def resolve(self, device_id: str, now: datetime) -> bool:
-        """Close the open alert."""
+    async def resolve(self, device_ids: Collection[str], now: datetime) -> set[str]:
+        """Close the open alerts."""
+        closed = set()
         for place, alert in enumerate(self.alerts):
-            if alert.device_id == device_id and alert.closed_at is None:
+            if alert.device_id in device_ids and alert.closed_at is None:
                 self.alerts[place] = replace(alert, closed_at=now)
                 self.silent.add(alert.alert_id)
-                return True
-        return False
+                closed.add(alert.device_id)
+        return closed
 
     async def open_devices(self) -> list[str]:
         """The devices with an open alert."""
@@ -305,6 +336,14 @@ class MemoryAlertStore:
         ]
         return page[: query.limit]
 
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[str, Alert]:
+        """The open alert of each device."""
+        return {
+            alert.device_id: alert
+            for alert in self.alerts
+            if alert.closed_at is None and alert.device_id in device_ids
+        }
+
     async def unannounced(self, limit: int) -> list[Alert]:
         """Alerts whose present state was not published."""
         return [alert for alert in self.alerts if alert.alert_id in self.silent][:limit]
@@ -317,10 +356,11 @@ class MemoryAlertStore:
             if alert.closed_at is None or alert.closed_at >= closed_since
         }
 
-    async def announced(self, alert: Alert) -> None:
-        """Record that this state was published."""
-        if alert in self.alerts:
-            self.silent.discard(alert.alert_id)
+    async def announced(self, alerts: Sequence[Alert]) -> None:
+        """Record that these states were published."""
+        for alert in alerts:
+            if alert in self.alerts:
+                self.silent.discard(alert.alert_id)
 
 
 class MemoryBridgeRegistry:

@@ -6,32 +6,41 @@ device's history is one range of the `_id` index. Every write waits for the majo
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, Self
 
+from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel, UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import (
-    BulkWriteError,
+    ConfigurationError as MongoConfigurationError,
+)
+from pymongo.errors import (
     DocumentTooLarge,
     InvalidURI,
     OperationFailure,
     PyMongoError,
 )
-from pymongo.errors import (
-    ConfigurationError as MongoConfigurationError,
-)
 
 from pisync import limits
-from pisync.clock import to_ms
+from pisync.clock import rfc3339_of_utc, to_ms
 from pisync.errors import ConfigurationError, EventStoreUnavailable
-from pisync.events import ErrorDetail, Outcome, SyncEvent
+from pisync.events import ErrorDetail, Outcome, SyncEvent, outcome
 from pisync.stores.dead_letters import identity
-from pisync.stores.interfaces import DeadLetter, FailureCounts, HistoryEntry, HistoryQuery, Stored
+from pisync.stores.interfaces import (
+    DeadLetter,
+    FailureCounts,
+    HistoryEntry,
+    HistoryQuery,
+    HistoryRow,
+    Stored,
+)
 
 Document = dict[str, Any]
 
@@ -91,6 +100,8 @@ class MongoEventStore:
     def __init__(self, connection: MongoConnection) -> None:
         self._connection = connection
         self._events = connection.database.get_collection("sync_events")
+        # Datetimes without a zone: the driver makes them without calling into Python.
+        self._shown: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
         self._dead_letters = connection.database.get_collection("dead_letters")
 
     @classmethod
@@ -135,31 +146,38 @@ class MongoEventStore:
         if not events:
             return []
         with mapped():
-            return await self._insert([_document(event, received_at) for event in events])
+            return await self._insert([document(event, received_at) for event in events])
 
     async def _insert(self, documents: list[Document]) -> list[Stored]:
-        outcomes = [Stored.STORED] * len(documents)
+        # The command itself: the driver's insert_many looks at each document again, which took as long as
+        # encoding it. What its retry would do for us, whoever calls `insert` does anyway.
+        command = {
+            "insert": self._events.name,
+            "ordered": False,
+            "writeConcern": self._events.write_concern.document,
+            "documents": documents,
+        }
         try:
-            await self._events.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            details = error.details or {}
-            if details.get("writeConcernErrors"):
-                raise EventStoreUnavailable(f"MongoDB: {details['writeConcernErrors'][0]}") from None
-            suspects = []
-            for fault in details.get("writeErrors", ()):
-                if fault["code"] == DUPLICATE_KEY:
-                    suspects.append(fault["index"])
-                elif fault["code"] in REFUSALS:
-                    outcomes[fault["index"]] = Stored.REFUSED
-                else:
-                    raise EventStoreUnavailable(f"MongoDB: {fault.get('errmsg')}") from None
-            await self._compare(documents, suspects, outcomes)
+            reply = await self._connection.database.command(command)
         except (InvalidDocument, DocumentTooLarge, OverflowError):
             # The driver names no culprit: halve until it stands alone.
             if len(documents) == 1:
                 return [Stored.REFUSED]
             middle = len(documents) // 2
             return await self._insert(documents[:middle]) + await self._insert(documents[middle:])
+        if "writeConcernError" in reply:
+            raise EventStoreUnavailable(f"MongoDB: {reply['writeConcernError']}")
+        outcomes = [Stored.STORED] * len(documents)
+        suspects = []
+        for fault in reply.get("writeErrors", ()):
+            if fault["code"] == DUPLICATE_KEY:
+                suspects.append(fault["index"])
+            elif fault["code"] in REFUSALS:
+                outcomes[fault["index"]] = Stored.REFUSED
+            else:
+                raise EventStoreUnavailable(f"MongoDB: {fault.get('errmsg')}")
+        if suspects:
+            await self._compare(documents, suspects, outcomes)
         return outcomes
 
     async def _compare(self, documents: list[Document], suspects: list[int], outcomes: list[Stored]) -> None:
@@ -180,15 +198,14 @@ class MongoEventStore:
             )
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """One page of a device's history, newest first: one range scan of the `_id` index."""
-        bounds = {
-            "$gt": {"device_id": query.device_id, "timestamp": query.after or MinKey()},
-            "$lt": {"device_id": query.device_id, "timestamp": query.before or MaxKey()},
-        }
-        matching = {} if query.outcome is None else _OUTCOMES[query.outcome]
-        cursor = self._events.find({"_id": bounds, **matching}).sort("_id", DESCENDING).limit(query.limit)
+        """One page of a device's history, newest first."""
         with mapped():
-            return [_entry(found) async for found in cursor]
+            return [_entry(found) async for found in _newest(self._events, query)]
+
+    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
+        """The same page, for showing."""
+        with mapped():
+            return _rows(await _newest(self._shown, query).to_list())
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
@@ -196,7 +213,13 @@ class MongoEventStore:
 
     async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
         """All events received since then, by device where it is all of them, else by time of receipt."""
-        cursor = self._events.find({} if since is None else {"received_at": {"$gte": since}})
+        with mapped():
+            newest = await self._events.find_one(sort=[("received_at", DESCENDING)])
+        if newest is None:
+            return
+        # Not what comes in meanwhile, or a replay beside a drain would run after it and read all of it again.
+        until = {"$lte": newest["received_at"]}
+        cursor = self._events.find({"received_at": until if since is None else {"$gte": since, **until}})
         cursor = cursor.hint("_id_" if since is None else "received_at").batch_size(
             limits.REPLAY_BATCH_EVENTS
         )
@@ -211,6 +234,29 @@ class MongoEventStore:
             if since is None:
                 return await self._events.estimated_document_count()
             return await self._events.count_documents({"received_at": {"$gte": since}}, hint="received_at")
+
+    async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
+        """Those whose newest events are all failures: in one round trip, a few keys of the index each."""
+        newest: list[Document] = [
+            {"$match": {"$expr": {"$and": [{"$gt": ["$_id", "$$low"]}, {"$lt": ["$_id", "$$high"]}]}}},
+            {"$sort": {"_id": DESCENDING}},
+            {"$limit": in_a_row},
+            {"$match": {"total_errors": {"$gt": 0}}},
+            {"$project": {"_id": 1}},
+        ]
+        bounds = {
+            "low": {"device_id": "$device_id", "timestamp": MinKey()},
+            "high": {"device_id": "$device_id", "timestamp": MaxKey()},
+        }
+        pipeline: list[Document] = [
+            {"$documents": [{"device_id": device_id} for device_id in device_ids]},
+            {"$lookup": {"from": self._events.name, "let": bounds, "pipeline": newest, "as": "failures"}},
+            {"$match": {"failures": {"$size": in_a_row}}},
+            {"$project": {"device_id": 1}},
+        ]
+        with mapped():
+            found = await self._connection.database.aggregate(pipeline)
+            return {row["device_id"] async for row in found}
 
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts, from the index over failures."""
@@ -246,7 +292,8 @@ def mapped() -> Iterator[None]:
         raise EventStoreUnavailable(f"MongoDB: {str(error)[:300]}") from error
 
 
-def _document(event: SyncEvent, received_at: datetime) -> Document:
+def document(event: SyncEvent, received_at: datetime) -> Document:
+    """The event as it is kept."""
     document = {
         "_id": {"device_id": event.device_id, "timestamp": event.timestamp},
         "received_at": received_at,
@@ -269,6 +316,39 @@ def _key(document: Document) -> tuple[str, int]:
 
 def _content(document: Document) -> Document:
     return {name: value for name, value in document.items() if name not in {"_id", "received_at"}}
+
+
+def _newest(events: AsyncCollection[Document], query: HistoryQuery) -> AsyncCursor[Document]:
+    """A range of the `_id` index, in one round trip: a batch holds the whole page."""
+    bounds = {
+        "$gt": {"device_id": query.device_id, "timestamp": query.after or MinKey()},
+        "$lt": {"device_id": query.device_id, "timestamp": query.before or MaxKey()},
+    }
+    matching = {} if query.outcome is None else _OUTCOMES[query.outcome]
+    found = events.find({"_id": bounds, **matching}).sort("_id", DESCENDING)
+    return found.limit(query.limit).batch_size(query.limit)
+
+
+def _rows(documents: list[Document]) -> list[HistoryRow]:
+    times = iter(
+        rfc3339_of_utc(
+            [moment for found in documents for moment in (found["_id"]["timestamp"], found["received_at"])]
+        )
+    )
+    return [
+        HistoryRow(
+            timestamp,
+            outcome(found["total_files_synced"], found["total_errors"]),
+            found["total_files_synced"],
+            found["total_errors"],
+            found["internet_speed"],
+            found.get("device_type"),
+            found.get("sync_duration_ms"),
+            found.get("errors"),
+            received_at,
+        )
+        for found, timestamp, received_at in zip(documents, times, times, strict=True)
+    ]
 
 
 def _entry(document: Document) -> HistoryEntry:

@@ -1,14 +1,15 @@
 """Alerts in MongoDB: what operators are told, and what was told already."""
 
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError
 
 from pisync.stores.interfaces import Alert, AlertQuery
-from pisync.stores.mongodb import Document, MongoConnection, mapped
+from pisync.stores.mongodb import DUPLICATE_KEY, Document, MongoConnection, mapped
 
 
 class MongoAlertStore:
@@ -38,32 +39,49 @@ class MongoAlertStore:
                 ]
             )
 
-    async def open(self, device_id: str, streak: int, now: datetime) -> bool:
-        """Open an alert; False where one is open."""
+    async def open(self, streaks: Mapping[str, int], now: datetime) -> set[str]:
+        """Open alerts, in one write; returns the devices that had none open."""
+        documents = [
+            {
+                "device_id": device_id,
+                "streak": streak,
+                "opened_at": now,
+                "closed_at": None,
+                "is_open": True,
+                "announced": False,
+            }
+            for device_id, streak in streaks.items()
+        ]
+        opened = set(streaks)
+        if not documents:
+            return opened
         with mapped():
             try:
-                await self._alerts.insert_one(
-                    {
-                        "device_id": device_id,
-                        "streak": streak,
-                        "opened_at": now,
-                        "closed_at": None,
-                        "is_open": True,
-                        "announced": False,
-                    }
-                )
-            except DuplicateKeyError:
-                return False
-        return True
+                await self._alerts.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                faults = (error.details or {}).get("writeErrors", [])
+                if not faults or any(fault["code"] != DUPLICATE_KEY for fault in faults):
+                    raise
+                opened -= {documents[fault["index"]]["device_id"] for fault in faults}
+        return opened
 
-    async def resolve(self, device_id: str, now: datetime) -> bool:
-        """Close the open alert; False where none is open."""
+    async def resolve(self, device_ids: Collection[str], now: datetime) -> set[str]:
+        """Close open alerts, in one write; returns the devices that had one."""
+        if not device_ids:
+            return set()
         with mapped():
-            result = await self._alerts.update_one(
-                {"device_id": device_id, "is_open": True},
+            matching = {"device_id": {"$in": list(device_ids)}, "is_open": True}
+            open_ones = self._alerts.find(matching, {"device_id": 1})
+            found = {alert["_id"]: alert["device_id"] async for alert in open_ones}
+            result = await self._alerts.update_many(
+                {"_id": {"$in": list(found)}, "is_open": True},
                 {"$set": {"is_open": False, "closed_at": now, "announced": False}},
             )
-        return result.modified_count == 1
+            if result.modified_count not in {0, len(found)}:
+                # Another bridge was at it, too. Should both have chosen the same millisecond, both say so.
+                ours = self._alerts.find({"_id": {"$in": list(found)}, "closed_at": now}, {"device_id": 1})
+                return {alert["device_id"] async for alert in ours}
+        return set(found.values()) if result.modified_count else set()
 
     async def open_devices(self) -> list[str]:
         """The devices with an open alert."""
@@ -85,6 +103,12 @@ class MongoAlertStore:
             cursor = self._alerts.find(matching).sort("_id", DESCENDING).limit(query.limit)
             return [_alert(found) async for found in cursor]
 
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[str, Alert]:
+        """The open alert of each of these devices that has one."""
+        with mapped():
+            found = self._alerts.find({"device_id": {"$in": list(device_ids)}, "is_open": True})
+            return {alert["device_id"]: _alert(alert) async for alert in found}
+
     async def unannounced(self, limit: int) -> list[Alert]:
         """Alerts whose present state was not published yet."""
         with mapped():
@@ -96,13 +120,15 @@ class MongoAlertStore:
             for matching in ({"is_open": True}, {"is_open": False, "closed_at": {"$gte": closed_since}}):
                 await self._alerts.update_many(matching, {"$set": {"announced": False}})
 
-    async def announced(self, alert: Alert) -> None:
-        """Record that this state of the alert was published."""
+    async def announced(self, alerts: Sequence[Alert]) -> None:
+        """Record that this state of each alert was published."""
         with mapped():
-            await self._alerts.update_one(
-                {"_id": ObjectId(alert.alert_id), "is_open": alert.closed_at is None},
-                {"$set": {"announced": True}},
-            )
+            for is_open in (True, False):
+                ids = [ObjectId(alert.alert_id) for alert in alerts if (alert.closed_at is None) is is_open]
+                if ids:
+                    await self._alerts.update_many(
+                        {"_id": {"$in": ids}, "is_open": is_open}, {"$set": {"announced": True}}
+                    )
 
 
 def _alert(document: dict[str, Any]) -> Alert:

@@ -1,9 +1,14 @@
--- One shard's part of a page of failing devices, in descending order of (score, id).
+-- One shard's part of a page of failing devices, in descending order of (score, id), and whether it is complete.
 --
 -- KEYS[1]  the shard's root
 -- ARGV     order (failures, streak or last_seen), more than, since or '', limit, after score or '', after id
--- Returns a flat list: id, score, failures, failures since, ...
+-- Returns a flat list: 1 or 0 (complete), then for each device:
+--          id, score, failures, failures since, streak, last failure, last success or nil, last seen
 local root = KEYS[1]
+local now = redis.call('TIME')[1]
+local complete = redis.call('EXISTS', root .. ':epoch') == 1
+  and redis.call('EXISTS', root .. ':pending') == 0
+  and redis.call('ZCOUNT', root .. ':catching', now, '+inf') == 0
 local order, more_than, since, limit = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local ranking = root .. ':by:' .. order
 local rank = 0
@@ -25,9 +30,9 @@ if ARGV[5] ~= '' then
   rank = low
 end
 
-local rows = {}
+local rows = {complete and 1 or 0}
 local found = 0
-local step = 64
+local step = math.min(64, limit + 8)
 while found < limit do
   local chunk = redis.call('ZREVRANGE', ranking, rank, rank + step - 1, 'WITHSCORES')
   if #chunk == 0 then
@@ -47,10 +52,16 @@ while found < limit do
         recent = redis.call('ZCOUNT', root .. ':failures:' .. id, since, '+inf')
       end
       if tonumber(recent) > more_than then
-        rows[#rows + 1] = id
-        rows[#rows + 1] = score
-        rows[#rows + 1] = failures
-        rows[#rows + 1] = recent
+        local facts = redis.call('HMGET', root .. ':device:' .. id, 'last_success', 'last_seen')
+        local n_rows = #rows
+        rows[n_rows + 1] = id
+        rows[n_rows + 2] = score
+        rows[n_rows + 3] = failures
+        rows[n_rows + 4] = recent
+        rows[n_rows + 5] = order == 'streak' and score or redis.call('ZSCORE', root .. ':by:streak', id)
+        rows[n_rows + 6] = redis.call('ZREVRANGE', root .. ':failures:' .. id, 0, 0)[1] or false
+        rows[n_rows + 7] = facts[1]
+        rows[n_rows + 8] = facts[2]
         found = found + 1
         if found == limit then
           break

@@ -14,12 +14,13 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 | `pisync:{07}:pending` | there while a rebuild is not complete |
 """
 
-import heapq
 import secrets
 import zlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from itertools import chain
 from typing import Any, Final, Self
 
 import msgspec
@@ -37,6 +38,7 @@ from pisync.stores.interfaces import (
     Position,
     ProjectionStatus,
     RankedBy,
+    Ranking,
     RankingQuery,
     Standing,
 )
@@ -45,6 +47,7 @@ from pisync.streaks import DeviceState, LastEvent
 SOCKET_TIMEOUT_S: Final = 5.0
 
 Argument = str | bytes | int
+_messagepack = msgspec.msgpack.Encoder()
 _last_event_encoder = msgspec.json.Encoder()
 _last_event_decoder = msgspec.json.Decoder(LastEvent)
 
@@ -129,20 +132,18 @@ class RedisStreakStore:
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Join the states into the kept ones: one script call for each shard touched, in one round trip."""
-        calls: dict[str, list[Argument]] = {}
+        # Of a shard: id, last success or None, time of the newest event, that event, failure times.
+        rows: defaultdict[str, list[tuple[str, int | None, int, str, Sequence[int]]]] = defaultdict(list)
         for device_id, state in states.items():
-            arguments = calls.get(prefix := shard(device_id))
-            if arguments is None:
-                arguments = calls[prefix] = [self._epoch, limits.FAILURES_KEPT_MAX, limits.STREAK_ALERT]
-            success = state.last_success_ms
-            arguments += (
-                device_id,
-                "" if success is None else success,
-                state.last_event.timestamp_ms,
-                _last_event_encoder.encode(state.last_event),
-                len(state.failures_ms),
-                *state.failures_ms,
+            last = state.last_event
+            newest = _last_event_encoder.encode(last).decode()  # Redis's MessagePack has no bytes, only text
+            rows[shard(device_id)].append(
+                (device_id, state.last_success_ms, last.timestamp_ms, newest, state.failures_ms)
             )
+        calls = {
+            each: (self._epoch, limits.FAILURES_KEPT_MAX, limits.STREAK_ALERT, _messagepack.encode(devices))
+            for each, devices in rows.items()
+        }
         return _changes(await self._apply.call(calls))
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
@@ -245,19 +246,9 @@ class RedisStreakStore:
                 await pipeline.execute()
 
     async def status(self) -> ProjectionStatus:
-        """How true the answers are."""
-        with _mapped():
-            now_s, _ = await self._client.time()
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for each in _ROOTS:
-                    pipeline.exists(f"{each}:epoch")
-                    pipeline.exists(f"{each}:pending")
-                    pipeline.zcount(f"{each}:catching", now_s, "+inf")
-                pipeline.hmget(PROGRESS, "replayed", "to_replay")
-                *found, (replayed, to_replay) = await pipeline.execute()
-        if all(found[::3]) and not any(found[1::3]) and not any(found[2::3]):
-            return ProjectionStatus(complete=True)
-        return ProjectionStatus(complete=False, replayed=int(replayed or 0), to_replay=int(to_replay or 0))
+        """How true the answers are: a page of no devices says it."""
+        nothing = RankingQuery(more_than=0, ranked_by=RankedBy.FAILURES, limit=0)
+        return (await self.repeated_failures(nothing)).projection
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""
@@ -304,41 +295,44 @@ class RedisStreakStore:
                         found += [member async for member in self._client.sscan_iter(key, count=SCAN_KEYS)]
                 yield found
 
-    async def repeated_failures(self, query: RankingQuery) -> list[FailingDevice]:
-        """One page of failing devices: the best of every shard, then the details of the winners."""
+    async def repeated_failures(self, query: RankingQuery) -> Ranking:
+        """One page of failing devices, in one round trip: the best of every shard.
+
+        Devices are spread evenly, so each shard is asked for twice its share of the page and some more. Only
+        where one turns out to hold still more of the page (nearly all of it would have to be in one shard) is
+        every shard asked for a whole page.
+        """
+        share = min(query.limit, 2 * query.limit // limits.SHARDS + SHARE_ROWS)
+        page, projection = await self._ranked(query, share)
+        if page is None:
+            page, projection = await self._ranked(query, query.limit)
+        return Ranking(devices=[] if page is None else page, projection=projection)
+
+    async def _ranked(
+        self, query: RankingQuery, share: int
+    ) -> tuple[list[FailingDevice] | None, ProjectionStatus]:
+        """The page from so many rows of every shard; None where they cannot be all that belong on it."""
         arguments: list[Argument] = [
             query.ranked_by.value,
             query.more_than,
             "" if query.since_ms is None else query.since_ms,
-            query.limit,
+            share,
             *(("", "") if query.after is None else (query.after.score, query.after.device_id)),
         ]
-        replies = await self._ranking.call(_everywhere(*arguments))
-        ranked = heapq.merge(*map(_ranked, replies), key=lambda row: row[:2], reverse=True)
-        page = [row for row, _ in zip(ranked, range(query.limit), strict=False)]
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for _, device_id, _, _ in page:
-                prefix = shard(device_id)
-                pipeline.hmget(f"{prefix}:device:{device_id}", "last_success", "last_seen")
-                pipeline.zrevrange(f"{prefix}:failures:{device_id}", 0, 0)
-                pipeline.zscore(f"{prefix}:by:streak", device_id)
-            with _mapped():
-                details = await pipeline.execute()
-        return [
-            FailingDevice(
-                device_id=device_id,
-                failures=failures,
-                failures_since=recent,
-                streak=int(streak or 0),
-                last_failure_ms=int(last_failure[0]) if last_failure else 0,
-                last_success_ms=None if last_success is None else int(last_success),
-                last_seen_ms=int(last_seen or 0),
-                position=Position(score=score, device_id=device_id),
-            )
-            for (score, device_id, failures, recent), (last_success, last_seen), last_failure, streak in zip(
-                page, details[::3], details[1::3], details[2::3], strict=True
-            )
-        ]
+        *replies, progress = await self._ranking.call(
+            _everywhere(*arguments), also=("HMGET", PROGRESS, "replayed", "to_replay")
+        )
+        complete = all(reply[0] for reply in replies)
+        replayed, to_replay = (0, 0) if complete else (int(count or 0) for count in progress)
+        projection = ProjectionStatus(complete=complete, replayed=replayed, to_replay=to_replay)
+        shards = [list(_rows(reply)) for reply in replies]
+        page = sorted(chain.from_iterable(shards), reverse=True)[: query.limit]
+        if share < query.limit:
+            for rows in shards:
+                # Its next row, which we do not have, may belong on the page.
+                if len(rows) == share and (len(page) < query.limit or rows[-1] >= page[-1]):
+                    return None, projection
+        return [_failing_device(row) for row in page], projection
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -348,6 +342,10 @@ class RedisStreakStore:
 # Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
 REBUILDER: Final = "pisync:rebuilder"
 PROGRESS: Final = "pisync:replay"
+# What every shard is asked for beyond twice its share of a page.
+SHARE_ROWS: Final = 16
+# Values of one device in a reply of ranking.lua.
+_ROW_LENGTH: Final = 8
 # How much of the key space Redis looks through in one step; others wait meanwhile.
 SCAN_KEYS: Final = 1000
 
@@ -377,23 +375,32 @@ class _Script:
         self._source = resources.files(__package__).joinpath(name).read_text()
         self._digest = ""
 
-    async def call(self, calls: Mapping[str, Sequence[Argument]]) -> list[list[Any]]:
-        """The replies in the order of the shards. Repeating a call is harmless, and so is a partial one."""
+    async def call(
+        self, calls: Mapping[str, Sequence[Argument]], *, also: Sequence[Argument] = ()
+    ) -> list[list[Any]]:
+        """The replies in the order of the shards, then that to one more command that is sent along.
+
+        Repeating a call is harmless, and so is a partial one.
+        """
         if not calls:
             return []
         with _mapped():
             if not self._digest:
                 self._digest = await self._client.script_load(self._source)
             try:
-                return await self._execute(calls)
+                return await self._execute(calls, also)
             except exceptions.NoScriptError:  # Redis was restarted, or its scripts flushed
                 await self._client.script_load(self._source)
-                return await self._execute(calls)
+                return await self._execute(calls, also)
 
-    async def _execute(self, calls: Mapping[str, Sequence[Argument]]) -> list[list[Any]]:
+    async def _execute(
+        self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]
+    ) -> list[list[Any]]:
         async with self._client.pipeline(transaction=False) as pipeline:
             for key, arguments in calls.items():
                 pipeline.evalsha(self._digest, 1, key, *arguments)
+            if also:
+                pipeline.execute_command(*also)
             replies: list[list[Any]] = await pipeline.execute()
             return replies
 
@@ -432,8 +439,21 @@ def _record(
     )
 
 
-def _ranked(reply: Sequence[Any]) -> Iterator[tuple[int, str, int, int]]:
-    for device_id, score, failures, recent in zip(
-        reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True
-    ):
-        yield int(score), device_id, int(failures), int(recent)
+def _rows(reply: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows in a shard's reply, each beginning with what it is ranked by: score and id."""
+    ids, scores, *facts = (reply[place::_ROW_LENGTH] for place in range(1, _ROW_LENGTH + 1))
+    return zip(map(int, scores), ids, *facts, strict=True)
+
+
+def _failing_device(row: tuple[Any, ...]) -> FailingDevice:
+    score, device_id, failures, recent, streak, last_failure, last_success, last_seen = row
+    return FailingDevice(
+        device_id=device_id,
+        failures=int(failures),
+        failures_since=int(recent),
+        streak=int(streak or 0),
+        last_failure_ms=int(last_failure or 0),
+        last_success_ms=None if last_success is None else int(last_success),
+        last_seen_ms=int(last_seen or 0),
+        position=Position(score=score, device_id=device_id),
+    )

@@ -36,73 +36,74 @@ async def only(store: AlertStore) -> Alert:
 
 
 async def test_a_device_has_at_most_one_open_alert(store: AlertStore) -> None:
-    assert await store.open("PB-1", 3, NOW)
-    assert not await store.open("PB-1", 4, LATER)
+    assert await store.open({"PB-1": 3}, NOW) == {"PB-1"}
+    assert await store.open({"PB-1": 4}, LATER) == set()
     alert = await only(store)
     assert (alert.device_id, alert.streak, alert.opened_at, alert.closed_at) == ("PB-1", 3, NOW, None)
-    assert await store.open("PB-2", 3, NOW)
+    assert await store.open({"PB-1": 4, "PB-2": 3}, NOW) == {"PB-2"}
+    assert await store.open({}, NOW) == set()
     assert sorted(await store.open_devices()) == ["PB-1", "PB-2"]
 
 
 async def test_racing_bridges_open_and_close_it_once(store: AlertStore) -> None:
-    assert sorted(await asyncio.gather(*(store.open("PB-1", 3, NOW) for _ in range(8)))) == [False] * 7 + [
-        True
-    ]
-    assert sorted(await asyncio.gather(*(store.resolve("PB-1", LATER) for _ in range(8)))) == [False] * 7 + [
-        True
-    ]
-    assert (await only(store)).closed_at == LATER
+    opened = await asyncio.gather(*(store.open({"PB-1": 3, "PB-2": 3}, NOW) for _ in range(8)))
+    assert sorted(device_id for each in opened for device_id in each) == ["PB-1", "PB-2"]
+    closed = await asyncio.gather(*(store.resolve(["PB-1"], LATER) for _ in range(8)))
+    assert sorted(device_id for each in closed for device_id in each) == ["PB-1"]
+    assert (await store.open_alerts(["PB-1", "PB-2", "PB-3"])).keys() == {"PB-2"}
+    closed_ones = await store.find(AlertQuery(limit=10, is_open=False))
+    assert [(alert.device_id, alert.closed_at) for alert in closed_ones] == [("PB-1", LATER)]
 
 
 async def test_an_alert_is_closed_and_another_opened(store: AlertStore) -> None:
-    assert not await store.resolve("PB-1", NOW)
-    await store.open("PB-1", 3, NOW)
-    assert await store.resolve("PB-1", LATER)
-    assert not await store.resolve("PB-1", LATER + timedelta(hours=1))
+    assert not await store.resolve(["PB-1"], NOW)
+    await store.open({"PB-1": 3}, NOW)
+    assert await store.resolve(["PB-1"], LATER)
+    assert not await store.resolve(["PB-1"], LATER + timedelta(hours=1))
     assert await store.open_devices() == []
-    assert await store.open("PB-1", 5, LATER)
+    assert await store.open({"PB-1": 5}, LATER)
     newest, oldest = await store.find(AlertQuery(limit=10))
     assert (newest.streak, newest.closed_at) == (5, None)
     assert (oldest.streak, oldest.closed_at) == (3, LATER)
 
 
 async def test_each_state_is_announced(store: AlertStore) -> None:
-    await store.open("PB-1", 3, NOW)
+    await store.open({"PB-1": 3}, NOW)
     [opened] = await store.unannounced(10)
     assert opened == await only(store)
-    await store.announced(opened)
+    await store.announced([opened])
     assert await store.unannounced(10) == []
-    await store.resolve("PB-1", LATER)
+    await store.resolve(["PB-1"], LATER)
     [closed] = await store.unannounced(10)
     assert closed == await only(store)
     assert closed.closed_at == LATER
-    await store.announced(closed)
+    await store.announced([closed])
     assert await store.unannounced(10) == []
 
 
 async def test_announcing_an_outdated_state_changes_nothing(store: AlertStore) -> None:
-    await store.open("PB-1", 3, NOW)
+    await store.open({"PB-1": 3}, NOW)
     [opened] = await store.unannounced(10)
-    await store.resolve("PB-1", LATER)
-    await store.announced(opened)
+    await store.resolve(["PB-1"], LATER)
+    await store.announced([opened])
     assert [alert.closed_at for alert in await store.unannounced(10)] == [LATER]
 
 
 async def test_unannounced_ones_up_to_a_limit(store: AlertStore) -> None:
     for number in range(5):
-        await store.open(f"PB-{number}", 3, NOW)
+        await store.open({f"PB-{number}": 3}, NOW)
     found = await store.unannounced(2)
     assert len(found) == 2
     for alert in found:
-        await store.announced(alert)
+        await store.announced([alert])
     assert len(await store.unannounced(10)) == 3
 
 
 async def test_which_alerts_are_found(store: AlertStore) -> None:
     for device_id in ("PB-1", "PB-2", "PB-3"):
-        await store.open(device_id, 3, NOW)
-    await store.resolve("PB-2", LATER)
-    await store.open("PB-2", 3, LATER)
+        await store.open({device_id: 3}, NOW)
+    await store.resolve(["PB-2"], LATER)
+    await store.open({"PB-2": 3}, LATER)
 
     async def found(**filters: str | bool) -> list[tuple[str, bool]]:
         alerts = await store.find(AlertQuery(limit=10, **filters))  # type: ignore[arg-type]
@@ -120,7 +121,7 @@ async def test_which_alerts_are_found(store: AlertStore) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
 async def test_pages_give_each_alert_once_newest_first(store: AlertStore, limit: int) -> None:
     for number in range(7):
-        await store.open(f"PB-{number}", 3, NOW + timedelta(minutes=number))
+        await store.open({f"PB-{number}": 3}, NOW + timedelta(minutes=number))
     rows: list[Alert] = []
     before: str | None = None
     while page := await store.find(AlertQuery(limit=limit, before=before)):
@@ -128,16 +129,16 @@ async def test_pages_give_each_alert_once_newest_first(store: AlertStore, limit:
         rows += page
         before = page[-1].alert_id
         # What is opened between two pages is newer, and moves nothing.
-        await store.open(f"PB-later-{len(rows)}", 3, LATER)
+        await store.open({f"PB-later-{len(rows)}": 3}, LATER)
     assert [row.device_id for row in rows] == [f"PB-{number}" for number in range(6, -1, -1)]
 
 
 async def test_a_broker_that_lost_all_is_told_again(store: AlertStore) -> None:
     for device_id in ("PB-1", "PB-2", "PB-3"):
-        await store.open(device_id, 3, NOW)
-    await store.resolve("PB-1", NOW)
-    await store.resolve("PB-2", LATER)
+        await store.open({device_id: 3}, NOW)
+    await store.resolve(["PB-1"], NOW)
+    await store.resolve(["PB-2"], LATER)
     for alert in await store.unannounced(10):
-        await store.announced(alert)
+        await store.announced([alert])
     await store.announce_again(LATER)
     assert sorted(alert.device_id for alert in await store.unannounced(10)) == ["PB-2", "PB-3"]

@@ -3,8 +3,10 @@
 import asyncio
 from datetime import timedelta
 
+import msgspec
 import pytest
 
+from pisync.clock import rfc3339
 from pisync.events import ErrorDetail, Outcome, Reason, SyncEvent
 from pisync.stores.interfaces import DeadLetter, EventStore, FailureCounts, HistoryQuery, Stored
 from tests.samples import NOW, START, event
@@ -16,7 +18,11 @@ LETTER = DeadLetter(
 
 async def minutes(store: EventStore, **query: object) -> list[int]:
     """The minutes after START of a page of PB-1's history."""
-    page = await store.history(HistoryQuery(**{"device_id": "PB-1", "limit": 100, **query}))  # type: ignore[arg-type]
+    asked = HistoryQuery(**{"device_id": "PB-1", "limit": 100, **query})  # type: ignore[arg-type]
+    page = await store.history(asked)
+    assert [row.timestamp for row in await store.page(asked)] == [
+        rfc3339(entry.event.timestamp) for entry in page
+    ]
     return [int((entry.event.timestamp - START) / timedelta(minutes=1)) for entry in page]
 
 
@@ -34,6 +40,45 @@ async def test_what_is_stored_comes_back_whole(event_store: EventStore) -> None:
     assert await event_store.insert([full, event("PB-2")], NOW) == [Stored.STORED] * 2
     (entry,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=10))
     assert (entry.event, entry.received_at) == (full, NOW)
+
+
+async def test_a_row_of_a_page_is_ready_to_be_encoded(event_store: EventStore) -> None:
+    full = SyncEvent(
+        device_id="PB-1",
+        timestamp=START + timedelta(milliseconds=70),
+        total_files_synced=3,
+        total_errors=2,
+        internet_speed=1e20,
+        device_type="PiBox",
+        sync_duration_ms=0,
+        errors=[ErrorDetail(code="a", message='","')],
+    )
+    await event_store.insert([full, event("PB-1")], NOW)
+    rows = await event_store.page(HistoryQuery(device_id="PB-1", limit=10))
+    assert msgspec.json.decode(msgspec.json.encode(rows)) == [
+        {
+            "timestamp": "2026-05-08T12:00:00.070Z",
+            "outcome": "partial",
+            "total_files_synced": 3,
+            "total_errors": 2,
+            "internet_speed": 1e20,
+            "device_type": "PiBox",
+            "sync_duration_ms": 0,
+            "errors": [{"code": "a", "message": '","'}],
+            "received_at": "2026-06-01T00:00:00.000Z",
+        },
+        {
+            "timestamp": "2026-05-08T12:00:00.000Z",
+            "outcome": "success",
+            "total_files_synced": 3,
+            "total_errors": 0,
+            "internet_speed": 3.2,
+            "device_type": None,
+            "sync_duration_ms": None,
+            "errors": None,
+            "received_at": "2026-06-01T00:00:00.000Z",
+        },
+    ]
 
 
 async def test_an_event_is_stored_once(event_store: EventStore) -> None:

@@ -108,7 +108,7 @@ async def test_from_nothing_removes_what_is_kept_but_the_marks(streak_store: Pro
     assert await streak_store.state("PB-1") is None
     for order in RankedBy:
         query = RankingQuery(more_than=0, ranked_by=order, limit=9)
-        assert await streak_store.repeated_failures(query) == []
+        assert (await streak_store.repeated_failures(query)).devices == []
     assert [each async for batch in streak_store.device_ids() for each in batch] == ["PB-9"]
     await streak_store.finish_rebuild("bridge-0")
     assert (await streak_store.status()).complete
@@ -150,7 +150,7 @@ async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
     await world.projection.confirm(await world.projection.apply(project(wrong)))
     # An event that was never joined, and an alert about nothing.
     await world.events.insert([event("PB-2", 100)], NOW)
-    await world.alerts.open("PB-0", 3, NOW)
+    await world.alerts.open({"PB-0": 3}, NOW)
     found = await world.differences()
     assert {device_id for device_id, _ in found} == {"PB-0", "PB-1", "PB-2", "PB-none"}
     assert {("PB-0", "open alert in MongoDB"), ("PB-1", "failures"), ("PB-2", "last success")} <= found

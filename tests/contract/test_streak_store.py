@@ -12,7 +12,7 @@ from pisync.clock import to_ms
 from pisync.errors import ProjectionLost
 from pisync.events import SyncEvent
 from pisync.stores.interfaces import AlertChange, FailingDevice, Projection, RankedBy, RankingQuery
-from pisync.stores.redis import RedisStreakStore
+from pisync.stores.redis import RedisStreakStore, shard
 from pisync.streaks import project
 from tests.samples import START, attach_anew, event, events_of_few_devices
 
@@ -23,7 +23,7 @@ async def apply(store: Projection, events: Iterable[SyncEvent]) -> list[AlertCha
 
 async def page(store: Projection, **query: object) -> list[FailingDevice]:
     arguments = {"more_than": 3, "ranked_by": RankedBy.FAILURES, "limit": 100} | query
-    return await store.repeated_failures(RankingQuery(**arguments))  # type: ignore[arg-type]
+    return (await store.repeated_failures(RankingQuery(**arguments))).devices  # type: ignore[arg-type]
 
 
 async def test_a_device_never_seen(streak_store: Projection) -> None:
@@ -125,6 +125,21 @@ async def test_pages_give_each_row_once_in_order(
         assert (row.failures, row.streak) == (state.failures, state.streak)
         assert (row.last_failure_ms, row.last_success_ms) == (state.failures_ms[-1], state.last_success_ms)
         assert (row.last_seen_ms, row.position.score) == (state.last_event.timestamp_ms, scores[ranked_by])
+
+
+async def test_a_page_is_whole_even_where_all_its_devices_are_in_one_shard(
+    streak_store: Projection,
+) -> None:
+    ids = [f"PB-{number}" for number in range(2000)]
+    together = [device_id for device_id in ids if shard(device_id) == shard(ids[0])][:90]
+    elsewhere = [device_id for device_id in ids if shard(device_id) != shard(ids[0])][:20]
+    failures = dict.fromkeys(together, 9) | dict.fromkeys(elsewhere, 5)
+    await apply(
+        streak_store, [event(each, minute, 1) for each in failures for minute in range(failures[each])]
+    )
+    expected = sorted(failures, key=lambda each: (failures[each], each), reverse=True)
+    for limit in (50, 100, 200):
+        assert [row.device_id for row in await page(streak_store, limit=limit)] == expected[:limit]
 
 
 async def test_failures_since_a_moment(streak_store: Projection, fleet: list[SyncEvent]) -> None:

@@ -83,7 +83,7 @@ class StandIn:
         device_id = topics.sync_device(message.topic.value)
         assert device_id is not None
         assert isinstance(message.payload, bytes)
-        decoded = decode(message.payload, device_id, to_ms(datetime.now(UTC)))
+        decoded = decode(message.payload, device_id, datetime.now(UTC))
         assert not decoded.rejections
         ids = {(device_id, to_ms(event.timestamp)) for event in decoded.events}
         stored = len(ids - self.events)

@@ -87,7 +87,7 @@ class FakePublisher:
             raise self.answer
         if self.answer is not None:
             return self.answer
-        decoded = events.decode(payload, device_id, clock.to_ms(clock.now()))
+        decoded = events.decode(payload, device_id, clock.now())
         outcomes = await self.events.insert(decoded.events, clock.now())
         await self.streaks.apply(project(decoded.events))
         conflicts = [

@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
 
-import mqtt5
-
 from bridge.alerts import Alerts
 from bridge.connection import Connection, Message
 from bridge.metrics import Metrics
@@ -92,13 +90,14 @@ class Rig:
         self.store = GatedStore()
         self.streaks = FlakyStreaks()
         self.alerts = MemoryAlertStore()
+        self.handler = Alerts(
+            store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
+        )
         self.projector = Projector(
             bridge_id="bridge-0",
             events=self.store,
             projection=self.streaks,
-            alerts=Alerts(
-                store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
-            ),
+            alerts=self.handler,
             registry=MemoryBridgeRegistry(),
             claim=Claim(known_before=False, replay_from=NOW),
             metrics=self.metrics,
@@ -132,16 +131,10 @@ class Rig:
     def send(
         self, raw: bytes, *, topic: str = topics.sync(DEVICE), qos: int = 1, response_topic: str | None = None
     ) -> None:
-        packet = mqtt5.PublishPacket(
-            topic,
-            raw,
-            qos=mqtt5.QoS.AT_LEAST_ONCE if qos else mqtt5.QoS.AT_MOST_ONCE,
-            packet_id=self.next_packet_id if qos else None,
-            response_topic=response_topic,
-            correlation_data=b"c",
-        )
+        packet_id = self.next_packet_id if qos else None
         self.next_packet_id += 1
-        self.pipeline.offer(Message(packet, cast("Connection", self.connection)))
+        connection = cast("Connection", self.connection)
+        self.pipeline.offer(Message(topic, raw, packet_id, response_topic, b"c", connection))
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"pisync_bridge_{name}", labels)
@@ -152,7 +145,11 @@ class Rig:
 
 @asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
-    tasks = [asyncio.create_task(rig.projector.run()), asyncio.create_task(rig.pipeline.run())]
+    tasks = [
+        asyncio.create_task(rig.projector.run()),
+        asyncio.create_task(rig.pipeline.run()),
+        asyncio.create_task(rig.handler.run()),
+    ]
     await until(lambda: "bridge-0" in rig.streaks.marks and not rig.streaks.catching)
     try:
         yield rig

@@ -24,9 +24,9 @@ class AwayAlertStore(MemoryAlertStore):
 async def raised(pisync: Api) -> None:
     """An alert of each of PB-0 to PB-4, a minute apart; those of PB-0 and PB-1 are over."""
     for number in range(5):
-        await pisync.alerts.open(f"PB-{number}", 3 + number, OPENED + timedelta(minutes=number))
+        await pisync.alerts.open({f"PB-{number}": 3 + number}, OPENED + timedelta(minutes=number))
     for number in range(2):
-        await pisync.alerts.resolve(f"PB-{number}", OPENED + timedelta(hours=1))
+        await pisync.alerts.resolve([f"PB-{number}"], OPENED + timedelta(hours=1))
 
 
 async def devices(pisync: Api, query: str = "") -> list[str]:

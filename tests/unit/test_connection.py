@@ -52,11 +52,13 @@ class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.writes = 0
         self.reading = True
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
+        self.writes += 1
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -101,6 +103,7 @@ class Bench:
 
     def written(self) -> list[mqtt5.Packet]:
         """The packets sent since the last look."""
+        self.connection._flush()
         packets = []
         view = memoryview(self.transport.written)
         while view:
@@ -232,6 +235,18 @@ async def test_acknowledgements_are_one_write_in_the_given_order() -> None:
     acknowledged = bench.written()
     assert all(isinstance(packet, mqtt5.PubAckPacket) for packet in acknowledged)
     assert [cast("mqtt5.PubAckPacket", packet).packet_id for packet in acknowledged] == [5, 3, 65_535, 4]
+
+
+async def test_what_a_batch_has_to_say_is_one_write() -> None:
+    bench = Bench()
+    before = bench.transport.writes
+    for number in range(100):
+        bench.connection.publish(f"t/{number}", b"receipt")
+    bench.connection.acknowledge(range(1, 101))
+    assert bench.transport.writes == before
+    await asyncio.sleep(0)
+    assert bench.transport.writes == before + 1
+    assert len(bench.written()) == 200
 
 
 async def test_a_closed_connection_acknowledges_nothing() -> None:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from pisync import events, limits
 from pisync.events import Outcome, Reason, Rejection, decode
-from tests.samples import NOW_MS, backlog, members, payload
+from tests.samples import NOW, backlog, members, payload
 
 DEVICE = "PB-000123"
 DEEP = b"[" * 10_000 + b"]" * 10_000
 
 
 def only_rejection(raw: bytes, device_id: str = DEVICE) -> Rejection:
-    decoded = decode(raw, device_id, NOW_MS)
+    decoded = decode(raw, device_id, NOW)
     assert decoded.events == []
     (rejection,) = decoded.rejections
     return rejection
@@ -27,7 +27,7 @@ def test_an_event_with_every_member() -> None:
     raw = payload(
         device_type="PiBox", sync_duration_ms=5400, errors=[{"code": "E1", "message": 'no "route"'}], later=1
     )
-    (event,) = decode(raw, DEVICE, NOW_MS).events
+    (event,) = decode(raw, DEVICE, NOW).events
     assert event.timestamp == datetime(2026, 5, 8, 12, tzinfo=UTC)
     assert (event.total_files_synced, event.total_errors, event.internet_speed) == (20, 1, 3.2)
     assert (event.device_type, event.sync_duration_ms) == ("PiBox", 5400)
@@ -130,7 +130,7 @@ def test_a_bad_member_is_named(changes: dict[str, Any], reason: Reason, named: s
 )
 def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None:
     good = [members(timestamp=f"2026-05-08T12:0{minute}:00Z") for minute in range(2)]
-    decoded = decode(backlog(good[0], with_changes(changes), good[1]), DEVICE, NOW_MS)
+    decoded = decode(backlog(good[0], with_changes(changes), good[1]), DEVICE, NOW)
     assert [event.timestamp.minute for event in decoded.events] == [0, 1]
     assert list(decoded.indexes) == [0, 2]
     (rejection,) = decoded.rejections
@@ -155,7 +155,7 @@ def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None
     ],
 )
 def test_what_is_unusual_but_allowed(changes: dict[str, Any]) -> None:
-    decoded = decode(json.dumps(with_changes(changes)).encode(), DEVICE, NOW_MS)
+    decoded = decode(json.dumps(with_changes(changes)).encode(), DEVICE, NOW)
     assert (len(decoded.events), decoded.rejections) == (1, [])
 
 
@@ -176,7 +176,7 @@ def test_a_member_that_stands_twice(tail: bytes, ambiguous: bool) -> None:
     # The schema speaks first where the last value is of the wrong type.
     raw = payload()[:-1] + tail
     for message in (raw, b"[" + raw + b"]"):
-        decoded = decode(message, DEVICE, NOW_MS)
+        decoded = decode(message, DEVICE, NOW)
         assert bool(decoded.rejections) == ambiguous
         if ambiguous:
             assert decoded.rejections[0].reason in {Reason.AMBIGUOUS, Reason.SCHEMA}
@@ -194,14 +194,14 @@ almost_events = st.dictionaries(st.sampled_from([*members(), "errors", "device_t
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_comes_is_accounted_for(raw: bytes) -> None:
-    decoded = decode(raw, DEVICE, NOW_MS)
+    decoded = decode(raw, DEVICE, NOW)
     assert decoded.events or decoded.rejections
     assert len(list(decoded.indexes)) == len(decoded.events)
 
 
 @given(st.lists(almost_events | st.just(members()), min_size=1, max_size=8))
 def test_every_event_of_an_array_is_kept_or_rejected_with_its_bytes(batch: list[dict[str, Any]]) -> None:
-    decoded = decode(json.dumps(batch).encode(), DEVICE, NOW_MS)
+    decoded = decode(json.dumps(batch).encode(), DEVICE, NOW)
     if [rejection.index for rejection in decoded.rejections] == [None]:
         return  # not JSON at all, because of a NaN
     places = [*decoded.indexes, *(rejection.index for rejection in decoded.rejections)]

@@ -262,7 +262,7 @@ async def test_everything_is_counted() -> None:
         assert (rig.metric("inflight_messages"), rig.metric("inflight_bytes")) == (0, 0)
         rig.send(payload(timestamp="2026-05-08T13:00:00Z", total_errors=0))
         await rig.drain()
-        assert rig.metric("alerts_closed_total") == 1
+        await until(lambda: rig.metric("alerts_closed_total") == 1)
 
 
 async def test_what_a_closed_connection_did_not_take_does_not_count_as_acknowledged() -> None:

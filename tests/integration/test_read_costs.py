@@ -1,0 +1,224 @@
+"""What a request costs the stores: round trips and documents examined, counted, not timed."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import httpx
+import pytest
+from pymongo import AsyncMongoClient
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+
+from api.app import create_app
+from api.publisher import Publisher
+from pisync.settings import Settings
+from pisync.stores.interfaces import RankedBy
+from pisync.stores.mongodb import MongoConnection, MongoEventStore
+from pisync.stores.mongodb_alerts import MongoAlertStore
+from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import project
+from tests.integration import test_api_publisher as broker
+from tests.samples import NOW, attach_anew, event, payload
+
+FAILURES: Final = "/api/devices/repeated-failures"
+# What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard.
+GROWTH_MAX: Final = 1.2
+
+
+class Commands(CommandListener):
+    """Every command that the driver sends to MongoDB."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.sent.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """It was counted when it started."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """It was counted when it started."""
+
+
+@dataclass(kw_only=True)
+class Costs:
+    """An api over real stores, and what its requests cost since they were counted last."""
+
+    client: httpx.AsyncClient
+    events: MongoEventStore
+    streaks: RedisStreakStore
+    connection: MongoConnection
+    commands: Commands
+    packets: list[object] = field(default_factory=list)
+
+    async def of(self, method: str, path: str, status: int = 200, **options: Any) -> httpx.Response:
+        """The answer to one request, which is alone counted; connections are there already."""
+        for part in (self.events, self.streaks):
+            await part.ping()
+        await self.client.get(FAILURES)  # the driver loads the script
+        self.commands.sent.clear()
+        self.packets.clear()
+        answer = await self.client.request(method, path, **options)
+        assert answer.status_code == status, answer.text
+        return answer
+
+    @property
+    def names(self) -> list[str]:
+        """The commands that MongoDB was sent."""
+        return [next(iter(command)) for command in self.commands.sent]
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """The commands of every client that a store makes in the test."""
+    listener = Commands()
+    client = partial(AsyncMongoClient, event_listeners=[listener])
+    monkeypatch.setattr("pisync.stores.mongodb.AsyncMongoClient", client)
+    return listener
+
+
+@asynccontextmanager
+async def costs(
+    mongodb_url: str,
+    redis_url: str,
+    commands: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    publisher: Publisher,
+) -> AsyncIterator[Costs]:
+    """An api over these servers that counts."""
+    async with AsyncExitStack() as stack:
+        connection = MongoConnection(mongodb_url)
+        stack.push_async_callback(connection.close)
+        events = MongoEventStore(connection)
+        await events.prepare()
+        streaks = RedisStreakStore.connect(redis_url)
+        stack.push_async_callback(streaks.close)
+        await attach_anew(streaks)
+        app = create_app(
+            Settings(),
+            events=events,
+            streaks=streaks,
+            letters=MongoDeadLetterStore(connection),
+            alerts=MongoAlertStore(connection),
+            publisher=publisher,
+        )
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pisync")
+        )
+        counted = Costs(
+            client=client, events=events, streaks=streaks, connection=connection, commands=commands
+        )
+        send = AbstractConnection.send_packed_command
+
+        async def count(connection: AbstractConnection, command: Any, *args: Any, **kwargs: Any) -> None:
+            counted.packets.append(command)
+            await send(connection, command, *args, **kwargs)
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", count)
+        yield counted
+
+
+@pytest.fixture
+async def api(
+    mongodb_url: str, redis_url: str, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Costs]:
+    """An api that counts, without a broker."""
+    nobody: Any = None
+    async with costs(mongodb_url, redis_url, commands, monkeypatch, nobody) as counted:
+        yield counted
+
+
+async def keep(api: Costs, devices: range, failures: int) -> None:
+    """As if a bridge had taken in so many failures of each of these devices."""
+    kept = [event(f"PB-{device}", minute, 1) for device in devices for minute in range(failures)]
+    await api.events.insert(kept, NOW)
+    await api.streaks.apply(project(kept))
+
+
+async def examined(api: Costs, command: Mapping[str, Any]) -> tuple[int, int]:
+    """Index keys and documents that MongoDB looks at for a command that it was sent."""
+    find = {name: command[name] for name in ("find", "filter", "sort", "limit")}
+    explained = await api.connection.database.command("explain", find, verbosity="executionStats")
+    stats = explained["executionStats"]
+    return stats["totalKeysExamined"], stats["totalDocsExamined"]
+
+
+async def test_a_page_of_history_is_one_command_that_examines_the_page(api: Costs) -> None:
+    for devices in (range(5), range(5, 60)):  # the same page, with many more events around it
+        await keep(api, devices, 200)
+        for query in ("limit=150", "limit=50&before=2026-05-08T13:00:00Z&after=2026-05-08T12:01:00Z"):
+            answer = await api.of("GET", f"/api/device/PB-3/sync-history?{query}")
+            looked_for = len(answer.json()["events"])
+            assert f"limit={looked_for}" in query
+            assert (api.names, api.packets) == (["find"], [])
+            keys, documents = await examined(api, api.commands.sent[0])
+            assert documents == looked_for + 1  # which tells whether there is a next page
+            assert keys <= documents + 1
+
+
+async def test_a_device_never_seen_is_one_command(api: Costs) -> None:
+    await api.of("GET", "/api/device/PB-3/sync-history", 404)
+    assert (api.names, api.packets) == (["find"], [])
+
+
+@pytest.mark.parametrize("ranked_by", RankedBy)
+async def test_a_page_of_failing_devices_is_one_round_trip_to_redis(api: Costs, ranked_by: RankedBy) -> None:
+    await keep(api, range(120), 4)
+    path = f"{FAILURES}?sort={ranked_by}"
+    sizes = []
+    while path is not None:
+        body = (await api.of("GET", path)).json()
+        assert (api.names, len(api.packets)) == ([], 1)
+        sizes.append(len(body["devices"]))
+        path = body["next"]
+    assert sizes == [50, 50, 20]
+
+
+@pytest.mark.parametrize("ranked_by", RankedBy)
+async def test_what_redis_does_for_a_page_hardly_grows_with_the_fleet(
+    api: Costs, redis_url: str, ranked_by: RankedBy
+) -> None:
+    done = []
+    async with Redis.from_url(redis_url) as redis:
+        for devices in (range(600), range(600, 6000)):
+            await keep(api, devices, 4)
+            path = f"{FAILURES}?sort={ranked_by}"
+            for _ in range(2):
+                await redis.config_resetstat()
+                body = (await api.client.get(path)).json()
+                stats = await redis.info("commandstats")
+                done.append(sum(each["calls"] for each in stats.values()))
+                path = body["next"]
+    (small_first, small_next), (large_first, large_next) = done[:2], done[2:]
+    assert large_first <= GROWTH_MAX * small_first, done
+    assert large_next <= GROWTH_MAX * small_next, done
+
+
+async def test_a_post_is_one_publish_and_asks_no_store(
+    mongodb_url: str, redis_url: str, mqtt_url: str, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reply(client: Any, message: Any) -> None:
+        topic, correlation = (
+            broker.property_of(message, name) for name in ("ResponseTopic", "CorrelationData")
+        )
+        await broker.send(client, topic, broker.stored(1), correlation)
+
+    async with (
+        broker.bridge(mqtt_url, reply) as published,
+        broker.connected(Settings(mqtt_url=mqtt_url)) as publisher,
+        costs(mongodb_url, redis_url, commands, monkeypatch, publisher) as api,
+    ):
+        for count in range(1, 4):
+            await api.of("POST", "/api/sync-event", 201, content=payload())
+            assert (api.names, api.packets, len(published)) == ([], [], count)

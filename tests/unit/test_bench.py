@@ -1,0 +1,303 @@
+"""The benchmark's own arithmetic, its traffic, its command line and what it writes."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from paho.mqtt.client import MQTTMessage
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from bench import capacity, markdown, meter, rows, scale
+from bench.__main__ import app
+from bench.draining import Drain
+from bench.machine import Machine
+from bench.report import HEAD, Outcome, Report, cells, figure_text, from_json, table, to_json
+from bench.results import AT_LEAST, AT_MOST, Target
+from bench.results import Result as Figure
+from bench.rivals import parts
+from bench.scale import Scale
+from bench.traffic import Traffic
+from pisync import clock, events, limits, topics
+
+MACHINE = Machine(
+    cpu="Some CPU",
+    cores=2,
+    memory_gb=8,
+    kernel="Linux 6",
+    python="3.11.7",
+    mosquitto="2.0.11",
+    mongod="6.0.5",
+    redis="7.0.15",
+    date="2026-11-22",
+    commit=None,
+)
+DRAIN = Figure(
+    name="drain | single",
+    value=30_000.0,
+    unit="events/s",
+    against="mosquitto_sub",
+    against_value=50_000.0,
+    target=Target(AT_LEAST, 0.5),
+    cpu_us_per_event={"bridge": 12.34, "mongod": 20.0, "loader": 3.0},
+    note="so many messages",
+)
+
+
+def report(*outcomes: Outcome, factor: float = 1.0) -> Report:
+    return Report(
+        command="python -m bench", machine=MACHINE, scale=Scale(factor=factor), outcomes=list(outcomes)
+    )
+
+
+def outcome(*results: Figure, error: str | None = None) -> Outcome:
+    return Outcome(row="single", what="Drain.", seconds=1.5, results=list(results), error=error)
+
+
+def shown(what: Report) -> str:
+    console = Console(width=300, record=True, quiet=True)
+    console.quiet = False
+    with console.capture() as capture:
+        console.print(table(what))
+    return capture.get()
+
+
+# Figures
+
+
+@pytest.mark.parametrize(
+    ("target", "ratio", "met"),
+    [
+        (Target(AT_LEAST, 0.5), 0.5, True),
+        (Target(AT_LEAST, 0.5), 0.49, False),
+        (Target(AT_MOST, 1.2), 1.2, True),
+        (Target(AT_MOST, 1.2), 1.21, False),
+    ],
+)
+def test_a_target_is_a_bound_and_keeps_its_edge(target: Target, ratio: float, met: bool) -> None:
+    assert target.met_by(ratio) is met
+
+
+def test_a_ratio_is_the_value_in_terms_of_what_it_is_compared_with() -> None:
+    assert DRAIN.ratio == pytest.approx(0.6)
+    assert DRAIN.met is True
+
+
+def test_a_figure_that_stands_alone_has_no_ratio_and_meets_nothing() -> None:
+    alone = Figure(name="alone", value=5.0, unit="s", target=Target(AT_MOST, 10))
+    assert (alone.ratio, alone.met) == (None, None)
+
+
+def test_a_figure_without_a_target_has_a_ratio_and_meets_nothing() -> None:
+    compared = Figure(name="compared", value=5.0, unit="s", against="other", against_value=2.0)
+    assert (compared.ratio, compared.met) == (2.5, None)
+
+
+def test_usage_is_divided_by_the_events() -> None:
+    usage = meter.Usage(seconds=2.0, cpu_s={"bridge": 0.5})
+    assert usage.per_event_us(100_000) == {"bridge": pytest.approx(5.0)}
+
+
+def test_a_drains_rate_is_events_by_seconds() -> None:
+    assert Drain(messages=10, events=500, seconds=0.25, cpu_us_per_event={}).per_second == 2000
+
+
+@pytest.mark.parametrize(
+    ("factor", "full", "least", "size"),
+    [(1.0, 200_000, 1, 200_000), (0.05, 200_000, 1, 10_000), (0.001, 5_000, 400, 400), (0.5, 5, 1, 2)],
+)
+def test_a_scale_multiplies_down_to_a_least_size(factor: float, full: int, least: int, size: int) -> None:
+    assert Scale(factor=factor).of(full, at_least=least) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "0.12"), (12.345, "12.3"), (123.4, "123"), (1234567.8, "1,234,568")]
+)
+def test_figures_are_shown_with_three_digits(value: float, text: str) -> None:
+    assert figure_text(value) == text
+
+
+# Reports
+
+
+def test_a_line_of_the_table() -> None:
+    assert cells(DRAIN) == (
+        "drain | single",
+        "30,000 events/s",
+        "50,000: mosquitto_sub",
+        "0.60",
+        "≥ 0.5",
+        "yes",
+        "12.3 / - / 20.0 / -; loader 3.0",
+    )
+
+
+def test_a_line_of_a_figure_that_stands_alone() -> None:
+    assert cells(Figure(name="alone", value=5.0, unit="s")) == ("alone", "5.00 s", *[""] * (len(HEAD) - 2))
+
+
+def test_the_table_shows_results_and_what_failed() -> None:
+    text = shown(report(outcome(DRAIN), outcome(error="Stalled: it stopped at 7")))
+    assert "30,000 events/s" in text
+    assert "failed" in text
+    assert "Stalled: it stopped at 7" in text
+
+
+def test_json_has_what_follows_from_the_figures_beside_them_and_reads_back() -> None:
+    made = report(outcome(DRAIN), outcome(error="Stalled: gone"), factor=0.5)
+    content = to_json(made)
+    found = json.loads(content)
+    assert found["machine"]["mongod"] == "6.0.5"
+    assert found["scale"] == {"factor": 0.5}
+    first, second = found["outcomes"]
+    assert first["results"][0]["ratio"] == pytest.approx(0.6)
+    assert first["results"][0]["met"] is True
+    assert first["results"][0]["cpu_us_per_event"]["bridge"] == 12.34
+    assert (second["error"], second["results"]) == ("Stalled: gone", [])
+    assert from_json(content) == made
+
+
+def test_the_document_has_figures_notes_machine_and_command() -> None:
+    text = markdown.document(report(outcome(DRAIN), outcome(error="Stalled: gone")))
+    assert "| drain \\| single | 30,000 events/s |" in text
+    assert "- drain | single: so many messages." in text
+    assert "| single | failed | Stalled: gone |" in text
+    assert "Some CPU, 2 cores" in text
+    assert "`python -m bench`, at the sizes that the targets are stated for" in text
+    assert "in Redis\n\nThe two figures" not in text
+
+
+def test_the_document_says_when_the_sizes_were_smaller() -> None:
+    assert "at **0.05 times** the sizes" in markdown.document(report(outcome(DRAIN), factor=0.05))
+
+
+def test_the_introduction_explains_every_row() -> None:
+    text = markdown.INTRODUCTION.read_text()
+    assert [row.name for row in rows.ALL if f"- **{row.name}**:" not in text] == []
+
+
+def test_capacity_is_the_measured_bytes_multiplied() -> None:
+    measured = [
+        Figure(name=capacity.WITHOUT, value=200.0, unit="bytes"),
+        Figure(name=capacity.WITH, value=1_200.0, unit="bytes"),
+    ]
+    head, small, large = capacity.table(measured)
+    assert len(head) == len(small)
+    assert small == ("100,000", "20 MB", "30 MB", "120 MB")
+    assert large == ("1,000,000", "200 MB", "300 MB", "1,200 MB")
+    assert "| 100,000 | 20 MB | 30 MB | 120 MB |" in markdown.document(report(outcome(*measured)))
+    assert capacity.table(measured[:1]) == []
+
+
+# Traffic
+
+TRAFFIC = Traffic(devices=20, events=600)
+
+
+def test_traffic_is_the_same_every_time() -> None:
+    assert list(TRAFFIC.single_messages()) == list(TRAFFIC.single_messages())
+    assert list(TRAFFIC.backlogs(7)) == list(TRAFFIC.backlogs(7))
+
+
+@pytest.mark.parametrize("events_each", [None, 1, 7, 50])
+def test_traffic_is_what_the_device_protocol_promises(events_each: int | None) -> None:
+    messages = TRAFFIC.single_messages() if events_each is None else TRAFFIC.backlogs(events_each)
+    identities: Counter[tuple[str, int]] = Counter()
+    failures = 0
+    for topic, payload in messages:
+        device_id = topics.sync_device(topic)
+        assert device_id is not None
+        decoded = events.decode(payload, device_id, clock.now())
+        assert decoded.rejections == []
+        assert len(decoded.events) <= (events_each or 1) <= limits.MESSAGE_EVENTS_MAX
+        identities.update((event.device_id, clock.to_ms(event.timestamp)) for event in decoded.events)
+        failures += sum(event.total_errors > 0 for event in decoded.events)
+    assert len(identities) == TRAFFIC.events
+    assert set(identities.values()) == {1}
+    assert failures == TRAFFIC.failures
+    assert 0.1 <= failures / TRAFFIC.events <= 0.2
+
+
+def test_the_rivals_take_the_traffic_as_it_is() -> None:
+    for topic, payload in TRAFFIC.backlogs(10):
+        message = MQTTMessage(topic=topic.encode())
+        message.payload = payload
+        assert len(parts.documents(message)) == 10
+
+
+# The command line
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_help_and_list_name_every_row_and_what_it_measures() -> None:
+    for said in (run("--help"), run("--list")):
+        assert said.exit_code == 0
+        for row in rows.ALL:
+            assert f"{row.name:<12} {row.what}" in said.output
+
+
+def test_an_unknown_row_is_an_error_that_lists_the_rows() -> None:
+    said = run("sinlge")
+    assert said.exit_code == 2
+    assert "'sinlge'" in said.output
+    assert all(row.name in said.output for row in rows.ALL)
+
+
+def test_rows_come_in_the_order_of_the_table_and_once() -> None:
+    assert [row.name for row in rows.named(["redis", "single", "redis"])] == ["single", "redis"]
+    assert rows.named([]) == list(rows.ALL)
+
+
+def test_a_directory_that_is_not_there_is_an_error_before_anything_is_measured(tmp_path: Path) -> None:
+    said = run("single", "--json", str(tmp_path / "absent" / "results.json"))
+    assert said.exit_code == 2
+
+
+def test_a_row_that_fails_is_reported_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    async def measure(row: rows.Row, scale: Scale) -> list[Figure]:
+        seen.append((row.name, scale.factor))
+        if row.name == "single":
+            raise RuntimeError("it broke")
+        return [DRAIN]
+
+    monkeypatch.setattr(rows.Row, "measure", measure)
+    results, document = tmp_path / "results.json", tmp_path / "benchmarks.md"
+    said = run("single", "memory", "--quick", "--json", str(results), "--markdown", str(document))
+    assert said.exit_code == 1
+    assert seen == [("single", scale.QUICK_FACTOR), ("memory", scale.QUICK_FACTOR)]
+    failed, measured = from_json(results.read_bytes()).outcomes
+    assert failed.error == "RuntimeError: it broke"
+    assert measured.results == [DRAIN]
+    assert "| single | failed | RuntimeError: it broke |" in document.read_text()
+
+
+def test_a_target_that_is_not_met_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missed = Figure(
+        name="slow", value=1.0, unit="s", against="o", against_value=10.0, target=Target(AT_LEAST, 2)
+    )
+
+    async def measure(_row: rows.Row, _scale: Scale) -> list[Figure]:
+        return [missed]
+
+    monkeypatch.setattr(rows.Row, "measure", measure)
+    said = run("single", "--json", str(tmp_path / "results.json"))
+    assert said.exit_code == 0
+    assert " no " in said.output
+
+
+def test_earlier_results_are_shown_without_measuring(tmp_path: Path) -> None:
+    results, document = tmp_path / "results.json", tmp_path / "benchmarks.md"
+    results.write_bytes(to_json(report(outcome(DRAIN))))
+    said = run("--from", str(results), "--markdown", str(document))
+    assert said.exit_code == 0
+    assert "Some CPU" in document.read_text()
+    results.write_text("{}")
+    assert run("--from", str(results)).exit_code == 2
