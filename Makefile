@@ -13,7 +13,7 @@ SEED    ?= 1
 ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system run test check chaos lock clean
+.PHONY: help setup system run test check chaos bench lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ check: setup ## Check format, lint and types
 
 chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 CHAOS_SEED=drawn)
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+bench: setup ## Measure next to what bounds it (ROWS="single memory" QUICK=1 SCALE=0.5)
+	@$(BIN)/python -m bench $(ROWS) $(if $(QUICK),--quick) $(if $(SCALE),--scale $(SCALE))
 
 lock: ## Resolve the dependencies anew into locks/
 	sh scripts/lock

@@ -106,6 +106,15 @@ class Projector:
             except EventStoreUnavailable as error:
                 await self._wait("MongoDB", error, next(delays))
 
+    async def finish(self) -> None:
+        """Write down how far we are, at the end, so that the next life has little to replay.
+
+        Raises:
+            StreakStoreUnavailable: Redis is away; the next life replays from the last mark.
+        """
+        if self.is_current:
+            await self._projection.mark(self._bridge_id, self._low_ms(), catching_up=False)
+
     async def _wait(self, store: str, error: Unavailable, delay_s: float) -> None:
         self._metrics.store_away(store)
         log.warning("projection interrupted", why=str(error), retry_in_s=round(delay_s, 2))

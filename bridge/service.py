@@ -5,7 +5,7 @@ import gc
 import secrets
 import signal
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 
 import uvloop
 
@@ -18,7 +18,7 @@ from bridge.projector import Projector
 from bridge.retry import until_available
 from bridge.session import Session
 from pisync import clock, limits, logs, topics
-from pisync.errors import EventStoreUnavailable, PiSyncError
+from pisync.errors import EventStoreUnavailable, PiSyncError, StreakStoreUnavailable
 from pisync.settings import Settings
 from pisync.stores.interfaces import BridgeRegistry, Claim
 from pisync.stores.mongodb import MongoConnection, MongoEventStore
@@ -158,6 +158,8 @@ class _Bridge:
         try:
             await _until(stop, tasks)
             await _drain(pipeline, self._settings.drain_timeout_s)
+            with suppress(StreakStoreUnavailable):
+                await projector.finish()
         finally:
             await cancel([*tasks, *pipeline.batches])
         log.info("stopped", bridge_id=self._settings.bridge_id)

@@ -34,7 +34,7 @@ RECONCILE_INTERVAL_S: Final = 60.0
 REBUILDER_SILENT_S: Final = 30
 REPLAY_BATCH_EVENTS: Final = 2000
 # Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
-ALERTS_BATCH: Final = 500
+ALERTS_BATCH: Final = 200
 ALERTS_WAITING_MAX: Final = 100_000
 # How often a bridge looks for alerts that another one left unpublished.
 ANNOUNCE_INTERVAL_S: Final = 10.0
@@ -45,8 +45,8 @@ ANNOUNCE_AGAIN_H: Final = 24
 LEAVE_QUIET_S: Final = 2.0
 
 # The bridge's pipeline.
-BATCH_EVENTS_MAX: Final = 1000
-BATCH_BYTES_MAX: Final = 512 * 1024
+BATCH_EVENTS_MAX: Final = 2000
+BATCH_BYTES_MAX: Final = 1024 * 1024
 BATCHES_INFLIGHT_MAX: Final = 4
 LINGER_MS: Final = 2
 INFLIGHT_MESSAGES_MAX: Final = 10_000

@@ -145,8 +145,9 @@ class MongoEventStore:
         """Keep the events; returns what became of each, in order, once all are durable."""
         if not events:
             return []
+        received = received_at.replace(tzinfo=None)  # the encoder asks an aware one for its offset every time
         with mapped():
-            return await self._insert([document(event, received_at) for event in events])
+            return await self._insert([document(event, received) for event in events])
 
     async def _insert(self, documents: list[Document]) -> list[Stored]:
         # The command itself: the driver's insert_many looks at each document again, which took as long as
@@ -255,7 +256,8 @@ class MongoEventStore:
             {"$project": {"device_id": 1}},
         ]
         with mapped():
-            found = await self._connection.database.aggregate(pipeline)
+            # One more than can come, or the answer could end with a cursor that wants another round trip.
+            found = await self._connection.database.aggregate(pipeline, batchSize=len(device_ids) + 1)
             return {row["device_id"] async for row in found}
 
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:

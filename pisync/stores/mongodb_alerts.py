@@ -71,7 +71,7 @@ class MongoAlertStore:
             return set()
         with mapped():
             matching = {"device_id": {"$in": list(device_ids)}, "is_open": True}
-            open_ones = self._alerts.find(matching, {"device_id": 1})
+            open_ones = self._alerts.find(matching, {"device_id": 1}).batch_size(len(device_ids) + 1)
             found = {alert["_id"]: alert["device_id"] async for alert in open_ones}
             result = await self._alerts.update_many(
                 {"_id": {"$in": list(found)}, "is_open": True},

@@ -167,6 +167,22 @@ async def test_exact_failure_counts(event_store: EventStore) -> None:
     assert await event_store.failure_counts("PB-3", None) == FailureCounts(total=0, since=0, streak=0)
 
 
+async def test_which_devices_fail_in_a_row(event_store: EventStore) -> None:
+    rows = {
+        "PB-1": (1, 1, 1),
+        "PB-2": (1, 1),
+        "PB-3": (0, 1, 1, 1),
+        "PB-4": (1, 1, 1, 0),
+        "PB-5": (1, 1, 0, 1),
+    }
+    for device_id, errors in rows.items():
+        batch = [event(device_id, minute, errors=count) for minute, count in enumerate(errors)]
+        await event_store.insert(batch[::-1], NOW)
+    await event_store.insert([event("PB-1.0", minute, errors=1) for minute in range(3)], NOW)
+    assert await event_store.failing([*rows, "PB-none", "PB-"], 3) == {"PB-1", "PB-3"}
+    assert await event_store.failing(["PB-2", "PB-5"], 1) == {"PB-2", "PB-5"}
+
+
 async def test_nothing_to_do(event_store: EventStore) -> None:
     assert await event_store.insert([], NOW) == []
     await event_store.add_dead_letters([], NOW)

@@ -3,20 +3,11 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import httpx
 import pytest
-from pymongo import AsyncMongoClient
-from pymongo.monitoring import (
-    CommandFailedEvent,
-    CommandListener,
-    CommandStartedEvent,
-    CommandSucceededEvent,
-)
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 
 from api.app import create_app
 from api.publisher import Publisher
@@ -27,28 +18,14 @@ from pisync.stores.mongodb_alerts import MongoAlertStore
 from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
 from pisync.stores.redis import RedisStreakStore
 from pisync.streaks import project
+from tests import counting
+from tests.counting import Commands
 from tests.integration import test_api_publisher as broker
 from tests.samples import NOW, attach_anew, event, payload
 
 FAILURES: Final = "/api/devices/repeated-failures"
 # What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard.
 GROWTH_MAX: Final = 1.2
-
-
-class Commands(CommandListener):
-    """Every command that the driver sends to MongoDB."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-
-    def started(self, event: CommandStartedEvent) -> None:
-        self.sent.append(dict(event.command))
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        """It was counted when it started."""
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        """It was counted when it started."""
 
 
 @dataclass(kw_only=True)
@@ -73,19 +50,11 @@ class Costs:
         assert answer.status_code == status, answer.text
         return answer
 
-    @property
-    def names(self) -> list[str]:
-        """The commands that MongoDB was sent."""
-        return [next(iter(command)) for command in self.commands.sent]
-
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """The commands of every client that a store makes in the test."""
-    listener = Commands()
-    client = partial(AsyncMongoClient, event_listeners=[listener])
-    monkeypatch.setattr("pisync.stores.mongodb.AsyncMongoClient", client)
-    return listener
+    return counting.commands_of_stores(monkeypatch)
 
 
 @asynccontextmanager
@@ -119,13 +88,7 @@ async def costs(
         counted = Costs(
             client=client, events=events, streaks=streaks, connection=connection, commands=commands
         )
-        send = AbstractConnection.send_packed_command
-
-        async def count(connection: AbstractConnection, command: Any, *args: Any, **kwargs: Any) -> None:
-            counted.packets.append(command)
-            await send(connection, command, *args, **kwargs)
-
-        monkeypatch.setattr(AbstractConnection, "send_packed_command", count)
+        counted.packets = counting.packets_to_redis(monkeypatch)
         yield counted
 
 
@@ -161,7 +124,7 @@ async def test_a_page_of_history_is_one_command_that_examines_the_page(api: Cost
             answer = await api.of("GET", f"/api/device/PB-3/sync-history?{query}")
             looked_for = len(answer.json()["events"])
             assert f"limit={looked_for}" in query
-            assert (api.names, api.packets) == (["find"], [])
+            assert (api.commands.names, api.packets) == (["find"], [])
             keys, documents = await examined(api, api.commands.sent[0])
             assert documents == looked_for + 1  # which tells whether there is a next page
             assert keys <= documents + 1
@@ -169,7 +132,7 @@ async def test_a_page_of_history_is_one_command_that_examines_the_page(api: Cost
 
 async def test_a_device_never_seen_is_one_command(api: Costs) -> None:
     await api.of("GET", "/api/device/PB-3/sync-history", 404)
-    assert (api.names, api.packets) == (["find"], [])
+    assert (api.commands.names, api.packets) == (["find"], [])
 
 
 @pytest.mark.parametrize("ranked_by", RankedBy)
@@ -179,7 +142,7 @@ async def test_a_page_of_failing_devices_is_one_round_trip_to_redis(api: Costs, 
     sizes = []
     while path is not None:
         body = (await api.of("GET", path)).json()
-        assert (api.names, len(api.packets)) == ([], 1)
+        assert (api.commands.names, len(api.packets)) == ([], 1)
         sizes.append(len(body["devices"]))
         path = body["next"]
     assert sizes == [50, 50, 20]
@@ -221,4 +184,4 @@ async def test_a_post_is_one_publish_and_asks_no_store(
     ):
         for count in range(1, 4):
             await api.of("POST", "/api/sync-event", 201, content=payload())
-            assert (api.names, api.packets, len(published)) == ([], [], count)
+            assert (api.commands.names, api.packets, len(published)) == ([], [], count)

@@ -1,0 +1,1 @@
+"""Measurements of PiSync, each next to what bounds it: `python -m bench`, or `make bench`."""

@@ -1,0 +1,145 @@
+"""The command line of the benchmark: `python -m bench`."""
+
+import asyncio
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bench import markdown as markdowns
+from bench import rows
+from bench.machine import Machine
+from bench.report import Outcome, Report, from_json, table, to_json
+from bench.scale import QUICK_FACTOR, Scale
+from pisync.errors import PiSyncError
+
+RESULTS: Final = Path("bench-results.json")
+_LOG_WIDTH: Final = 160
+_ROWS: Final = "\n".join(f"  {row.name:<12} {row.what}" for row in rows.ALL)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="Measure PiSync next to what bounds it, on servers of its own that are gone afterwards."
+    f"\n\nROWS, all of them unless named:\n\n\b\n{_ROWS}"
+    "\n\nExits with 0 when every row was measured, whether or not targets are met; with 1 when one failed."
+)
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="ROW", show_default=False)] = None,
+    *,
+    scale: Annotated[float, typer.Option(min=0.001, help="Multiplies the sizes.")] = 1.0,
+    quick: Annotated[bool, typer.Option("--quick", help=f"The same as --scale {QUICK_FACTOR:g}.")] = False,
+    json: Annotated[Path, typer.Option(dir_okay=False, help="Write the results to this file.")] = RESULTS,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write docs/benchmarks.md, or another file.", show_default=False),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            exists=True,
+            dir_okay=False,
+            help="Measure nothing: show the results in this file, of an earlier run.",
+            show_default=False,
+        ),
+    ] = None,
+    list_rows: Annotated[bool, typer.Option("--list", help="List the rows and exit.")] = False,
+) -> None:
+    """Measure; see the help above."""
+    if list_rows:
+        typer.echo(_ROWS)
+        return
+    try:
+        chosen = rows.named(names or [])
+    except rows.UnknownRow as error:
+        raise typer.BadParameter(str(error), param_hint="ROW") from None
+    for path in filter(None, (json, markdown)):
+        if not path.absolute().parent.is_dir():  # better said now than after the last row
+            raise typer.BadParameter(f"there is no directory {path.parent}", param_hint="--json, --markdown")
+    console = Console()
+    if not console.is_terminal:
+        console.width = _LOG_WIDTH
+    if results is None:
+        report = _run(chosen, Scale(factor=QUICK_FACTOR if quick else scale), console)
+        json.write_bytes(to_json(report))
+    else:
+        try:
+            report = from_json(results.read_bytes())
+        except msgspec.DecodeError as error:
+            raise typer.BadParameter(f"{results} holds no results: {error}", param_hint="--from") from None
+    console.print(table(report))
+    if markdown is not None:
+        markdown.write_text(markdowns.document(report))
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def _run(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> Report:
+    try:
+        machine = Machine.here()
+        console.print(machine.sentence(), highlight=False)
+        outcomes = asyncio.run(_measured(chosen, scale, console))
+    except PiSyncError as error:
+        console.print(f"bench: {error}", style="bold red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    except asyncio.CancelledError:
+        console.print("Interrupted; everything that was started has been stopped.", highlight=False)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    return Report(command=command, machine=machine, scale=scale, outcomes=outcomes)
+
+
+async def _measured(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> list[Outcome]:
+    """Measure one row after the other; one that fails does not keep the others from being measured.
+
+    Raises:
+        CancelledError: a signal came; what was running has been stopped.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
+    outcomes = []
+    for number, row in enumerate(chosen, 1):
+        with _shown(console, f"{number}/{len(chosen)} {row.name}"):
+            outcomes.append(await _outcome(row, scale))
+        last = outcomes[-1]
+        how = "measured" if last.error is None else f"FAILED: {last.error}"
+        console.print(f"{row.name} {how} in {last.seconds:.1f} s", markup=False, highlight=False)
+    return outcomes
+
+
+async def _outcome(row: rows.Row, scale: Scale) -> Outcome:
+    began = time.perf_counter()
+    try:
+        results, error = await row.measure(scale), None
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported in the row's place
+        results, error = [], f"{type(failure).__name__}: {failure}"
+    seconds = time.perf_counter() - began
+    return Outcome(row=row.name, what=row.what, seconds=seconds, results=results, error=error)
+
+
+@contextmanager
+def _shown(console: Console, what: str) -> Iterator[None]:
+    """Show what is being measured and for how long; where there is no terminal, only the line after it is."""
+    if not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,106 @@
+"""Row: what a device costs in Redis, and the table of capacity that follows from it."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+from redis.asyncio import Redis
+
+from bench import rig as rigs
+from bench.results import Result
+from bench.scale import Scale
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import DeviceState, LastEvent
+
+DEVICES: Final = 100_000
+FAILURES: Final = 20
+WITHOUT: Final = "Redis: a device without failures"
+WITH: Final = f"Redis: a device with {FAILURES} failures"
+_FLEETS: Final = (100_000, 1_000_000)
+_BATCH: Final = 1_000
+_BEGIN_MS: Final = 1_767_225_600_000
+_INTERVAL_MS: Final = 3_600_000
+_SETTLE_S: Final = 2.0
+_MEGABYTE: Final = 1e6
+
+
+async def redis(scale: Scale) -> list[Result]:
+    """The memory that Redis allocates for a fleet, divided by its devices: without failures and with.
+
+    It is the difference of `used_memory` (INFO) between a projection of nobody and one of the whole fleet:
+    keys, values, rankings and Redis's own tables. What the allocator wastes beyond it is in the note.
+    """
+    devices = scale.of(DEVICES, at_least=5_000)
+    without, _ = await _bytes_each(devices, 0)
+    with_failures, waste = await _bytes_each(devices, FAILURES)
+    return [
+        Result(name=WITHOUT, value=without, unit="bytes", note=f"{devices:,} devices, used_memory"),
+        Result(
+            name=WITH,
+            value=with_failures,
+            unit="bytes",
+            against="without failures",
+            against_value=without,
+            note=f"{devices:,} devices, each with an open alert; resident memory was {waste:.2f} times"
+            " used_memory",
+        ),
+    ]
+
+
+def table(results: Iterable[Result]) -> list[tuple[str, ...]]:
+    """What fleets need in Redis, from the row's results: a head and lines; empty without them."""
+    each = {result.name: result.value for result in results}
+    if WITHOUT not in each or WITH not in each:
+        return []
+    tenth = each[WITHOUT] + (each[WITH] - each[WITHOUT]) / 10
+    costs = (each[WITHOUT], tenth, each[WITH])
+    head = ("devices", "none fails", f"a tenth has {FAILURES} failures", f"each has {FAILURES} failures")
+    return [
+        head,
+        *(
+            (f"{devices:,}", *(f"{devices * cost / _MEGABYTE:,.0f} MB" for cost in costs))
+            for devices in _FLEETS
+        ),
+    ]
+
+
+async def _bytes_each(devices: int, failures: int) -> tuple[float, float]:
+    """Bytes a device in a fleet that has so many failures each, and resident over allocated memory."""
+    async with rigs.fresh() as rig, Redis.from_url(rig.redis.url) as client:
+        streaks = RedisStreakStore.connect(rig.redis.url)
+        try:
+            await streaks.begin_rebuild("bench", [])
+            await streaks.finish_rebuild("bench")
+            await asyncio.sleep(_SETTLE_S)
+            before = await client.info("memory")
+            for first in range(0, devices, _BATCH):
+                numbers = range(first, min(first + _BATCH, devices))
+                changes = await streaks.apply({f"PB-{each:06d}": _state(each, failures) for each in numbers})
+                await streaks.confirm(changes)
+            # The buffers of the append-only file come and go; here they have gone.
+            await asyncio.sleep(_SETTLE_S)
+            after = await client.info("memory")
+        finally:
+            await streaks.close()
+    used = after["used_memory"] - before["used_memory"]
+    return used / devices, after["used_memory_rss"] / after["used_memory"]
+
+
+def _state(device: int, failures: int) -> DeviceState:
+    """A device that had a success and then so many failures, an hour or so apart."""
+    begin_ms = _BEGIN_MS + device % 1000
+    moments_ms = tuple(
+        begin_ms + _INTERVAL_MS * number + device * number % 1000 for number in range(1, failures + 1)
+    )
+    return DeviceState(
+        last_success_ms=begin_ms,
+        failures_ms=moments_ms,
+        last_event=LastEvent(
+            timestamp_ms=max(moments_ms, default=begin_ms),
+            total_files_synced=0 if failures else 20,
+            total_errors=int(failures > 0),
+            internet_speed=(device % 4000) / 100,
+            device_type="PiBook",
+            sync_duration_ms=800 + device % 60_000,
+        ),
+    )

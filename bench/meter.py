@@ -1,0 +1,72 @@
+"""What the operating system says a process used: CPU time and resident memory."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+
+_LOOK_INTERVAL_S: Final = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What happened between two looks: seconds that passed, and CPU seconds of each process by name."""
+
+    seconds: float
+    cpu_s: Mapping[str, float]
+
+    def per_event_us(self, events: int) -> dict[str, float]:
+        """CPU microseconds an event, of each process."""
+        return {name: cpu_s / events * 1e6 for name, cpu_s in self.cpu_s.items()}
+
+
+class Meter:
+    """Looks at processes by id, from when it is made."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        """Take the first look; a process is named for the table it will be shown in."""
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again, now."""
+        self._began = time.perf_counter()
+        self._first = self._cpu_s()
+
+    def usage(self) -> Usage:
+        """What was used since the beginning."""
+        seconds = time.perf_counter() - self._began
+        return Usage(
+            seconds=seconds,
+            cpu_s={name: used - self._first[name] for name, used in self._cpu_s().items()},
+        )
+
+    def _cpu_s(self) -> dict[str, float]:
+        return {name: sum(each.cpu_times()[:2]) for name, each in self._processes.items()}
+
+
+def resident_mb(pid: int) -> float:
+    """The resident memory of a process, in MB (10^6 bytes)."""
+    resident: int = psutil.Process(pid).memory_info().rss
+    return resident / 1e6
+
+
+class Peaks:
+    """The most resident memory that processes were seen with, in MB, by name."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        """Take the first look."""
+        self._pids = dict(pids)
+        self.resident_mb = {name: resident_mb(pid) for name, pid in pids.items()}
+
+    async def watch_until(self, ended: "asyncio.Future[Any]") -> None:
+        """Look now and then, until that is done; a process that has ended is looked at no more."""
+        while not ended.done():
+            for name, pid in self._pids.items():
+                with suppress(psutil.NoSuchProcess):
+                    self.resident_mb[name] = max(self.resident_mb[name], resident_mb(pid))
+            await asyncio.wait((ended,), timeout=_LOOK_INTERVAL_S)

@@ -1,0 +1,200 @@
+"""How fast operators' pages are, and whether a larger fleet makes them slower.
+
+Pages are asked for one after the other over one connection, the two fleets and the bare app by turns.
+"""
+
+import statistics
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Final
+
+import httpx
+
+from bench import http_load
+from bench.bare_app import BareApp
+from bench.http_load import Sent
+from bench.results import AT_LEAST, AT_MOST, Result, Target
+from bench.rig import Rig, fresh
+from bench.scale import Scale
+from bench.traffic import Traffic
+from pisync import clock
+from pisync.stack.process import running
+from pisync.stack.services import Api
+from pisync.stores.interfaces import RankedBy
+from pisync.stores.mongodb import MongoEventStore
+from pisync.stores.redis import RedisStreakStore
+from pisync.streaks import DeviceState, LastEvent
+
+FLEETS: Final = (1_000, 100_000)
+FAILING_ONE_IN: Final = 10
+FAILURES: Final = 20
+PAGE: Final = 50
+DEEP_PAGE: Final = 150
+P95_MS_MAX: Final = 25.0
+REQUESTS: Final = 250
+ROUNDS: Final = 4
+
+HISTORY_DEVICES: Final = 1_000
+HISTORY_EVENTS: Final = 100
+HISTORY_CONNECTIONS: Final = 16
+HISTORY_REQUESTS: Final = 6_000
+HISTORY_ROUNDS: Final = 5
+
+_HOUR_MS: Final = 3_600_000
+_BEGIN_MS: Final = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+_FILL_BATCH: Final = 1_000
+_PATH: Final = "/api/devices/repeated-failures"
+
+
+async def reads(scale: Scale) -> list[Result]:
+    """`repeated-failures` of a small and of a large fleet: each order, the first page and a deep one."""
+    fleets = (FLEETS[0], scale.of(FLEETS[1], at_least=2 * FLEETS[0]))
+    requests = scale.of(REQUESTS, at_least=100)
+    async with fresh() as rig, AsyncExitStack() as stack:
+        apis = [
+            await stack.enter_async_context(_fleet_api(rig, database, devices))
+            for database, devices in enumerate(fleets)
+        ]
+        ready = await _body(apis[1], _PATH)
+        bare = await stack.enter_async_context(running(BareApp(rig.directory, ready)))
+        results, worst_ms, bare_ms = [], 0.0, []
+        for ranked_by in RankedBy:
+            first = f"{_PATH}?sort={ranked_by}&limit={PAGE}"
+            for name, numbers in (("first page", (1, 1)), ("deep page", tuple(map(_deep_page, fleets)))):
+                paths = [await _page(api, first, number) for api, number in zip(apis, numbers, strict=True)]
+                small_ms, large_ms, plain_ms = await _p95s_ms(
+                    [(apis[0].port, paths[0]), (apis[1].port, paths[1]), (bare.port, "/ready")], requests
+                )
+                worst_ms = max(worst_ms, large_ms)
+                bare_ms.append(plain_ms)
+                results.append(
+                    Result(
+                        name=f"repeated failures by {ranked_by}, {name}, p95",
+                        value=large_ms,
+                        unit="ms",
+                        against=f"a fleet of {fleets[0]:,}",
+                        against_value=small_ms,
+                        target=Target(AT_MOST, 2.0),
+                        note=f"{fleets[1]:,} devices, page {numbers[1]}; a bare route took {plain_ms:.2f} ms",
+                    )
+                )
+    bound = Result(
+        name="repeated failures, the slowest of these pages, p95",
+        value=worst_ms,
+        unit="ms",
+        against=f"the bound of {P95_MS_MAX:g} ms",
+        against_value=P95_MS_MAX,
+        target=Target(AT_MOST, 1.0),
+        note=f"a bare FastAPI route with the same bytes took {statistics.median(bare_ms):.2f} ms",
+    )
+    return [*results, bound]
+
+
+async def history(scale: Scale) -> list[Result]:
+    """`sync-history` of 50 events against a bare route that answers with the same bytes."""
+    traffic = Traffic(devices=scale.of(HISTORY_DEVICES, at_least=100), events=0)
+    requests = scale.of(HISTORY_REQUESTS, at_least=1_000)
+    async with fresh() as rig, AsyncExitStack() as stack:
+        await _fill_history(rig, traffic)
+        api = await stack.enter_async_context(running(rig.api()))
+        paths = [f"/api/device/{traffic.device_id(n)}/sync-history" for n in range(traffic.devices)]
+        ready = await _body(api, paths[1])
+        bare = await stack.enter_async_context(running(BareApp(rig.directory, ready)))
+        gets = [http_load.get(path) for path in paths]
+        ours: list[Sent] = []
+        plain: list[Sent] = []
+        meter = rig.meter(api=api.pid)
+        cpu_us: dict[str, float] = {}
+        for _ in range(HISTORY_ROUNDS):
+            plain.append(await _send(bare.port, [http_load.get("/ready")], requests))
+            meter.reset()
+            ours.append(await _send(api.port, gets, requests))
+            for name, used in meter.usage().per_event_us(requests).items():
+                cpu_us[name] = cpu_us.get(name, 0.0) + used / HISTORY_ROUNDS
+    return [
+        Result(
+            name="sync-history of 50 events",
+            value=statistics.median(sent.per_second for sent in ours),
+            unit="requests/s",
+            against="a bare FastAPI route with the same bytes",
+            against_value=statistics.median(sent.per_second for sent in plain),
+            target=Target(AT_LEAST, 0.4),
+            cpu_us_per_event=cpu_us,
+            note=f"{HISTORY_CONNECTIONS} keep-alive connections; {len(ready):,} bytes an"
+            f" answer; p95 {statistics.median(sent.percentile_ms(95) for sent in ours):.1f} ms against"
+            f" {statistics.median(sent.percentile_ms(95) for sent in plain):.1f} ms; CPU is a request's",
+        )
+    ]
+
+
+async def _send(port: int, requests: list[bytes], total: int) -> Sent:
+    return await http_load.send(port, requests, connections=HISTORY_CONNECTIONS, total=total)
+
+
+async def _p95s_ms(targets: list[tuple[int, str]], requests: int) -> list[float]:
+    """The 95th percentile of each target, the median over rounds in which they take turns."""
+    seen: list[list[float]] = [[] for _ in targets]
+    for _ in range(ROUNDS):
+        for found, (port, path) in zip(seen, targets, strict=True):
+            sent = await http_load.send(port, [http_load.get(path)], connections=1, total=requests)
+            found.append(sent.percentile_ms(95))
+    return [statistics.median(found) for found in seen]
+
+
+@asynccontextmanager
+async def _fleet_api(rig: Rig, database: int, devices: int) -> AsyncIterator[Api]:
+    """An api over a projection of such a fleet, in a Redis database of its own."""
+    url = rig.redis.url.removesuffix("/0") + f"/{database}"
+    store = RedisStreakStore.connect(url)
+    await store.begin_rebuild("bench", [])
+    for first in range(0, devices, _FILL_BATCH):
+        numbers = range(first, min(first + _FILL_BATCH, devices))
+        await store.apply(dict(map(_state, numbers)))
+    await store.finish_rebuild("bench")
+    await store.close()
+    async with running(rig.api(redis_url=url)) as api:
+        yield api
+
+
+def _state(device: int) -> tuple[str, DeviceState]:
+    """A device's state: one in ten failed 20 times, with a success somewhere among the failures."""
+    fails = device % FAILING_ONE_IN == 0
+    seen_ms = _BEGIN_MS + FAILURES * _HOUR_MS + device * 7_919 % _HOUR_MS
+    failures_ms = tuple(seen_ms - back * _HOUR_MS for back in range(FAILURES - 1, -1, -1)) if fails else ()
+    success_ms = seen_ms - device // FAILING_ONE_IN % FAILURES * _HOUR_MS - 1 if fails else seen_ms
+    return f"PB-{device:06d}", DeviceState(
+        last_success_ms=success_ms,
+        failures_ms=failures_ms,
+        last_event=LastEvent(seen_ms, 0 if fails else 20, int(fails), 3.2, "PiBook", 5_400),
+    )
+
+
+async def _fill_history(rig: Rig, traffic: Traffic) -> None:
+    store = MongoEventStore.connect(rig.mongodb.url)
+    await store.prepare()
+    received_at = clock.now()
+    for first in range(0, traffic.devices, 10):
+        devices = range(first, min(first + 10, traffic.devices))
+        events = [traffic.event(device, number) for device in devices for number in range(HISTORY_EVENTS)]
+        await store.insert(events, received_at + timedelta(milliseconds=first))
+    await store.close()
+
+
+def _deep_page(devices: int) -> int:
+    """The number of a page far down that is full."""
+    return min(DEEP_PAGE, devices // FAILING_ONE_IN // PAGE)
+
+
+async def _page(api: Api, path: str, number: int) -> str:
+    """The path of the page with this number, found by following the links."""
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as client:
+        for _ in range(number - 1):
+            answer: Mapping[str, str] = (await client.get(path)).raise_for_status().json()
+            path = answer["next"]
+    return path
+
+
+async def _body(api: Api, path: str) -> bytes:
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as client:
+        return (await client.get(path)).raise_for_status().content

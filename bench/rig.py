@@ -1,0 +1,158 @@
+"""Real servers and a bridge in a temporary directory, new for every measurement, gone afterwards."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from pymongo import AsyncMongoClient
+
+from bench.meter import Meter
+from pisync.stack import ports
+from pisync.stack.process import running
+from pisync.stack.servers import MONGOD_CACHE_GB, MongodbServer, MosquittoServer, RedisServer
+from pisync.stack.services import Api, Bridge
+
+_LOOK_INTERVAL_S: Final = 0.01
+_STALL_S: Final = 60.0
+
+Database = Any
+
+
+class Stalled(RuntimeError):  # noqa: N818 - what happened
+    """Nothing moved for a long time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """Three servers that hold nothing, and what is started against them."""
+
+    directory: Path
+    mosquitto: MosquittoServer
+    mongodb: MongodbServer
+    redis: RedisServer
+    database: Database
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The servers' settings."""
+        return {
+            "mqtt_url": self.mosquitto.url,
+            "mongodb_url": self.mongodb.url,
+            "redis_url": self.redis.url,
+        }
+
+    def bridge(self, bridge_id: str = "bridge-0", **settings: object) -> "MeteredBridge":
+        """A bridge; it is not started."""
+        return MeteredBridge(self, bridge_id, {name: str(value) for name, value in settings.items()})
+
+    def api(self, **settings: object) -> Api:
+        """The api; it is not started."""
+        others = {name: str(value) for name, value in settings.items()}
+        return Api(ports.any_free(), {**self.urls, **others}, log=self.directory / "api.log")
+
+    def meter(self, **others: int) -> Meter:
+        """A meter of the three servers, and of other processes by name."""
+        return Meter(
+            {
+                **others,
+                "mosquitto": self.mosquitto.pid,
+                "mongod": self.mongodb.pid,
+                "redis": self.redis.pid,
+            }
+        )
+
+    async def stored(self) -> int:
+        """How many events MongoDB holds, from its own books: the count costs it nothing."""
+        count: int = await self.database.sync_events.estimated_document_count()
+        return count
+
+
+class MeteredBridge(Bridge):
+    """A bridge with its metrics within reach."""
+
+    def __init__(self, rig: Rig, bridge_id: str, settings: dict[str, str]) -> None:
+        self.metrics_port = ports.any_free()
+        super().__init__(
+            bridge_id,
+            {**rig.urls, "metrics_port": str(self.metrics_port), "log_level": "info", **settings},
+            log=rig.directory / f"{bridge_id}.log",
+        )
+
+    async def acknowledged(self) -> float:
+        """Messages that it has acknowledged."""
+        return await self.metric("pisync_bridge_messages_acknowledged_total")
+
+    async def is_current(self) -> bool:
+        """Whether its projection is complete."""
+        attached = await self.metric("pisync_bridge_projection_attached")
+        return bool(attached) and not await self.metric("pisync_bridge_projection_catching_up")
+
+    async def metric(self, name: str) -> float:
+        """One of its metrics."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"http://{ports.HOST}:{self.metrics_port}/metrics")
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if sample.name == name:
+                    return float(sample.value)
+        raise LookupError(name)
+
+
+class RoomyMongodb(MongodbServer):
+    """MongoDB with a cache of another size than the local stack's."""
+
+    def __init__(self, directory: Path, *, cache_gb: float) -> None:
+        self._cache_gb = cache_gb
+        super().__init__(directory)
+
+    def _arguments(self) -> list[str]:
+        arguments = super()._arguments()
+        arguments[arguments.index("--wiredTigerCacheSizeGB") + 1] = str(self._cache_gb)
+        return arguments
+
+
+@asynccontextmanager
+async def fresh(*, cache_gb: float = MONGOD_CACHE_GB) -> AsyncIterator[Rig]:
+    """Three servers that hold nothing; MongoDB's cache is the local stack's unless told otherwise."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-bench-")))
+        mongodb = await stack.enter_async_context(
+            running(RoomyMongodb(directory / "mongodb", cache_gb=cache_gb))
+        )
+        redis = await stack.enter_async_context(running(RedisServer(directory / "redis")))
+        mosquitto = await stack.enter_async_context(running(MosquittoServer(directory / "mosquitto")))
+        client: AsyncMongoClient[dict[str, Any]] = await stack.enter_async_context(
+            AsyncMongoClient(mongodb.url, tz_aware=True, w="majority", journal=True)
+        )
+        yield Rig(
+            directory=directory,
+            mosquitto=mosquitto,
+            mongodb=mongodb,
+            redis=redis,
+            database=client.get_default_database(),
+        )
+
+
+async def reached(look: Callable[[], Any], goal: float, *, interval_s: float = _LOOK_INTERVAL_S) -> float:
+    """Look until the figure has reached the goal; returns the figure.
+
+    Raises:
+        Stalled: it did not move for a minute.
+    """
+    loop = asyncio.get_running_loop()
+    seen, moved_at = -1.0, loop.time()
+    while True:
+        figure: float = await look()
+        if figure >= goal:
+            return figure
+        if figure != seen:
+            seen, moved_at = figure, loop.time()
+        elif loop.time() - moved_at > _STALL_S:
+            raise Stalled(f"it stopped at {figure:,.0f} of {goal:,.0f}")
+        await asyncio.sleep(interval_s)

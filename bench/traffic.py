@@ -1,0 +1,90 @@
+"""The traffic that is measured: made up from numbers alone, so that every run and every rival gets the same.
+
+A tenth of the devices keeps failing and the others fail now and then. Event `i` of a fleet of `devices`
+belongs to device `i % devices`: neighbours in a backlog are of different devices, which spares nobody work.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from pisync import clock, topics
+from pisync.events import ErrorDetail, SyncEvent
+
+FAILING_ONE_IN: Final = 10
+_BEGIN_MS: Final = clock.to_ms(datetime(2026, 1, 1, tzinfo=clock.EPOCH.tzinfo))
+_INTERVAL_MS: Final = 600_000
+_ERRORS: Final = [ErrorDetail(code="UPLOAD_TIMEOUT", message="The server did not answer within 30 s")]
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """`events` events over `devices` devices, as many of each."""
+
+    devices: int
+    events: int
+    prefix: str = "PB"
+
+    @property
+    def each(self) -> int:
+        """Events of each device."""
+        return self.events // self.devices
+
+    def device_id(self, device: int) -> str:
+        """The id of the device with this number."""
+        return f"{self.prefix}-{device:06d}"
+
+    def event(self, device: int, number: int) -> SyncEvent:
+        """The event of this number, from 0, of a device."""
+        fails = self.fails(device, number)
+        mixed = device * 31 + number * 17
+        return SyncEvent(
+            device_id=self.device_id(device),
+            timestamp=clock.from_ms(_BEGIN_MS + number * _INTERVAL_MS + device % 1000),
+            total_files_synced=0 if fails else 1 + mixed % 200,
+            total_errors=int(fails),
+            internet_speed=(mixed % 4000) / 100,
+            device_type="PiBook" if device % 2 else "PiBox",
+            sync_duration_ms=800 + mixed % 60_000,
+            errors=_ERRORS if fails else None,
+        )
+
+    def fails(self, device: int, number: int) -> bool:
+        """Whether that sync failed."""
+        return device % FAILING_ONE_IN == 0 or (device * 7 + number * 13) % 29 == 0
+
+    def single_messages(self, *, together: int | None = None) -> Iterator[tuple[str, bytes]]:
+        """A topic and a payload for each event.
+
+        Args:
+            together: how many devices come back at the same time and take turns until each has sent all its
+                events; None: all of them, so that neighbours are always of different devices.
+        """
+        together = together or self.devices
+        topic_of = [topics.sync(self.device_id(device)) for device in range(self.devices)]
+        for first in range(0, self.devices, together):
+            wave = range(first, min(first + together, self.devices))
+            for number in range(self.each):
+                for device in wave:
+                    yield topic_of[device], _encode(self.event(device, number))
+
+    def backlogs(self, events_each: int) -> Iterator[tuple[str, bytes]]:
+        """A topic and a payload for each array of so many events."""
+        for first in range(0, self.each, events_each):
+            numbers = range(first, min(first + events_each, self.each))
+            for device in range(self.devices):
+                yield (
+                    topics.sync(self.device_id(device)),
+                    _encode([self.event(device, number) for number in numbers]),
+                )
+
+    @property
+    def failures(self) -> int:
+        """How many of the events are failures."""
+        return sum(
+            self.fails(device, number) for device in range(self.devices) for number in range(self.each)
+        )

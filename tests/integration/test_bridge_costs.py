@@ -1,0 +1,157 @@
+"""What a batch and an alert cost the stores: round trips and keys examined, counted, not timed."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+
+from bridge.alerts import Alerts
+from bridge.metrics import Metrics
+from bridge.projector import Projector
+from pisync import clock, limits
+from pisync.settings import Settings
+from pisync.stores.interfaces import AlertChange, Claim
+from pisync.stores.mongodb import MongoConnection, MongoEventStore
+from pisync.stores.mongodb_alerts import MongoAlertStore
+from pisync.stores.mongodb_bridges import MongoBridgeRegistry
+from pisync.stores.redis import RedisStreakStore
+from tests import counting
+from tests.counting import Commands
+from tests.samples import NOW, attach_anew, event
+
+DEVICES: Final = (10, 200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """A bridge's stores, and what was asked of them."""
+
+    connection: MongoConnection
+    events: MongoEventStore
+    streaks: RedisStreakStore
+    alert_store: MongoAlertStore
+    alerts: Alerts
+    projector: Projector
+    commands: Commands
+    packets: list[object]
+
+    def forget(self) -> None:
+        self.commands.sent.clear()
+        self.packets.clear()
+
+
+@pytest_asyncio.fixture
+async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Costs]:
+    """Real stores that count, with connections that are there already."""
+    async with AsyncExitStack() as stack:
+        commands = counting.commands_of_stores(monkeypatch)
+        connection = MongoConnection(mongodb_url)
+        stack.push_async_callback(connection.close)
+        events, alert_store = MongoEventStore(connection), MongoAlertStore(connection)
+        await events.prepare()
+        await alert_store.prepare()
+        streaks = RedisStreakStore.connect(redis_url)
+        stack.push_async_callback(streaks.close)
+        await attach_anew(streaks)
+        metrics = Metrics(Settings())
+        alerts = Alerts(store=alert_store, events=events, projection=streaks, metrics=metrics)
+        projector = Projector(
+            bridge_id="bridge-0",
+            events=events,
+            projection=streaks,
+            alerts=alerts,
+            registry=MongoBridgeRegistry(connection),
+            claim=Claim(known_before=False, replay_from=NOW),
+            metrics=metrics,
+        )
+        await projector._catch_up()
+        await projector.apply([event("PB-warm")], projector.receive())  # loads the script
+        await alerts.handle([AlertChange(device_id="PB-warm", streak=3, opens=True)])
+        await streaks.confirm([AlertChange(device_id="PB-warm", streak=0, opens=False)])
+        costs = Costs(
+            connection=connection,
+            events=events,
+            streaks=streaks,
+            alert_store=alert_store,
+            alerts=alerts,
+            projector=projector,
+            commands=commands,
+            packets=counting.packets_to_redis(monkeypatch),
+        )
+        costs.forget()
+        yield costs
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+async def test_a_batch_is_one_round_trip_to_each_store(costs: Costs, devices: int) -> None:
+    batch = [event(f"PB-{number}", minute) for number in range(devices) for minute in range(5)]
+    received_at = costs.projector.receive()
+    await costs.events.insert(batch, received_at)
+    await costs.projector.apply(batch, received_at)
+    assert costs.commands.names == ["insert"]
+    assert len(costs.packets) == 1
+
+
+async def test_a_batch_that_came_before_is_one_more(costs: Costs) -> None:
+    batch = [event(f"PB-{number}") for number in range(200)]
+    await costs.events.insert(batch, NOW)
+    costs.forget()
+    await costs.events.insert(batch, NOW)
+    assert costs.commands.names[:2] == ["insert", "find"]
+    assert set(costs.commands.names[2:]) <= {"getMore"}
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices: int) -> None:
+    ids = [f"PB-{number}" for number in range(devices)]
+    batch = [event(device_id, minute, errors=1) for device_id in ids for minute in range(3)]
+    await costs.events.insert(batch, NOW)
+    await costs.projector.apply(batch, costs.projector.receive())
+    costs.forget()
+    await costs.alerts.handle([AlertChange(device_id=each, streak=3, opens=True) for each in ids])
+    assert costs.commands.names == ["aggregate", "insert"]
+    assert len(costs.packets) == 1
+    assert sorted(await costs.alert_store.open_devices()) == sorted(ids)
+    costs.forget()
+    recovered = [event(device_id, 10) for device_id in ids]
+    await costs.events.insert(recovered, NOW)
+    await costs.projector.apply(recovered, costs.projector.receive())
+    costs.forget()
+    await costs.alerts.handle([AlertChange(device_id=each, streak=0, opens=False) for each in ids])
+    assert costs.commands.names == ["aggregate", "find", "update"]
+    assert await costs.alert_store.open_devices() == []
+
+
+async def test_a_verdict_looks_at_the_newest_events_alone(costs: Costs) -> None:
+    """However long the histories are."""
+    devices, history = 5, 100
+    for number in range(devices):
+        await costs.events.insert([event(f"PB-{number}", minute) for minute in range(history)], NOW)
+    costs.forget()
+    ids = [f"PB-{number}" for number in range(devices)]
+    assert await costs.events.failing(ids, limits.STREAK_ALERT) == set()
+    (asked,) = costs.commands.sent
+    found: dict[str, Any] = await costs.connection.database.command(
+        "explain",
+        {"aggregate": 1, "pipeline": asked["pipeline"], "cursor": {}},
+        verbosity="executionStats",
+    )
+    (joined,) = [stage for stage in found["stages"] if "$lookup" in stage]
+    assert joined["indexesUsed"] == ["_id_"]
+    assert joined["totalKeysExamined"] <= devices * limits.STREAK_ALERT
+
+
+async def test_a_replay_does_not_run_after_what_comes_in_meanwhile(costs: Costs) -> None:
+    """Beside a drain it would read every event that is stored, and join all of it twice."""
+    await costs.events.insert([event("PB-1", minute) for minute in range(10)], clock.from_ms(1_000))
+    for since in (None, clock.from_ms(500)):
+        replayed = 0
+        async for batch in costs.events.replay(since):
+            replayed += len(batch)
+            later = [event(f"PB-later-{replayed}-{since}", minute) for minute in range(10)]
+            await costs.events.insert(later, clock.from_ms(2_000))
+        assert replayed == 10
+        await costs.connection.database.sync_events.delete_many({"received_at": clock.from_ms(2_000)})

@@ -1,0 +1,153 @@
+"""What a message costs the bridge, counted, not timed: a slip that makes it slow fails here."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, cast
+
+import mqtt5
+import pytest
+
+from bridge.connection import Connection
+from bridge.metrics import Metrics
+from bridge.pipeline import Pipeline
+from bridge.projector import Projector
+from pisync import clock, topics
+from pisync.events import SyncEvent, decode
+from pisync.settings import Settings
+from pisync.stores.interfaces import EventStore, Stored
+from pisync.stores.mongodb import document
+from pisync.streaks import project
+from tests import counting
+from tests.samples import backlog, members, payload
+from tests.unit.test_connection import CONNACK, SUBACK, FakeTransport
+
+MESSAGES: Final = 500
+# Counted: 22 for a message of one event, 2 for each event of an array, and 8 for a document and its part in
+# the projection. One function more for every message is to be seen here.
+CALLS_A_MESSAGE_MAX: Final = 22.5
+CALLS_AN_EVENT_MAX: Final = 2.5
+CALLS_KEEPING_MAX: Final = 8.5
+
+
+class Ready:
+    """A store and a projection that cost nothing, so that the bridge's own cost is what is counted."""
+
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[Stored]:
+        return [Stored.STORED] * len(events)
+
+    def receive(self) -> datetime:
+        return clock.now()
+
+    async def apply(self, batch: Sequence[SyncEvent], received_at: datetime) -> None:
+        """It is joined."""
+
+
+class Bridge:
+    """A connection and a pipeline, and the bytes that the broker would send."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**{"linger_ms": 0, **settings})
+        ready = Ready()
+        self.pipeline = Pipeline(
+            store=cast("EventStore", ready),
+            projector=cast("Projector", ready),
+            settings=self.settings,
+            metrics=Metrics(self.settings),
+        )
+        self.transport = FakeTransport()
+        self.connection = Connection(
+            connect=mqtt5.ConnectPacket("bridge-0"),
+            topic_filter=topics.SHARED_SYNC_FILTER,
+            status_filter="$SYS/+",
+            on_message=self.pipeline.offer,
+            on_status=lambda topic, payload: None,
+            unacknowledged={},
+        )
+        self.connection.connection_made(self.transport)
+        self.connection.data_received(CONNACK + SUBACK)
+        self.pipeline.attach(cast("Any", self.connection))
+
+    async def take(self, payloads: Sequence[tuple[str, bytes]]) -> None:
+        data = b"".join(
+            mqtt5.PublishPacket(
+                topics.sync(device_id), raw, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=number
+            ).write()
+            for number, (device_id, raw) in enumerate(payloads, start=1)
+        )
+        self.connection.data_received(data)
+        await self.pipeline._idle.wait()
+
+
+def singles(count: int) -> list[tuple[str, bytes]]:
+    return [(f"PB-{number}", payload(device_id=f"PB-{number}")) for number in range(count)]
+
+
+def arrays(count: int, events: int) -> list[tuple[str, bytes]]:
+    def array(device_id: str) -> bytes:
+        stamps = [f"2026-05-08T12:{minute:02}:00Z" for minute in range(events)]
+        return backlog(*(members(device_id=device_id, timestamp=stamp) for stamp in stamps))
+
+    return [(f"PB-{number}", array(f"PB-{number}")) for number in range(count)]
+
+
+async def cost(messages: Sequence[tuple[str, bytes]]) -> int:
+    """Calls for taking these messages in, from the socket to the acknowledgement."""
+    bridge = Bridge()
+    running = asyncio.create_task(bridge.pipeline.run())
+    await bridge.take(messages[:1])
+    with counting.calls() as calls:
+        await bridge.take(messages)
+    running.cancel()
+    return calls.count
+
+
+async def test_calls_a_message() -> None:
+    few, many = await cost(singles(MESSAGES)), await cost(singles(2 * MESSAGES))
+    assert (many - few) / MESSAGES <= CALLS_A_MESSAGE_MAX
+
+
+async def test_calls_an_event_of_an_array() -> None:
+    few, many = await cost(arrays(50, 10)), await cost(arrays(50, 40))
+    assert (many - few) / (50 * 30) <= CALLS_AN_EVENT_MAX
+
+
+def test_calls_for_a_document_and_its_projection() -> None:
+    events: list[SyncEvent] = []
+    for number in range(MESSAGES):
+        events += decoded(f"PB-{number}")
+    received_at = clock.now()
+    with counting.calls() as calls:
+        for event in events:
+            document(event, received_at)
+        states: Mapping[str, object] = project(events)
+    assert len(states) == MESSAGES
+    assert calls.count / MESSAGES <= CALLS_KEEPING_MAX
+
+
+def decoded(device_id: str) -> list[SyncEvent]:
+    return decode(payload(device_id=device_id), device_id, clock.now()).events
+
+
+async def test_no_step_of_the_event_loop_for_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for messages in (10, 1000):
+        bridge = Bridge(batch_events_max=2000)
+        running = asyncio.create_task(bridge.pipeline.run())
+        await asyncio.sleep(0)
+        with counting.steps(monkeypatch) as steps:
+            await bridge.take(singles(messages))
+        running.cancel()
+        counts.append(steps.count)
+    assert counts[0] == counts[1]
+
+
+async def test_one_write_for_a_batch() -> None:
+    bridge = Bridge(batch_events_max=1000)
+    running = asyncio.create_task(bridge.pipeline.run())
+    await asyncio.sleep(0)
+    before = bridge.transport.writes
+    await bridge.take(singles(1000))
+    await asyncio.sleep(0)
+    running.cancel()
+    assert bridge.transport.writes == before + 1
