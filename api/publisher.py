@@ -1,22 +1,17 @@
 """The api's way in: publishes a sync message over MQTT 5 and waits for the bridge's receipt."""
 
 import asyncio
-import copy
 import secrets
-import socket
 import ssl
-from functools import partial
 from typing import Final, Protocol
 
-import aiomqtt
+import mqtt5
 import msgspec
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
-from pisync import backoff, limits, logs, receipts, topics
-from pisync.errors import BrokerUnavailable, ConfigurationError
+from pisync import backoff, limits, logs, mqtt, receipts, topics
+from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
 from pisync.limits import WAITING_MAX
+from pisync.mqtt import Connection, Message, Subscription
 from pisync.receipts import Receipt
 from pisync.settings import Settings
 
@@ -25,11 +20,12 @@ log = logs.get("api.publisher")
 MAY_BE_STORED: Final = (
     "The event may still be stored; repeating the request is safe, because a duplicate counts once."
 )
-# CONNACK and SUBACK reason codes that only a person can mend (MQTT 5, table 2-6): unsupported protocol
-# version, client identifier not valid, bad user name or password, not authorized, banned, bad
-# authentication method, topic filter invalid.
-_HOPELESS: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x8F})
-_SUBACK_FAILURE: Final = 0x80  # this and all codes above
+# PUBACK reason codes (MQTT 5, 3.4.2.1) that say something; none of them means stored.
+_REFUSED: Final = {
+    0x10: "No bridge has subscribed at the MQTT broker, so the event was not stored.",
+    0x87: "The MQTT broker does not let the api publish; see its access list.",
+    0x97: "The MQTT broker's quota is exceeded.",
+}
 
 
 class Publisher(Protocol):
@@ -59,27 +55,32 @@ class MqttPublisher:
         self._tls = _tls_context(settings)
         self._client_id = settings.api_id
         self._receipts_topic = topics.api_receipts(settings.api_id)
-        # Copied for each message: making one anew costs more than all else here but the sending.
-        self._properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        self._properties.ResponseTopic = self._receipts_topic
         self._receipt_timeout_s = settings.receipt_timeout_s
         self._waiting: dict[bytes, asyncio.Future[Receipt]] = {}
-        self._client: aiomqtt.Client | None = None
+        # The same by packet id, until the broker has taken the message.
+        self._published: dict[int, asyncio.Future[Receipt]] = {}
+        self._connection: Connection | None = None
+        self._was_connected = False
         self._away = "not connected yet"
 
     async def run(self) -> None:
         """Connect, and connect again whenever the connection is lost, until cancelled.
 
         Raises:
-            ConfigurationError: the broker refuses us for a reason that trying again cannot mend.
+            ConfigurationError: the broker refuses us, and has from the start.
         """
         loop = asyncio.get_running_loop()
         delays = backoff.delays()
         while True:
             began_s = loop.time()
             try:
-                await self._connection()
-            except aiomqtt.MqttError as error:
+                await self._connect_once()
+            except (BrokerUnavailable, ProtocolError, SessionTakenOver) as error:
+                self._away = str(error)
+            except ConfigurationError as error:
+                # Once we were in, a refusal is the broker's trouble (a reload, a plugin), not ours.
+                if not self._was_connected:
+                    raise
                 self._away = str(error)
             if loop.time() - began_s > limits.BACKOFF_CAP_S:
                 delays = backoff.delays()
@@ -91,19 +92,19 @@ class MqttPublisher:
 
     async def publish(self, device_id: str, payload: bytes) -> Receipt:
         """Publish to the device's sync topic and wait for the receipt."""
-        client = self._connected()
+        connection = self._connected()
         if len(self._waiting) >= WAITING_MAX:
             raise BrokerUnavailable(f"{WAITING_MAX} requests are waiting for their receipts already.")
+        if connection.unsent_bytes > limits.UNSENT_BYTES_MAX:
+            raise BrokerUnavailable("The MQTT broker does not take in what it was sent before.")
         correlation = secrets.token_bytes(16)
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting[correlation] = receipt
-        properties = copy.copy(self._properties)
-        properties.CorrelationData = correlation
-        publishing = asyncio.create_task(
-            client.publish(topics.sync(device_id), payload, qos=1, properties=properties),
-            name=f"publish for {device_id}",
+        packet_id = connection.publish(
+            topics.sync(device_id), payload, response_topic=self._receipts_topic, correlation_data=correlation
         )
-        publishing.add_done_callback(partial(_give_up, receipt))
+        if packet_id is not None:
+            self._published[packet_id] = receipt
         try:
             async with asyncio.timeout(self._receipt_timeout_s):
                 return await receipt
@@ -112,95 +113,71 @@ class MqttPublisher:
                 f"No receipt came within {self._receipt_timeout_s:g} s. {MAY_BE_STORED}"
             ) from None
         finally:
-            publishing.cancel()
             del self._waiting[correlation]
 
     async def ping(self) -> None:
         """Return when connected and subscribed."""
         self._connected()
 
-    def _connected(self) -> aiomqtt.Client:
-        if self._client is None:
+    def _connected(self) -> Connection:
+        if self._connection is None:
             raise BrokerUnavailable(f"The api is not connected to the MQTT broker: {self._away}.")
-        return self._client
+        return self._connection
 
-    async def _connection(self) -> None:
+    async def _connect_once(self) -> None:
         """One connection, from its CONNECT to its end."""
-        client = aiomqtt.Client(
-            self._address.host,
-            self._address.port,
-            username=self._address.username,
-            password=self._address.password,
-            tls_context=self._tls,
-            identifier=f"{self._client_id}-{secrets.token_hex(4)}",
-            protocol=aiomqtt.ProtocolVersion.V5,
-            clean_start=True,
-            keepalive=limits.KEEP_ALIVE_S,
-            timeout=limits.CONNECT_TIMEOUT_S,
-            # A PUBACK followed by a PUBLISH would wait for the broker's delayed TCP acknowledgement.
-            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-            max_queued_incoming_messages=2 * WAITING_MAX,
-            max_queued_outgoing_messages=2 * WAITING_MAX,
+        connection = Connection(
+            connect=mqtt5.ConnectPacket(
+                f"{self._client_id}-{secrets.token_hex(4)}",
+                username=self._address.username,
+                password=None if self._address.password is None else self._address.password.encode(),
+                clean_start=True,
+                keep_alive=limits.KEEP_ALIVE_S,
+                max_packet_size=limits.BRIDGE_PACKET_BYTES_MAX,
+            ),
+            # At most once: a lost receipt costs one client a 503; PUBACKs would cost a packet for each.
+            subscriptions=[Subscription(self._receipts_topic, 0)],
+            on_message=self._settle,
+            on_message_at_qos_0=self._settle,
+            on_puback=self._taken,
         )
-        client.pending_calls_threshold = WAITING_MAX
         try:
-            async with client:
-                await self._subscribe(client)
-                self._client = client
-                log.info("broker connected", broker=str(self._address), receipts=self._receipts_topic)
-                async for message in client.messages:
-                    self._settle(message)
-        except aiomqtt.MqttCodeError as error:
-            self._refuse_hopeless(_code(error.rc), str(error))
-            raise
+            await mqtt.connected(connection, self._address, self._tls)
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
+                await connection.ready
+            self._connection, self._was_connected = connection, True
+            log.info("broker connected", broker=str(self._address), receipts=self._receipts_topic)
+            await connection.closed
+        except TimeoutError:
+            raise BrokerUnavailable("no answer to the subscription in time") from None
         finally:
-            self._client = None
+            self._connection = None
+            connection.disconnect()
+            self._published.clear()
             for receipt in self._waiting.values():
-                if not receipt.done():
-                    receipt.set_exception(
-                        BrokerUnavailable(f"The connection to the MQTT broker was lost. {MAY_BE_STORED}")
-                    )
+                _fail(receipt, f"The connection to the MQTT broker was lost. {MAY_BE_STORED}")
 
-    async def _subscribe(self, client: aiomqtt.Client) -> None:
-        # At most once: a lost receipt costs one client a 503; PUBACKs would cost a packet and a write each.
-        for granted in await client.subscribe(self._receipts_topic, qos=0):
-            code = _code(granted)
-            if code >= _SUBACK_FAILURE:
-                self._refuse_hopeless(code, f"[code:{code}] {granted!s}, subscribing {self._receipts_topic}")
-                raise aiomqtt.MqttError(f"the broker refused the subscription: {granted!s}")
+    def _taken(self, packet_id: int, reason_code: int) -> None:
+        """Take note that the broker has a message, or will not have it."""
+        receipt = self._published.pop(packet_id, None)
+        if receipt is not None and reason_code != 0:
+            _fail(receipt, _REFUSED.get(reason_code, f"The MQTT broker refused it: 0x{reason_code:02X}."))
 
-    def _refuse_hopeless(self, code: int, reason: str) -> None:
-        if code in _HOPELESS:
-            raise ConfigurationError(
-                f"the MQTT broker {self._address} refuses the api: {reason};"
-                " check PISYNC_MQTT_URL and the broker's access list"
-            )
-
-    def _settle(self, message: aiomqtt.Message) -> None:
-        correlation = getattr(message.properties, "CorrelationData", None)
-        receipt = self._waiting.get(correlation) if isinstance(correlation, bytes) else None
+    def _settle(self, message: Message) -> None:
+        correlation = message.correlation_data
+        receipt = None if correlation is None else self._waiting.get(correlation)
         if receipt is None or receipt.done():
             log.debug("receipt ignored", reason="its correlation data is not awaited here")
             return
         try:
-            receipt.set_result(receipts.decode(bytes(message.payload)))
+            receipt.set_result(receipts.decode(message.payload))
         except msgspec.DecodeError as error:
             log.warning("receipt ignored", reason=str(error))
 
 
-def _give_up(receipt: asyncio.Future[Receipt], publishing: asyncio.Task[None]) -> None:
-    """Fail the waiting request at once where its message could not be published."""
-    if publishing.cancelled():
-        return
-    error = publishing.exception()
-    if error is not None and not receipt.done():
-        receipt.set_exception(
-            BrokerUnavailable(f"Publishing to the MQTT broker failed: {error}. {MAY_BE_STORED}")
-        )
-
-
-def _code(reason: int | ReasonCode | None) -> int:
-    return reason.value if isinstance(reason, ReasonCode) else reason or 0
+def _fail(receipt: asyncio.Future[Receipt], why: str) -> None:
+    if not receipt.done():
+        receipt.set_exception(BrokerUnavailable(why))
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -15,13 +15,13 @@ from typing import Protocol
 
 import msgspec
 
-from bridge.connection import Message
 from bridge.metrics import Metrics
 from bridge.projector import Projector
 from bridge.publisher import Publisher
 from bridge.retry import until_available
 from pisync import clock, events, limits, logs, receipts, topics
 from pisync.events import Decoded, Reason, Rejection, SyncEvent
+from pisync.mqtt import Message
 from pisync.settings import Settings
 from pisync.stores.interfaces import DeadLetter, EventStore, Stored
 

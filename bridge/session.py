@@ -11,10 +11,11 @@ from pathlib import Path
 
 import mqtt5
 
-from bridge.connection import Connection, Message, State
+from bridge.broker_watch import STATUS_PREFIX
 from bridge.metrics import Metrics
-from pisync import backoff, limits, logs
+from pisync import backoff, limits, logs, mqtt
 from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
+from pisync.mqtt import Connection, Message, State, Subscription
 from pisync.settings import MqttAddress
 
 log = logs.get(__name__)
@@ -153,11 +154,7 @@ class Session:
     async def _connect_once(self) -> None:
         connection = self._new_connection()
         try:
-            async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, self._address.host, self._address.port, ssl=self._tls
-                )
-                session_present = await connection.accepted
+            session_present = await mqtt.connected(connection, self._address, self._tls)
             self._judge(session_present=session_present)
             self._connection = connection
             if not self._reading.is_set():
@@ -167,12 +164,6 @@ class Session:
             self._on_connected()
             log.info("connected", broker=str(self._address), session_resumed=session_present)
             await connection.closed
-        except ssl.SSLCertVerificationError as error:
-            raise ConfigurationError(
-                f"MQTT: the broker's certificate is not to be trusted: {error}"
-            ) from None
-        except OSError as error:  # TimeoutError is one of them
-            raise BrokerUnavailable(str(error) or "no answer in time") from None
         finally:
             self._connection = None
             self._published_at_qos_0 += connection.published_at_qos_0
@@ -188,6 +179,12 @@ class Session:
                 meaning="what waited there is gone; devices that wait for a receipt will send theirs again",
             )
         self._has_session = True
+
+    def _take_at_qos_0(self, message: Message) -> None:
+        if message.topic.startswith(STATUS_PREFIX):
+            self._on_status(message.topic, message.payload)
+        else:
+            self._on_message(message)
 
     def _count_at_qos_0(self) -> int:
         present = 0 if self._connection is None else self._connection.published_at_qos_0
@@ -206,10 +203,13 @@ class Session:
                 receive_max=limits.RECEIVE_MAXIMUM,
                 max_packet_size=limits.BRIDGE_PACKET_BYTES_MAX,
             ),
-            topic_filter=self._topic_filter,
-            status_filter=self._status_filter,
+            subscriptions=[
+                Subscription(self._topic_filter, 1),
+                # What the broker drops will not be seen where this one is refused.
+                Subscription(self._status_filter, 0, required=False),
+            ],
             leaving=self._leaving,
             on_message=self._on_message,
-            on_status=self._on_status,
+            on_message_at_qos_0=self._take_at_qos_0,
             unacknowledged=self._unacknowledged,
         )

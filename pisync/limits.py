@@ -80,6 +80,8 @@ PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000
 RECEIPT_TIMEOUT_S: Final = 5.0
 HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
+# What the broker may leave untaken before a POST is refused, in bytes.
+UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 # POSTs that wait for a receipt at once. Each holds its body, so this bounds memory: 256 times 256 KiB.
 WAITING_MAX: Final = 256
 # Connections at once; uvicorn answers 503 beyond it. Below the usual limit of 1,024 open files.

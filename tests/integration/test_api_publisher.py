@@ -17,7 +17,7 @@ from paho.mqtt.properties import Properties
 
 from api import publisher as module
 from api.publisher import MqttPublisher
-from pisync import receipts, tasks, topics
+from pisync import limits, receipts, tasks, topics
 from pisync.errors import BrokerUnavailable, ConfigurationError
 from pisync.receipts import Receipt
 from pisync.settings import Settings
@@ -153,10 +153,42 @@ async def test_only_foreign_receipts_are_no_receipt(mqtt_url: str) -> None:
             await publisher.publish("PB-1", b"1")
 
 
-async def test_without_a_bridge_no_receipt_comes(mqtt_url: str) -> None:
+async def test_where_no_bridge_has_subscribed_it_says_so_at_once(mqtt_url: str) -> None:
+    async with connected(Settings(mqtt_url=mqtt_url, receipt_timeout_s=60)) as publisher:
+        with pytest.raises(BrokerUnavailable, match=r"No bridge has subscribed.*not stored"):
+            await publisher.publish("PB-1", b"1")
+        assert publisher._waiting == {}
+
+
+async def test_a_bridge_that_is_away_gives_no_receipt(mqtt_url: str) -> None:
+    address = Settings(mqtt_url=mqtt_url).mqtt
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 60
+    async with aiomqtt.Client(
+        address.host, address.port, protocol=aiomqtt.ProtocolVersion.V5, properties=properties
+    ) as client:
+        await client.subscribe(topics.SHARED_SYNC_FILTER, qos=1)
     async with connected(Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.1)) as publisher:
         with pytest.raises(BrokerUnavailable, match="No receipt"):
             await publisher.publish("PB-1", b"1")
+
+
+async def test_what_the_broker_does_not_take_is_bounded(
+    mosquitto_server: MosquittoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNSENT_BYTES_MAX", 1_000_000)
+    settings = Settings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.05)
+    async with connected(settings) as publisher:
+        mosquitto_server.pause()
+        said: set[str] = set()
+        for _ in range(100):  # the kernel takes some megabytes of it
+            try:
+                await publisher.publish("PB-1", b"1" * 250_000)
+            except BrokerUnavailable as error:
+                said.add(str(error)[:40])
+        assert publisher._connected().unsent_bytes < 2_000_000
+        assert "The MQTT broker does not take in what it" in said
+        mosquitto_server.resume()
 
 
 async def test_before_it_is_connected_it_says_so_at_once() -> None:
@@ -265,7 +297,7 @@ async def test_it_connects_with_tls_and_credentials(tmp_path: Path) -> None:
         running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker,
         connected(broker.settings()) as publisher,
     ):
-        with pytest.raises(BrokerUnavailable, match="No receipt"):
+        with pytest.raises(BrokerUnavailable, match="No bridge has subscribed"):
             await publisher.publish("PB-1", b"1")
 
 
@@ -276,16 +308,11 @@ async def test_refused_credentials_stop_it(tmp_path: Path) -> None:
     assert "wrong" not in str(caught.value)
 
 
-# paho leaves the socket of a failed TLS handshake to the garbage collector, which says so.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_an_untrusted_certificate_is_said(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_stops_it(tmp_path: Path) -> None:
     async with running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker:
         settings = broker.settings()
-        publisher = MqttPublisher(Settings(mqtt_url=settings.mqtt_url))
-        connection = asyncio.create_task(publisher.run())
-        while "certificate verify failed" not in publisher._away:
-            await asyncio.sleep(0.01)
-        await tasks.end(connection)
+        with pytest.raises(ConfigurationError, match="certificate verify failed"):
+            await MqttPublisher(Settings(mqtt_url=settings.mqtt_url)).run()
 
 
 def test_a_ca_file_without_certificates_is_a_configuration_error(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any, cast
 
 from bridge.alerts import Alerts
-from bridge.connection import Connection, Message
 from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
 from bridge.projector import Projector
 from pisync import receipts, topics
 from pisync.errors import EventStoreUnavailable, StreakStoreUnavailable
 from pisync.events import SyncEvent
+from pisync.mqtt import Connection, Message
 from pisync.receipts import Receipt
 from pisync.settings import Settings
 from pisync.stores.interfaces import AlertChange, Claim, DeadLetter, Stored

@@ -8,12 +8,12 @@ from typing import Any, Final, cast
 import mqtt5
 import pytest
 
-from bridge.connection import Connection
 from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
 from bridge.projector import Projector
 from pisync import clock, topics
 from pisync.events import SyncEvent, decode
+from pisync.mqtt import Connection, Subscription
 from pisync.settings import Settings
 from pisync.stores.interfaces import EventStore, Stored
 from pisync.stores.mongodb import document
@@ -58,10 +58,9 @@ class Bridge:
         self.transport = FakeTransport()
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0"),
-            topic_filter=topics.SHARED_SYNC_FILTER,
-            status_filter="$SYS/+",
+            subscriptions=[Subscription(topics.SHARED_SYNC_FILTER, 1), Subscription("$SYS/+", 0)],
             on_message=self.pipeline.offer,
-            on_status=lambda topic, payload: None,
+            on_message_at_qos_0=self.pipeline.offer,
             unacknowledged={},
         )
         self.connection.connection_made(self.transport)

@@ -1,4 +1,4 @@
-"""The bridge's connection against a scripted broker: handshake, flow, and bytes of every kind."""
+"""A connection against a scripted broker: handshake, flow, and bytes of every kind."""
 
 import asyncio
 from typing import Any, cast
@@ -9,9 +9,12 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.connection import Connection, Message, State
+from bridge.metrics import Metrics
+from bridge.session import Session
 from pisync import limits
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, ProtocolError, SessionTakenOver
+from pisync.mqtt import Connection, Message, State, Subscription
+from pisync.settings import MqttAddress, Settings
 
 CONNACK = mqtt5.ConnAckPacket(receive_max=2).write()
 GRANTED = [
@@ -84,15 +87,16 @@ class Bench:
         leaving: bool = False,
     ) -> None:
         self.received: list[Message] = []
-        self.status: list[tuple[str, bytes]] = []
+        self.received_at_qos_0: list[Message] = []
+        self.pubacks: list[tuple[int, int]] = []
         self.unacknowledged = {} if unacknowledged is None else unacknowledged
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0", keep_alive=limits.KEEP_ALIVE_S),
-            topic_filter="$share/g/t/+",
-            status_filter="$SYS/+",
+            subscriptions=[Subscription("$share/g/t/+", 1), Subscription("$SYS/+", 0, required=False)],
             leaving=leaving,
             on_message=self.received.append,
-            on_status=lambda topic, payload: self.status.append((topic, payload)),
+            on_message_at_qos_0=self.received_at_qos_0.append,
+            on_puback=lambda packet_id, code: self.pubacks.append((packet_id, code)),
             unacknowledged=self.unacknowledged,
         )
         self.transport = FakeTransport()
@@ -202,11 +206,45 @@ async def test_a_suback_answers_both_subscriptions(codes: list[mqtt5.SubAckReaso
     assert isinstance(bench.error(), ProtocolError)
 
 
-async def test_what_the_broker_says_of_itself_is_no_message_of_a_device() -> None:
+async def test_messages_without_acknowledgement_come_apart() -> None:
     bench = Bench()
-    bench.connection.data_received(mqtt5.PublishPacket("$SYS/broker/x", b"7").write() + publish(None))
-    assert bench.status == [("$SYS/broker/x", b"7")]
-    assert [message.topic for message in bench.received] == ["t/1"]
+    bench.connection.data_received(publish(None) + publish(7))
+    assert [message.packet_id for message in bench.received_at_qos_0] == [None]
+    assert [message.packet_id for message in bench.received] == [7]
+
+
+async def test_what_the_broker_says_of_itself_is_no_message_of_a_device() -> None:
+    messages: list[Message] = []
+    status: list[tuple[str, bytes]] = []
+    session = Session(
+        address=MqttAddress("mqtt://127.0.0.1"),
+        ca_file=None,
+        client_id="bridge-0",
+        topic_filter="$share/g/t/+",
+        status_filter="$SYS/+",
+        on_message=messages.append,
+        on_status=lambda topic, payload: status.append((topic, payload)),
+        on_connected=lambda: None,
+        is_ours=cast("Any", None),
+        known_before=False,
+        metrics=Metrics(Settings()),
+    )
+    connection = session._new_connection()
+    connection.connection_made(FakeTransport())
+    connection.data_received(CONNACK + SUBACK)
+    connection.data_received(mqtt5.PublishPacket("$SYS/broker/x", b"7").write() + publish(None) + publish(7))
+    assert status == [("$SYS/broker/x", b"7")]
+    assert [(message.topic, message.packet_id) for message in messages] == [("t/1", None), ("t/1", 7)]
+
+
+async def test_an_acknowledgement_is_told_with_its_reason() -> None:
+    bench = Bench()
+    packet_id = bench.connection.publish("t", b"1")
+    assert packet_id is not None
+    refusal = mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
+    bench.connection.data_received(mqtt5.PubAckPacket(packet_id, reason_code=refusal).write())
+    bench.connection.data_received(mqtt5.PubAckPacket(packet_id).write())  # again: it is known already
+    assert bench.pubacks == [(packet_id, 0x10)]
 
 
 async def test_leaving_unsubscribes_from_both() -> None:
@@ -346,7 +384,8 @@ async def test_a_packet_may_come_in_any_two_parts(packet: bytes) -> None:
         for part in parts:
             bench.connection.data_received(part)
         error = bench.connection.closed.exception() if bench.connection.closed.done() else None
-        messages = [(message.payload, message.correlation_data) for message in bench.received]
+        received = bench.received + bench.received_at_qos_0
+        messages = [(message.payload, message.correlation_data) for message in received]
         return bench.connection.state, messages, str(error)
 
     whole = outcome(packet)

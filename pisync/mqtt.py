@@ -1,18 +1,21 @@
-"""One MQTT 5 network connection of the bridge: bytes in, messages out, acknowledgements back.
+"""One MQTT 5 network connection: bytes in, messages out, acknowledgements back.
 
-The packets come from the `mqtt5` codec. A connection lives from TCP connect to close and is then done;
-`bridge/session.py` makes the next one. The order of acknowledgements is the pipeline's concern.
+The packets come from the `mqtt5` codec. A connection lives from TCP connect to close and is then done; who
+needs another makes it (`bridge/session.py`, `api/publisher.py`). When a message is acknowledged, and in which
+order, is the concern of who takes it.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+import errno
+import os
+import ssl
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Final, cast
 
 import mqtt5
 import msgspec
 
-from bridge.broker_watch import STATUS_PREFIX
 from pisync import limits, logs
 from pisync.errors import (
     BrokerUnavailable,
@@ -21,6 +24,7 @@ from pisync.errors import (
     ProtocolError,
     SessionTakenOver,
 )
+from pisync.settings import MqttAddress
 
 log = logs.get(__name__)
 
@@ -28,7 +32,7 @@ log = logs.get(__name__)
 # no hash and no order, whatever its type stubs say, so they are taken as the integers they stand for.
 _REFUSALS: Final = {
     0x84: "the broker does not speak MQTT 5",
-    0x85: "the broker does not accept PISYNC_BRIDGE_ID as a client id",
+    0x85: "the broker does not accept our client id (a bridge's is PISYNC_BRIDGE_ID)",
     0x86: "the user name or password in PISYNC_MQTT_URL is wrong",
     0x87: "the broker does not let us in (credentials in PISYNC_MQTT_URL?)",
     0x8A: "the broker has banned this client",
@@ -37,6 +41,7 @@ _REFUSALS: Final = {
 _FAILURE: Final = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
 _PACKET_ID_MAX: Final = 65_535
 _QOS_2: Final = mqtt5.QoS.EXACTLY_ONCE
+_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +53,14 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     response_topic: str | None
     correlation_data: bytes | None
     connection: "Connection"
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """A topic filter at QoS 0 or 1; one that is not `required` may be refused by the broker."""
+
+    topic_filter: str
+    qos: int
+    required: bool = True
 
 
 class State(Enum):
@@ -70,13 +83,25 @@ class Connection(asyncio.Protocol):
         self,
         *,
         connect: mqtt5.ConnectPacket,
-        topic_filter: str,
-        status_filter: str,
+        subscriptions: Sequence[Subscription],
         leaving: bool = False,
         on_message: Callable[[Message], None],
-        on_status: Callable[[str, bytes], None],
-        unacknowledged: dict[int, bytes],
+        on_message_at_qos_0: Callable[[Message], None],
+        on_puback: Callable[[int, int], None] | None = None,
+        unacknowledged: dict[int, bytes] | None = None,
     ) -> None:
+        """Prepare; asyncio's `create_connection` brings the transport.
+
+        Args:
+            connect: the CONNECT packet.
+            subscriptions: what to subscribe to; without the required ones the connection ends.
+            leaving: unsubscribe from them instead.
+            on_message: takes each message that wants an acknowledgement.
+            on_message_at_qos_0: takes each that wants none.
+            on_puback: is told packet id and reason code when the broker acknowledges a publish of ours.
+            unacknowledged: our own publishes by packet id that the broker has not acknowledged yet, handed
+                from one connection to the next of a session. None: nothing is sent again.
+        """
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.accepted: asyncio.Future[bool] = loop.create_future()
@@ -87,12 +112,13 @@ class Connection(asyncio.Protocol):
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.state = State.CONNECTING
         self._connect = connect
-        self._filters = (topic_filter, status_filter)
+        self._subscriptions = subscriptions
         self._leaving = leaving
         self._on_message = on_message
-        self._on_status = on_status
-        # Our own QoS 1 publishes by packet id, kept by the session across connections [MQTT-4.4.0-1].
-        self._unacknowledged = unacknowledged
+        self._on_message_at_qos_0 = on_message_at_qos_0
+        self._on_puback = on_puback
+        self._resends = unacknowledged is not None  # [MQTT-4.4.0-1]
+        self._unacknowledged = {} if unacknowledged is None else unacknowledged
         self._next_packet_id = 1
         self._send_quota = 0
         self.published_at_qos_0 = 0
@@ -105,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._heard_at = loop.time()
 
-    # What the session and the pipeline ask for
+    # What its owner asks for
 
     def acknowledge(self, packet_ids: Collection[int]) -> bool:
         """Send PUBACKs in this order, in one write; False on a closed connection: the broker redelivers."""
@@ -122,13 +148,17 @@ class Connection(asyncio.Protocol):
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         retain: bool = False,
-    ) -> None:
+        response_topic: str | None = None,
+    ) -> int | None:
         """Send a message at QoS 1, or at QoS 0 where the broker's Receive Maximum is used up.
 
         It never waits: a wait here would hold back the acknowledgements that free the very quota.
+
+        Returns:
+            the packet id; None at QoS 0, and where there is nobody to send to.
         """
         if self.state not in {State.SUBSCRIBING, State.READY}:
-            return
+            return None
         packet_id = self._free_packet_id() if self._send_quota > 0 else None
         packet = mqtt5.PublishPacket(
             topic,
@@ -136,6 +166,7 @@ class Connection(asyncio.Protocol):
             qos=mqtt5.QoS.AT_MOST_ONCE if packet_id is None else mqtt5.QoS.AT_LEAST_ONCE,
             packet_id=packet_id,
             retain=retain,
+            response_topic=response_topic,
             correlation_data=correlation_data,
             message_expiry_interval=expiry_s,
         ).write()
@@ -143,8 +174,15 @@ class Connection(asyncio.Protocol):
             self.published_at_qos_0 += 1
         else:
             self._send_quota -= 1
-            self._unacknowledged[packet_id] = packet
+            self._unacknowledged[packet_id] = packet if self._resends else b""
         self._write(packet)
+        return packet_id
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the broker has not taken from us yet, as far as we can see."""
+        sent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return sent + sum(map(len, self._outgoing))
 
     def pause(self) -> None:
         """Stop reading from the socket, and stop handing out what is already read."""
@@ -242,14 +280,12 @@ class Connection(asyncio.Protocol):
             topic, packet_id = packet.topic, packet.packet_id
             if packet.qos == _QOS_2 or not topic:
                 raise ProtocolError("the broker sent a PUBLISH at QoS 2 or with a topic alias")
-            if packet_id is None and topic.startswith(STATUS_PREFIX):
-                self._on_status(topic, packet.payload)
-            else:
-                self._on_message(
-                    Message(
-                        topic, packet.payload, packet_id, packet.response_topic, packet.correlation_data, self
-                    )
+            take = self._on_message_at_qos_0 if packet_id is None else self._on_message
+            take(
+                Message(
+                    topic, packet.payload, packet_id, packet.response_topic, packet.correlation_data, self
                 )
+            )
         else:
             self._handle_control(packet)
 
@@ -257,6 +293,8 @@ class Connection(asyncio.Protocol):
         if isinstance(packet, mqtt5.PubAckPacket):
             if self._unacknowledged.pop(packet.packet_id, None) is not None:
                 self._send_quota += 1
+                if self._on_puback is not None:
+                    self._on_puback(packet.packet_id, int(packet.reason_code))
         elif isinstance(packet, mqtt5.PingRespPacket):
             pass
         elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is State.CONNECTING:
@@ -277,7 +315,8 @@ class Connection(asyncio.Protocol):
             raise ConfigurationError(f"MQTT: {_REFUSALS[code]} ({_named(packet.reason_code)})")
         if code >= _FAILURE:
             raise BrokerUnavailable(f"the broker refused the connection: {_named(packet.reason_code)}")
-        if not packet.shared_subscription_available:
+        shares = any(wanted.topic_filter.startswith("$share/") for wanted in self._subscriptions)
+        if shares and not packet.shared_subscription_available:
             raise ConfigurationError("MQTT: the broker has no shared subscriptions, which the bridge needs")
         if packet.server_keep_alive is not None:
             self._keep_alive_s = packet.server_keep_alive
@@ -285,14 +324,14 @@ class Connection(asyncio.Protocol):
         self._keep_alive()
         self.state = State.SUBSCRIBING
         if self._leaving:
-            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, list(self._filters)).write())
+            filters = [wanted.topic_filter for wanted in self._subscriptions]
+            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, filters).write())
         else:
-            messages, status = self._filters
-            wanted = [
-                mqtt5.TopicFilter(messages, max_qos=mqtt5.QoS.AT_LEAST_ONCE),
-                mqtt5.TopicFilter(status, max_qos=mqtt5.QoS.AT_MOST_ONCE),
+            subscriptions = [
+                mqtt5.TopicFilter(wanted.topic_filter, max_qos=_QOS[wanted.qos])
+                for wanted in self._subscriptions
             ]
-            self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, wanted).write())
+            self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, subscriptions).write())
         self._resend(session_present=packet.session_present)
         self.accepted.set_result(packet.session_present)
 
@@ -306,14 +345,13 @@ class Connection(asyncio.Protocol):
         self._send_quota -= len(self._unacknowledged)
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
-        messages, _ = self._filters
-        for topic_filter, code in zip(self._filters, packet.reason_codes, strict=True):
+        for wanted, code in zip(self._subscriptions, packet.reason_codes, strict=True):
             if int(code) < _FAILURE:
                 continue
-            refusal = f"the broker refuses the subscription to {topic_filter}: {_named(code)}"
-            if topic_filter == messages:
+            refusal = f"the broker refuses the subscription to {wanted.topic_filter}: {_named(code)}"
+            if wanted.required:
                 raise ConfigurationError(f"MQTT: {refusal}")
-            log.warning("what the broker drops will not be seen", why=refusal)
+            log.warning("subscription refused", why=refusal)
         self.state = State.READY
         self.ready.set_result(None)
 
@@ -374,6 +412,26 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
         else:
             self.closed.set_exception(error)
+
+
+async def connected(connection: Connection, address: MqttAddress, tls: ssl.SSLContext | None) -> bool:
+    """Connect to the broker; returns whether it resumed a session of ours. `ready` comes later.
+
+    Raises:
+        ConfigurationError: the broker, or its certificate, says that only a person can help.
+        BrokerUnavailable: there is no broker, or it did not answer in time.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
+            await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
+            return await connection.accepted
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigurationError(f"MQTT: the broker's certificate is not to be trusted: {error}") from None
+    except ConnectionError as error:  # whose text is the event loop's, and not the same in all of them
+        raise BrokerUnavailable(os.strerror(error.errno or errno.ECONNABORTED)) from None
+    except OSError as error:  # TimeoutError is one of them
+        raise BrokerUnavailable(str(error) or "no answer in time") from None
 
 
 def _named(code: mqtt5.ConnAckReasonCode | mqtt5.SubAckReasonCode | mqtt5.DisconnectReasonCode) -> str:
