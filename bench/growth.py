@@ -68,20 +68,29 @@ class _Measured:
 
 
 async def growth(scale: Scale) -> list[Result]:
-    """Drain single events of existing devices, then read histories: with a young store and with an old one.
+    """Drain single events of existing devices, then read histories: with a young store and with two old ones.
 
-    Both fleets have the same history a device, so that a page of it is the same work; the fleet is what is
-    a hundred times as large. The bridge has built the projection of all of it before anything is measured.
-    Both are measured twice: with a cache that holds everything, and with the small one of the local stack.
+    One has the young one's fleet, and a history a hundred times as long; the other a fleet a hundred times
+    as large, with a history as long. The bridge has built the projection of it before anything is measured.
+    All are measured twice: with a cache that holds everything, and with the small one of the local stack.
     """
-    few = scale.of(DEVICES_FEW, at_least=limits.BATCH_EVENTS_MAX)
+    few = scale.of(DEVICES_FEW, at_least=200)
     many = scale.of(DEVICES_MANY, at_least=5 * DEVICES_FEW)
     new_events = scale.of(NEW_EVENTS, at_least=10_000)
     requests = scale.of(REQUESTS, at_least=200)
-    young = await _grown(few, new_events, requests)
-    old = await _grown(many, new_events, requests)
-    stored = f"{many * EVENTS_EACH:,} events stored"
-    against = f"{few * EVENTS_EACH:,} events stored"
+    longer = EVENTS_EACH * many // few
+    young = await _grown(few, EVENTS_EACH, new_events, requests)
+    results = []
+    for devices, each in ((few, longer), (many, EVENTS_EACH)):
+        old = await _grown(devices, each, new_events, requests)
+        stored = f"{devices * each:,} events of {devices:,} devices"
+        results += _compared(young, old, stored, f"{few * EVENTS_EACH:,} of {few:,}", requests)
+    return results
+
+
+def _compared(
+    young: Sequence[_Measured], old: Sequence[_Measured], stored: str, against: str, requests: int
+) -> list[Result]:
     results = []
     for before, after in zip(young, old, strict=True):
         cache = f"MongoDB's cache {after.cache_gb:g} GB"
@@ -95,7 +104,7 @@ async def growth(scale: Scale) -> list[Result]:
                     against_value=drain_before.per_second,
                     target=Target(AT_LEAST, 0.8),
                     cpu_us_per_event=drain.cpu_us_per_event,
-                    note=f"{drain.messages:,} messages, one event each; with {against}, {drain_before.cpu}"
+                    note=f"{drain.messages:,} messages, one event each; with {against}: {drain_before.cpu}"
                     " an event",
                 )
             )
@@ -113,20 +122,20 @@ async def growth(scale: Scale) -> list[Result]:
     return results
 
 
-async def _grown(devices: int, new_events: int, requests: int) -> list[_Measured]:
+async def _grown(devices: int, each: int, new_events: int, requests: int) -> list[_Measured]:
     """Store a fleet's history and measure: with the large cache, which then is full of it, and the small."""
-    traffic = Traffic(devices=devices, events=devices * EVENTS_EACH)
+    traffic = Traffic(devices=devices, events=devices * each)
     async with rigs.fresh(cache_gb=CACHE_GB) as rig:
         await _fill(rig, traffic)
         await _build_projection(rig)
         await rig.database.client.admin.command("fsync")  # what was filled in is not written in our time
         sizes = {"new_events": new_events, "requests": requests}
-        roomy = await _measured(rig, traffic, cache_gb=CACHE_GB, first=EVENTS_EACH, **sizes)
+        roomy = await _measured(rig, traffic, cache_gb=CACHE_GB, first=each, **sizes)
         await rig.mongodb.terminate()
         async with running(MongodbServer(rig.mongodb.directory, port=rig.mongodb.port)) as mongodb:
             small = replace(rig, mongodb=mongodb)
             await rig.database.sync_events.count_documents({"_id": {"$gt": MinKey()}})  # fills the cache
-            first = EVENTS_EACH + len(PATTERNS) * _NUMBERS
+            first = each + len(PATTERNS) * _NUMBERS
             tight = await _measured(small, traffic, cache_gb=MONGOD_CACHE_GB, first=first, **sizes)
     return [roomy, tight]
 

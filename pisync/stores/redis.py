@@ -14,6 +14,7 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 | `pisync:{07}:pending` | there while a rebuild is not complete |
 """
 
+import math
 import secrets
 import zlib
 from collections import defaultdict
@@ -298,11 +299,12 @@ class RedisStreakStore:
     async def repeated_failures(self, query: RankingQuery) -> Ranking:
         """One page of failing devices, in one round trip: the best of every shard.
 
-        Devices are spread evenly, so each shard is asked for twice its share of the page and some more. Only
-        where one turns out to hold still more of the page (nearly all of it would have to be in one shard) is
-        every shard asked for a whole page.
+        Devices are spread evenly, so each shard is asked for its share of the page and some more: four times
+        the standard deviation, and a few rows for small pages. Only where one turns out to hold still more
+        of the page, less than once in a thousand times, is every shard asked for a whole page.
         """
-        share = min(query.limit, 2 * query.limit // limits.SHARDS + SHARE_ROWS)
+        mean = query.limit / limits.SHARDS
+        share = min(query.limit, math.ceil(mean + 4 * math.sqrt(mean)) + SHARE_ROWS)
         page, projection = await self._ranked(query, share)
         if page is None:
             page, projection = await self._ranked(query, query.limit)
@@ -342,8 +344,8 @@ class RedisStreakStore:
 # Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
 REBUILDER: Final = "pisync:rebuilder"
 PROGRESS: Final = "pisync:replay"
-# What every shard is asked for beyond twice its share of a page.
-SHARE_ROWS: Final = 16
+# What every shard is asked for beyond what chance would give it of a page.
+SHARE_ROWS: Final = 4
 # Values of one device in a reply of ranking.lua.
 _ROW_LENGTH: Final = 8
 # How much of the key space Redis looks through in one step; others wait meanwhile.
