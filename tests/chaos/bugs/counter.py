@@ -5,8 +5,8 @@ from typing import Any
 from bridge.command import bridge
 from pisync.stores import redis
 
-SET = "redis.call('ZCARD', failures)"
-COUNTER = "redis.call('INCRBY', root .. ':count:' .. id, count)"
+SET = "call('ZCARD', failures)"
+COUNTER = "call('INCRBY', root .. ':count:' .. id, #failed)"
 
 
 class CountingScript(redis._Script):
