@@ -93,11 +93,13 @@ class Alerts:
         Raises:
             StreakStoreUnavailable: Redis is away; what is not confirmed will be reported again.
         """
-        while changes:
-            agreed = await self._true(changes)
+        waiting = list(changes)
+        while waiting:
+            batch, waiting = waiting[: limits.ALERTS_BATCH], waiting[limits.ALERTS_BATCH :]
+            agreed = await self._true(batch)
             await self._open({change.device_id: change.streak for change in agreed if change.opens})
             await self._resolve([change.device_id for change in agreed if not change.opens])
-            changes = await self._projection.confirm(agreed)
+            waiting += await self._projection.confirm(agreed)
 
     async def _true(self, changes: Collection[AlertChange]) -> list[AlertChange]:
         """Those that MongoDB confirms: the projection may be behind another bridge, and come to it later."""

@@ -94,6 +94,17 @@ async def test_what_could_not_be_confirmed_is_tried_again(monkeypatch: pytest.Mo
         assert len(world.store.alerts) == 1
 
 
+async def test_however_many_are_handled_at_once_it_is_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a projection was rebuilt: a look at a hundred thousand devices would not end in time."""
+    monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
+    world = World()
+    ids = [f"PB-{number:02}" for number in range(25)]
+    await world.fail(*ids)
+    await world.alerts.handle([AlertChange(device_id=each, streak=3, opens=True) for each in ids])
+    assert world.streaks.batches == [10, 10, 5]
+    assert len(await world.store.open_devices()) == 25
+
+
 async def test_a_storm_is_handled_in_batches_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
     monkeypatch.setattr(limits, "ALERTS_WAITING_MAX", 25)
