@@ -144,8 +144,11 @@ async def test_a_verdict_looks_at_the_newest_events_alone(costs: Costs) -> None:
     assert joined["totalKeysExamined"] <= devices * limits.STREAK_ALERT
 
 
-async def test_a_replay_does_not_run_after_what_comes_in_meanwhile(costs: Costs) -> None:
+async def test_a_replay_does_not_run_after_what_comes_in_meanwhile(
+    costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside a drain it would read every event that is stored, and join all of it twice."""
+    monkeypatch.setattr(limits, "REPLAY_BATCH_EVENTS", 5)  # so that it asks again and again
     await costs.events.insert([event("PB-1", minute) for minute in range(10)], clock.from_ms(1_000))
     for since in (None, clock.from_ms(500)):
         replayed = 0

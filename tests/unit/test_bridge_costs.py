@@ -67,10 +67,14 @@ class Bridge:
         self.connection.data_received(CONNACK + SUBACK)
         self.pipeline.attach(cast("Any", self.connection))
 
-    async def take(self, payloads: Sequence[tuple[str, bytes]]) -> None:
+    async def take(self, payloads: Sequence[tuple[str, bytes]], *, receipts: bool = False) -> None:
         data = b"".join(
             mqtt5.PublishPacket(
-                topics.sync(device_id), raw, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=number
+                topics.sync(device_id),
+                raw,
+                qos=mqtt5.QoS.AT_LEAST_ONCE,
+                packet_id=number,
+                response_topic=topics.receipts(device_id) if receipts else None,
             ).write()
             for number, (device_id, raw) in enumerate(payloads, start=1)
         )
@@ -146,7 +150,8 @@ async def test_one_write_for_a_batch() -> None:
     running = asyncio.create_task(bridge.pipeline.run())
     await asyncio.sleep(0)
     before = bridge.transport.writes
-    await bridge.take(singles(1000))
+    await bridge.take(singles(1000), receipts=True)
     await asyncio.sleep(0)
     running.cancel()
+    assert bridge.transport.written.count(b"/receipts") == 1000
     assert bridge.transport.writes == before + 1
