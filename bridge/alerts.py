@@ -7,7 +7,6 @@ published once may be published again.
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -72,20 +71,18 @@ class Alerts:
         while True:
             await self._reported.wait()
             self._reported.clear()
-            batch = dict(islice(self._waiting.items(), limits.ALERTS_BATCH))
-            self._waiting = dict(islice(self._waiting.items(), len(batch), None))
+            taken, self._waiting = self._waiting, {}
             self._handling = True
             try:
-                await self.handle(batch.values())
+                await self.handle(taken.values())
                 delays = backoff.delays()
             except StreakStoreUnavailable as error:
                 log.debug("alerts not confirmed", why=str(error))
-                self._waiting = batch | self._waiting  # what was reported since is newer
+                self._waiting = taken | self._waiting  # what was reported since is newer
+                self._reported.set()
                 await asyncio.sleep(next(delays))
             finally:
                 self._handling = False
-            if self._waiting:
-                self._reported.set()
 
     async def handle(self, changes: Collection[AlertChange]) -> None:
         """Bring the alerts of these devices in step with their streaks.
