@@ -19,8 +19,6 @@ import secrets
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import resources
 from itertools import chain
 from typing import Any, Final, Self
 
@@ -31,7 +29,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pisync import limits
-from pisync.errors import ConfigurationError, ProjectionLost, StreakStoreUnavailable
+from pisync.errors import ConfigurationError, ProjectionLost
 from pisync.stores.interfaces import (
     AlertChange,
     DeviceRecord,
@@ -43,11 +41,11 @@ from pisync.stores.interfaces import (
     RankingQuery,
     Standing,
 )
+from pisync.stores.redis_scripts import Argument, Script, mapped
 from pisync.streaks import DeviceState, LastEvent
 
 SOCKET_TIMEOUT_S: Final = 5.0
 
-Argument = str | bytes | int
 _messagepack = msgspec.msgpack.Encoder()
 _last_event_encoder = msgspec.json.Encoder()
 _last_event_decoder = msgspec.json.Decoder(LastEvent)
@@ -67,13 +65,13 @@ class RedisStreakStore:
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=self._on_connect,
         )
-        self._apply = _Script(self._client, "apply.lua")
-        self._confirm = _Script(self._client, "confirm.lua")
-        self._mark = _Script(self._client, "mark.lua")
-        self._settle = _Script(self._client, "settle.lua")
-        self._finish = _Script(self._client, "finish.lua")
-        self._ranking = _Script(self._client, "ranking.lua")
-        self._clear = _Script(self._client, "clear.lua")
+        self._apply = Script(self._client, "apply.lua")
+        self._confirm = Script(self._client, "confirm.lua")
+        self._mark = Script(self._client, "mark.lua")
+        self._settle = Script(self._client, "settle.lua")
+        self._finish = Script(self._client, "finish.lua")
+        self._ranking = Script(self._client, "ranking.lua")
+        self._clear = Script(self._client, "clear.lua")
         self._epoch = ""
         self._attached = False
         self._run_id = ""
@@ -105,13 +103,13 @@ class RedisStreakStore:
 
     async def ping(self) -> None:
         """Return when Redis answers."""
-        with _mapped():
+        with mapped():
             await self._client.ping()
 
     async def attach(self, known: Collection[str]) -> Standing:
         """Find the projection and stick to it, and to the Redis process that holds it."""
         self._attached, self._run_id = True, ""
-        with _mapped():
+        with mapped():
             await self._client.connection_pool.disconnect()
             async with self._client.pipeline(transaction=False) as pipeline:
                 for each in _ROOTS:
@@ -173,7 +171,7 @@ class RedisStreakStore:
         self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
     ) -> bool:
         """Start a new projection under a new epoch, unless another bridge, still alive, does."""
-        with _mapped():
+        with mapped():
             if not await self._client.set(REBUILDER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
                 # Our own former life, killed in the middle, does not count as another bridge.
                 if await self._client.get(REBUILDER) != bridge_id:
@@ -225,7 +223,7 @@ class RedisStreakStore:
             pipeline.hset(PROGRESS, mapping={"replayed": replayed, "to_replay": to_replay})
             pipeline.expire(PROGRESS, limits.REBUILDER_SILENT_S)
             pipeline.get(REBUILDER)
-            with _mapped():
+            with mapped():
                 *_, rebuilder = await pipeline.execute()
                 if rebuilder == bridge_id:
                     await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
@@ -233,7 +231,7 @@ class RedisStreakStore:
     async def finish_rebuild(self, bridge_id: str) -> None:
         """Declare the projection complete."""
         await self._finish.call(_everywhere(self._epoch))
-        with _mapped():
+        with mapped():
             if await self._client.get(REBUILDER) == bridge_id:
                 await self._client.delete(REBUILDER)
 
@@ -243,7 +241,7 @@ class RedisStreakStore:
             for each in _ROOTS:
                 pipeline.hdel(f"{each}:marks", bridge_id)
                 pipeline.zrem(f"{each}:catching", bridge_id)
-            with _mapped():
+            with mapped():
                 await pipeline.execute()
 
     async def status(self) -> ProjectionStatus:
@@ -257,7 +255,7 @@ class RedisStreakStore:
         async with self._client.pipeline(transaction=True) as pipeline:
             pipeline.hmget(f"{root}:device:{device_id}", "last_success", "last_event")
             pipeline.zrange(f"{root}:failures:{device_id}", 0, -1)
-            with _mapped():
+            with mapped():
                 (last_success, last_event), failures = await pipeline.execute()
         if last_event is None:
             return None
@@ -277,13 +275,13 @@ class RedisStreakStore:
                 pipeline.sismember(f"{root}:alerting", device_id)
                 for order in RankedBy:
                     pipeline.zscore(f"{root}:by:{order}", device_id)
-            with _mapped():
+            with mapped():
                 replies = iter(await pipeline.execute())
         return [_record(*each) for each in zip(*[replies] * (3 + len(RankedBy)), strict=True)]
 
     async def device_ids(self) -> AsyncIterator[list[str]]:
         """Every device of which anything is kept, in batches; some more than once."""
-        with _mapped():
+        with mapped():
             async for keys in self._keys():
                 found: list[str] = []
                 for key in keys:
@@ -367,57 +365,6 @@ def shard(device_id: str) -> str:
 
 def _everywhere(*arguments: Argument) -> dict[str, Sequence[Argument]]:
     return dict.fromkeys(_ROOTS, arguments)
-
-
-class _Script:
-    """A Lua script, called by its digest on several shards in one round trip."""
-
-    def __init__(self, client: Redis, name: str) -> None:
-        self._client = client
-        self._source = resources.files(__package__).joinpath(name).read_text()
-        self._digest = ""
-
-    async def call(
-        self, calls: Mapping[str, Sequence[Argument]], *, also: Sequence[Argument] = ()
-    ) -> list[list[Any]]:
-        """The replies in the order of the shards, then that to one more command that is sent along.
-
-        Repeating a call is harmless, and so is a partial one.
-        """
-        if not calls:
-            return []
-        with _mapped():
-            if not self._digest:
-                self._digest = await self._client.script_load(self._source)
-            try:
-                return await self._execute(calls, also)
-            except exceptions.NoScriptError:  # Redis was restarted, or its scripts flushed
-                await self._client.script_load(self._source)
-                return await self._execute(calls, also)
-
-    async def _execute(
-        self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]
-    ) -> list[list[Any]]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for key, arguments in calls.items():
-                pipeline.evalsha(self._digest, 1, key, *arguments)
-            if also:
-                pipeline.execute_command(*also)
-            replies: list[list[Any]] = await pipeline.execute()
-            return replies
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """Driver errors become ours; every one may pass, for Redis holds nothing that cannot be made again."""
-    try:
-        yield
-    except exceptions.ResponseError as error:
-        if "LOST the projection" in str(error):  # behind words of the driver's where it was in a pipeline
-            raise ProjectionLost("Redis: it does not hold the projection that we were attached to") from None
-        raise StreakStoreUnavailable(f"Redis: {str(error)[:300]}") from error
-    except (exceptions.RedisError, OSError) as error:
-        raise StreakStoreUnavailable(f"Redis: {str(error)[:300]}") from error
 
 
 def _changes(replies: Sequence[Sequence[Any]]) -> list[AlertChange]:

@@ -3,13 +3,13 @@
 from typing import Any
 
 from bridge.command import bridge
-from pisync.stores import redis
+from pisync.stores import redis, redis_scripts
 
 SET = "call('ZCARD', failures)"
 COUNTER = "call('INCRBY', root .. ':count:' .. id, #failed)"
 
 
-class CountingScript(redis._Script):
+class CountingScript(redis_scripts.Script):
     """The scripts, less the set."""
 
     def __init__(self, client: Any, name: str) -> None:
@@ -20,5 +20,5 @@ class CountingScript(redis._Script):
             self._source = self._source.replace(SET, COUNTER)
 
 
-redis._Script = CountingScript  # type: ignore[misc]
+redis.Script = CountingScript  # type: ignore[attr-defined]
 bridge()
