@@ -65,6 +65,31 @@ async def test_a_document_that_the_driver_refuses_is_alone_in_it(store: MongoEve
     assert outcomes == [Stored.REFUSED if minute == 5 else Stored.STORED for minute in range(9)]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"n": 2, "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+        {"n": 1, "writeErrors": [{"index": 1, "code": 10107, "errmsg": "not primary"}]},
+        {"n": 0, "writeErrors": [{"index": 0, "code": 121}, {"index": 1, "code": 91, "errmsg": "shutdown"}]},
+    ],
+)
+async def test_what_is_not_surely_durable_is_not_stored(
+    store: MongoEventStore, monkeypatch: pytest.MonkeyPatch, reply: dict[str, Any]
+) -> None:
+    """Whoever acknowledged it could lose it."""
+    asked: list[dict[str, Any]] = []
+
+    async def command(asking: dict[str, Any]) -> dict[str, Any]:
+        asked.append(asking)
+        return reply
+
+    monkeypatch.setattr(store._connection.database, "command", command)
+    with pytest.raises(EventStoreUnavailable):
+        await store.insert([event("PB-1"), event("PB-2")], NOW)
+    assert asked[0]["writeConcern"] == {"w": "majority", "j": True}
+    assert not asked[0]["ordered"]
+
+
 async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, database: Database) -> None:
     await store.insert([event("PB-1", minute, errors=1) for minute in range(5)], NOW)
     await database.command({"profile": 2})
