@@ -5,20 +5,22 @@ from fastapi_offline import FastAPIOffline
 
 from api import openapi, problems
 from api.auth import KeyGuard
-from api.parts import Parts
 from api.publisher import Publisher
 from api.routes import alerts as alerts_routes
 from api.routes import dead_letters, device, failures, probes, sync_event
+from api.state import Parts
 from pisync.settings import Settings
-from pisync.stores.dead_letters import DeadLetterStore
-from pisync.stores.interfaces import AlertStore, EventStore, StreakStore
+from pisync.stores.interfaces.alerts import AlertStore
+from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.projection import ProjectionReader
 
 
 def create_app(
     settings: Settings,
     *,
     events: EventStore,
-    streaks: StreakStore,
+    streaks: ProjectionReader,
     letters: DeadLetterStore,
     alerts: AlertStore,
     publisher: Publisher,

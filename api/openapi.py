@@ -40,7 +40,7 @@ UNAUTHORIZED: Final = declare(
     "No key, or a wrong one.", WWW_Authenticate="Names the scheme that is expected, `Bearer`."
 )
 UNAVAILABLE: Final = declare(
-    "A part of the system is away for now.",
+    "A part of the system is unavailable for now.",
     schemas.UnavailableProblem,
     Retry_After="Seconds to wait before the request is repeated.",
 )

@@ -9,11 +9,13 @@ import msgspec
 from fastapi import Query, Request, Response
 from pydantic import BeforeValidator, WithJsonSchema
 
-from pisync import limits, topics
+from pisync import limits
 from pisync.clock import from_ms, to_ms
-from pisync.stores import dead_letters
-from pisync.stores.dead_letters import DeadLetterPosition
-from pisync.stores.interfaces import ALERT_ID_PATTERN, Position, RankedBy
+from pisync.domain import topics
+from pisync.stores.interfaces import dead_letters
+from pisync.stores.interfaces.alerts import ALERT_ID_PATTERN
+from pisync.stores.interfaces.dead_letters import DeadLetterPosition
+from pisync.stores.interfaces.ranking import Position, RankedBy
 
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MILLISECOND: Final = timedelta(milliseconds=1)

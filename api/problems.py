@@ -12,20 +12,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pisync import logs
-from pisync.errors import BrokerUnavailable, EventStoreUnavailable, StreakStoreUnavailable, Unavailable
-from pisync.events import Reason, Rejection
+from pisync.domain.events import Reason, Rejection
+from pisync.domain.receipts import Rejected
+from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailable, Unavailable
 from pisync.limits import RETRY_AFTER_S
-from pisync.receipts import Rejected
 
 log = logs.get("api")
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-# The part that is away, by the error that says so: its name in `part`, and for people.
+# The part that is unavailable, by the error that says so: its name in `part`, and for people.
 _PARTS: Final[Mapping[type[Unavailable], tuple[str, str]]] = {
     BrokerUnavailable: ("mqtt", "The MQTT broker"),
-    EventStoreUnavailable: ("mongodb", "MongoDB"),
-    StreakStoreUnavailable: ("redis", "Redis"),
+    MongodbUnavailable: ("mongodb", "MongoDB"),
+    RedisUnavailable: ("redis", "Redis"),
 }
 
 
@@ -117,7 +117,7 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     part, name = next(names for kind, names in _PARTS.items() if isinstance(error, kind))
     log.warning("unavailable", part=part, path=request.scope["path"], reason=str(error))
     # A store's reason may name hosts; the publisher's are written for the client.
-    detail = str(error) if isinstance(error, BrokerUnavailable) else f"{name} is away for now."
+    detail = str(error) if isinstance(error, BrokerUnavailable) else f"{name} is unavailable for now."
     return problem(
         HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_S)}, part=part
     )

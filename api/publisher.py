@@ -8,11 +8,12 @@ from typing import Final, Protocol
 import mqtt5
 import msgspec
 
-from pisync import backoff, limits, logs, mqtt, receipts, topics
+from pisync import backoff, limits, logs
+from pisync.domain import receipts, topics
+from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
 from pisync.limits import WAITING_MAX
-from pisync.mqtt import Connection, Message, Subscription
-from pisync.receipts import Receipt
+from pisync.mqtt.connection import Connection, Message, Subscription, connected
 from pisync.settings import Settings
 
 log = logs.get("api.publisher")
@@ -86,7 +87,10 @@ class MqttPublisher:
                 delays = backoff.delays()
             delay_s = next(delays)
             log.warning(
-                "broker away", broker=str(self._address), reason=self._away, retry_in_s=round(delay_s, 2)
+                "broker unavailable",
+                broker=str(self._address),
+                reason=self._away,
+                retry_in_s=round(delay_s, 2),
             )
             await asyncio.sleep(delay_s)
 
@@ -142,7 +146,7 @@ class MqttPublisher:
             on_puback=self._taken,
         )
         try:
-            await mqtt.connected(connection, self._address, self._tls)
+            await connected(connection, self._address, self._tls)
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
                 await connection.ready
             self._connection, self._was_connected = connection, True

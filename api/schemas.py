@@ -10,10 +10,12 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import BaseModel, Field
 
-from pisync import limits, topics
-from pisync.events import Outcome, Reason, SyncEvent
-from pisync.payloads import PREVIEW_CHARS_MAX
-from pisync.stores import dead_letters, interfaces
+from pisync import limits
+from pisync.domain import topics
+from pisync.domain.events import Outcome, Reason, SyncEvent
+from pisync.domain.payloads import PREVIEW_CHARS_MAX
+from pisync.stores.interfaces import alerts as alerts_interface
+from pisync.stores.interfaces import dead_letters
 
 _REF: Final = "#/components/schemas/{name}"
 
@@ -79,7 +81,7 @@ class FailingDevice(BaseModel):
     device_id: DeviceId
     failures: Annotated[int, Field(ge=0, description="All its failures.")]
     failures_since: Annotated[int, Field(ge=0, description="Its failures since `since`, where given.")] = 0
-    current_streak: Annotated[int, Field(ge=0, description="Failures newer than its newest success.")]
+    streak: Annotated[int, Field(ge=0, description="Failures newer than its newest success.")]
     last_failure: datetime
     last_success: datetime | None
     last_seen: datetime
@@ -109,11 +111,9 @@ class RepeatedFailures(BaseModel):
 class Alert(BaseModel):
     """A device that kept failing. Times are by the bridge's clock."""
 
-    id: Annotated[str, Field(pattern=f"^{interfaces.ALERT_ID_PATTERN}$")]
+    id: Annotated[str, Field(pattern=f"^{alerts_interface.ALERT_ID_PATTERN}$")]
     device_id: DeviceId
-    failures_in_a_row: Annotated[
-        int, Field(ge=limits.STREAK_ALERT, description="Its streak when the alert was opened.")
-    ]
+    streak: Annotated[int, Field(ge=limits.STREAK_ALERT, description="Its streak when the alert was opened.")]
     opened_at: datetime
     closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
 
@@ -239,7 +239,7 @@ class ParametersProblem(Problem):
 
 
 class UnavailableProblem(Problem):
-    """A part of the system is away; the same request may succeed later."""
+    """A part of the system is unavailable; the same request may succeed later."""
 
     part: Literal["mqtt", "mongodb", "redis"]
 

@@ -17,10 +17,11 @@ from pisync import logs, tasks
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
 from pisync.settings import Settings
-from pisync.stores.mongodb import MongoConnection, MongoEventStore
-from pisync.stores.mongodb_alerts import MongoAlertStore
-from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
-from pisync.stores.redis import RedisStreakStore
+from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 
 log = logs.get("api.service")
 
@@ -57,7 +58,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     async with contextlib.AsyncExitStack() as stack:
         mongodb = MongoConnection(settings.mongodb_url)
         stack.push_async_callback(mongodb.close)
-        streaks = RedisStreakStore.connect(settings.redis_url)
+        streaks = RedisProjection.connect(settings.redis_url)
         stack.push_async_callback(streaks.close)
         app = create_app(
             settings,

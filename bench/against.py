@@ -12,7 +12,7 @@ from bench.results import AT_LEAST, Result, Target
 from bench.rig import Rig
 from bench.scale import Scale
 from bench.traffic import Traffic
-from pisync.stack.process import ChildProcess
+from local_stack.process import ChildProcess
 
 DEVICES: Final = 10_000
 EVENTS: Final = 200_000

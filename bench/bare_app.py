@@ -13,8 +13,8 @@ import uvloop
 from fastapi import FastAPI, Request, Response
 
 from api.service import server_config
-from pisync.stack import ports
-from pisync.stack.process import ChildProcess
+from local_stack import ports
+from local_stack.process import ChildProcess
 
 _STOP_S: Final = 1
 

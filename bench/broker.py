@@ -10,8 +10,8 @@ from typing import Final
 
 import mqtt5
 
-from pisync import topics
-from pisync.stack import ports
+from local_stack import ports
+from pisync.domain import topics
 
 _UNACKNOWLEDGED_MAX: Final = 2000
 _CHUNK: Final = 200

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from bench import rig as rigs
 from bench.results import Result
 from bench.scale import Scale
-from pisync.stores.redis import RedisStreakStore
-from pisync.streaks import DeviceState, LastEvent
+from pisync.domain.device_state import DeviceState, LastEvent
+from pisync.stores.redis.projection import RedisProjection
 
 DEVICES: Final = 100_000
 FAILURES: Final = 20
@@ -67,7 +67,7 @@ def table(results: Iterable[Result]) -> list[tuple[str, ...]]:
 async def _bytes_each(devices: int, failures: int) -> tuple[float, float]:
     """Bytes a device in a fleet that has so many failures each, and resident over allocated memory."""
     async with rigs.fresh() as rig, Redis.from_url(rig.redis.url) as client:
-        streaks = RedisStreakStore.connect(rig.redis.url)
+        streaks = RedisProjection.connect(rig.redis.url)
         try:
             await streaks.begin_rebuild("bench", [])
             await streaks.finish_rebuild("bench")

@@ -14,9 +14,9 @@ from bench.rig import Stalled
 from bench.scale import Scale
 from device_sim.fleet import CONNECTIONS, allow_file_descriptors
 from device_sim.report import Summary
+from local_stack.process import ChildProcess, running
+from local_stack.services import pisync
 from pisync import settings
-from pisync.stack.process import ChildProcess, running
-from pisync.stack.services import pisync
 
 DEVICES: Final = 5_000
 DEVICES_LEAST: Final = 2 * CONNECTIONS

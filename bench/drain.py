@@ -16,10 +16,11 @@ from bench.results import AT_LEAST, AT_MOST, Result, Target
 from bench.rig import Rig, reached
 from bench.scale import Scale
 from bench.traffic import Traffic
+from local_stack.process import running
 from pisync import clock, limits
-from pisync.events import SyncEvent
-from pisync.stack.process import running
-from pisync.stores import mongodb
+from pisync.domain.events import SyncEvent
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.events import document as as_document
 
 DEVICES: Final = 10_000
 SINGLE_EVENTS: Final = 200_000
@@ -199,13 +200,13 @@ async def _drain_by_two(traffic: Traffic, messages: Messages) -> Drain:
 
 async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
     """Insert the events' documents; making them is not counted."""
-    store = mongodb.MongoEventStore.connect(rig.mongodb.url)
+    store = MongoEventStore.connect(rig.mongodb.url)
     await store.prepare()
     collection: Any = rig.database.sync_events
     received_at = clock.now()
     meter = rig.meter()
     seconds = 0.0
-    documents = (mongodb.document(event, received_at) for event in _in_order(traffic))
+    documents = (as_document(event, received_at) for event in _in_order(traffic))
     while chunk := list(islice(documents, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE)):
         parts = [
             chunk[at : at + limits.BATCH_EVENTS_MAX] for at in range(0, len(chunk), limits.BATCH_EVENTS_MAX)

@@ -9,9 +9,9 @@ from typing import Final
 from bench import broker
 from bench.meter import Meter
 from bench.rig import MeteredBridge, Rig, reached
-from pisync import topics
-from pisync.stack import ports
-from pisync.stack.process import ChildFailed, ChildProcess, running
+from local_stack import ports
+from local_stack.process import ChildFailed, ChildProcess, running
+from pisync.domain import topics
 
 SESSION_EXPIRY_S: Final = 3600
 _LOOK_INTERVAL_S: Final = 0.02

@@ -20,11 +20,12 @@ from bench.results import AT_LEAST, AT_MOST, Result, Target
 from bench.rig import Rig, Stalled
 from bench.scale import Scale
 from bench.traffic import Traffic
-from pisync import limits, topics
-from pisync.stack.process import running
-from pisync.stack.servers import MONGOD_CACHE_GB, MongodbServer
-from pisync.stores.mongodb import MongoEventStore
-from pisync.stores.redis import RedisStreakStore
+from local_stack.process import running
+from local_stack.servers import MONGOD_CACHE_GB, MongodbServer
+from pisync import limits
+from pisync.domain import topics
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 
 EVENTS_EACH: Final = 50
 DEVICES_FEW: Final = 1_000
@@ -183,7 +184,7 @@ async def _fill(rig: Rig, traffic: Traffic) -> None:
 
 async def _build_projection(rig: Rig) -> None:
     """Let a bridge build the projection of all that is stored, raise the alerts that follow, and go."""
-    streaks = RedisStreakStore.connect(rig.redis.url)
+    streaks = RedisProjection.connect(rig.redis.url)
     try:
         async with running(rig.bridge()), asyncio.timeout(_REBUILD_TIMEOUT_S):
             while not (await streaks.status()).complete:

@@ -14,7 +14,7 @@ from typing import Final, cast
 import msgspec
 import uvloop
 
-from pisync.stack import ports
+from local_stack import ports
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _LENGTH: Final = b"\r\ncontent-length: "

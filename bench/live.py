@@ -13,10 +13,11 @@ from bench.results import AT_MOST, Result, Target
 from bench.rig import Rig, Stalled
 from bench.scale import Scale
 from bench.traffic import Traffic
-from pisync import clock, limits, topics
-from pisync.stack import ports
-from pisync.stack.process import running
-from pisync.stores import mongodb
+from local_stack import ports
+from local_stack.process import running
+from pisync import clock, limits
+from pisync.domain import topics
+from pisync.stores.mongodb.events import document as as_document
 
 MESSAGES_PER_S: Final = 2_000
 SECONDS: Final = 15
@@ -83,7 +84,7 @@ async def _bare_inserts(rig: Rig, traffic: Traffic) -> list[float]:
     collection: Any = rig.database.bare
     waits_ms = []
     for number in range(_INSERTS):
-        document = mongodb.document(traffic.event(number, 0), clock.now())
+        document = as_document(traffic.event(number, 0), clock.now())
         began = time.perf_counter()
         await collection.insert_one(document)
         waits_ms.append((time.perf_counter() - began) * 1000)

@@ -9,8 +9,8 @@ from typing import Final, Self
 import msgspec
 import psutil
 
+from local_stack import programs
 from pisync import clock
-from pisync.stack import programs
 
 _ROOT: Final = Path(__file__).parents[1]
 _CPUINFO: Final = Path("/proc/cpuinfo")

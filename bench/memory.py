@@ -9,7 +9,7 @@ from bench.meter import Peaks, resident_mb
 from bench.results import AT_MOST, Result, Target
 from bench.scale import Scale
 from bench.traffic import Traffic
-from pisync.stack.process import running
+from local_stack.process import running
 
 DEVICES: Final = 10_000
 EVENTS_EARLY: Final = 50_000

@@ -13,7 +13,7 @@ from bench.results import AT_LEAST, Result, Target
 from bench.rig import fresh
 from bench.scale import Scale
 from bench.traffic import Traffic
-from pisync.stack.process import running
+from local_stack.process import running
 
 CONNECTIONS: Final = 64
 REQUESTS: Final = 8_000

@@ -18,13 +18,13 @@ from bench.results import AT_LEAST, AT_MOST, Result, Target
 from bench.rig import Rig, fresh
 from bench.scale import Scale
 from bench.traffic import Traffic
+from local_stack.process import running
+from local_stack.services import Api
 from pisync import clock
-from pisync.stack.process import running
-from pisync.stack.services import Api
-from pisync.stores.interfaces import RankedBy
-from pisync.stores.mongodb import MongoEventStore
-from pisync.stores.redis import RedisStreakStore
-from pisync.streaks import DeviceState, LastEvent
+from pisync.domain.device_state import DeviceState, LastEvent
+from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 
 FLEETS: Final = (1_000, 100_000)
 FAILING_ONE_IN: Final = 10
@@ -146,7 +146,7 @@ async def _p95s_ms(targets: list[tuple[int, str]], requests: int) -> list[float]
 async def _fleet_api(rig: Rig, database: int, devices: int) -> AsyncIterator[Api]:
     """An api over a projection of such a fleet, in a Redis database of its own."""
     url = rig.redis.url.removesuffix("/0") + f"/{database}"
-    store = RedisStreakStore.connect(url)
+    store = RedisProjection.connect(url)
     await store.begin_rebuild("bench", [])
     for first in range(0, devices, _FILL_BATCH):
         numbers = range(first, min(first + _FILL_BATCH, devices))

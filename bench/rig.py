@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pymongo import AsyncMongoClient
 
 from bench.meter import Meter
-from pisync.stack import ports
-from pisync.stack.process import running
-from pisync.stack.servers import MONGOD_CACHE_GB, MongodbServer, MosquittoServer, RedisServer
-from pisync.stack.services import Api, Bridge
+from local_stack import ports
+from local_stack.process import running
+from local_stack.servers import MONGOD_CACHE_GB, MongodbServer, MosquittoServer, RedisServer
+from local_stack.services import Api, Bridge
 
 _LOOK_INTERVAL_S: Final = 0.01
 _STALL_S: Final = 60.0

@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from pisync import clock, topics
-from pisync.events import ErrorDetail, SyncEvent
+from pisync import clock
+from pisync.domain import topics
+from pisync.domain.events import ErrorDetail, SyncEvent
 
 FAILING_ONE_IN: Final = 10
 _BEGIN_MS: Final = clock.to_ms(datetime(2026, 1, 1, tzinfo=clock.EPOCH.tzinfo))

@@ -6,10 +6,10 @@ when it has changed. `$SYS/broker/publish/messages/dropped` counts since the bro
 
 Seen with Mosquitto 2.0.11, the count rises by each message that finds the queue of a session full
 (`max_queued_messages`, `max_queued_bytes`):
-- QoS 1 to a session whose client is away, or is there and does not acknowledge, shared subscription or not;
+- QoS 1 to a session whose client is absent, or is there and does not acknowledge, shared subscription or not;
 - QoS 0 to a client that is connected and does not read.
 The publisher is told Success all the same. The count does NOT rise by
-- messages without a subscriber, and QoS 0 to a session whose client is away (a receipt to an absent device);
+- messages without a subscriber, and QoS 0 to a session whose client is absent (a receipt to an absent device);
 - messages that wait for a session when that session expires, or that expire themselves;
 - messages larger than their receiver's Maximum Packet Size.
 It says nothing about whose messages they were: a device that never fetches its receipts counts like a bridge.
@@ -32,7 +32,7 @@ _STORED_MESSAGES: Final = "$SYS/broker/store/messages/count"
 _STORED_BYTES: Final = "$SYS/broker/store/messages/bytes"
 _DIGITS_MAX: Final = 20
 _HINT: Final = (
-    "a queue in the broker was full and its publisher was told Success; look for a bridge that is away"
+    "a queue in the broker was full and its publisher was told Success; look for a bridge that is absent"
     " (or retire it with --leave), and raise max_queued_messages"
 )
 

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pisync.events import Reason
+from pisync.domain.events import Reason
 from pisync.settings import Settings
-from pisync.stores.interfaces import Stored
+from pisync.stores.interfaces.events import InsertOutcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MESSAGES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
@@ -63,10 +63,10 @@ class Metrics:
 
     # Once a batch
 
-    def kept(self, outcomes: Sequence[Stored], rejected: Iterable[Reason]) -> None:
+    def kept(self, outcomes: Sequence[InsertOutcome], rejected: Iterable[Reason]) -> None:
         """Count the events of a batch: what MongoDB said to those written, and why others were rejected."""
-        self._stored.inc(outcomes.count(Stored.STORED))
-        self._duplicates.inc(outcomes.count(Stored.DUPLICATE))
+        self._stored.inc(outcomes.count(InsertOutcome.STORED))
+        self._duplicates.inc(outcomes.count(InsertOutcome.DUPLICATE))
         for reason, count in Tally(rejected).items():
             self._rejected[reason].inc(count)
 
@@ -84,8 +84,8 @@ class Metrics:
 
     # Now and then
 
-    def store_away(self, store: str) -> None:
-        """Count that a step failed because MongoDB or Redis was away, and will be tried again."""
+    def store_unavailable(self, store: str) -> None:
+        """Count that a step failed because MongoDB or Redis was unavailable, and will be tried again."""
         self._store_retries.labels(store).inc()
 
     def connected(self, *, resumed: bool) -> None:
@@ -139,7 +139,7 @@ class Metrics:
             registry=self.registry,
         )
         self._store_retries = self._counter(
-            "pisync_bridge_store_retries_total", "Steps tried again because a store was away.", "store"
+            "pisync_bridge_store_retries_total", "Steps tried again because a store was unavailable.", "store"
         )
         for store in ("MongoDB", "Redis"):
             self._store_retries.labels(store)

@@ -20,7 +20,7 @@ async def until_available(store: str, step: Callable[[], Awaitable[T]], metrics:
             return await step()
         except Unavailable as error:
             if metrics is not None:
-                metrics.store_away(store)
+                metrics.store_unavailable(store)
             delay_s = next(delays)
-            log.warning("store away", store=store, why=str(error), retry_in_s=round(delay_s, 2))
+            log.warning("store unavailable", store=store, why=str(error), retry_in_s=round(delay_s, 2))
             await asyncio.sleep(delay_s)

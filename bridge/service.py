@@ -9,23 +9,25 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext,
 
 import uvloop
 
-from bridge import metrics_endpoint
-from bridge.alerts import Alerts
+from bridge.alerts.judge import Alerts
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
+from bridge.intake import Intake
 from bridge.metrics import Metrics
-from bridge.pipeline import Pipeline
-from bridge.projector import Projector
+from bridge.projection.projector import Projector
 from bridge.retry import until_available
 from bridge.session import Session
-from pisync import clock, limits, logs, topics
-from pisync.errors import EventStoreUnavailable, PiSyncError, StreakStoreUnavailable
+from pisync import clock, limits, logs
+from pisync.domain import topics
+from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
+from pisync.metrics import serving
 from pisync.settings import Settings
-from pisync.stores.interfaces import BridgeRegistry, Claim
-from pisync.stores.mongodb import MongoConnection, MongoEventStore
-from pisync.stores.mongodb_alerts import MongoAlertStore
-from pisync.stores.mongodb_bridges import MongoBridgeRegistry
-from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
-from pisync.stores.redis import RedisStreakStore
+from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
+from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 from pisync.tasks import cancel
 
 log = logs.get(__name__)
@@ -49,7 +51,7 @@ async def _main(settings: Settings, *, leave: bool) -> None:
     async with AsyncExitStack() as stack:
         connection = MongoConnection(settings.mongodb_url)
         stack.push_async_callback(connection.close)
-        projection = RedisStreakStore.connect(settings.redis_url)
+        projection = RedisProjection.connect(settings.redis_url)
         stack.push_async_callback(projection.close)
         bridge = _Bridge(settings, connection, projection, leaving=leave)
         await stack.enter_async_context(bridge.serving_metrics())
@@ -70,7 +72,7 @@ class _Bridge:
         self,
         settings: Settings,
         connection: MongoConnection,
-        projection: RedisStreakStore,
+        projection: RedisProjection,
         *,
         leaving: bool,
     ) -> None:
@@ -91,7 +93,7 @@ class _Bridge:
         """Serve the metrics, where a port for them is set, while the context lasts."""
         if self._settings.metrics_port is None:
             return nullcontext()
-        return metrics_endpoint.serving(
+        return serving(
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
             exposition=self._metrics.exposition,
@@ -127,7 +129,7 @@ class _Bridge:
             claim=self._claim,
             metrics=metrics,
         )
-        pipeline = Pipeline(store=self._events, projector=projector, settings=self._settings, metrics=metrics)
+        pipeline = Intake(store=self._events, projector=projector, settings=self._settings, metrics=metrics)
         session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
@@ -158,7 +160,7 @@ class _Bridge:
         try:
             await _until(stop, tasks)
             await _drain(pipeline, self._settings.drain_timeout_s)
-            with suppress(StreakStoreUnavailable):
+            with suppress(RedisUnavailable):
                 await projector.finish()
         finally:
             await cancel([*tasks, *pipeline.batches])
@@ -167,12 +169,10 @@ class _Bridge:
     async def _is_ours(self) -> bool:
         try:
             return await self._registry.holder(self._settings.bridge_id) in {self._instance, None}
-        except EventStoreUnavailable:
+        except MongodbUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _quiet(
-        self, session: Session, pipeline: Pipeline, projector: Projector, alerts: Alerts
-    ) -> None:
+    async def _quiet(self, session: Session, pipeline: Intake, projector: Projector, alerts: Alerts) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
         while not (
@@ -189,7 +189,7 @@ class _Bridge:
         log.info("left", bridge_id=self._settings.bridge_id, messages=pipeline.offered)
 
     async def forget(self) -> None:
-        """Retire the bridge's mark and name, after its last life."""
+        """Retire the bridge's watermark and name, after its last life."""
         bridge_id = self._settings.bridge_id
         await until_available("Redis", lambda: self._projection.leave(bridge_id), self._metrics)
         await until_available("MongoDB", lambda: self._registry.forget(bridge_id), self._metrics)
@@ -217,7 +217,7 @@ async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> No
             task.result()
 
 
-async def _drain(pipeline: Pipeline, timeout_s: float) -> None:
+async def _drain(pipeline: Intake, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
             await pipeline.drain()

@@ -13,10 +13,10 @@ import mqtt5
 
 from bridge.broker_watch import STATUS_PREFIX
 from bridge.metrics import Metrics
-from pisync import backoff, limits, logs, mqtt
+from pisync import backoff, limits, logs
 from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
-from pisync.mqtt import Connection, Message, State, Subscription
-from pisync.settings import MqttAddress
+from pisync.mqtt.address import MqttAddress
+from pisync.mqtt.connection import Connection, Message, State, Subscription, connected
 
 log = logs.get(__name__)
 
@@ -148,13 +148,13 @@ class Session:
             self._connection.resume()
 
     async def _wait(self, why: str, delay_s: float) -> None:
-        log.warning("broker away", broker=str(self._address), why=why, retry_in_s=round(delay_s, 2))
+        log.warning("broker unavailable", broker=str(self._address), why=why, retry_in_s=round(delay_s, 2))
         await asyncio.sleep(delay_s)
 
     async def _connect_once(self) -> None:
         connection = self._new_connection()
         try:
-            session_present = await mqtt.connected(connection, self._address, self._tls)
+            session_present = await connected(connection, self._address, self._tls)
             self._judge(session_present=session_present)
             self._connection = connection
             if not self._reading.is_set():

@@ -22,7 +22,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class FailureRecord:
     """One device's failures. Times are epoch milliseconds; None: there was none."""
 
     failures: int
@@ -33,7 +33,7 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Projection:
+class Answers:
     """What is told about devices, beside the events themselves.
 
     `failing` are the rows of `GET /api/devices/repeated-failures?more_than=0`, all pages in order.
@@ -61,7 +61,7 @@ class Books:
     doubled: list[Key]
     altered: list[Key]
     unknown: list[Key]
-    standings: dict[str, Standing]
+    failure_records: dict[str, FailureRecord]
 
     @property
     def faults(self) -> list[str]:
@@ -118,22 +118,28 @@ class Auditor:
             doubled=doubled,
             altered=altered,
             unknown=unknown,
-            standings={device_id: _standing(moments) for device_id, moments in times.items()},
+            failure_records={device_id: _failure_record(moments) for device_id, moments in times.items()},
         )
 
 
-def differences(standings: Mapping[str, Standing], projection: Projection) -> list[str]:
+def differences(failure_records: Mapping[str, FailureRecord], projection: Answers) -> list[str]:
     """In words, where the projection differs from what the stored events come to."""
     return [
-        *_differing_rows(standings, projection.failing),
-        *_differing_devices(standings, projection.seen),
-        *_differing_alerts(standings, projection.alerts),
+        *_differing_rows(failure_records, projection.failing),
+        *_differing_devices(failure_records, projection.seen),
+        *_differing_alerts(failure_records, projection.alerts),
     ]
 
 
-def differences_retained(standings: Mapping[str, Standing], retained: Collection[str]) -> list[str]:
+def differences_retained(
+    failure_records: Mapping[str, FailureRecord], retained: Collection[str]
+) -> list[str]:
     """In words, where the alerts that the broker retains differ from what the stored events come to."""
-    due = {device_id for device_id, standing in standings.items() if standing.streak >= ALERT_STREAK}
+    due = {
+        device_id
+        for device_id, failure_record in failure_records.items()
+        if failure_record.streak >= ALERT_STREAK
+    }
     missing, stale = sorted(due - set(retained)), sorted(set(retained) - due)
     return [
         *(f"{device_id}: the broker retains no alert, although it keeps failing" for device_id in missing),
@@ -141,7 +147,7 @@ def differences_retained(standings: Mapping[str, Standing], retained: Collection
     ]
 
 
-def _standing(moments: Collection[tuple[int, bool]]) -> Standing:
+def _failure_record(moments: Collection[tuple[int, bool]]) -> FailureRecord:
     """Walk through a device's syncs in the order of its own clock."""
     failures = streak = 0
     last_failure = last_success = None
@@ -154,7 +160,7 @@ def _standing(moments: Collection[tuple[int, bool]]) -> Standing:
         else:
             streak = 0
             last_success = moment_ms
-    return Standing(
+    return FailureRecord(
         failures=failures,
         streak=streak,
         last_failure_ms=last_failure,
@@ -163,7 +169,9 @@ def _standing(moments: Collection[tuple[int, bool]]) -> Standing:
     )
 
 
-def _differing_rows(standings: Mapping[str, Standing], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def _differing_rows(
+    failure_records: Mapping[str, FailureRecord], rows: Iterable[Mapping[str, Any]]
+) -> list[str]:
     found: list[str] = []
     told: set[str] = set()
     for row in rows:
@@ -172,29 +180,30 @@ def _differing_rows(standings: Mapping[str, Standing], rows: Iterable[Mapping[st
             found.append(f"{device_id} is listed twice among the failing devices")
         told.add(device_id)
         success = row["last_success"]
-        answer = Standing(
+        answer = FailureRecord(
             failures=row["failures"],
-            streak=row["current_streak"],
+            streak=row["streak"],
             last_failure_ms=_ms(datetime.fromisoformat(row["last_failure"])),
             last_success_ms=None if success is None else _ms(datetime.fromisoformat(success)),
             last_seen_ms=_ms(datetime.fromisoformat(row["last_seen"])),
         )
-        expected = standings.get(device_id)
+        expected = failure_records.get(device_id)
         if answer != expected:
             found.append(f"{device_id}: the api answers {answer}, the events say {expected}")
-    failing = {device_id for device_id, standing in standings.items() if standing.failures}
+    failing = {device_id for device_id, failure_record in failure_records.items() if failure_record.failures}
     found += [f"{device_id} is not listed among the failing devices" for device_id in sorted(failing - told)]
     return found
 
 
 def _differing_devices(
-    standings: Mapping[str, Standing], seen: Mapping[str, tuple[int | None, int | None]]
+    failure_records: Mapping[str, FailureRecord], seen: Mapping[str, tuple[int | None, int | None]]
 ) -> list[str]:
     found = [
-        f"Redis knows {device_id}, which stored nothing" for device_id in sorted(seen.keys() - standings)
+        f"Redis knows {device_id}, which stored nothing"
+        for device_id in sorted(seen.keys() - failure_records)
     ]
-    for device_id, standing in standings.items():
-        expected = (standing.last_success_ms, standing.last_seen_ms)
+    for device_id, failure_record in failure_records.items():
+        expected = (failure_record.last_success_ms, failure_record.last_seen_ms)
         if seen.get(device_id) != expected:
             found.append(
                 f"{device_id}: Redis has last success and newest event {seen.get(device_id)},"
@@ -203,20 +212,26 @@ def _differing_devices(
     return found
 
 
-def _differing_alerts(standings: Mapping[str, Standing], alerts: Iterable[Mapping[str, Any]]) -> list[str]:
+def _differing_alerts(
+    failure_records: Mapping[str, FailureRecord], alerts: Iterable[Mapping[str, Any]]
+) -> list[str]:
     found: list[str] = []
     opened: set[str] = set()
     for alert in alerts:
         device_id = alert["device_id"]
-        standing = standings.get(device_id)
-        if standing is None or standing.failures < ALERT_STREAK:
+        failure_record = failure_records.get(device_id)
+        if failure_record is None or failure_record.failures < ALERT_STREAK:
             found.append(f"{device_id}: an alert that no order of its events explains")
         if alert["closed_at"] is not None:
             continue
         if device_id in opened:
             found.append(f"{device_id} has two open alerts")
         opened.add(device_id)
-    due = {device_id for device_id, standing in standings.items() if standing.streak >= ALERT_STREAK}
+    due = {
+        device_id
+        for device_id, failure_record in failure_records.items()
+        if failure_record.streak >= ALERT_STREAK
+    }
     found += [f"{device_id}: no open alert, although it keeps failing" for device_id in sorted(due - opened)]
     found += [f"{device_id}: an open alert, although its streak ended" for device_id in sorted(opened - due)]
     return found

@@ -9,7 +9,7 @@ import aiomqtt
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from pisync.settings import MqttAddress
+from pisync.mqtt.address import MqttAddress
 
 # Every broken connection is reported once, as the `MqttError` that ends it; aiomqtt and paho would log a line
 # for each of the fleet's connections as well.

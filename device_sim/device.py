@@ -15,8 +15,8 @@ from typing import Final
 import msgspec
 
 from pisync import limits
-from pisync.events import SyncEvent
-from pisync.receipts import Receipt
+from pisync.domain.events import SyncEvent
+from pisync.domain.receipts import Receipt
 
 RECEIPT_TIMEOUT_S: Final = 20.0
 INFLIGHT_MESSAGES_MAX: Final = 4

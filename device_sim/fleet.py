@@ -22,10 +22,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 from device_sim.client import Client
 from device_sim.device import RECEIPT_TIMEOUT_S, Action, Counters, Device, Options, Publish, Wake, backoff_s
 from device_sim.scenario import Period, Scenario, Story
-from pisync import limits, receipts, topics
+from pisync import limits
+from pisync.domain import receipts, topics
+from pisync.domain.events import SyncEvent
 from pisync.errors import ConfigurationError
-from pisync.events import SyncEvent
-from pisync.settings import MqttAddress
+from pisync.mqtt.address import MqttAddress
 
 CONNECTIONS: Final = 200
 OFFLINE_S_MAX: Final = 0.5
@@ -97,7 +98,7 @@ class Fleet:
         return self.expected - self.tally.counters.confirmed - self.tally.counters.rejected
 
     async def run(self) -> None:
-        """Return once a receipt covers every event. A broker that is away is waited for.
+        """Return once a receipt covers every event. A broker that is unavailable is waited for.
 
         Raises:
             ConfigurationError: the broker refuses a device for good, or file descriptors are too few.
@@ -151,7 +152,7 @@ class Fleet:
         """One connection, from CONNECT until everything is settled.
 
         Raises:
-            aiomqtt.MqttError: the broker is away, refused for now, or the connection broke.
+            aiomqtt.MqttError: the broker is unavailable, refused for now, or the connection broke.
             ConfigurationError: the broker refuses for good.
         """
         try:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final, Literal
 
 from pisync.clock import from_ms, to_ms
-from pisync.events import ErrorDetail, SyncEvent
+from pisync.domain.events import ErrorDetail, SyncEvent
 
 EVENTS_MAX: Final = 10_000
 """Events a device, at most: hourly syncs, so a little over a year."""

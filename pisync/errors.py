@@ -3,11 +3,11 @@
 PiSyncError
 ├── ConfigurationError          stop: nothing but a person can mend it (exit 78)
 ├── SessionTakenOver            stop: another bridge has this bridge's id (exit 79)
-├── ChildFailed                 stop: a program of the local stack does not run (pisync/stack/process.py)
+├── ChildFailed                 stop: a program of the local stack does not run (local_stack/process.py)
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
-│   ├── EventStoreUnavailable
-│   └── StreakStoreUnavailable
+│   ├── MongodbUnavailable
+│   └── RedisUnavailable
 │       └── ProjectionLost      Redis answers, but what it held is gone: attach again
 └── ProtocolError               disconnect and connect again
 """
@@ -32,22 +32,22 @@ class SessionTakenOver(PiSyncError):  # noqa: N818 - MQTT's own name for it (rea
 
 
 class Unavailable(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
-    """A part is away for now; the same call may succeed later."""
+    """A part is unavailable for now; the same call may succeed later."""
 
 
 class BrokerUnavailable(Unavailable):
     """The MQTT broker cannot be reached, or refuses for now."""
 
 
-class EventStoreUnavailable(Unavailable):
+class MongodbUnavailable(Unavailable):
     """MongoDB cannot be reached, or cannot promise durability for now."""
 
 
-class StreakStoreUnavailable(Unavailable):
+class RedisUnavailable(Unavailable):
     """Redis cannot be reached, or cannot write for now."""
 
 
-class ProjectionLost(StreakStoreUnavailable):
+class ProjectionLost(RedisUnavailable):
     """Redis answers, but the projection that we were attached to is not there."""
 
 

@@ -27,7 +27,7 @@ SHARDS: Final = 16
 FAILURES_KEPT_MAX: Final = 1000
 STREAK_ALERT: Final = 3
 # How often a bridge writes down how far its events are projected.
-MARK_INTERVAL_S: Final = 1.0
+WATERMARK_INTERVAL_S: Final = 1.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.

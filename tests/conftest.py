@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pisync.stack import ports
-from pisync.stack.process import running
-from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer
+from local_stack import ports
+from local_stack.process import running
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

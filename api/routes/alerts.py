@@ -9,10 +9,11 @@ from pydantic import WithJsonSchema
 
 from api import paging, schemas
 from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
-from api.parts import Injected
+from api.state import Injected
 from pisync import limits
 from pisync.clock import rfc3339
-from pisync.stores.interfaces import Alert, AlertQuery
+from pisync.domain.alerts import Alert
+from pisync.stores.interfaces.alerts import AlertQuery
 
 router = APIRouter(tags=["operators"])
 
@@ -86,7 +87,7 @@ def _row(alert: Alert) -> dict[str, object]:
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
-        "failures_in_a_row": alert.streak,
+        "streak": alert.streak,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),
     }

@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 
 from api import paging, problems, schemas
 from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
-from api.parts import Injected, Parts
-from pisync import clock, limits, logs, payloads, receipts
+from api.state import Injected, Parts
+from pisync import clock, limits, logs
 from pisync.clock import rfc3339
-from pisync.events import Reason
-from pisync.receipts import Receipt
-from pisync.stores.dead_letters import (
+from pisync.domain import payloads, receipts
+from pisync.domain.events import Reason
+from pisync.domain.receipts import Receipt
+from pisync.stores.interfaces.dead_letters import (
     ID_PATTERN,
     DeadLetterEntry,
     DeadLetterPosition,

@@ -8,10 +8,11 @@ from starlette.exceptions import HTTPException
 
 from api import paging, schemas
 from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
-from api.parts import parts_of
-from pisync import events, limits
-from pisync.events import Outcome
-from pisync.stores.interfaces import HistoryQuery
+from api.state import parts_of
+from pisync import limits
+from pisync.domain import topics
+from pisync.domain.events import Outcome
+from pisync.stores.interfaces.events import HistoryQuery
 
 router = APIRouter(tags=["operators"])
 
@@ -19,7 +20,7 @@ DeviceId = Annotated[
     str,
     Path(
         pattern=schemas.DEVICE_ID_PATTERN,
-        description="The device's id: " + events.DEVICE_ID_RULE + ".",
+        description="The device's id: " + topics.DEVICE_ID_RULE + ".",
         examples=["PB-000123"],
     ),
 ]

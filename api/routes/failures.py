@@ -10,19 +10,12 @@ from pydantic import WithJsonSchema
 
 from api import paging, schemas
 from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
-from api.parts import parts_of
+from api.state import parts_of
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.limits import EXACT_COUNTS_INFLIGHT_MAX
-from pisync.stores.interfaces import (
-    EventStore,
-    FailingDevice,
-    FailureCounts,
-    Position,
-    ProjectionStatus,
-    RankedBy,
-    RankingQuery,
-)
+from pisync.stores.interfaces.events import EventStore, FailureCounts
+from pisync.stores.interfaces.ranking import FailingDevice, Position, ProjectionStatus, RankedBy, RankingQuery
 
 router = APIRouter(tags=["operators"])
 
@@ -110,7 +103,7 @@ def _item(row: FailingDevice, exact: FailureCounts | None, since: datetime | Non
     item: dict[str, object] = {
         "device_id": row.device_id,
         "failures": row.failures if exact is None else exact.total,
-        "current_streak": row.streak if exact is None else exact.streak,
+        "streak": row.streak if exact is None else exact.streak,
         "last_failure": rfc3339(from_ms(row.last_failure_ms)),
         "last_success": None if row.last_success_ms is None else rfc3339(from_ms(row.last_success_ms)),
         "last_seen": rfc3339(from_ms(row.last_seen_ms)),

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Response
 
 from api import schemas
 from api.openapi import UNEXPECTED
-from api.parts import Injected
+from api.state import Injected
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
-from pisync.stores.interfaces import StreakStore
+from pisync.stores.interfaces.projection import ProjectionReader
 
 router = APIRouter(tags=["probes"])
 
@@ -34,7 +34,7 @@ async def healthz() -> Response:
     responses={
         200: {"model": schemas.Readiness, "description": "Every part answers."},
         500: UNEXPECTED,
-        503: {"model": schemas.Readiness, "description": "A part is away."},
+        503: {"model": schemas.Readiness, "description": "A part is unavailable."},
     },
 )
 async def readyz(parts: Injected) -> Response:
@@ -68,7 +68,7 @@ async def _state(ask: Callable[[], Awaitable[str | None]]) -> str:
         return str(error) or "away"
 
 
-async def _projection(streaks: StreakStore) -> str | None:
+async def _projection(streaks: ProjectionReader) -> str | None:
     status = await streaks.status()
     if status.complete:
         return None

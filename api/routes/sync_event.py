@@ -7,10 +7,11 @@ from starlette.exceptions import HTTPException
 
 from api import problems, schemas
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare
-from api.parts import parts_of
-from pisync import clock, events, limits, receipts
-from pisync.events import Reason, Rejection
-from pisync.receipts import Receipt, Rejected
+from api.state import parts_of
+from pisync import clock, limits
+from pisync.domain import decoding, receipts
+from pisync.domain.events import Reason, Rejection
+from pisync.domain.receipts import Receipt, Rejected
 
 router = APIRouter(tags=["devices"])
 
@@ -38,10 +39,10 @@ async def sync_event(request: Request) -> Response:
     an array that were not taken in. After a 503 the event may be stored all the same; repeating is safe.
     """
     body = await _body(request)
-    device_id = events.claimed_device_id(body)
+    device_id = decoding.claimed_device_id(body)
     if isinstance(device_id, Rejection):
         return _refusal([device_id])
-    decoded = events.decode(body, device_id, clock.now())
+    decoded = decoding.decode(body, device_id, clock.now())
     if not decoded.events:
         return _refusal(decoded.rejections)
     return _answer(await parts_of(request).publisher.publish(device_id, body))

@@ -14,8 +14,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from device_sim.faults import Kind
-from tests.chaos.run import Outcome, Plan, run
+from tests.chaos.faults import Kind
+from tests.chaos.run import ChaosResult, Plan, run
 from tests.chaos.stack import Bug
 
 SHOWN_MAX = 20
@@ -72,7 +72,7 @@ def main(
     raise typer.Exit(1 if outcome.wrong else 0)
 
 
-def _table(outcome: Outcome, elapsed_s: float) -> Table:
+def _table(outcome: ChaosResult, elapsed_s: float) -> Table:
     shown = Table(title=f"Chaos of seed {outcome.seed}", show_header=False, title_justify="left")
     shown.add_column()
     shown.add_column(justify="right")

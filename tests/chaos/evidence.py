@@ -12,8 +12,8 @@ import httpx
 from pymongo import MongoClient
 from redis import Redis
 
-from device_sim.auditor import Projection
-from pisync.stack import ports
+from device_sim.auditor import Answers
+from local_stack import ports
 from tests.chaos.stack import Stack
 
 Document = dict[str, Any]
@@ -44,11 +44,11 @@ class Evidence:
         """What was rejected; a fleet that sends only good events must not cause any."""
         return list(self._database.dead_letters.find())
 
-    def projection(self) -> Projection | None:
+    def projection(self) -> Answers | None:
         """What is told about the devices now; None while the api says that something is amiss."""
         if self._http.get("/readyz").status_code != httpx.codes.OK:
             return None
-        return Projection(
+        return Answers(
             failing=self._failing(),
             seen=dict(self._seen()),
             alerts=list(self._database.alerts.find()),

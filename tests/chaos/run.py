@@ -13,11 +13,11 @@ import msgspec
 
 from device_sim.auditor import Auditor, Books, differences, differences_retained
 from device_sim.device import Device
-from device_sim.faults import Fault, Kind, schedule
 from device_sim.fleet import Fleet
 from device_sim.scenario import Period, Scenario
-from pisync.settings import MqttAddress
+from pisync.mqtt.address import MqttAddress
 from tests.chaos.evidence import Evidence, evidence
+from tests.chaos.faults import Fault, Kind, schedule
 from tests.chaos.stack import Bug, Stack
 
 NOW: Final = datetime(2026, 5, 8, 12, tzinfo=UTC)
@@ -71,7 +71,7 @@ class Plan:
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class ChaosResult:
     """What a run came to, after its last round or after the first that went wrong.
 
     `settled_s` is the longest that it took from quiet until the projection was right, in seconds.
@@ -109,11 +109,11 @@ class RecordedFleet(Fleet):
             self._auditor.confirmed(event)
 
 
-async def run(plan: Plan, data: Path, say: Say) -> Outcome:
+async def run(plan: Plan, data: Path, say: Say) -> ChaosResult:
     """Run the plan with its data in this directory; ends with the first round that goes wrong."""
     stack = Stack(data, bug=plan.bug)
     auditor = Auditor()
-    outcome = Outcome(seed=plan.seed)
+    outcome = ChaosResult(seed=plan.seed)
     async with stack.running():
         with evidence(stack) as view:
             for number, faults in enumerate(plan.faults_of_rounds(), 1):
@@ -133,7 +133,7 @@ async def _round(
     stack: Stack,
     auditor: Auditor,
     view: Evidence,
-    outcome: Outcome,
+    outcome: ChaosResult,
 ) -> Books:
     """One round: faults under load, quiet, audit; what went wrong is in the outcome."""
     scenario = Scenario(
@@ -204,7 +204,7 @@ async def _settled_differences(books: Books, view: Evidence, plan: Plan) -> list
     while now_s() - changed_at_s < plan.unchanged_s:
         latest = _differences(books, view)
         if plan.retained and not latest:
-            latest = differences_retained(books.standings, await view.retained_alerts())
+            latest = differences_retained(books.failure_records, await view.retained_alerts())
         if not latest:
             return []
         if latest != found:
@@ -220,4 +220,4 @@ def _differences(books: Books, view: Evidence) -> list[str]:
         return [f"the api does not answer as it should: {error}"]
     if projection is None:
         return ["/readyz says that something is amiss"]
-    return differences(books.standings, projection)
+    return differences(books.failure_records, projection)

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from device_sim.faults import COPIES_BACK_MAX, Fault, Kind, Target
-from pisync.stack import ports, services
-from pisync.stack.process import ChildFailed, ChildProcess, running
-from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer
+from local_stack import ports, services
+from local_stack.process import ChildFailed, ChildProcess, running
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from tests.chaos.faults import COPIES_BACK_MAX, Fault, Kind, Target
 
 FLUSH_TIMEOUT_S = 10.0
 

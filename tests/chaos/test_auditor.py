@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device_sim.auditor import Auditor, Books, Projection, Standing, differences, differences_retained
+from device_sim.auditor import Answers, Auditor, Books, FailureRecord, differences, differences_retained
 
 START_MS = 1_778_241_600_000  # 2026-05-08T12:00:00Z
 MINUTE_MS = 60_000
@@ -51,8 +51,8 @@ def test_books_that_balance() -> None:
     books = balance([stored(event) for event in reversed(EVENTS)])
     assert books.faults == []
     assert (books.sent, books.confirmed, books.stored) == (5, 5, 5)
-    assert books.standings == {
-        "PB-1": Standing(
+    assert books.failure_records == {
+        "PB-1": FailureRecord(
             failures=4,
             streak=3,
             last_failure_ms=START_MS + 4 * MINUTE_MS,
@@ -77,7 +77,7 @@ def test_an_event_that_was_not_confirmed_may_be_missing() -> None:
 def test_a_doubled_event() -> None:
     books = balance([stored(event) for event in [*EVENTS, EVENTS[2]]])
     assert books.doubled == [("PB-1", START_MS + 2 * MINUTE_MS)]
-    assert books.standings["PB-1"].failures == 4
+    assert books.failure_records["PB-1"].failures == 4
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,23 @@ def test_a_fleet_that_contradicts_itself() -> None:
 
 
 STANDINGS = {
-    "PB-1": Standing(failures=4, streak=3, last_failure_ms=4_000, last_success_ms=1_000, last_seen_ms=4_000),
-    "PB-2": Standing(failures=0, streak=0, last_failure_ms=None, last_success_ms=5_000, last_seen_ms=5_000),
+    "PB-1": FailureRecord(
+        failures=4, streak=3, last_failure_ms=4_000, last_success_ms=1_000, last_seen_ms=4_000
+    ),
+    "PB-2": FailureRecord(
+        failures=0, streak=0, last_failure_ms=None, last_success_ms=5_000, last_seen_ms=5_000
+    ),
 }
 ROW = {
     "device_id": "PB-1",
     "failures": 4,
-    "current_streak": 3,
+    "streak": 3,
     "last_failure": "1970-01-01T00:00:04.000Z",
     "last_success": "1970-01-01T00:00:01.000Z",
     "last_seen": "1970-01-01T00:00:04.000Z",
 }
 ALERT = {"device_id": "PB-1", "closed_at": None}
-PROJECTION = Projection(failing=[ROW], seen={"PB-1": (1_000, 4_000), "PB-2": (5_000, 5_000)}, alerts=[ALERT])
+PROJECTION = Answers(failing=[ROW], seen={"PB-1": (1_000, 4_000), "PB-2": (5_000, 5_000)}, alerts=[ALERT])
 
 
 def test_a_projection_that_agrees() -> None:
@@ -124,7 +128,7 @@ def test_a_projection_that_agrees() -> None:
     "change",
     [
         {"failures": 5},
-        {"current_streak": 2},
+        {"streak": 2},
         {"last_failure": "1970-01-01T00:00:03.000Z"},
         {"last_success": None},
         {"last_seen": "1970-01-01T00:00:05.000Z"},
@@ -179,7 +183,7 @@ def test_wrong_alerts(alerts: list[dict[str, Any]], named: str) -> None:
 
 def test_an_alert_too_many() -> None:
     recovered = {"PB-1": replace(STANDINGS["PB-1"], streak=0), "PB-2": STANDINGS["PB-2"]}
-    projection = replace(PROJECTION, failing=[ROW | {"current_streak": 0}])
+    projection = replace(PROJECTION, failing=[ROW | {"streak": 0}])
     (found,) = differences(recovered, projection)
     assert found == "PB-1: an open alert, although its streak ended"
     assert differences(recovered, replace(projection, alerts=[ALERT | {"closed_at": CLOSED}])) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.faults import Fault, Kind, Target
+from tests.chaos.faults import Fault, Kind, Target
 from tests.chaos.run import Plan, run
 from tests.chaos.stack import Bug
 

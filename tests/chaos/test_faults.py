@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from device_sim.faults import Kind, Target, schedule
+from tests.chaos.faults import Kind, Target, schedule
 
 BLOWS = {
     *((kind, target) for kind in (Kind.KILL, Kind.PAUSE, Kind.RESTART) for target in list(Target)[:5]),

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from pisync.stores.interfaces import EventStore, Projection
-from pisync.stores.memory import MemoryEventStore, MemoryStreakStore
-from pisync.stores.mongodb import MongoEventStore
-from pisync.stores.redis import RedisStreakStore
-from tests.samples import attach_anew
+from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.projection import Projection
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
+from tests.support.samples import attach_anew
 
 
 @pytest.fixture(params=["memory", "mongodb"])
@@ -19,7 +21,7 @@ def event_store_url(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def streak_store_url(request: pytest.FixtureRequest) -> str | None:
+def projection_url(request: pytest.FixtureRequest) -> str | None:
     """Where the streak store is; None: in memory."""
     return None if request.param == "memory" else request.getfixturevalue("redis_url")
 
@@ -34,11 +36,9 @@ async def event_store(event_store_url: str | None) -> AsyncIterator[EventStore]:
 
 
 @pytest_asyncio.fixture
-async def streak_store(streak_store_url: str | None) -> AsyncIterator[Projection]:
+async def projection_store(projection_url: str | None) -> AsyncIterator[Projection]:
     """An empty streak store, complete, to which `bridge-0` is attached."""
-    store: Projection = (
-        RedisStreakStore.connect(streak_store_url) if streak_store_url else MemoryStreakStore()
-    )
+    store: Projection = RedisProjection.connect(projection_url) if projection_url else MemoryProjection()
     await attach_anew(store)
     yield store
     await store.close()

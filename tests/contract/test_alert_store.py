@@ -7,11 +7,12 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from pisync.stores.interfaces import Alert, AlertQuery, AlertStore
-from pisync.stores.memory import MemoryAlertStore
-from pisync.stores.mongodb import MongoConnection
-from pisync.stores.mongodb_alerts import MongoAlertStore
-from tests.samples import NOW
+from pisync.domain.alerts import Alert
+from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
+from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.connection import MongoConnection
+from tests.support.samples import NOW
 
 LATER = NOW + timedelta(hours=1)
 

@@ -10,22 +10,23 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from pisync.errors import EventStoreUnavailable
-from pisync.events import Reason
-from pisync.payloads import HEAD_BYTES_MAX
-from pisync.stores.dead_letters import (
+from pisync.domain.events import Reason
+from pisync.domain.payloads import HEAD_BYTES_MAX
+from pisync.errors import MongodbUnavailable
+from pisync.stores.interfaces.dead_letters import (
     ID_PATTERN,
+    DeadLetter,
     DeadLetterPosition,
     DeadLetterQuery,
     DeadLetterStore,
-    MemoryDeadLetterStore,
     Replay,
     identity,
 )
-from pisync.stores.interfaces import DeadLetter
-from pisync.stores.mongodb import MongoConnection, MongoEventStore
-from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
-from tests.samples import NOW
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.events import MongoEventStore
+from tests.support.samples import NOW
 
 REPLAY = Replay(replayed_at=NOW + timedelta(days=1), stored=2, duplicates=1, rejected=3)
 
@@ -237,5 +238,5 @@ class TestInMongodb:
             store.get("0" * 32),
             store.mark("0" * 32, REPLAY),
         ):
-            with pytest.raises(EventStoreUnavailable, match="MongoDB"):
+            with pytest.raises(MongodbUnavailable, match="MongoDB"):
                 await call

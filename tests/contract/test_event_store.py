@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from pisync.clock import rfc3339
-from pisync.events import ErrorDetail, Outcome, Reason, SyncEvent
-from pisync.stores.interfaces import DeadLetter, EventStore, FailureCounts, HistoryQuery, Stored
-from tests.samples import NOW, START, event
+from pisync.domain.events import ErrorDetail, Outcome, Reason, SyncEvent
+from pisync.stores.interfaces.dead_letters import DeadLetter
+from pisync.stores.interfaces.events import EventStore, FailureCounts, HistoryQuery, InsertOutcome
+from tests.support.samples import NOW, START, event
 
 LETTER = DeadLetter(
     topic="pisync/v1/devices/a/sync", device_id="a", reason=Reason.MALFORMED, detail="no", raw=b"\xff\0"
@@ -37,7 +38,7 @@ async def test_what_is_stored_comes_back_whole(event_store: EventStore) -> None:
         sync_duration_ms=0,
         errors=[ErrorDetail(code="", message='nul \0, quote ", smile 😀'), ErrorDetail(code="b", message="")],
     )
-    assert await event_store.insert([full, event("PB-2")], NOW) == [Stored.STORED] * 2
+    assert await event_store.insert([full, event("PB-2")], NOW) == [InsertOutcome.STORED] * 2
     (entry,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=10))
     assert (entry.event, entry.received_at) == (full, NOW)
 
@@ -87,15 +88,15 @@ async def test_an_event_is_stored_once(event_store: EventStore) -> None:
     again = await event_store.insert(
         [event("PB-1", 2), first[1], event("PB-1", 2), first[0]], NOW + timedelta(hours=1)
     )
-    assert sorted(again) == [Stored.DUPLICATE] * 3 + [Stored.STORED]
-    assert again[1] == again[3] == Stored.DUPLICATE
+    assert sorted(again) == [InsertOutcome.DUPLICATE] * 3 + [InsertOutcome.STORED]
+    assert again[1] == again[3] == InsertOutcome.DUPLICATE
     assert await minutes(event_store) == [2, 1, 0]
 
 
 async def test_other_content_under_the_same_key_is_a_conflict(event_store: EventStore) -> None:
     await event_store.insert([event("PB-1", 0, errors=1)], NOW)
     outcomes = await event_store.insert([event("PB-1", 0), event("PB-1", 1)], NOW)
-    assert outcomes == [Stored.CONFLICT, Stored.STORED]
+    assert outcomes == [InsertOutcome.CONFLICT, InsertOutcome.STORED]
     (kept,) = await event_store.history(
         HistoryQuery(device_id="PB-1", limit=1, before=START + timedelta(seconds=1))
     )
@@ -108,8 +109,8 @@ async def test_a_timestamp_is_kept_to_the_millisecond(event_store: EventStore) -
     shifted = SyncEvent(
         **{name: getattr(fine, name) for name in fine.__struct_fields__} | {"timestamp": microseconds}
     )
-    assert await event_store.insert([shifted], NOW) == [Stored.STORED]
-    assert await event_store.insert([shifted], NOW) == [Stored.DUPLICATE]
+    assert await event_store.insert([shifted], NOW) == [InsertOutcome.STORED]
+    assert await event_store.insert([shifted], NOW) == [InsertOutcome.DUPLICATE]
     (entry,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=1))
     assert entry.event.timestamp == START + timedelta(milliseconds=1)
 
@@ -118,7 +119,7 @@ async def test_racing_inserts_store_an_event_once(event_store: EventStore) -> No
     batch = [event("PB-1", minute) for minute in range(50)]
     outcomes = await asyncio.gather(*(event_store.insert(batch, NOW) for _ in range(8)))
     for racers in zip(*outcomes, strict=True):
-        assert sorted(racers) == [Stored.DUPLICATE] * 7 + [Stored.STORED]
+        assert sorted(racers) == [InsertOutcome.DUPLICATE] * 7 + [InsertOutcome.STORED]
 
 
 async def test_history_is_newest_first_and_bounded(event_store: EventStore) -> None:

@@ -1,4 +1,4 @@
-"""What only the event store in MongoDB can show: dead letters as documents, refusals, being away."""
+"""What only the event store in MongoDB can show: dead letters as documents, refusals, being unavailable."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,15 +8,15 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from pisync.errors import ConfigurationError, EventStoreUnavailable
-from pisync.stack.process import running
-from pisync.stack.servers import MongodbServer
-from pisync.stores import mongodb
-from pisync.stores.interfaces import Stored
-from pisync.stores.mongodb import MongoEventStore
+from local_stack.process import running
+from local_stack.servers import MongodbServer
+from pisync.errors import ConfigurationError, MongodbUnavailable
+from pisync.stores.interfaces.events import InsertOutcome
+from pisync.stores.mongodb import connection
+from pisync.stores.mongodb.events import MongoEventStore
 from tests.contract.test_event_store import LETTER
-from tests.programs import until
-from tests.samples import NOW, event
+from tests.support.programs import until
+from tests.support.samples import NOW, event
 
 Database = Any
 
@@ -56,13 +56,18 @@ async def test_a_document_that_mongodb_refuses_is_alone_in_it(
     outcomes = await store.insert(
         [event("PB-1", 0), event("PB-1", 1, files=13), event("PB-1", 2), event("PB-1", 0)], NOW
     )
-    assert outcomes == [Stored.STORED, Stored.REFUSED, Stored.STORED, Stored.DUPLICATE]
+    assert outcomes == [
+        InsertOutcome.STORED,
+        InsertOutcome.REFUSED,
+        InsertOutcome.STORED,
+        InsertOutcome.DUPLICATE,
+    ]
 
 
 async def test_a_document_that_the_driver_refuses_is_alone_in_it(store: MongoEventStore) -> None:
     batch = [event("PB-1", minute, files=2**70 if minute == 5 else 1) for minute in range(9)]
     outcomes = await store.insert(batch, NOW)
-    assert outcomes == [Stored.REFUSED if minute == 5 else Stored.STORED for minute in range(9)]
+    assert outcomes == [InsertOutcome.REFUSED if minute == 5 else InsertOutcome.STORED for minute in range(9)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ async def test_what_is_not_surely_durable_is_not_stored(
         return reply
 
     monkeypatch.setattr(store._connection.database, "command", command)
-    with pytest.raises(EventStoreUnavailable):
+    with pytest.raises(MongodbUnavailable):
         await store.insert([event("PB-1"), event("PB-2")], NOW)
     assert asked[0]["writeConcern"] == {"w": "majority", "j": True}
     assert not asked[0]["ordered"]
@@ -103,31 +108,34 @@ async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, 
 
 
 async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mongodb, "SERVER_SELECTION_TIMEOUT_MS", 200)
-    monkeypatch.setattr(mongodb, "SOCKET_TIMEOUT_MS", 300)
+    monkeypatch.setattr(connection, "SERVER_SELECTION_TIMEOUT_MS", 200)
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_MS", 300)
     async with running(MongodbServer(tmp_path)) as server:
         store = MongoEventStore.connect(server.database_url("away"))
         try:
-            assert await store.insert([event()], NOW) == [Stored.STORED]
+            assert await store.insert([event()], NOW) == [InsertOutcome.STORED]
             await server.kill()
-            with pytest.raises(EventStoreUnavailable, match="MongoDB"):
+            with pytest.raises(MongodbUnavailable, match="MongoDB"):
                 await store.insert([event("PB-2")], NOW)
             await server.start()
             server.pause()
-            with pytest.raises(EventStoreUnavailable, match="MongoDB"):
+            with pytest.raises(MongodbUnavailable, match="MongoDB"):
                 await store.insert([event("PB-2")], NOW)
             server.resume()
 
             async def back() -> bool:
                 try:
                     await store.ping()
-                except EventStoreUnavailable:
+                except MongodbUnavailable:
                     return False
                 return True
 
             await until(back)
             monkeypatch.undo()
-            assert await store.insert([event(), event("PB-3")], NOW) == [Stored.DUPLICATE, Stored.STORED]
+            assert await store.insert([event(), event("PB-3")], NOW) == [
+                InsertOutcome.DUPLICATE,
+                InsertOutcome.STORED,
+            ]
         finally:
             await store.close()
 

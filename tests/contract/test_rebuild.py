@@ -5,28 +5,24 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.alerts import Alerts
+from bridge.alerts.judge import Alerts
 from bridge.metrics import Metrics
-from pisync import rebuild_check
+from bridge.projection import check
+from bridge.projection.check import Check, Findings
+from bridge.projection.rebuild import rebuild
+from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
 from pisync.errors import PiSyncError, ProjectionLost
-from pisync.events import SyncEvent
-from pisync.rebuild import rebuild
-from pisync.rebuild_check import Check, Findings
 from pisync.settings import Settings
-from pisync.stores import redis
-from pisync.stores.interfaces import (
-    AlertQuery,
-    DeviceRecord,
-    EventStore,
-    Projection,
-    RankedBy,
-    RankingQuery,
-    Standing,
-)
-from pisync.stores.memory import MemoryAlertStore, MemoryEventStore
-from pisync.stores.redis import RedisStreakStore
-from pisync.streaks import project
-from tests.samples import NOW, attach_anew, event
+from pisync.stores.interfaces.alerts import AlertQuery
+from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection
+from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
+from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.redis import keys
+from pisync.stores.redis.projection import RedisProjection
+from tests.support.samples import NOW, attach_anew, event
 
 
 def fleet(devices: int = 7, each: int = 9) -> list[SyncEvent]:
@@ -74,9 +70,9 @@ class World:
 
 
 @pytest.fixture
-def world(event_store: EventStore, streak_store: Projection, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(rebuild_check, "PAUSE_S", 0)
-    return World(event_store, streak_store)
+def world(event_store: EventStore, projection_store: Projection, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(check, "PAUSE_S", 0)
+    return World(event_store, projection_store)
 
 
 async def test_a_whole_replay_goes_device_after_device(event_store: EventStore) -> None:
@@ -87,31 +83,31 @@ async def test_a_whole_replay_goes_device_after_device(event_store: EventStore) 
     assert replayed == sorted(replayed)
 
 
-async def test_records_are_what_the_state_says(streak_store: Projection) -> None:
+async def test_records_are_what_the_state_says(projection_store: Projection) -> None:
     states = project(fleet())
-    await streak_store.confirm(await streak_store.apply(states))
-    assert await streak_store.records([*states, "PB-none"]) == [
+    await projection_store.confirm(await projection_store.apply(states))
+    assert await projection_store.records([*states, "PB-none"]) == [
         *map(DeviceRecord.of, states.values()),
         DeviceRecord.of(None),
     ]
-    assert {each async for batch in streak_store.device_ids() for each in batch} == set(states)
+    assert {each async for batch in projection_store.device_ids() for each in batch} == set(states)
 
 
-async def test_from_nothing_removes_what_is_kept_but_the_marks(streak_store: Projection) -> None:
-    await streak_store.confirm(await streak_store.apply(project(fleet())))
-    await streak_store.mark("bridge-1", 5, catching_up=True)
-    assert await streak_store.begin_rebuild("bridge-0", ["PB-9"], from_nothing=True)
-    assert not (await streak_store.status()).complete
-    assert await streak_store.attach(()) == Standing(
-        built=True, pending=True, marked=frozenset(["bridge-1"]), low_ms=5
+async def test_from_nothing_removes_what_is_kept_but_the_marks(projection_store: Projection) -> None:
+    await projection_store.confirm(await projection_store.apply(project(fleet())))
+    await projection_store.set_watermark("bridge-1", 5, catching_up=True)
+    assert await projection_store.begin_rebuild("bridge-0", ["PB-9"], from_nothing=True)
+    assert not (await projection_store.status()).complete
+    assert await projection_store.attach(()) == Attachment(
+        built=True, pending=True, watermarked=frozenset(["bridge-1"]), watermark_ms=5
     )
-    assert await streak_store.state("PB-1") is None
+    assert await projection_store.state("PB-1") is None
     for order in RankedBy:
         query = RankingQuery(more_than=0, ranked_by=order, limit=9)
-        assert (await streak_store.repeated_failures(query)).devices == []
-    assert [each async for batch in streak_store.device_ids() for each in batch] == ["PB-9"]
-    await streak_store.finish_rebuild("bridge-0")
-    assert (await streak_store.status()).complete
+        assert (await projection_store.repeated_failures(query)).devices == []
+    assert [each async for batch in projection_store.device_ids() for each in batch] == ["PB-9"]
+    await projection_store.finish_rebuild("bridge-0")
+    assert (await projection_store.status()).complete
 
 
 async def test_what_is_right_is_found_right_before_and_after(world: World) -> None:
@@ -124,7 +120,7 @@ async def test_what_is_right_is_found_right_before_and_after(world: World) -> No
     assert await world.check() == before
     assert await world.alerts.find(AlertQuery(limit=100)) == alerts
     assert (await world.projection.status()).complete
-    assert (await world.projection.attach(())).marked == frozenset()
+    assert (await world.projection.attach(())).watermarked == frozenset()
 
 
 async def test_a_device_whose_events_come_in_several_batches(
@@ -148,7 +144,7 @@ async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
     wrong = [event("PB-1", 100 + minute, 1) for minute in range(3)]
     wrong += [event("PB-none", minute, 1) for minute in range(3)]
     await world.projection.confirm(await world.projection.apply(project(wrong)))
-    # An event that was never joined, and an alert about nothing.
+    # An event that was never merged, and an alert about nothing.
     await world.events.insert([event("PB-2", 100)], NOW)
     await world.alerts.open({"PB-0": 3}, NOW)
     found = await world.differences()
@@ -164,7 +160,7 @@ async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
 async def test_an_empty_projection_differs_in_every_device(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild_check, "SECOND_LOOKS_MAX", 2)
+    monkeypatch.setattr(check, "SECOND_LOOKS_MAX", 2)
     await world.events.insert(fleet(), NOW)
     findings = await world.check()
     assert findings.differing == 7
@@ -175,7 +171,7 @@ async def test_a_device_that_moved_meanwhile_is_no_difference(world: World) -> N
     await world.events.insert(fleet(), NOW)
 
     async def late(device_ids: Sequence[str]) -> list[DeviceRecord]:
-        """Answer once from before the events were joined."""
+        """Answer once from before the events were merged."""
         del world.projection.records
         await world.take_in(fleet())
         return [DeviceRecord.of(None) for _ in device_ids]
@@ -184,8 +180,8 @@ async def test_a_device_that_moved_meanwhile_is_no_difference(world: World) -> N
     assert (await world.check()).differing == 0
 
 
-async def redis_pair(url: str) -> tuple[RedisStreakStore, RedisStreakStore]:
-    return RedisStreakStore.connect(url), RedisStreakStore.connect(url)
+async def redis_pair(url: str) -> tuple[RedisProjection, RedisProjection]:
+    return RedisProjection.connect(url), RedisProjection.connect(url)
 
 
 async def test_who_is_attached_learns_that_it_is_lost(redis_url: str) -> None:
@@ -225,7 +221,7 @@ async def test_what_an_unfinished_removal_left_is_removed_by_whoever_is_next(red
     try:
         await attach_anew(bridge)
         await bridge.apply(project(fleet()))
-        await other._client.delete(*(f"{redis.root(number)}:epoch" for number in range(16)))
+        await other._client.delete(*(f"{keys.root(number)}:epoch" for number in range(16)))
         assert not (await bridge.attach(())).built
         assert await bridge.begin_rebuild("bridge-0", [])
         assert await bridge.state("PB-1") is None
@@ -244,9 +240,9 @@ async def test_a_removal_stops_where_another_has_begun(
         scan = rebuilder._client.scan
 
         async def stalled(*arguments: object, **options: object) -> object:
-            """Find the keys, then stall until a bridge has taken over and joined something."""
+            """Find the keys, then stall until a bridge has taken over and merged something."""
             found = await scan(*arguments, **options)  # type: ignore[arg-type]
-            await bridge._client.delete(redis.REBUILDER)
+            await bridge._client.delete(keys.REBUILDER)
             assert await bridge.begin_rebuild("bridge-0", [])
             await bridge.apply(project(fleet()))
             return found

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import mqtt5
 
-from pisync.stack import ports
+from local_stack import ports
 
 _QOS_2: Final = 2
 _PACKET_ID_MAX: Final = 65_535

@@ -6,7 +6,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from pisync import limits
-from tests.samples import members
+from tests.support.samples import members
 
 # Stands for the sender's id in a drawn payload; `as_sent_by` puts the real one there.
 SENDER: Final = "FUZZ-00000000"

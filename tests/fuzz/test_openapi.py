@@ -12,12 +12,12 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pisync.stack import ports
-from pisync.stack.process import ChildProcess, running
-from pisync.stack.servers import MosquittoServer
+from local_stack import ports
+from local_stack.process import ChildProcess, running
+from local_stack.servers import MosquittoServer
 from tests.fuzz.payloads import payloads
-from tests.programs import program, until
-from tests.samples import members, payload
+from tests.support.programs import program, until
+from tests.support.samples import members, payload
 
 EXAMPLES_MAX: Final = 20  # made-up requests of each phase for each operation
 BODIES_MAX: Final = 40  # times up to 8 at once

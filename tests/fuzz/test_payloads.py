@@ -13,13 +13,13 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pisync import topics
-from pisync.stack.process import ChildProcess, running
-from pisync.stack.servers import MosquittoServer
+from local_stack.process import ChildProcess, running
+from local_stack.servers import MosquittoServer
+from pisync.domain import topics
 from tests.fuzz.device import Device, connected
 from tests.fuzz.payloads import SENDER, as_sent_by, payloads
-from tests.programs import Truth, program, truth, until
-from tests.samples import payload
+from tests.support.programs import Truth, program, truth, until
+from tests.support.samples import payload
 
 EXAMPLES_MAX: Final = 60
 MESSAGES_MAX: Final = 12  # of one example

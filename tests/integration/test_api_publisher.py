@@ -17,13 +17,14 @@ from paho.mqtt.properties import Properties
 
 from api import publisher as module
 from api.publisher import MqttPublisher
-from pisync import limits, receipts, tasks, topics
+from local_stack import ports
+from local_stack.process import ChildProcess, running
+from local_stack.servers import MosquittoServer
+from pisync import limits, tasks
+from pisync.domain import receipts, topics
+from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError
-from pisync.receipts import Receipt
 from pisync.settings import Settings
-from pisync.stack import ports
-from pisync.stack.process import ChildProcess, running
-from pisync.stack.servers import MosquittoServer
 
 Reply = Callable[[aiomqtt.Client, aiomqtt.Message], Awaitable[None]]
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from local_stack import ports
+from local_stack.process import ChildProcess, running
+from local_stack.servers import MosquittoServer
 from pisync import clock
+from pisync.domain.device_state import project
 from pisync.settings import child_environment
-from pisync.stack import ports
-from pisync.stack.process import ChildProcess, running
-from pisync.stack.servers import MosquittoServer
-from pisync.stores.mongodb import MongoEventStore
-from pisync.stores.redis import RedisStreakStore
-from pisync.streaks import project
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
-from tests.samples import attach_anew
-from tests.unit.api_client import EVENT, START_MS, sync_event
+from tests.support.api_client import EVENT, START_MS, sync_event
+from tests.support.samples import attach_anew
 
 
 class ApiProcess(ChildProcess):
@@ -33,7 +33,7 @@ class ApiProcess(ChildProcess):
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__(
             "api",
-            [sys.executable, "-m", "pisync", "api"],
+            [sys.executable, "-m", "cli", "api"],
             log=directory / "api.log",
             environment=child_environment({"http_port": str(self.port), **settings}),
         )
@@ -75,7 +75,7 @@ async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[st
     await store.prepare()
     await store.insert(events, clock.now())
     await store.close()
-    streaks = RedisStreakStore.connect(settings["redis_url"])
+    streaks = RedisProjection.connect(settings["redis_url"])
     await attach_anew(streaks)
     await streaks.apply(project(events))
     await streaks.close()

@@ -13,15 +13,16 @@ import aiomqtt
 import pytest
 import pytest_asyncio
 
-from pisync import settings, topics
+from local_stack.process import ChildProcess, running
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.clock import rfc3339
-from pisync.events import SyncEvent
-from pisync.stack.process import ChildProcess, running
-from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer
-from pisync.stores.redis import RedisStreakStore
-from pisync.streaks import project
-from tests.programs import Truth, program, truth, until
-from tests.samples import event, members
+from pisync.domain import topics
+from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
+from pisync.mqtt.address import MqttAddress
+from pisync.stores.redis.projection import RedisProjection
+from tests.support.programs import Truth, program, truth, until
+from tests.support.samples import event, members
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class World:
 
     async def complete(self) -> None:
         """Wait until the projection says that it is."""
-        store = RedisStreakStore.connect(self.redis.url)
+        store = RedisProjection.connect(self.redis.url)
 
         async def said_so() -> bool:
             return (await store.status()).complete
@@ -77,7 +78,7 @@ class World:
     async def projected(self, events: Iterable[SyncEvent]) -> None:
         """Wait until Redis is what the rule makes of these events."""
         expected = project(events)
-        store = RedisStreakStore.connect(self.redis.url)
+        store = RedisProjection.connect(self.redis.url)
 
         async def equal() -> bool:
             return all([await store.state(name) == state for name, state in expected.items()])
@@ -132,7 +133,7 @@ def as_sent(one: SyncEvent) -> dict[str, Any]:
 @asynccontextmanager
 async def device(world: World) -> AsyncIterator[aiomqtt.Client]:
     async with aiomqtt.Client(
-        settings.MqttAddress(world.mosquitto.url).host,
+        MqttAddress(world.mosquitto.url).host,
         world.mosquitto.port,
         protocol=aiomqtt.ProtocolVersion.V5,
         max_inflight_messages=50,
@@ -161,7 +162,7 @@ async def test_mongodb_killed_and_back(world: World) -> None:
     await publish(world, events[:100])
     await world.mongodb.kill()
     await publish(world, events[50:])
-    await world.said("store away")
+    await world.said("store unavailable")
     await world.mongodb.start()
     await world.truth.has(len(events))
     await world.projected(events)
@@ -174,7 +175,7 @@ async def test_redis_killed_and_back(world: World) -> None:
     await world.projected(events[:100])
     await world.redis.kill()
     await publish(world, events[50:])
-    # Redis being away holds up nothing.
+    # Redis being unavailable holds up nothing.
     await world.truth.has(len(events))
     await world.said("projection")
     await world.redis.start()
@@ -225,7 +226,7 @@ async def test_stopping_finishes_what_is_in_flight(world: World) -> None:
 async def test_stopping_while_mongodb_is_away_says_what_is_left(world: World) -> None:
     await world.mongodb.kill()
     await publish(world, fleet(1, 1))
-    await world.said("store away")
+    await world.said("store unavailable")
     await world.bridge.terminate()
     assert await world.bridge.wait() == 1
     assert "not acknowledged" in world.log()

@@ -8,19 +8,21 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from bridge.alerts import Alerts
+from bridge.alerts.judge import Alerts
 from bridge.metrics import Metrics
-from bridge.projector import Projector
+from bridge.projection.projector import Projector
 from pisync import clock, limits
+from pisync.domain.alerts import AlertChange
 from pisync.settings import Settings
-from pisync.stores.interfaces import AlertChange, Claim
-from pisync.stores.mongodb import MongoConnection, MongoEventStore
-from pisync.stores.mongodb_alerts import MongoAlertStore
-from pisync.stores.mongodb_bridges import MongoBridgeRegistry
-from pisync.stores.redis import RedisStreakStore
-from tests import counting
-from tests.counting import Commands
-from tests.samples import NOW, attach_anew, event
+from pisync.stores.interfaces.bridges import Claim
+from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
+from tests.support import counting
+from tests.support.counting import Commands
+from tests.support.samples import NOW, attach_anew, event
 
 DEVICES: Final = (10, 200)
 
@@ -31,7 +33,7 @@ class Costs:
 
     connection: MongoConnection
     events: MongoEventStore
-    streaks: RedisStreakStore
+    streaks: RedisProjection
     alert_store: MongoAlertStore
     alerts: Alerts
     projector: Projector
@@ -53,7 +55,7 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         events, alert_store = MongoEventStore(connection), MongoAlertStore(connection)
         await events.prepare()
         await alert_store.prepare()
-        streaks = RedisStreakStore.connect(redis_url)
+        streaks = RedisProjection.connect(redis_url)
         stack.push_async_callback(streaks.close)
         await attach_anew(streaks)
         metrics = Metrics(Settings())

@@ -12,13 +12,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from prometheus_client.parser import text_string_to_metric_families
 
-from pisync import topics
-from pisync.stack import ports
-from pisync.stack.process import running
-from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer
+from local_stack import ports
+from local_stack.process import running
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from pisync.domain import topics
 from tests.integration.test_bridge import World, device, publish
-from tests.programs import program, truth, until
-from tests.samples import event
+from tests.support.programs import program, truth, until
+from tests.support.samples import event
 
 QUEUED_MAX = 10
 
@@ -182,7 +182,7 @@ async def test_messages_that_the_broker_drops_are_told(world: Scraped) -> None:
     assert "[error" in world.log()
     assert "the broker dropped messages" in world.log()
     assert "dropped=7" in world.log()
-    # What was dropped while the bridge itself was away is seen as well.
+    # What was dropped while the bridge itself was unavailable is seen as well.
     await world.bridge.terminate()
     await publish(world, [event("PB-1", minute) for minute in range(QUEUED_MAX + 5)])
     async with device(world) as client:

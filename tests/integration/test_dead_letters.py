@@ -14,16 +14,17 @@ import httpx
 import pytest_asyncio
 
 from api.routes.dead_letters import REPLAY_BYTES_MAX
-from pisync import clock, topics
-from pisync.events import Reason
+from local_stack import ports
+from local_stack.process import running
+from local_stack.servers import MosquittoServer
+from pisync import clock
+from pisync.domain import topics
+from pisync.domain.events import Reason
 from pisync.settings import child_environment
-from pisync.stack import ports
-from pisync.stack.process import running
-from pisync.stack.servers import MosquittoServer
-from pisync.stores.interfaces import DeadLetter
-from pisync.stores.mongodb import MongoEventStore
-from tests.programs import program, until
-from tests.samples import backlog, members, payload
+from pisync.stores.interfaces.dead_letters import DeadLetter
+from pisync.stores.mongodb.events import MongoEventStore
+from tests.support.programs import program, until
+from tests.support.samples import backlog, members, payload
 
 DEVICE = "PB-000123"
 KEY = "a-key-for-operators"
@@ -71,7 +72,7 @@ class Operator:
     async def command(self, *arguments: object) -> tuple[int | None, str, str]:
         """`pisync dead-letters …`: exit code, standard output, standard error."""
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pisync", "dead-letters", *map(str, arguments)),
+            *(sys.executable, "-m", "cli", "dead-letters", *map(str, arguments)),
             *("--url", str(self.http.base_url)),
             env=child_environment({"api_keys": KEY}),
             stdout=asyncio.subprocess.PIPE,

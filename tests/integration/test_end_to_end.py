@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
-from pisync import topics
-from pisync.stack import ports
-from pisync.stack.process import running
-from pisync.stack.servers import MosquittoServer
-from tests.programs import program, until
-from tests.samples import backlog, members, payload
+from local_stack import ports
+from local_stack.process import running
+from local_stack.servers import MosquittoServer
+from pisync.domain import topics
+from tests.support.programs import program, until
+from tests.support.samples import backlog, members, payload
 
 DEVICE = "PB-000123"
 
@@ -87,11 +87,11 @@ async def test_published_events_are_in_the_history_and_count_as_failures(outside
     ]
     assert history[0]["outcome"] == "partial"
     failing = (await outside.http.get("/api/devices/repeated-failures")).json()["devices"]
-    assert [(row["device_id"], row["failures"], row["current_streak"]) for row in failing] == [(DEVICE, 5, 5)]
+    assert [(row["device_id"], row["failures"], row["streak"]) for row in failing] == [(DEVICE, 5, 5)]
     await outside.publish(payload(timestamp="2026-05-08T13:00:00Z", total_errors=0))
     await outside.history(6)
     failing = (await outside.http.get("/api/devices/repeated-failures")).json()["devices"]
-    assert [(row["failures"], row["current_streak"]) for row in failing] == [(5, 0)]
+    assert [(row["failures"], row["streak"]) for row in failing] == [(5, 0)]
 
 
 async def test_an_event_posted_over_http_is_stored_once(outside: Outside) -> None:
@@ -131,7 +131,7 @@ async def test_bad_input_over_http_is_named(outside: Outside) -> None:
 async def test_bad_input_over_mqtt_is_a_dead_letter_and_blocks_nothing(
     outside: Outside, mongodb_url: str
 ) -> None:
-    from tests.programs import truth  # noqa: PLC0415
+    from tests.support.programs import truth  # noqa: PLC0415
 
     bad = [b"\xff\xfe", b"[" * 10_000, b'"' + b"x" * (257 * 1024) + b'"', payload(device_id="PB-9"), b"5"]
     for raw in bad:

@@ -19,14 +19,14 @@ from paho.mqtt.properties import Properties
 from device_sim.fleet import Fleet, allow_file_descriptors
 from device_sim.report import Summary
 from device_sim.scenario import Scenario
-from pisync import receipts, topics
+from local_stack.process import running
+from local_stack.servers import MosquittoServer
 from pisync.clock import to_ms
+from pisync.domain import receipts, topics
+from pisync.domain.decoding import decode
+from pisync.domain.receipts import Receipt
 from pisync.errors import ConfigurationError
-from pisync.events import decode
-from pisync.receipts import Receipt
-from pisync.settings import MqttAddress
-from pisync.stack.process import running
-from pisync.stack.servers import MosquittoServer
+from pisync.mqtt.address import MqttAddress
 
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
 SIMULATE = "import typer; from device_sim.command import simulate; typer.run(simulate)"

@@ -11,17 +11,18 @@ from redis.asyncio import Redis
 
 from api.app import create_app
 from api.publisher import Publisher
+from pisync.domain.device_state import project
 from pisync.settings import Settings
-from pisync.stores.interfaces import RankedBy
-from pisync.stores.mongodb import MongoConnection, MongoEventStore
-from pisync.stores.mongodb_alerts import MongoAlertStore
-from pisync.stores.mongodb_dead_letters import MongoDeadLetterStore
-from pisync.stores.redis import RedisStreakStore
-from pisync.streaks import project
-from tests import counting
-from tests.counting import Commands
+from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
-from tests.samples import NOW, attach_anew, event, payload
+from tests.support import counting
+from tests.support.counting import Commands
+from tests.support.samples import NOW, attach_anew, event, payload
 
 FAILURES: Final = "/api/devices/repeated-failures"
 # What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard.
@@ -34,7 +35,7 @@ class Costs:
 
     client: httpx.AsyncClient
     events: MongoEventStore
-    streaks: RedisStreakStore
+    streaks: RedisProjection
     connection: MongoConnection
     commands: Commands
     packets: list[object] = field(default_factory=list)
@@ -71,7 +72,7 @@ async def costs(
         stack.push_async_callback(connection.close)
         events = MongoEventStore(connection)
         await events.prepare()
-        streaks = RedisStreakStore.connect(redis_url)
+        streaks = RedisProjection.connect(redis_url)
         stack.push_async_callback(streaks.close)
         await attach_anew(streaks)
         app = create_app(

@@ -3,13 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from pisync.stack.process import ChildProcess, running
-from pisync.stores.mongodb import MongoEventStore
-from pisync.stores.redis import REBUILDER, RedisStreakStore, shard
+from local_stack.process import ChildProcess, running
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.keys import REBUILDER, shard
+from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_bridge
 from tests.integration.test_bridge import World, fleet, publish
-from tests.programs import program, until
-from tests.samples import NOW, event
+from tests.support.programs import program, until
+from tests.support.samples import NOW, event
 
 world = test_bridge.world
 
@@ -20,7 +21,7 @@ class Operator:
     def __init__(self, world: World, directory: Path) -> None:
         self.world = world
         self.directory = directory
-        self.redis = RedisStreakStore.connect(world.redis.url)
+        self.redis = RedisProjection.connect(world.redis.url)
         self._runs = 0
 
     def command(self, *options: str) -> ChildProcess:
@@ -59,7 +60,7 @@ class Operator:
 async def test_a_wrong_projection_is_found_and_mended_under_traffic(world: World, tmp_path: Path) -> None:
     operator = Operator(world, tmp_path)
     events = fleet(10, 20)
-    # Events that were never joined, enough for the rebuild to take a while.
+    # Events that were never merged, enough for the rebuild to take a while.
     unseen = [event(f"PB-{device}", minute, 1) for device in range(20, 40) for minute in range(500)]
     try:
         await publish(world, events[:100])

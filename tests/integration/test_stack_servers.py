@@ -8,9 +8,9 @@ import aiomqtt
 import psutil
 import pytest
 
-from pisync.stack import ports
-from pisync.stack.process import ChildFailed, ChildProcess, running
-from pisync.stack.servers import MongodbServer, MosquittoServer, RedisServer, Server
+from local_stack import ports
+from local_stack.process import ChildFailed, ChildProcess, running
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer, Server
 
 PARENT = """
 import asyncio, sys

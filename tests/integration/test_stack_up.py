@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import psutil
 
+from local_stack import ports
 from pisync import clock
 from pisync.errors import ConfigurationError
-from pisync.stack import ports
 
 # A hung start must not hang the tests; no test measures anything against it.
 PATIENCE_S = 90
@@ -56,7 +56,7 @@ class Up:
 @asynccontextmanager
 async def up(*options: str) -> AsyncIterator[Up]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pisync", "up", *options),
+        *(sys.executable, "-m", "cli", "up", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from functools import reduce
 
-from pisync.streaks import DeviceState, project
+from pisync.domain.device_state import DeviceState, project
 from tests.model.state import BRIDGES, Model, Phase, State, stored_mask
 
 
@@ -11,8 +11,10 @@ class Broken(StrEnum):
     """The kinds of broken promises."""
 
     ACKNOWLEDGED = "an acknowledged message is not in MongoDB"
-    INVENTED = "Redis has joined an event that MongoDB does not have"
-    MARK = "an event below its bridge's mark is missing from the projection, and no rebuild is pending"
+    INVENTED = "Redis has merged an event that MongoDB does not have"
+    WATERMARK = (
+        "an event below its bridge's watermark is missing from the projection, and no rebuild is pending"
+    )
     FALSE_ALERT = "a catch-up opens an alert that the stored history does not justify"
     INCOMPLETE = "at rest, the projection is not the join of all stored events"
     UNFINISHED = "at rest, a message, a rebuild or a catch-up is unfinished"
@@ -32,9 +34,9 @@ def broken(model: Model, state: State) -> Broken | None:
     if not redis.pending:
         for index, event in enumerate(state.stored):
             if event is not None and not redis.projected >> index & 1:
-                mark = redis.marks[event.by]
-                if mark is not None and event.received_at < mark:
-                    return Broken.MARK
+                watermark = redis.watermarks[event.by]
+                if watermark is not None and event.received_at < watermark:
+                    return Broken.WATERMARK
     for bridge in state.bridges:
         if bridge.phase == Phase.SETTLING and bridge.opens and not state.alert_open:
             # What came in meanwhile may have been seen or not; a failure, at best, was.
@@ -55,14 +57,14 @@ def broken_at_rest(model: Model, state: State) -> Broken | None:
     acknowledged = tuple(len(messages) for messages in model.deliveries)
     if state.acknowledged != acknowledged or redis.pending or redis.lock is not None or any(redis.catching):
         return Broken.UNFINISHED
-    if joined(model, redis.projected) != project(model.events(stored)):
+    if merged(model, redis.projected) != project(model.events(stored)):
         return Broken.INCOMPLETE
     if not state.alert_open == redis.alerting == model.alerts(stored):
         return Broken.ALERT
     return None
 
 
-def joined(model: Model, mask: int) -> dict[str, DeviceState]:
+def merged(model: Model, mask: int) -> dict[str, DeviceState]:
     """What Redis holds after these events came one by one: the join of their states, by the real rule."""
     states = [
         state

@@ -25,7 +25,7 @@ from tests.model.state import (
     Phase,
     Redis,
     State,
-    Stored,
+    StoredEvent,
     settled_mask,
 )
 
@@ -123,7 +123,7 @@ def _store(model: Model, state: State, b: int, place: int, index: int) -> Step:
     name = model.name(index)
     if state.stored[index] is not None:
         return f"{NAMES[b]} finds {name} in MongoDB", _at(state, b, place, step=Hand.STORED)
-    stored = _put(state.stored, index, Stored(received_at=batch.received_at, by=b))
+    stored = _put(state.stored, index, StoredEvent(received_at=batch.received_at, by=b))
     return f"{NAMES[b]} stores {name} in MongoDB", _at(
         state._replace(stored=stored), b, place, step=Hand.STORED
     )
@@ -177,7 +177,7 @@ def _acknowledge(model: Model, state: State, b: int) -> Step:
     return f"{NAMES[b]} acknowledges {name}", done._replace(acknowledged=acknowledged)
 
 
-# A bridge and the projection: attach, catch up, compare the alerts, keep the mark.
+# A bridge and the projection: attach, catch up, compare the alerts, keep the watermark.
 
 
 def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
@@ -187,8 +187,8 @@ def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
             yield _attach(model, state, b)
         case Phase.REPLAYING:
             yield _replay(model, state, b)
-            if not model.rules.mark_waits_for_catch_up:
-                yield from _mark(model, state, b)
+            if not model.rules.watermark_waits_for_catch_up:
+                yield from _set_watermark(model, state, b)
         case Phase.COMPARING:
             is_open = state.alert_open if model.rules.compares_with_mongodb else redis.alerting
             read = _with(state, b, bridge._replace(phase=Phase.COMPARED, opens=is_open))
@@ -208,7 +208,7 @@ def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
         case Phase.STEADY:
             if redis.pending and redis.lock is None:
                 yield _rebuild(model, state, b)
-            yield from _mark(model, state, b)
+            yield from _set_watermark(model, state, b)
 
 
 def _attach(model: Model, state: State, b: int) -> Step:
@@ -226,14 +226,14 @@ def _attach(model: Model, state: State, b: int) -> Step:
         unprojected=start,
         base=settled_mask(model, state),
     )
-    redis = redis._replace(catching=_put(redis.catching, b, True))
+    redis = redis._replace(catching_up=_put(redis.catching_up, b, True))
     since = "nothing" if start == NOTHING else f"what was received since {start}"
     label = f"{NAMES[b]} attaches and will replay {since}"
     return label, _with(state._replace(redis=redis), b, attached)
 
 
 def _rebuild(model: Model, state: State, b: int) -> Step:
-    redis = state.redis._replace(lock=b, catching=_put(state.redis.catching, b, True))
+    redis = state.redis._replace(lock=b, catching_up=_put(state.redis.catching_up, b, True))
     bridge = state.bridges[b]._replace(
         phase=Phase.REPLAYING, position=0, rebuilding=True, unprojected=0, base=settled_mask(model, state)
     )
@@ -243,21 +243,21 @@ def _rebuild(model: Model, state: State, b: int) -> Step:
 def replay_start(model: Model, state: State, b: int) -> int:
     """From which received_at a bridge that attaches replays, the rebuild being somebody else's business."""
     rules, redis, remembered = model.rules, state.redis, state.bridges[b].unprojected
-    mark = redis.marks[b]
-    if not rules.keeps_marks or (mark is None and not rules.missing_mark_means_everything):
+    watermark = redis.watermarks[b]
+    if not rules.keeps_watermarks or (watermark is None and not rules.missing_watermark_means_everything):
         return NOTHING if remembered == UNKNOWN else remembered
-    if mark is None:
+    if watermark is None:
         # Whoever rebuilds reads what was stored before; memory covers the rest, if it goes back that far.
         start = remembered if redis.pending and remembered != UNKNOWN else 0
     else:
-        start = mark if remembered == UNKNOWN else min(mark, remembered)
-    if redis.pending or not rules.replays_from_every_mark:
+        start = watermark if remembered == UNKNOWN else min(watermark, remembered)
+    if redis.pending or not rules.replays_from_every_watermark:
         return start
-    return min(start, redis.marks[1 - b] or 0)
+    return min(start, redis.watermarks[1 - b] or 0)
 
 
 def _replay(model: Model, state: State, b: int) -> Step:
-    """Join the next stored event in the order of received_at, or find that there is none left."""
+    """Merge the next stored event in the order of received_at, or find that there is none left."""
     bridge, count = state.bridges[b], len(state.stored)
     ahead = [
         place
@@ -281,7 +281,8 @@ def _caught_up(model: Model, state: State, b: int) -> Step:
         compared = _with(state, b, bridge._replace(phase=Phase.COMPARING, position=PAST_THE_END))
         return f"{NAMES[b]} has replayed what there was", compared
     redis = redis._replace(
-        catching=_put(redis.catching, b, False), marks=_put(redis.marks, b, low_watermark(model, state, b))
+        catching_up=_put(redis.catching_up, b, False),
+        watermarks=_put(redis.watermarks, b, low_watermark(model, state, b)),
     )
     if bridge.rebuilding:
         redis = redis._replace(pending=False, lock=None if redis.lock == b else redis.lock)
@@ -293,7 +294,7 @@ def _caught_up(model: Model, state: State, b: int) -> Step:
         unprojected=NOTHING,
         base=bridge.base if compares else 0,
     )
-    label = f"{NAMES[b]} has caught up; its mark is {redis.marks[b]}"
+    label = f"{NAMES[b]} has caught up; its watermark is {redis.watermarks[b]}"
     return label, _with(state._replace(redis=redis), b, bridge)
 
 
@@ -310,16 +311,16 @@ def _compare(model: Model, state: State, b: int) -> Step:
 
 def _compared(state: State, b: int) -> State:
     bridge = state.bridges[b]
-    if state.redis.catching[b]:  # only where a rule is broken
+    if state.redis.catching_up[b]:  # only where a rule is broken
         return _with(state, b, bridge._replace(phase=Phase.REPLAYING, opens=False))
     return _with(state, b, bridge._replace(phase=Phase.STEADY, opens=False, base=0))
 
 
-def _mark(model: Model, state: State, b: int) -> Iterator[Step]:
-    mark = low_watermark(model, state, b)
-    if mark != state.redis.marks[b]:
-        redis = state.redis._replace(marks=_put(state.redis.marks, b, mark))
-        yield f"{NAMES[b]} writes its mark, {mark}", state._replace(redis=redis)
+def _set_watermark(model: Model, state: State, b: int) -> Iterator[Step]:
+    watermark = low_watermark(model, state, b)
+    if watermark != state.redis.watermarks[b]:
+        redis = state.redis._replace(watermarks=_put(state.redis.watermarks, b, watermark))
+        yield f"{NAMES[b]} writes its watermark, {watermark}", state._replace(redis=redis)
 
 
 # The scripts in Redis that report alerts.
@@ -346,7 +347,7 @@ def _reported(model: Model, redis: Redis) -> bool | None:
 def _silent(model: Model, redis: Redis, besides: int | None = None) -> bool:
     if not model.rules.silent_while_catching_up:
         return False
-    return redis.pending or any(redis.catching[b] for b in BRIDGES if b != besides)
+    return redis.pending or any(redis.catching_up[b] for b in BRIDGES if b != besides)
 
 
 # Faults.
@@ -375,14 +376,14 @@ def _detached(state: State, b: int) -> State:
     return _with(state, b, detached)
 
 
-# The marks' meaning.
+# The watermarks' meaning.
 
 
 def next_received_at(model: Model, state: State, b: int) -> int:
-    """The bridge's clock, which never goes backwards, and never behind the bridge's mark."""
+    """The bridge's clock, which never goes backwards, and never behind the bridge's watermark."""
     stored = [event.received_at for event in state.stored if event is not None and event.by == b]
     held = [batch.received_at for batch in state.bridges[b].hand]
-    return max(model.origin(b), state.redis.marks[b] or 0, max((*stored, *held), default=0) + 1)
+    return max(model.origin(b), state.redis.watermarks[b] or 0, max((*stored, *held), default=0) + 1)
 
 
 def low_watermark(model: Model, state: State, b: int) -> int:

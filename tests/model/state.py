@@ -1,16 +1,16 @@
 """What a state of the model consists of: broker, MongoDB, Redis and two bridges, all immutable.
 
 There is one device and one shard, for devices and shards do not meet in the protocol. A set of events is a
-bit mask, because the state of a device is the join of its events (`pisync.streaks`): the projection *is* the
-set of the events that were joined into it, and `Model.streaks` says what the real rule makes of each set.
+bit mask, because the state of a device is the merge of its events (`pisync.domain.device_state`): the projection *is* the
+set of the events that were merged into it, and `Model.streaks` says what the real rule makes of each set.
 """
 
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from pisync.events import SyncEvent
-from pisync.streaks import project
-from tests.samples import event
+from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
+from tests.support.samples import event
 
 BRIDGES: Final = (0, 1)
 NAMES: Final = "AB"
@@ -69,8 +69,8 @@ class Redis(NamedTuple):
     epoch: bool
     pending: bool
     lock: int | None
-    marks: tuple[int | None, ...]
-    catching: tuple[bool, ...]
+    watermarks: tuple[int | None, ...]
+    catching_up: tuple[bool, ...]
     projected: int
     alerting: bool
 
@@ -79,14 +79,14 @@ EMPTY: Final = Redis(
     epoch=False,
     pending=False,
     lock=None,
-    marks=(None, None),
-    catching=(False, False),
+    watermarks=(None, None),
+    catching_up=(False, False),
     projected=0,
     alerting=False,
 )
 
 
-class Stored(NamedTuple):
+class StoredEvent(NamedTuple):
     """An event in MongoDB. Which bridge stored it is not written there: it is for the invariants only."""
 
     received_at: int
@@ -97,7 +97,7 @@ class State(NamedTuple):
     """Everything, and what is left of the faults that may still happen."""
 
     acknowledged: tuple[int, ...]  # of each bridge's messages, how many
-    stored: tuple[Stored | None, ...]
+    stored: tuple[StoredEvent | None, ...]
     alert_open: bool
     redis: Redis
     saved: Redis | None  # an earlier state of Redis, to which it may be rolled back
@@ -111,21 +111,22 @@ class State(NamedTuple):
 class Rules:
     """The protocol's rules. Each may be broken, to see that the model notices.
 
-    Those of the catch-up: a bridge that attaches replays from the lowest of all bridges' marks, or from what
-    it remembers where that is lower; a mark that is missing counts as zero. Meanwhile its mark stays where it
-    is, and no script reports alerts. When it is over, and only then, the streaks in Redis are compared with
-    the open alerts in MongoDB, at every attach: a bridge killed between the two leaves nothing else behind.
+    Those of the catch-up: a bridge that attaches replays from the lowest of all bridges' watermarks, or from
+    what it remembers where that is lower; a watermark that is missing counts as zero. Meanwhile its
+    watermark stays where it is, and no script reports alerts. When it is over, and only then, the streaks in
+    Redis are compared with the open alerts in MongoDB, at every attach: a bridge killed between the two
+    leaves nothing else behind.
     """
 
     acknowledges_after_storing: bool = True
-    keeps_marks: bool = True
-    mark_waits_for_catch_up: bool = True
+    keeps_watermarks: bool = True
+    watermark_waits_for_catch_up: bool = True
     remembers_unprojected: bool = True
     silent_while_catching_up: bool = True
     writes_alert_before_confirming: bool = True
     checks_run_id: bool = True
-    missing_mark_means_everything: bool = True
-    replays_from_every_mark: bool = True
+    missing_watermark_means_everything: bool = True
+    replays_from_every_watermark: bool = True
     compares_with_mongodb: bool = True
     compares_at_every_attach: bool = True
     compares_after_catch_up_is_over: bool = True
@@ -193,7 +194,7 @@ class Model:
             acknowledged=(0, 0),
             stored=(None,) * len(self.history),
             alert_open=False,
-            redis=EMPTY._replace(epoch=True, marks=(self.origin(0), self.origin(1))),
+            redis=EMPTY._replace(epoch=True, watermarks=(self.origin(0), self.origin(1))),
             saved=None,
             bridges=(Bridge(phase=Phase.STEADY, unprojected=NOTHING),) * 2,
             crashes=self.crashes,

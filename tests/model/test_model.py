@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 import pytest
 
 from pisync import limits
-from pisync.streaks import project
+from pisync.domain.device_state import project
 from tests.model.explore import Search
-from tests.model.invariants import Broken, joined
+from tests.model.invariants import Broken, merged
 from tests.model.state import Model, Rules
 
 PAIR = Model(history="FS", deliveries=((0,), (1,)), threshold=1)
@@ -66,4 +66,4 @@ def test_every_rule_is_broken_once() -> None:
 
 def test_the_set_of_joined_events_stands_for_the_projection() -> None:
     for mask in range(1 << len(LONG.history)):
-        assert joined(LONG, mask) == project(LONG.events(mask))
+        assert merged(LONG, mask) == project(LONG.events(mask))

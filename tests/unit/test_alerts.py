@@ -1,4 +1,4 @@
-"""Alerts beside the hot path: what is reported is handled, whatever is away meanwhile."""
+"""Alerts beside the hot path: what is reported is handled, whatever is unavailable meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -6,19 +6,21 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bridge.alerts import Alerts
+from bridge.alerts.judge import Alerts
 from bridge.metrics import Metrics
 from pisync import limits
-from pisync.errors import StreakStoreUnavailable
+from pisync.domain.alerts import AlertChange
+from pisync.domain.device_state import project
+from pisync.errors import RedisUnavailable
 from pisync.settings import Settings
-from pisync.stores.interfaces import AlertChange
-from pisync.stores.memory import MemoryAlertStore, MemoryEventStore, MemoryStreakStore
-from pisync.streaks import project
-from tests.samples import NOW, event
-from tests.unit.pipeline_rig import until
+from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
+from tests.support.intake_rig import until
+from tests.support.samples import NOW, event
 
 
-class Confirming(MemoryStreakStore):
+class Confirming(MemoryProjection):
     """A projection that can be away when alerts are to be confirmed."""
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class Confirming(MemoryStreakStore):
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
         self.batches.append(len(changes))
         if self.away:
-            raise StreakStoreUnavailable("Redis: away")
+            raise RedisUnavailable("Redis: away")
         return await super().confirm(changes)
 
 

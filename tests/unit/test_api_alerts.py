@@ -7,10 +7,10 @@ import pytest
 
 from api import paging
 from pisync.clock import from_ms, rfc3339
-from pisync.errors import EventStoreUnavailable
-from pisync.stores.interfaces import Position, RankedBy
-from pisync.stores.memory import MemoryAlertStore
-from tests.unit.api_client import START_MS, Api, api, is_problem
+from pisync.errors import MongodbUnavailable
+from pisync.stores.interfaces.ranking import Position, RankedBy
+from pisync.stores.memory.alerts import MemoryAlertStore
+from tests.support.api_client import START_MS, Api, api, is_problem
 
 URL = "/api/alerts"
 OPENED = from_ms(START_MS)
@@ -18,7 +18,7 @@ OPENED = from_ms(START_MS)
 
 class AwayAlertStore(MemoryAlertStore):
     async def find(self, query: object) -> Any:
-        raise EventStoreUnavailable("mongodb-0.internal:27017: connection refused")
+        raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
 
 async def raised(pisync: Api) -> None:
@@ -41,7 +41,7 @@ async def test_rows_of_an_open_and_of_a_closed_alert() -> None:
     assert opened == {
         "id": f"{4:024}",
         "device_id": "PB-4",
-        "failures_in_a_row": 7,
+        "streak": 7,
         "opened_at": rfc3339(OPENED + timedelta(minutes=4)),
         "closed_at": None,
     }

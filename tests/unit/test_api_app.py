@@ -8,14 +8,14 @@ import pytest
 
 from api.routes import probes
 from pisync.errors import BrokerUnavailable
-from pisync.stores.interfaces import ProjectionStatus
-from pisync.stores.memory import MemoryEventStore
-from tests.unit.api_client import (
+from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.memory.events import MemoryEventStore
+from tests.support.api_client import (
     EVENT,
     Api,
-    AwayEventStore,
-    AwayStreakStore,
-    CatchingUpStreakStore,
+    CatchingUpProjection,
+    UnavailableEventStore,
+    UnavailableProjection,
     api,
     is_problem,
 )
@@ -136,7 +136,7 @@ async def test_probes_when_all_is_well() -> None:
 
 
 async def test_readyz_says_what_is_away() -> None:
-    async with api(events=AwayEventStore(), streaks=AwayStreakStore()) as pisync:
+    async with api(events=UnavailableEventStore(), streaks=UnavailableProjection()) as pisync:
         response = await pisync.get("/readyz")
         assert response.status_code == 503
         assert "refused" in response.json()["mongodb"]
@@ -173,7 +173,7 @@ async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.Monkey
     ],
 )
 async def test_readyz_says_how_far_a_catch_up_is(status: ProjectionStatus, said: str) -> None:
-    async with api(streaks=CatchingUpStreakStore(status)) as pisync:
+    async with api(streaks=CatchingUpProjection(status)) as pisync:
         response = await pisync.get("/readyz")
         assert response.status_code == 200
         assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": said}

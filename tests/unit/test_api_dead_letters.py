@@ -10,12 +10,12 @@ import pytest
 from api.routes import dead_letters
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339
-from pisync.errors import BrokerUnavailable, EventStoreUnavailable
-from pisync.events import Reason
-from pisync.receipts import Receipt, Rejected
-from pisync.stores.dead_letters import MemoryDeadLetterStore, Replay, identity
-from pisync.stores.interfaces import DeadLetter
-from tests.unit.api_client import EVENT, START_MS, Api, api, is_problem
+from pisync.domain.events import Reason
+from pisync.domain.receipts import Receipt, Rejected
+from pisync.errors import BrokerUnavailable, MongodbUnavailable
+from pisync.stores.interfaces.dead_letters import DeadLetter, Replay, identity
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from tests.support.api_client import EVENT, START_MS, Api, api, is_problem
 
 URL = "/api/dead-letters"
 GOOD = json.dumps(EVENT).encode()
@@ -41,10 +41,10 @@ async def keep(pisync: Api, *letters: DeadLetter, offset_ms: int = 0) -> list[st
 
 class AwayDeadLetterStore(MemoryDeadLetterStore):
     async def find(self, query: object) -> Any:
-        raise EventStoreUnavailable("mongodb-0.internal:27017: connection refused")
+        raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
     async def get(self, letter_id: str) -> Any:
-        raise EventStoreUnavailable("mongodb-0.internal:27017: connection refused")
+        raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
 
 async def test_a_row_tells_everything_but_the_whole_payload() -> None:
@@ -236,7 +236,7 @@ async def test_without_a_receipt_it_is_503_and_nothing_is_marked() -> None:
 
 async def test_a_mark_that_fails_is_503_and_repeating_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*_: object) -> None:
-        raise EventStoreUnavailable("mongodb-0.internal:27017: connection refused")
+        raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
     async with api() as pisync:
         [letter_id] = await keep(pisync, letter(GOOD))

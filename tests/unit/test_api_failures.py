@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from api.paging import decode_cursor, encode_cursor
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
-from pisync.stores.interfaces import Position, ProjectionStatus, RankedBy
-from tests.unit.api_client import (
+from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy
+from tests.support.api_client import (
     START_MS,
     Api,
-    AwayStreakStore,
-    CatchingUpStreakStore,
+    CatchingUpProjection,
+    UnavailableProjection,
     api,
     is_problem,
     sync_event,
@@ -43,7 +43,7 @@ async def test_devices_with_more_than_three_failures() -> None:
                 {
                     "device_id": "PB-1",
                     "failures": 4,
-                    "current_streak": 3,
+                    "streak": 3,
                     "last_failure": rfc3339(from_ms(START_MS + 4)),
                     "last_success": rfc3339(from_ms(START_MS + 1)),
                     "last_seen": rfc3339(from_ms(START_MS + 4)),
@@ -58,7 +58,7 @@ async def test_devices_with_more_than_three_failures() -> None:
 
 async def test_an_answer_while_the_projection_catches_up_says_so() -> None:
     status = ProjectionStatus(complete=False, replayed=3, to_replay=9)
-    async with api(streaks=CatchingUpStreakStore(status)) as pisync:
+    async with api(streaks=CatchingUpProjection(status)) as pisync:
         body = (await pisync.get(URL)).json()
     assert body["projection"] == {"complete": False, "replayed": 3, "to_replay": 9}
 
@@ -79,7 +79,7 @@ async def test_beyond_what_the_projection_keeps_the_counts_are_exact() -> None:
     async with api() as pisync:
         await keep(pisync, "PB-1", "x" * (limits.FAILURES_KEPT_MAX + 5))
         [row] = (await pisync.get(URL)).json()["devices"]
-        assert (row["failures"], row["current_streak"]) == (limits.FAILURES_KEPT_MAX + 5,) * 2
+        assert (row["failures"], row["streak"]) == (limits.FAILURES_KEPT_MAX + 5,) * 2
         assert "failures_since" not in row
         since = rfc3339(from_ms(START_MS + 2))
         [row] = (await pisync.get(URL, params={"since": since})).json()["devices"]
@@ -87,7 +87,7 @@ async def test_beyond_what_the_projection_keeps_the_counts_are_exact() -> None:
 
 
 async def test_redis_away_is_503_without_its_address() -> None:
-    async with api(streaks=AwayStreakStore()) as pisync:
+    async with api(streaks=UnavailableProjection()) as pisync:
         response = await pisync.get(URL)
         assert is_problem(response, 503)["part"] == "redis"
         assert "internal" not in response.text
@@ -190,7 +190,7 @@ def test_the_pages_together_are_all_failing_devices(
         for device_id, results in devices.items():
             await keep(pisync, device_id, results)
         rows = await pisync.pages(f"{URL}?{urlencode(query)}", "devices")
-        found = [(row["device_id"], row["failures"], row["current_streak"]) for row in rows]
+        found = [(row["device_id"], row["failures"], row["streak"]) for row in rows]
         assert found == expected_rows(devices, sort, more_than, since)
 
     asyncio.run(walk())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
-from pisync.events import ErrorDetail, SyncEvent
-from tests.unit.api_client import START_MS, Api, AwayEventStore, api, is_problem, sync_event
+from pisync.domain.events import ErrorDetail, SyncEvent
+from tests.support.api_client import START_MS, Api, UnavailableEventStore, api, is_problem, sync_event
 
 URL = "/api/device/PB-1/sync-history"
 
@@ -165,7 +165,7 @@ async def test_extreme_but_possible_times_are_taken() -> None:
 
 
 async def test_mongodb_away_is_503_without_its_address() -> None:
-    async with api(events=AwayEventStore()) as pisync:
+    async with api(events=UnavailableEventStore()) as pisync:
         response = await pisync.get(URL)
         document = is_problem(response, 503)
         assert document["part"] == "mongodb"

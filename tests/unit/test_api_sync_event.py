@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pisync import clock, limits
+from pisync.domain.events import Reason
+from pisync.domain.receipts import Receipt, Rejected
 from pisync.errors import BrokerUnavailable
-from pisync.events import Reason
-from pisync.receipts import Receipt, Rejected
-from tests.unit.api_client import EVENT, api, is_problem
+from tests.support.api_client import EVENT, api, is_problem
 
 
 def edited(**members: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from bench.results import Result as Figure
 from bench.rivals import parts
 from bench.scale import Scale
 from bench.traffic import Traffic
-from pisync import clock, events, limits, topics
+from pisync import clock, limits
+from pisync.domain import decoding, topics
 
 MACHINE = Machine(
     cpu="Some CPU",
@@ -208,7 +209,7 @@ def test_traffic_is_what_the_device_protocol_promises(events_each: int | None) -
     for topic, payload in messages:
         device_id = topics.sync_device(topic)
         assert device_id is not None
-        decoded = events.decode(payload, device_id, clock.now())
+        decoded = decoding.decode(payload, device_id, clock.now())
         assert decoded.rejections == []
         assert len(decoded.events) <= (events_each or 1) <= limits.MESSAGE_EVENTS_MAX
         identities.update((event.device_id, clock.to_ms(event.timestamp)) for event in decoded.events)

@@ -8,18 +8,20 @@ from typing import Any, Final, cast
 import mqtt5
 import pytest
 
+from bridge.intake import Intake
 from bridge.metrics import Metrics
-from bridge.pipeline import Pipeline
-from bridge.projector import Projector
-from pisync import clock, topics
-from pisync.events import SyncEvent, decode
-from pisync.mqtt import Connection, Subscription
+from bridge.projection.projector import Projector
+from pisync import clock
+from pisync.domain import topics
+from pisync.domain.decoding import decode
+from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
+from pisync.mqtt.connection import Connection, Subscription
 from pisync.settings import Settings
-from pisync.stores.interfaces import EventStore, Stored
-from pisync.stores.mongodb import document
-from pisync.streaks import project
-from tests import counting
-from tests.samples import backlog, members, payload
+from pisync.stores.interfaces.events import EventStore, InsertOutcome
+from pisync.stores.mongodb.events import document
+from tests.support import counting
+from tests.support.samples import backlog, members, payload
 from tests.unit.test_connection import CONNACK, SUBACK, FakeTransport
 
 MESSAGES: Final = 500
@@ -33,14 +35,14 @@ CALLS_KEEPING_MAX: Final = 8.5
 class Ready:
     """A store and a projection that cost nothing, so that the bridge's own cost is what is counted."""
 
-    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[Stored]:
-        return [Stored.STORED] * len(events)
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
+        return [InsertOutcome.STORED] * len(events)
 
     def receive(self) -> datetime:
         return clock.now()
 
     async def apply(self, batch: Sequence[SyncEvent], received_at: datetime) -> None:
-        """It is joined."""
+        """It is merged."""
 
 
 class Bridge:
@@ -49,7 +51,7 @@ class Bridge:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{"linger_ms": 0, **settings})
         ready = Ready()
-        self.pipeline = Pipeline(
+        self.pipeline = Intake(
             store=cast("EventStore", ready),
             projector=cast("Projector", ready),
             settings=self.settings,

@@ -13,8 +13,9 @@ from bridge.metrics import Metrics
 from bridge.session import Session
 from pisync import limits
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, ProtocolError, SessionTakenOver
-from pisync.mqtt import Connection, Message, State, Subscription
-from pisync.settings import MqttAddress, Settings
+from pisync.mqtt.address import MqttAddress
+from pisync.mqtt.connection import Connection, Message, State, Subscription
+from pisync.settings import Settings
 
 CONNACK = mqtt5.ConnAckPacket(receive_max=2).write()
 GRANTED = [

@@ -17,14 +17,15 @@ import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
-from pisync import cli, dead_letters_run, settings
+from cli import dead_letters
+from cli.main import main
+from local_stack import ports
+from pisync import settings
 from pisync.clock import from_ms
+from pisync.domain.events import Reason
 from pisync.errors import BrokerUnavailable
-from pisync.events import Reason
-from pisync.stack import ports
-from pisync.stores.dead_letters import identity
-from pisync.stores.interfaces import DeadLetter
-from tests.unit.api_client import EVENT, START_MS, Api
+from pisync.stores.interfaces.dead_letters import DeadLetter, identity
+from tests.support.api_client import EVENT, START_MS, Api
 
 KEY = "schlüssel-der-api"
 GOOD = json.dumps(EVENT).encode()
@@ -64,7 +65,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["pisync", "dead-letters", *arguments])
         try:
-            cli.main()
+            main()
             code: Any = 0
         except SystemExit as end:
             code = end.code or 0
@@ -155,7 +156,7 @@ def test_replay_by_id_and_again(served: Served) -> None:
 def test_replay_of_all_takes_what_was_not_taken_in_yet(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters_run, "WALK_PAGE", 2)
+    monkeypatch.setattr(dead_letters, "WALK_PAGE", 2)
     others = [EVENT | {"timestamp": f"2026-05-08T12:00:0{second}Z"} for second in range(5)]
     served.keep(
         *(letter(json.dumps(other).encode(), reason=Reason.REFUSED) for other in others),
@@ -192,7 +193,7 @@ def test_replay_wants_one_choice(capsys: pytest.CaptureFixture[str], choice: lis
 def test_export_writes_every_letter_of_every_page(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters_run, "WALK_PAGE", 2)
+    monkeypatch.setattr(dead_letters, "WALK_PAGE", 2)
     raws = [GOOD, b"\xff\0", b"", b"line\nline", b"5"]
     ids = served.keep(*map(letter, raws))
     file = tmp_path / "letters.ndjson"

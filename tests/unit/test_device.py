@@ -8,8 +8,8 @@ import pytest
 from device_sim.device import Action, Device, Options, Publish, Wake, backoff_s
 from pisync import limits
 from pisync.clock import from_ms
-from pisync.events import ErrorDetail, Reason, SyncEvent
-from pisync.receipts import Receipt, Rejected
+from pisync.domain.events import ErrorDetail, Reason, SyncEvent
+from pisync.domain.receipts import Receipt, Rejected
 
 TIMEOUT_S = 10.0
 

@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 from device_sim.device import Action, Device, Options, Publish, Wake
 from pisync import limits
 from pisync.clock import from_ms
-from pisync.events import ErrorDetail, SyncEvent
-from pisync.receipts import Receipt
+from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.domain.receipts import Receipt
 
 INFLIGHT_MAX = 3
 TIMEOUT_S = 5.0

@@ -7,9 +7,9 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from bridge.metrics import Metrics
-from pisync import topics
-from pisync.cli import app
-from pisync.events import Reason, SyncEvent
+from cli.main import app
+from pisync.domain import topics
+from pisync.domain.events import Reason, SyncEvent
 from pisync.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

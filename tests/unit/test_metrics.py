@@ -8,12 +8,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.metrics import Metrics
-from bridge.metrics_endpoint import serving
+from local_stack import ports
 from pisync import limits
+from pisync.domain.events import Reason
 from pisync.errors import ConfigurationError
-from pisync.events import Reason
+from pisync.metrics import serving
 from pisync.settings import Settings
-from pisync.stack import ports
 
 
 def test_every_metric_is_described_and_named_by_rule() -> None:

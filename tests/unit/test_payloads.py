@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pisync.payloads import HEAD_BYTES_MAX, PREVIEW_CHARS_MAX, Preview, preview, printable
+from pisync.domain.payloads import HEAD_BYTES_MAX, PREVIEW_CHARS_MAX, Preview, preview, printable
 
 
 def shown(raw: bytes) -> Preview:

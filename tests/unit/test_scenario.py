@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from device_sim.scenario import Profile, Scenario, Story
-from pisync import events as domain
-from pisync import topics
 from pisync.clock import to_ms
-from pisync.streaks import project
+from pisync.domain import decoding, topics
+from pisync.domain import events as domain
+from pisync.domain.device_state import project
 
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
 
@@ -71,7 +71,7 @@ def test_ids_are_distinct_and_tell_the_type() -> None:
 def test_the_bridge_accepts_every_event() -> None:
     for story in stories(scenario(devices=20)):
         payload = msgspec.json.encode(firsts(story))
-        decoded = domain.decode(payload, story.device_id, NOW)
+        decoded = decoding.decode(payload, story.device_id, NOW)
         assert not decoded.rejections
         assert decoded.events == firsts(story)
 

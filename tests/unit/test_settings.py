@@ -6,7 +6,7 @@ import pytest
 
 from pisync import limits, settings
 from pisync.errors import ConfigurationError
-from pisync.settings import MqttAddress
+from pisync.mqtt.address import MqttAddress
 
 
 @pytest.fixture(autouse=True)

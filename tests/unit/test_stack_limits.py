@@ -2,8 +2,8 @@
 
 import pytest
 
+from local_stack.servers import MOSQUITTO_CONFIGURATION
 from pisync import limits
-from pisync.stack.servers import MOSQUITTO_CONFIGURATION
 
 
 def options(name: str) -> dict[str, str]:

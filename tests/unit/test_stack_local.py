@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from local_stack import local, ports
+from local_stack.process import ChildFailed, ChildProcess
 from pisync.errors import ConfigurationError
-from pisync.stack import local, ports
-from pisync.stack.process import ChildFailed, ChildProcess
 
 
 def test_a_busy_preferred_port_gives_way_to_the_next_free_one() -> None:

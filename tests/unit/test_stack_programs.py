@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cli import doctor
+from local_stack import programs
 from pisync.errors import ConfigurationError
-from pisync.stack import doctor, programs
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pisync import topics
+from pisync.domain import topics
 
 
 @pytest.mark.parametrize("device_id", ["a", "PB-000123", "0.x_y-z", "x" * 64])

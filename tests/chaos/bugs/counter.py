@@ -2,23 +2,23 @@
 
 from typing import Any
 
-from bridge.command import bridge
-from pisync.stores import redis, redis_scripts
+from cli.commands.bridge import bridge
+from pisync.stores.redis import projection, scripts
 
 SET = "call('ZCARD', failures)"
 COUNTER = "call('INCRBY', root .. ':count:' .. id, #failed)"
 
 
-class CountingScript(redis_scripts.Script):
+class CountingScript(scripts.Script):
     """The scripts, less the set."""
 
     def __init__(self, client: Any, name: str) -> None:
         super().__init__(client, name)
-        if name == "apply.lua":
+        if name == "merge_states.lua":
             if SET not in self._source:
-                raise RuntimeError(f"apply.lua no longer has the line that this bug replaces: {SET}")
+                raise RuntimeError(f"merge_states.lua no longer has the line that this bug replaces: {SET}")
             self._source = self._source.replace(SET, COUNTER)
 
 
-redis.Script = CountingScript  # type: ignore[attr-defined]
+projection.Script = CountingScript  # type: ignore[attr-defined]
 bridge()

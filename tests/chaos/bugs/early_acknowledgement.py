@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bridge import service
-from bridge.command import bridge
 from bridge.retry import until_available
-from pisync.events import SyncEvent
-from pisync.stores.interfaces import Stored
-from pisync.stores.mongodb import MongoConnection, MongoEventStore
+from cli.commands.bridge import bridge
+from pisync.domain.events import SyncEvent
+from pisync.stores.interfaces.events import InsertOutcome
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.events import MongoEventStore
 
 
 class HastyEventStore(MongoEventStore):
@@ -17,15 +18,15 @@ class HastyEventStore(MongoEventStore):
 
     def __init__(self, connection: MongoConnection) -> None:
         super().__init__(connection)
-        self._writing: set[asyncio.Task[list[Stored]]] = set()
+        self._writing: set[asyncio.Task[list[InsertOutcome]]] = set()
 
-    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[Stored]:
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
         """Store the events some time."""
         insert = super().insert
         task = asyncio.create_task(until_available("MongoDB", lambda: insert(events, received_at)))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
-        return [Stored.STORED] * len(events)
+        return [InsertOutcome.STORED] * len(events)
 
 
 service.MongoEventStore = HastyEventStore  # type: ignore[attr-defined]

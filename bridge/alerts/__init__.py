@@ -1,0 +1,1 @@
+"""Alerts: judged, kept until they are published, and published."""

@@ -1,0 +1,1 @@
+"""The kinds of messages that the bridge takes in, a module for each."""

@@ -1,0 +1,1 @@
+"""Keeps the projection in Redis in step with MongoDB."""

@@ -1,0 +1,169 @@
+"""Compares the projection in Redis and the open alerts with the events in MongoDB, and changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pisync import limits
+from pisync.clock import from_ms, rfc3339
+from pisync.domain.device_state import DeviceState, LastEvent, project
+from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
+from pisync.stores.interfaces.events import EventStore, HistoryQuery
+from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader
+from pisync.stores.interfaces.ranking import RankedBy
+
+# So many devices are looked at once more; where still more differ, live traffic is not why.
+SECOND_LOOKS_MAX: Final = 1000
+# What is under way when the walk ends is given so long to arrive, in seconds.
+PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Something about a device that is not what its events say."""
+
+    device_id: str
+    what: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """How much was looked at, how many devices differ, and in what: of those that were looked at twice."""
+
+    events: int
+    devices: int
+    differing: int
+    differences: list[Difference]
+
+
+class Check:
+    """One comparison of everything."""
+
+    def __init__(self, *, events: EventStore, streaks: ProjectionReader, alerts: AlertStore) -> None:
+        self._events = events
+        self._streaks = streaks
+        self._alerts = alerts
+        self._replayed = 0
+
+    async def run(self, progress: Callable[[int, int], None]) -> Findings:
+        """Look at every device, and at those that differ once more: live traffic may have moved them.
+
+        Raises:
+            Unavailable: a store is unavailable.
+        """
+        total = await self._events.count(None)
+        opened = set(await self._alerts.open_devices())
+        seen: set[str] = set()
+        suspects: list[str] = []
+        async for states in self._by_device():
+            records = await self._streaks.records(list(states))
+            for (device_id, state), found in zip(states.items(), records, strict=True):
+                if found != DeviceRecord.of(state) or (device_id in opened) != state.alerting:
+                    suspects.append(device_id)
+            seen.update(states)
+            progress(self._replayed, total)
+        # What is there without any event.
+        unknown = opened - seen
+        async for device_ids in self._streaks.device_ids():
+            unknown.update(each for each in device_ids if each not in seen)
+        suspects += sorted(unknown)
+        if suspects:
+            await asyncio.sleep(PAUSE_S)
+        looked_at = [await self._differences(each) for each in suspects[:SECOND_LOOKS_MAX]]
+        return Findings(
+            events=self._replayed,
+            devices=len(seen),
+            differing=sum(map(bool, looked_at)) + len(suspects[SECOND_LOOKS_MAX:]),
+            differences=[difference for each in looked_at for difference in each],
+        )
+
+    async def _by_device(self) -> AsyncIterator[dict[str, DeviceState]]:
+        """The states of all devices, each once: a batch may end in the middle of its last device."""
+        states: dict[str, DeviceState] = {}
+        async for batch in self._events.replay(None):
+            self._replayed += len(batch)
+            _merge(states, project(batch))
+            if states:
+                last = next(reversed(states))
+                carried = {last: states.pop(last)}
+                yield states
+                states = carried
+        if states:
+            yield states
+
+    async def _differences(self, device_id: str) -> list[Difference]:
+        expected = await self._state(device_id)
+        [found] = await self._streaks.records([device_id])
+        query = AlertQuery(limit=1, is_open=True, device_id=device_id)
+        opened = bool(await self._alerts.find(query))
+        should, there = _facts(DeviceRecord.of(expected)), _facts(found)
+        should["open alert in MongoDB"] = _yes(expected is not None and expected.alerting)
+        there["open alert in MongoDB"] = _yes(opened)
+        wrong = [
+            Difference(device_id=device_id, what=what, expected=should[what], found=there[what])
+            for what in should
+            if should[what] != there[what]
+        ]
+        if found.failures_ms != DeviceRecord.of(expected).failures_ms:
+            wrong.append(_failures(device_id, expected, found))
+        return wrong
+
+    async def _state(self, device_id: str) -> DeviceState | None:
+        """One device's state by its events."""
+        states: dict[str, DeviceState] = {}
+        before = None
+        while page := await self._events.history(
+            HistoryQuery(device_id=device_id, limit=limits.PAGE_MAX, before=before)
+        ):
+            _merge(states, project(entry.event for entry in page))
+            before = page[-1].event.timestamp
+        return states.get(device_id)
+
+
+def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None:
+    for device_id, state in more.items():
+        known = states.get(device_id)
+        states[device_id] = state if known is None else known.merge(state)
+
+
+def _facts(record: DeviceRecord) -> dict[str, str]:
+    """What can differ, in words; all but the failures, of which there are many."""
+    return {
+        "last success": _time(record.last_success_ms),
+        "newest event": _event(record.last_event),
+        "failures as ranked": str(record.ranks.get(RankedBy.FAILURES, "-")),
+        "streak as ranked": str(record.ranks.get(RankedBy.STREAK, "-")),
+        "last seen as ranked": _time(record.ranks.get(RankedBy.LAST_SEEN)),
+        "alert confirmed": _yes(record.alerting),
+    }
+
+
+def _failures(device_id: str, expected: DeviceState | None, found: DeviceRecord) -> Difference:
+    should = set(() if expected is None else expected.failures_ms)
+    there = set(found.failures_ms)
+    return Difference(
+        device_id=device_id,
+        what="failures",
+        expected=str(len(should)),
+        found=f"{len(there)}; {len(should - there)} missing, {len(there - should)} too many",
+    )
+
+
+def _time(moment_ms: int | None) -> str:
+    return "-" if moment_ms is None else rfc3339(from_ms(moment_ms))
+
+
+def _event(event: LastEvent | None) -> str:
+    if event is None:
+        return "-"
+    return (
+        f"{_time(event.timestamp_ms)}: {event.total_files_synced} files, {event.total_errors} errors,"
+        f" {event.internet_speed} Mbit/s, {event.device_type}, {event.sync_duration_ms} ms"
+    )
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"

@@ -1,0 +1,81 @@
+"""Builds the projection in Redis anew from MongoDB, wrong data and all, while bridges may be running.
+
+Merging events cannot undo what is wrong, so all that is kept is removed first. Bridges that are attached
+learn that the projection is lost, go on storing events, attach to the new one and replay what it lacks.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+from bridge.alerts.judge import Alerts
+from pisync import limits, logs
+from pisync.domain.device_state import project
+from pisync.errors import PiSyncError, ProjectionLost, Unavailable
+from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.projection import Projection
+
+log = logs.get(__name__)
+
+
+async def rebuild(
+    *,
+    events: EventStore,
+    projection: Projection,
+    alerts: Alerts,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Replay every event into an empty projection, and bring the alerts in step with it.
+
+    Args:
+        events: the truth.
+        projection: what to build anew.
+        alerts: who opens and closes alerts.
+        progress: called with how many events are merged, and of about how many.
+
+    Returns:
+        How many events were merged.
+
+    Raises:
+        PiSyncError: somebody else rebuilds it, or a store became unavailable before it was complete.
+    """
+    # Of this run alone: should it stall, and another take its place, it must not take itself for that one.
+    owner = f"rebuild-{secrets.token_hex(4)}"
+    await projection.attach([])
+    try:
+        opened = await alerts.open_devices()
+        if not await projection.begin_rebuild(owner, opened, from_nothing=True):
+            raise PiSyncError(
+                "a bridge or another `pisync rebuild` rebuilds the projection, or did within the last"
+                f" {limits.REBUILDER_SILENT_S} s; nothing was changed. /readyz says how far it is"
+            )
+        replayed = await _replay(owner, events, projection, progress)
+        await projection.finish_rebuild(owner)
+    except Unavailable as error:
+        raise PiSyncError(
+            f"{error}; the projection is not complete. A running bridge will rebuild it in about"
+            f" {limits.REBUILDER_SILENT_S} s; without one, run this again"
+        ) from error
+    try:
+        # Asked again: whoever was about to open or close an alert of the old projection has done so by now.
+        await alerts.handle(await projection.settle(owner, await alerts.open_devices()))
+    except ProjectionLost:
+        log.info("complete; a bridge that saw it incomplete rebuilds it once more, and sees to the alerts")
+    return replayed
+
+
+async def _replay(
+    owner: str, events: EventStore, projection: Projection, progress: Callable[[int, int], None]
+) -> int:
+    loop = asyncio.get_running_loop()
+    total = await events.count(None)
+    await projection.report_replay(owner, 0, total)
+    replayed, told_at = 0, loop.time()
+    async for batch in events.replay(None):
+        await projection.apply(project(batch))
+        replayed += len(batch)
+        progress(replayed, total)
+        if loop.time() - told_at > limits.WATERMARK_INTERVAL_S:
+            told_at = loop.time()
+            await projection.report_replay(owner, replayed, total)
+    return replayed

@@ -1,0 +1,1 @@
+"""The `pisync` command."""

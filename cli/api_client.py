@@ -1,0 +1,108 @@
+"""The api as the command line uses it: one HTTP client, pages followed, and clear errors for what fails."""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final, Self
+
+import httpx
+
+from pisync.domain.payloads import printable
+from pisync.errors import ConfigurationError, PiSyncError
+
+# Longer than the api may wait for a receipt (60 s at most), so that its own answer is seen.
+ANSWER_TIMEOUT_S: Final = 75.0
+CONNECT_TIMEOUT_S: Final = 5.0
+
+Json = dict[str, Any]
+
+
+class ApiRefused(PiSyncError):  # noqa: N818 - what the api did
+    """The api answered with a problem; `errors` are the faults it names, of events or of parameters."""
+
+    def __init__(self, message: str, status: int, errors: list[Json]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.errors = errors
+
+
+class ApiClient:
+    """A client of one api, for use in a `with`."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        """Prepare; nothing is sent yet.
+
+        Raises:
+            ConfigurationError: the URL is not one.
+        """
+        self._url = url.rstrip("/")
+        headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
+        try:
+            self._http = httpx.Client(
+                base_url=self._url,
+                headers=headers,
+                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                verify=ssl.create_default_context(),  # the system's certificates, as for mqtts://
+                trust_env=False,  # no proxy between this machine and itself
+            )
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"--url {url}: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, parameters: Mapping[str, Any] | None = None) -> Json:
+        """GET; parameters that are None are left out.
+
+        Raises:
+            ApiRefused: the api answers with an error.
+            PiSyncError: it does not answer, or is not PiSync's.
+        """
+        given = {name: value for name, value in (parameters or {}).items() if value is not None}
+        return self._call("GET", path, params=given or None)  # {} would wipe the query in a path
+
+    def post(self, path: str) -> Json:
+        """POST without a body; raises as `get` does."""
+        return self._call("POST", path)
+
+    def rows(self, path: str, name: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
+        """All rows of all pages of a list, whose rows are the member `name`; raises as `get` does."""
+        page = self.get(path, parameters)
+        while True:
+            yield from page[name]
+            if page["next"] is None:
+                return
+            page = self.get(page["next"])
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.UnsupportedProtocol:
+            raise ConfigurationError(f"--url {self._url}: must begin with http:// or https://") from None
+        except httpx.HTTPError as error:
+            raise PiSyncError(
+                f"the api at {self._url} cannot be reached: {error or type(error).__name__};"
+                " is it running, and is --url right?"
+            ) from None
+        body = _json(response)
+        if response.is_success and body is not None:
+            return body
+        if body is None or "detail" not in body:
+            raise PiSyncError(
+                f"{self._url} answered {response.status_code}, but not as PiSync does; is --url right?"
+            )
+        message = printable(str(body["detail"]))
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            message += " Give it with --key, or in PISYNC_API_KEYS."
+        raise ApiRefused(message, response.status_code, body.get("errors", []))
+
+
+def _json(response: httpx.Response) -> Json | None:
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None

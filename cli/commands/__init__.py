@@ -1,0 +1,1 @@
+"""The commands, a module for each group: options and help, nothing heavy is imported before one runs."""

@@ -1,0 +1,117 @@
+"""The `pisync dead-letters` commands, which work over the HTTP api."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pisync.domain.events import Reason
+
+dead_letters = typer.Typer(
+    name="dead-letters",
+    help="What could not be taken in: list it, look at it, try it again, save it. Asks a running api.",
+    no_args_is_help=True,
+)
+
+Url = Annotated[str, typer.Option(help="Address of the api.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="Key of the api; without it, the first in PISYNC_API_KEYS, which other users of this machine"
+        " cannot see.",
+        show_default=False,
+    ),
+]
+LetterId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+OnlyReason = Annotated[
+    Reason | None, typer.Option("--reason", help="Only letters rejected for this.", show_default=False)
+]
+_MOMENT = "such as 2026-05-08T12:00:00Z"
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+@dead_letters.command("list")
+def show_list(
+    *,
+    reason: OnlyReason = None,
+    device: Annotated[
+        str | None, typer.Option(help="Only letters that came on this device's topic.", show_default=False)
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(help=f"Only letters first received before, {_MOMENT}.", show_default=False)
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help=f"Only letters first received after, {_MOMENT}.", show_default=False)
+    ] = None,
+    replayed: Annotated[
+        bool | None,
+        typer.Option(
+            "--replayed/--not-replayed",
+            help="Only letters that a replay took in, or only the others.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Letters to show, at most.")] = 50,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Show dead letters as a table, newest first."""
+    from cli import dead_letters as run  # noqa: PLC0415 - the other commands need none of it
+
+    with run.connect(url, key) as client:
+        run.show_list(
+            client,
+            {
+                "reason": reason,
+                "device_id": device,
+                "before": before,
+                "after": after,
+                "replayed": replayed,
+                "limit": limit,
+            },
+        )
+
+
+@dead_letters.command()
+def show(letter_id: LetterId, *, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Show one dead letter and its payload, as text where it is text and else as base64."""
+    from cli import dead_letters as run  # noqa: PLC0415
+
+    with run.connect(url, key) as client:
+        run.show(client, letter_id)
+
+
+@dead_letters.command()
+def replay(
+    letter_ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", show_default=False)] = None,
+    *,
+    reason: OnlyReason = None,
+    every: Annotated[bool, typer.Option("--all", help="All letters that no replay took in yet.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Publish dead letters again: those named, or all (of one reason) that no replay took in yet.
+
+    Exits with 0 only when every one of them was taken in, now or before. Repeating is safe.
+    """
+    from cli import dead_letters as run  # noqa: PLC0415
+
+    if [bool(letter_ids), reason is not None, every].count(True) != 1:
+        raise typer.BadParameter("give either ids, or --reason, or --all")
+    with run.connect(url, key) as client:
+        chosen = letter_ids or run.find_ids(client, {"reason": reason, "replayed": False})
+        raise typer.Exit(run.replay(client, chosen))
+
+
+@dead_letters.command()
+def export(
+    file: Annotated[Path, typer.Argument(dir_okay=False, show_default=False)],
+    *,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Write all dead letters to a file, one JSON object a line, the payload in `raw_base64`."""
+    from cli import dead_letters as run  # noqa: PLC0415
+
+    with run.connect(url, key) as client:
+        run.export(client, run.find_ids(client, {}), file)

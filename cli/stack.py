@@ -1,0 +1,94 @@
+"""What `pisync up` shows a person: each step as it happens, the addresses, and lines to paste."""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from local_stack import ports, programs
+from local_stack.local import LocalStack, Plan, locked
+from pisync import clock
+from pisync.domain import topics
+from pisync.errors import ConfigurationError
+
+EXAMPLE_DEVICE: Final = "PB-EXAMPLE"
+
+
+def serve(plan: Plan) -> None:
+    """Run the local stack until it is interrupted.
+
+    Raises:
+        ConfigurationError: programs are missing, a port is taken, or the data directory is in use.
+        ChildFailed: a part could not be started, or kept dying.
+    """
+    if missing := programs.missing():
+        raise ConfigurationError(
+            "\n".join(f"{program.name} is not installed: {program.how_to_get()}" for program in missing)
+        )
+    console = Console()
+
+    def say(line: str) -> None:
+        # The terminal may be gone; what is left to do, such as stopping the children, is done all the same.
+        with contextlib.suppress(OSError):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    with contextlib.ExitStack() as stack:
+        data = plan.data
+        if data is None:
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-")))
+        stack.enter_context(locked(data))
+        local = LocalStack(plan, data, say)
+        if len(local.bridges) > plan.bridges:
+            say(f"running {len(local.bridges)} bridges, because the broker in {data} knows as many")
+        asyncio.run(local.run(lambda: _introduce(console, local, data, kept=plan.data is not None)))
+
+
+def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -> None:
+    addresses = {
+        "HTTP api": local.api.url,
+        "API docs": f"{local.api.url}/docs",
+        "MQTT broker": local.mosquitto.url,
+        "MongoDB": local.mongodb.url,
+        "Redis": local.redis.url,
+        "Data": f"{data}" if kept else f"{data} (temporary; --data DIR keeps it)",
+        "Logs": f"{data}/logs",
+    }
+    console.print("\n[bold]PiSync is up.[/] Ctrl-C stops it.\n")
+    for name, value in addresses.items():
+        console.print(f"  [bold]{name:<13}[/]{value}", soft_wrap=True, highlight=False)
+    console.print("\nTo try it, from another terminal:\n")
+    for line in _examples(local):
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    console.print()
+
+
+def _examples(local: LocalStack) -> list[str]:
+    now = clock.now()
+    api, broker, topic = (
+        local.api.url,
+        f"-h {ports.HOST} -p {local.mosquitto.port}",
+        topics.sync(EXAMPLE_DEVICE),
+    )
+    first, second = _event(now - timedelta(hours=1)), _event(now)
+    return [
+        f"curl -s {api}/api/sync-event -H 'Content-Type: application/json' -d '{first}'",
+        f"mosquitto_pub {broker} -q 1 -t {topic} -m '{second}'",
+        f"curl -s {api}/api/device/{EXAMPLE_DEVICE}/sync-history",
+        f"curl -s {api}/api/devices/repeated-failures",
+    ]
+
+
+def _event(moment: datetime) -> str:
+    event = {
+        "device_id": EXAMPLE_DEVICE,
+        "timestamp": clock.rfc3339(moment),
+        "total_files_synced": 20,
+        "total_errors": 1,
+        "internet_speed": 3.2,
+    }
+    return json.dumps(event)

@@ -1,0 +1,212 @@
+"""The local stack as a whole: started in order, watched, restarted where a part dies, stopped in order."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from local_stack import ports, services
+from local_stack.process import ChildFailed, ChildProcess
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from pisync.errors import ConfigurationError
+
+MQTT_PORT: Final = 11883
+HTTP_PORT: Final = 8080
+
+RESTARTS_MAX: Final = 5
+RESTART_BASE_S: Final = 0.5
+RESTART_CAP_S: Final = 10.0
+# A child that ran for this long has come back: its earlier deaths count no more.
+STEADY_S: Final = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a person asked for. A port of None is chosen at the start; without `data`, nothing is kept."""
+
+    data: Path | None = None
+    mqtt_port: int | None = None
+    mongodb_port: int | None = None
+    redis_port: int | None = None
+    http_port: int | None = None
+    bridges: int = 1
+    fleet: services.Fleet | None = None
+
+
+class LocalStack:
+    """The children of one `pisync up`."""
+
+    def __init__(self, plan: Plan, data: Path, say: Say) -> None:
+        """Describe the children and choose their ports; nothing runs yet.
+
+        Args:
+            plan: what to run.
+            data: where data and logs are.
+            say: gets a line for each thing that happens.
+
+        Raises:
+            ConfigurationError: a program is not installed, or a port that was asked for is taken.
+        """
+        logs = data / "logs"
+        self.mongodb = MongodbServer(
+            data / "mongodb",
+            port=ports.claimed(plan.mongodb_port, "--mongodb-port"),
+            log=logs / "mongod.log",
+        )
+        self.redis = RedisServer(
+            data / "redis",
+            port=ports.claimed(plan.redis_port, "--redis-port"),
+            log=logs / "redis-server.log",
+        )
+        self.mosquitto = MosquittoServer(
+            data / "mosquitto",
+            port=ports.claimed(plan.mqtt_port, "--mqtt-port", preferred=MQTT_PORT),
+            log=logs / "mosquitto.log",
+        )
+        urls = {
+            "mongodb_url": self.mongodb.url,
+            "redis_url": self.redis.url,
+            "mqtt_url": self.mosquitto.url,
+        }
+        names = [f"bridge-{number}" for number in range(_bridges_known(data, plan.bridges))]
+        self.bridges = [services.Bridge(name, urls, log=logs / f"{name}.log") for name in names]
+        http_port = ports.claimed(plan.http_port, "--http-port", preferred=HTTP_PORT)
+        self.api = services.Api(http_port, urls, log=logs / "api.log")
+        self.fleet = services.simulation(plan.fleet, self.mosquitto.url) if plan.fleet else None
+        # Started in this order and stopped in the reverse one, so that each finds what it needs.
+        self._children: list[ChildProcess] = [
+            self.mongodb,
+            self.redis,
+            self.mosquitto,
+            *self.bridges,
+            self.api,
+        ]
+        self._say = say
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Start everything, call `on_ready`, and keep it running until SIGINT, SIGTERM or SIGHUP.
+
+        Raises:
+            ChildFailed: a child could not be started, or kept dying; everything has been stopped.
+        """
+        interrupted = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+        try:
+            await _unless(interrupted, self._start())
+            if not interrupted.is_set():
+                on_ready()
+                watches = [keep_running(child, self._say) for child in self._children]
+                await _unless(interrupted, *watches, self._simulate(interrupted))
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        for child in self._children:
+            began = time.monotonic()
+            await child.start()
+            self._say(f"{child.name} is ready ({time.monotonic() - began:.1f} s)")
+
+    async def _simulate(self, interrupted: asyncio.Event) -> None:
+        """Run the simulated fleet once, say how it went, and stay."""
+        if self.fleet is not None:
+            await self.fleet.start()
+            await self.fleet.wait()
+            self._say(f"{self.fleet.name} {self.fleet.how_it_ended()}; the stack stays up, Ctrl-C stops it")
+        await interrupted.wait()
+
+    async def _stop(self) -> None:
+        children = [*([self.fleet] if self.fleet else []), *reversed(self._children)]
+        if any(child.running for child in children):
+            self._say("stopping")
+        for child in children:
+            await child.terminate()
+        self._say("everything has stopped")
+
+
+async def keep_running(child: ChildProcess, say: Say) -> None:
+    """Start a child, which runs now, again whenever it ends.
+
+    Raises:
+        ChildFailed: it keeps dying.
+    """
+    deaths = 0
+    while True:
+        began = time.monotonic()
+        await child.wait()
+        if time.monotonic() - began > STEADY_S:
+            deaths = 0
+        deaths += 1
+        ended = f"{child.name} {child.how_it_ended()}"
+        if deaths > RESTARTS_MAX:
+            raise ChildFailed(f"{ended}, {deaths} times in a row. {child.log_tail()}")
+        delay_s = min(RESTART_CAP_S, RESTART_BASE_S * 2 ** (deaths - 1))
+        say(f"{ended} (log: {child.log}); starting it again in {delay_s:g} s")
+        await asyncio.sleep(delay_s)
+        try:
+            await child.start()
+        except ChildFailed as error:
+            say(str(error))
+        else:
+            say(f"{child.name} is ready again")
+
+
+async def _unless(interrupted: asyncio.Event, *works: Coroutine[Any, Any, None]) -> None:
+    """Run the works together until the first of them ends, or until the interruption; then drop the rest."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    waiting = asyncio.ensure_future(interrupted.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (waiting, *tasks):
+            task.cancel()
+        await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+@contextlib.contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Hold the data directory, made when absent, for this process.
+
+    Raises:
+        ConfigurationError: another `pisync up` holds it, or it cannot be written.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        file = (data / "lock").open("a+")
+    except OSError as error:
+        raise ConfigurationError(f"--data {data}: {error}") from None
+    with file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigurationError(
+                f"{data} is in use by another `pisync up` (process {lock.read().strip()}):"
+                " stop that one, or choose another directory with --data"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _bridges_known(data: Path, wanted: int) -> int:
+    """How many bridges to run in this data directory: as many as it ever had, or as are wanted now.
+
+    The broker keeps an absent bridge's session and gives it its share of the messages, which would wait
+    there for as long as it stays away.
+    """
+    record = data / "bridges"
+    number = max(wanted, int(record.read_text()) if record.exists() else 0)
+    record.write_text(str(number))
+    return number

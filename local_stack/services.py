@@ -1,0 +1,90 @@
+"""PiSync's own programs as child processes of the local stack: bridge, api and simulated fleet."""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from local_stack import ports
+from local_stack.process import ChildProcess
+from pisync import settings
+
+ANSWER_TIMEOUT_S: Final = 5.0
+# What a bridge logs once the broker has accepted its subscription.
+_SUBSCRIBED: Final = re.compile(rb"\bconnected\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """A simulated fleet: so many devices with so many events each; the same seed gives the same fleet."""
+
+    devices: int
+    events: int
+    seed: int | None
+
+    def command(self, mqtt_url: str) -> list[str]:
+        """The command line that runs it against a broker."""
+        seed = [] if self.seed is None else ["--seed", str(self.seed)]
+        options = ["--mqtt-url", mqtt_url, "--devices", str(self.devices), "--events", str(self.events)]
+        return pisync("simulate", *options, *seed)
+
+
+class Bridge(ChildProcess):
+    """One bridge; ready when it has subscribed."""
+
+    def __init__(self, bridge_id: str, urls: Mapping[str, str], *, log: Path) -> None:
+        """Describe the bridge; `urls` are the three servers' settings."""
+        super().__init__(
+            bridge_id,
+            pisync("bridge"),
+            log=log,
+            environment=settings.child_environment({**urls, "bridge_id": bridge_id}),
+        )
+        self._log = log
+        self._logged_before = 0
+
+    async def start(self) -> None:
+        """Start the bridge and return when it has subscribed."""
+        self._logged_before = self._log.stat().st_size if self._log.exists() else 0
+        await super().start()
+
+    async def is_ready(self) -> bool:
+        """Whether the bridge has logged its subscription since its start."""
+        with self._log.open("rb") as log:
+            log.seek(self._logged_before)
+            return _SUBSCRIBED.search(log.read()) is not None
+
+
+class Api(ChildProcess):
+    """The api; ready when its `/readyz` says that everything it needs is there."""
+
+    def __init__(self, port: int, urls: Mapping[str, str], *, log: Path) -> None:
+        """Describe the api; `urls` are the three servers' settings."""
+        super().__init__(
+            "api",
+            pisync("api"),
+            log=log,
+            environment=settings.child_environment({**urls, "http_host": ports.HOST, "http_port": str(port)}),
+        )
+        self.port = port
+        self.url = f"http://{ports.HOST}:{port}"
+
+    async def is_ready(self) -> bool:
+        """Whether `/readyz` answers 200."""
+        request = b"GET /readyz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % ports.HOST.encode()
+        answer = await ports.first_line(self.port, request, timeout_s=ANSWER_TIMEOUT_S)
+        return answer is not None and answer.startswith(b"HTTP/1.1 200 ")
+
+
+def simulation(fleet: Fleet, mqtt_url: str) -> ChildProcess:
+    """The simulated fleet as a child that writes to our terminal and ends by itself."""
+    return ChildProcess(
+        "simulated fleet", fleet.command(mqtt_url), log=None, environment=settings.child_environment({})
+    )
+
+
+def pisync(*arguments: str) -> list[str]:
+    """The command line of one of our own commands, run by this Python."""
+    return [sys.executable, "-m", "cli", *arguments]

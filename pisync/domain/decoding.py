@@ -1,0 +1,269 @@
+"""The sync event, and the decoding of what a device sent into events and rejections.
+
+Pure: no I/O and no clock of its own. `docs/protocol.md` states every rule to firmware people.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from pisync import limits
+from pisync.clock import from_ms
+from pisync.domain import topics
+from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent, quotation_marks
+
+
+class Decoded(msgspec.Struct, kw_only=True):
+    """A message's events, each with its place in the message, and its rejections."""
+
+    events: list[SyncEvent]
+    indexes: Sequence[int]
+    rejections: list[Rejection]
+
+
+_event = msgspec.json.Decoder(SyncEvent)
+
+
+_events = msgspec.json.Decoder(list[SyncEvent])
+
+
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+_WHITESPACE: Final = b" \t\n\r"
+
+
+_OBJECT, _ARRAY = b"{"[0], b"["[0]
+
+
+_FIRST: Final = (0,)
+
+
+_CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
+
+
+_CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
+
+
+class _Rejected(Exception):  # noqa: N818 - never leaves this module
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail[: limits.DETAIL_CHARS_MAX]
+
+
+def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
+    """Decode one message of one device.
+
+    Args:
+        payload: a JSON object, or a JSON array of objects.
+        device_id: the id in the topic that the message came on; every event must carry the same.
+        now: the receiver's clock.
+
+    Returns:
+        The good events and the rejections; a bad event takes none of its neighbours with it.
+    """
+    latest = now + _CLOCK_AHEAD_MAX
+    if payload[:1] == b"{" and len(payload) <= limits.MESSAGE_BYTES_MAX:
+        # What nearly every message is, without ceremony; whatever is amiss is named below.
+        try:
+            event = _event.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            if (
+                event.device_id == device_id
+                and _CLOCK_EARLIEST <= event.timestamp <= latest
+                and payload.count(b'"') == quotation_marks(event)
+            ):
+                return Decoded(events=[event], indexes=_FIRST, rejections=[])
+    try:
+        return _decode(payload, device_id, latest)
+    except _Rejected as rejected:
+        whole = Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
+        return Decoded(events=[], indexes=(), rejections=[whole])
+
+
+def claimed_device_id(payload: bytes) -> str | Rejection:
+    """The device id that an HTTP body is about, the first good one in it; or why there is none."""
+    try:
+        is_array = _shape(payload) == _ARRAY
+        elements = _parse(_elements, payload) if is_array else [msgspec.Raw(payload)]
+    except _Rejected as rejected:
+        return Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
+    first_fault = None
+    for index, raw in enumerate(map(bytes, elements)):
+        try:
+            device_id = _parse(_claim, raw).device_id
+            if topics.is_device_id(device_id):
+                return device_id
+            raise _Rejected(Reason.DEVICE_ID, f"device_id must be {topics.DEVICE_ID_RULE} - at `$.device_id`")
+        except _Rejected as rejected:
+            first_fault = first_fault or Rejection(
+                index=index, reason=rejected.reason, detail=rejected.detail, raw=raw
+            )
+    return first_fault or Rejection(
+        index=None, reason=Reason.EMPTY, detail="the array holds no event", raw=payload
+    )
+
+
+def element(payload: bytes, index: int) -> bytes:
+    """The bytes of one event of a message that was decoded before."""
+    if payload.lstrip(_WHITESPACE)[:1] == b"[":
+        return bytes(_elements.decode(payload)[index])
+    return payload
+
+
+class _Claim(msgspec.Struct, frozen=True):
+    device_id: str
+
+
+_claim = msgspec.json.Decoder(_Claim)
+
+
+def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
+    if _shape(payload) == _OBJECT:
+        return _take_each([payload], device_id, latest)
+    try:
+        events = _parse(_events, payload)
+        clean = all(
+            event.device_id == device_id and _CLOCK_EARLIEST <= event.timestamp <= latest for event in events
+        )
+        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX:
+            _refuse_ambiguity(payload, events)
+            return Decoded(events=events, indexes=range(len(events)), rejections=[])
+    except _Rejected:
+        pass  # one of them is bad: take them one by one
+    elements = _parse(_elements, payload)
+    if not elements:
+        raise _Rejected(Reason.EMPTY, "the array holds no event")
+    if len(elements) > limits.MESSAGE_EVENTS_MAX:
+        raise _Rejected(
+            Reason.TOO_MANY_EVENTS,
+            f"the array holds {len(elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
+        )
+    return _take_each([bytes(element) for element in elements], device_id, latest)
+
+
+def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> Decoded:
+    decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
+    for index, raw in enumerate(elements):
+        try:
+            event = _parse(_event, raw)
+            fault = _fault(event, device_id, latest)
+            if fault is not None:
+                raise fault
+            _refuse_ambiguity(raw, (event,))
+        except _Rejected as rejected:
+            decoded.rejections.append(
+                Rejection(index=index, reason=rejected.reason, detail=rejected.detail, raw=raw)
+            )
+        else:
+            decoded.events.append(event)
+            indexes.append(index)
+    return decoded
+
+
+def _shape(payload: bytes) -> int:
+    """The first byte that is not white space: `{` or `[`."""
+    if len(payload) > limits.MESSAGE_BYTES_MAX:
+        raise _Rejected(
+            Reason.TOO_LARGE,
+            f"the message has {len(payload)} bytes; at most {limits.MESSAGE_BYTES_MAX} are allowed",
+        )
+    start = payload[:1] if payload[:1] in (b"{", b"[") else payload.lstrip(_WHITESPACE)[:1]
+    if not start:
+        raise _Rejected(Reason.EMPTY, "the message is empty")
+    if start[0] not in (_OBJECT, _ARRAY):
+        _parse(_anything, payload)  # names the fault where it is not JSON at all
+        raise _Rejected(Reason.SCHEMA, "expected an object (one event) or an array of objects")
+    return start[0]
+
+
+_anything = msgspec.json.Decoder(msgspec.Raw)
+
+
+T = TypeVar("T")
+
+
+def _parse(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise _Rejected(Reason.SCHEMA, str(error)) from None
+    except UnicodeDecodeError as error:
+        raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise _Rejected(Reason.MALFORMED, str(error)) from None
+
+
+def _fault(event: SyncEvent, device_id: str, latest: datetime) -> _Rejected | None:
+    if event.device_id != device_id:
+        return _Rejected(
+            Reason.DEVICE_MISMATCH,
+            f"device_id is {event.device_id[:80]!r}, but the message came as {device_id!r}"
+            " - at `$.device_id`",
+        )
+    if event.timestamp < _CLOCK_EARLIEST:
+        return _Rejected(
+            Reason.CLOCK_UNSET,
+            f"timestamp {event.timestamp.isoformat()} is before 2015: the device's clock was not set"
+            " - at `$.timestamp`",
+        )
+    if event.timestamp > latest:
+        return _Rejected(
+            Reason.CLOCK_AHEAD,
+            f"timestamp {event.timestamp.isoformat()} is more than 10 minutes ahead of the receiver's clock"
+            " - at `$.timestamp`",
+        )
+    return None
+
+
+def _refuse_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
+    """Reject a member that stands twice with different values; every JSON parser would pick another.
+
+    Counting quotation marks proves the absence of duplicates for what devices really send: each decoded
+    member needs at least the marks counted here, so an equal total leaves none for a second one. Only
+    where the total is higher (unknown members, escapes, nulls, a duplicate) is the text scanned.
+    """
+    if raw.count(b'"') == sum(map(quotation_marks, events)):
+        return
+    try:
+        _scanner.decode(raw.decode())
+    except RecursionError:
+        raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+
+
+_KNOWN: Final = frozenset(SyncEvent.__struct_fields__) | frozenset(ErrorDetail.__struct_fields__)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in _KNOWN and name in seen and seen[name] != value:
+            raise _Rejected(Reason.AMBIGUOUS, f"the member `{name}` stands twice with different values")
+        seen[name] = value
+    return seen
+
+
+class _Literal(str):
+    """A number's text, kept apart from a string with the same text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Literal) and str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+_scanner = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_Literal, parse_float=_Literal, parse_constant=_Literal
+)

@@ -1,0 +1,73 @@
+"""Topic names of the MQTT contract, and what a device id may be."""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from pisync.limits import TOPICS_REMEMBERED
+
+PREFIX: Final = "pisync/v1"
+BRIDGE_GROUP: Final = "pisync-bridge"
+
+DEVICE_ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+DEVICE_ID_RULE: Final = "1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+_DEVICE_ID: Final = re.compile(DEVICE_ID_PATTERN)
+_API_RECEIPTS: Final = re.compile(rf"{PREFIX}/api/{DEVICE_ID_PATTERN}/receipts")
+_DEVICES: Final = f"{PREFIX}/devices/"
+_SYNC: Final = "/sync"
+
+SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
+SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
+
+
+def is_device_id(text: str) -> bool:
+    """Whether the text is 1 to 64 of letters, digits, `.` `_` `-`, beginning with a letter or digit."""
+    return _DEVICE_ID.fullmatch(text) is not None
+
+
+def sync(device_id: str) -> str:
+    """Where a device publishes its sync events."""
+    return f"{_DEVICES}{device_id}{_SYNC}"
+
+
+def receipts(device_id: str) -> str:
+    """Where a device receives the bridge's receipts."""
+    return f"{_DEVICES}{device_id}/receipts"
+
+
+def commands(device_id: str) -> str:
+    """Where a device receives commands."""
+    return f"{_DEVICES}{device_id}/commands"
+
+
+def status(device_id: str) -> str:
+    """Where a device keeps its retained `online` or `offline`."""
+    return f"{_DEVICES}{device_id}/status"
+
+
+def alerts(device_id: str) -> str:
+    """Where the retained open alert of a device stands."""
+    return f"{PREFIX}/alerts/{device_id}"
+
+
+def api_receipts(api_id: str) -> str:
+    """Where one api replica receives receipts for what it published."""
+    return f"{PREFIX}/api/{api_id}/receipts"
+
+
+@lru_cache(maxsize=TOPICS_REMEMBERED)
+def sync_device(topic: str) -> str | None:
+    """The device id in a sync topic; None where the topic is another or the id is not one."""
+    if not (topic.startswith(_DEVICES) and topic.endswith(_SYNC)):
+        return None
+    device_id = topic[len(_DEVICES) : -len(_SYNC)]
+    return device_id if is_device_id(device_id) else None
+
+
+def may_receive_receipt(topic: str, device_id: str) -> bool:
+    """Whether a Response Topic is one the bridge answers.
+
+    Only the device's own receipts topic, or an api replica's: a publisher must not be able to talk the
+    bridge into publishing elsewhere.
+    """
+    return topic == receipts(device_id) or _API_RECEIPTS.fullmatch(topic) is not None

@@ -1,0 +1,1 @@
+"""MQTT 5: the broker's address, TLS, one connection, and a client that keeps one."""

@@ -1,0 +1,442 @@
+"""One MQTT 5 network connection: bytes in, messages out, acknowledgements back.
+
+The packets come from the `mqtt5` codec. A connection lives from TCP connect to close and is then done; who
+needs another makes it (`bridge/session.py`, `api/publisher.py`). When a message is acknowledged, and in which
+order, is the concern of who takes it.
+"""
+
+import asyncio
+import errno
+import os
+import ssl
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum, auto
+from typing import Final, cast
+
+import mqtt5
+import msgspec
+
+from pisync import limits, logs
+from pisync.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    PiSyncError,
+    ProtocolError,
+    SessionTakenOver,
+)
+from pisync.mqtt.address import MqttAddress
+
+log = logs.get(__name__)
+
+# CONNACK reason codes that only a person can mend; the others may pass. The codec's reason codes have
+# no hash and no order, whatever its type stubs say, so they are taken as the integers they stand for.
+_REFUSALS: Final = {
+    0x84: "the broker does not speak MQTT 5",
+    0x85: "the broker does not accept our client id (a bridge's is PISYNC_BRIDGE_ID)",
+    0x86: "the user name or password in PISYNC_MQTT_URL is wrong",
+    0x87: "the broker does not let us in (credentials in PISYNC_MQTT_URL?)",
+    0x8A: "the broker has banned this client",
+    0x8C: "the broker wants another authentication method",
+}
+_FAILURE: Final = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
+_PACKET_ID_MAX: Final = 65_535
+_QOS_2: Final = mqtt5.QoS.EXACTLY_ONCE
+_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A received PUBLISH, travelling with the connection that its acknowledgement must go back on."""
+
+    topic: str
+    payload: bytes
+    packet_id: int | None
+    response_topic: str | None
+    correlation_data: bytes | None
+    connection: "Connection"
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """A topic filter at QoS 0 or 1; one that is not `required` may be refused by the broker."""
+
+    topic_filter: str
+    qos: int
+    required: bool = True
+
+
+class State(Enum):
+    """Where a connection stands."""
+
+    CONNECTING = auto()  # CONNECT sent, CONNACK awaited
+    SUBSCRIBING = auto()  # (UN)SUBSCRIBE sent, its ACK awaited; a resumed session already sends messages
+    READY = auto()
+    CLOSED = auto()
+
+
+class Connection(asyncio.Protocol):
+    """Speaks MQTT 5 over one transport.
+
+    `accepted` resolves to whether the broker resumed our session; `ready` when we are subscribed; `closed`
+    when the connection is over. Each fails with the `PiSyncError` that ended it.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: mqtt5.ConnectPacket,
+        subscriptions: Sequence[Subscription],
+        leaving: bool = False,
+        on_message: Callable[[Message], None],
+        on_message_at_qos_0: Callable[[Message], None],
+        on_puback: Callable[[int, int], None] | None = None,
+        unacknowledged: dict[int, bytes] | None = None,
+    ) -> None:
+        """Prepare; asyncio's `create_connection` brings the transport.
+
+        Args:
+            connect: the CONNECT packet.
+            subscriptions: what to subscribe to; without the required ones the connection ends.
+            leaving: unsubscribe from them instead.
+            on_message: takes each message that wants an acknowledgement.
+            on_message_at_qos_0: takes each that wants none.
+            on_puback: is told packet id and reason code when the broker acknowledges a publish of ours.
+            unacknowledged: our own publishes by packet id that the broker has not acknowledged yet, handed
+                from one connection to the next of a session. None: nothing is sent again.
+        """
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self.accepted: asyncio.Future[bool] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        for future in (self.accepted, self.ready, self.closed):
+            # Whoever awaits one of them need not look at the others.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.state = State.CONNECTING
+        self._connect = connect
+        self._subscriptions = subscriptions
+        self._leaving = leaving
+        self._on_message = on_message
+        self._on_message_at_qos_0 = on_message_at_qos_0
+        self._on_puback = on_puback
+        self._resends = unacknowledged is not None  # [MQTT-4.4.0-1]
+        self._unacknowledged = {} if unacknowledged is None else unacknowledged
+        self._next_packet_id = 1
+        self._send_quota = 0
+        self.published_at_qos_0 = 0
+        self._buffer = bytearray()
+        self._outgoing: list[bytes] = []
+        self._reading = True
+        self._writable = True
+        self._transport: asyncio.Transport | None = None
+        self._keep_alive_s: float = connect.keep_alive
+        self._keep_alive_timer: asyncio.TimerHandle | None = None
+        self._heard_at = loop.time()
+
+    # What its owner asks for
+
+    def acknowledge(self, packet_ids: Collection[int]) -> bool:
+        """Send PUBACKs in this order, in one write; False on a closed connection: the broker redelivers."""
+        if self._transport is None or self.state is State.CLOSED:
+            return False
+        self._write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
+        return True
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
+        response_topic: str | None = None,
+    ) -> int | None:
+        """Send a message at QoS 1, or at QoS 0 where the broker's Receive Maximum is used up.
+
+        It never waits: a wait here would hold back the acknowledgements that free the very quota.
+
+        Returns:
+            the packet id; None at QoS 0, and where there is nobody to send to.
+        """
+        if self.state not in {State.SUBSCRIBING, State.READY}:
+            return None
+        packet_id = self._free_packet_id() if self._send_quota > 0 else None
+        packet = mqtt5.PublishPacket(
+            topic,
+            payload,
+            qos=mqtt5.QoS.AT_MOST_ONCE if packet_id is None else mqtt5.QoS.AT_LEAST_ONCE,
+            packet_id=packet_id,
+            retain=retain,
+            response_topic=response_topic,
+            correlation_data=correlation_data,
+            message_expiry_interval=expiry_s,
+        ).write()
+        if packet_id is None:
+            self.published_at_qos_0 += 1
+        else:
+            self._send_quota -= 1
+            self._unacknowledged[packet_id] = packet if self._resends else b""
+        self._write(packet)
+        return packet_id
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the broker has not taken from us yet, as far as we can see."""
+        sent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return sent + sum(map(len, self._outgoing))
+
+    def pause(self) -> None:
+        """Stop reading from the socket, and stop handing out what is already read."""
+        self._reading = False
+        self._apply_backpressure()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._reading = True
+        self._apply_backpressure()
+
+    def disconnect(self, *, end_session: bool = False) -> None:
+        """Say goodbye and close, after everything written so far; unless ended, the session stays."""
+        if self.state is not State.CLOSED:
+            expiry_s = 0 if end_session else None
+            self._write(mqtt5.DisconnectPacket(session_expiry_interval=expiry_s).write())
+        self._end(None)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send CONNECT."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._write(self._connect.write())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever waits."""
+        detail = "the broker closed the connection" if error is None else f"connection lost: {error}"
+        self._end(BrokerUnavailable(detail))
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes and handle every whole packet among them."""
+        self._heard_at = self._loop.time()
+        self._buffer += data
+        self._parse()
+
+    def pause_writing(self) -> None:
+        """Do not take in more while the broker does not take our answers: they would pile up."""
+        self._writable = False
+        self._apply_backpressure()
+
+    def resume_writing(self) -> None:
+        """Take in more again."""
+        self._writable = True
+        self._apply_backpressure()
+
+    # Inside
+
+    def _apply_backpressure(self) -> None:
+        if self._transport is None or self._transport.is_closing() or self.state is State.CLOSED:
+            return
+        if self._reading and self._writable:
+            self._heard_at = self._loop.time()
+            self._transport.resume_reading()
+            # Not from here: the caller may be in the middle of its own bookkeeping.
+            self._loop.call_soon(self._parse)
+        else:
+            self._transport.pause_reading()
+
+    def _parse(self) -> None:
+        consumed = 0
+        try:
+            with memoryview(self._buffer) as view:
+                while self._reading and self._writable and self.state is not State.CLOSED:
+                    packet, size = mqtt5.read(view[consumed:])
+                    consumed += size
+                    self._handle(packet)
+        except IndexError:  # the codec's word for a packet that is not whole yet
+            self._refuse_oversize(consumed)
+        except PiSyncError as error:
+            self._end(error)
+        except ValueError as error:
+            self._malformed(str(error))
+        except BaseException as error:
+            # The codec panics on text that is not UTF-8, and its panic is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            self._malformed("text that is not UTF-8")
+        if self.state is State.CLOSED:
+            self._buffer = bytearray()
+        else:
+            del self._buffer[:consumed]
+
+    def _refuse_oversize(self, consumed: int) -> None:
+        if len(self._buffer) - consumed > limits.BRIDGE_PACKET_BYTES_MAX:
+            self._end(ProtocolError("the broker sent a packet larger than the Maximum Packet Size"))
+
+    def _malformed(self, detail: str) -> None:
+        reason_code = mqtt5.DisconnectReasonCode.MALFORMED_PACKET
+        self._write(mqtt5.DisconnectPacket(reason_code=reason_code).write())
+        self._end(ProtocolError(f"the broker sent a malformed packet: {detail}"))
+
+    def _handle(self, packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.PublishPacket) and self.state is not State.CONNECTING:
+            topic, packet_id = packet.topic, packet.packet_id
+            if packet.qos == _QOS_2 or not topic:
+                raise ProtocolError("the broker sent a PUBLISH at QoS 2 or with a topic alias")
+            take = self._on_message_at_qos_0 if packet_id is None else self._on_message
+            take(
+                Message(
+                    topic, packet.payload, packet_id, packet.response_topic, packet.correlation_data, self
+                )
+            )
+        else:
+            self._handle_control(packet)
+
+    def _handle_control(self, packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.PubAckPacket):
+            if self._unacknowledged.pop(packet.packet_id, None) is not None:
+                self._send_quota += 1
+                if self._on_puback is not None:
+                    self._on_puback(packet.packet_id, int(packet.reason_code))
+        elif isinstance(packet, mqtt5.PingRespPacket):
+            pass
+        elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is State.CONNECTING:
+            self._connected(packet)
+        elif isinstance(packet, mqtt5.SubAckPacket) and self.state is State.SUBSCRIBING:
+            self._subscribed(packet)
+        elif isinstance(packet, mqtt5.UnsubAckPacket) and self._leaving:
+            self.state = State.READY
+            self.ready.set_result(None)
+        elif isinstance(packet, mqtt5.DisconnectPacket):
+            self._disconnected(packet)
+        else:
+            raise ProtocolError(f"the broker sent a {type(packet).__name__} in state {self.state.name}")
+
+    def _connected(self, packet: mqtt5.ConnAckPacket) -> None:
+        code = int(packet.reason_code)
+        if code in _REFUSALS:
+            raise ConfigurationError(f"MQTT: {_REFUSALS[code]} ({_named(packet.reason_code)})")
+        if code >= _FAILURE:
+            raise BrokerUnavailable(f"the broker refused the connection: {_named(packet.reason_code)}")
+        shares = any(wanted.topic_filter.startswith("$share/") for wanted in self._subscriptions)
+        if shares and not packet.shared_subscription_available:
+            raise ConfigurationError("MQTT: the broker has no shared subscriptions, which the bridge needs")
+        if packet.server_keep_alive is not None:
+            self._keep_alive_s = packet.server_keep_alive
+        self._send_quota = packet.receive_max
+        self._keep_alive()
+        self.state = State.SUBSCRIBING
+        if self._leaving:
+            filters = [wanted.topic_filter for wanted in self._subscriptions]
+            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, filters).write())
+        else:
+            subscriptions = [
+                mqtt5.TopicFilter(wanted.topic_filter, max_qos=_QOS[wanted.qos])
+                for wanted in self._subscriptions
+            ]
+            self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, subscriptions).write())
+        self._resend(session_present=packet.session_present)
+        self.accepted.set_result(packet.session_present)
+
+    def _resend(self, *, session_present: bool) -> None:
+        """Send again what the broker has not acknowledged, or forget it where it forgot us."""
+        pending = list(self._unacknowledged.items()) if session_present else []
+        self._unacknowledged.clear()
+        self._unacknowledged.update(pending[: self._send_quota])
+        for packet in self._unacknowledged.values():
+            self._write(bytes([packet[0] | 0x08]) + packet[1:])  # DUP
+        self._send_quota -= len(self._unacknowledged)
+
+    def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
+        for wanted, code in zip(self._subscriptions, packet.reason_codes, strict=True):
+            if int(code) < _FAILURE:
+                continue
+            refusal = f"the broker refuses the subscription to {wanted.topic_filter}: {_named(code)}"
+            if wanted.required:
+                raise ConfigurationError(f"MQTT: {refusal}")
+            log.warning("subscription refused", why=refusal)
+        self.state = State.READY
+        self.ready.set_result(None)
+
+    def _disconnected(self, packet: mqtt5.DisconnectPacket) -> None:
+        if packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
+            raise SessionTakenOver(
+                f"another client connected as {self._connect.client_id!r}:"
+                " every bridge needs a PISYNC_BRIDGE_ID of its own"
+            )
+        raise BrokerUnavailable(f"the broker disconnected us: {_named(packet.reason_code)}")
+
+    def _free_packet_id(self) -> int:
+        # SUBSCRIBE has the last id for itself.
+        while self._next_packet_id in self._unacknowledged or self._next_packet_id == _PACKET_ID_MAX:
+            self._next_packet_id = self._next_packet_id % _PACKET_ID_MAX + 1
+        packet_id = self._next_packet_id
+        self._next_packet_id = packet_id % _PACKET_ID_MAX + 1
+        return packet_id
+
+    def _keep_alive(self) -> None:
+        """Ping twice within each keep-alive interval, and give up on a broker that is silent for two."""
+        if self.state is State.CLOSED or not self._keep_alive_s:
+            return
+        silent_s = self._loop.time() - self._heard_at
+        # While we do not read, silence is our own doing.
+        if self._reading and self._writable and silent_s > 2 * self._keep_alive_s:
+            self._end(BrokerUnavailable(f"the broker has been silent for {silent_s:.0f} s"))
+            return
+        self._write(_PINGREQ)
+        self._keep_alive_timer = self._loop.call_later(self._keep_alive_s / 2, self._keep_alive)
+
+    def _write(self, data: bytes) -> None:
+        """Write soon: what a batch has to say, a receipt for each message, then costs one system call."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        if self._outgoing and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
+
+    def _end(self, error: PiSyncError | None) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.cancel()
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+        for future in (self.accepted, self.ready):
+            if not future.done():
+                future.set_exception(error or BrokerUnavailable("the connection was closed"))
+        if self.closed.done():  # cancelled with whoever awaited it
+            return
+        if error is None:
+            self.closed.set_result(None)
+        else:
+            self.closed.set_exception(error)
+
+
+async def connected(connection: Connection, address: MqttAddress, tls: ssl.SSLContext | None) -> bool:
+    """Connect to the broker; returns whether it resumed a session of ours. `ready` comes later.
+
+    Raises:
+        ConfigurationError: the broker, or its certificate, says that only a person can help.
+        BrokerUnavailable: there is no broker, or it did not answer in time.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
+            await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
+            return await connection.accepted
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigurationError(f"MQTT: the broker's certificate is not to be trusted: {error}") from None
+    except ConnectionError as error:  # whose text is the event loop's, and not the same in all of them
+        raise BrokerUnavailable(os.strerror(error.errno or errno.ECONNABORTED)) from None
+    except OSError as error:  # TimeoutError is one of them
+        raise BrokerUnavailable(str(error) or "no answer in time") from None
+
+
+def _named(code: mqtt5.ConnAckReasonCode | mqtt5.SubAckReasonCode | mqtt5.DisconnectReasonCode) -> str:
+    return f"{code.name}, 0x{int(code):02X}"
+
+
+_PINGREQ: Final = mqtt5.PingReqPacket().write()
+_PUBACK: Final = mqtt5.PubAckPacket(1).write()[:2]

@@ -1,0 +1,1 @@
+"""What PiSync asks of its stores. Those in memory and the real ones pass one contract suite."""

@@ -1,0 +1,109 @@
+"""What PiSync asks of the store of events."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
+from pisync.stores.interfaces.dead_letters import DeadLetter
+
+
+class InsertOutcome(StrEnum):
+    """What became of one event that was given to the event store."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryEntry:
+    """A stored event and when the bridge received it."""
+
+    event: SyncEvent
+    received_at: datetime
+
+
+class HistoryRow(msgspec.Struct, frozen=True):
+    """A stored event as a page shows it, ready to be encoded; times are RFC 3339 text."""
+
+    timestamp: str
+    outcome: Outcome
+    total_files_synced: int
+    total_errors: int
+    internet_speed: float
+    device_type: str | None
+    sync_duration_ms: int | None
+    errors: Sequence[ErrorDetail | Mapping[str, str]] | None
+    received_at: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryQuery:
+    """A page of one device's history, newest first; `before` and `after` are exclusive bounds."""
+
+    device_id: str
+    limit: int
+    before: datetime | None = None
+    after: datetime | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureCounts:
+    """Exact failure counts of one device: all, since a moment, and newer than its last success."""
+
+    total: int
+    since: int
+    streak: int
+
+
+class EventStore(Protocol):
+    """Keeps every event and every dead letter for good.
+
+    Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
+    """
+
+    async def prepare(self) -> None:
+        """Create what the store needs (indexes); may be repeated."""
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
+        """Keep the events; returns what became of each, in order, once all are durable."""
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        """Keep the dead letters, each once; returns once all are durable."""
+
+    async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """One page of a device's history, newest first."""
+
+    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
+        """The same page, for showing: no event is made of what is stored."""
+
+    async def knows(self, device_id: str) -> bool:
+        """Whether any event of the device is stored."""
+
+    def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+        """All events received at `since` or later, in batches; None: all events, device after device.
+
+        What is stored while it runs may be missing; what was stored before is not.
+        """
+
+    async def count(self, since: datetime | None) -> int:
+        """About how many events `replay` would give."""
+
+    async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
+        """Exact counts, for the rare device whose failures exceed what the projection keeps."""
+
+    async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
+        """Those of the devices whose newest `in_a_row` events are all failures."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""

@@ -1,0 +1,139 @@
+"""What PiSync asks of the projection: each device's state, and how complete it is."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from pisync.domain.alerts import AlertChange
+from pisync.domain.device_state import DeviceState, LastEvent
+from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceRecord:
+    """All that the projection holds of one device, right or wrong: its state and what follows from it.
+
+    `ranks` are its scores among the failing devices; `alerting`: its alert is open and confirmed.
+    """
+
+    last_success_ms: int | None
+    failures_ms: tuple[int, ...]
+    last_event: LastEvent | None
+    ranks: Mapping[RankedBy, int]
+    alerting: bool
+
+    @classmethod
+    def of(cls, state: DeviceState | None) -> Self:
+        """What the projection should hold for a state; None: a device without events."""
+        if state is None:
+            return cls(last_success_ms=None, failures_ms=(), last_event=None, ranks={}, alerting=False)
+        ranks = {
+            RankedBy.FAILURES: state.failures,
+            RankedBy.STREAK: state.streak,
+            RankedBy.LAST_SEEN: state.last_event.timestamp_ms,
+        }
+        return cls(
+            last_success_ms=state.last_success_ms,
+            failures_ms=state.failures_ms,
+            last_event=state.last_event,
+            ranks=ranks if state.failures else {},
+            alerting=state.alerting,
+        )
+
+
+class ProjectionReader(Protocol):
+    """Reads each device's state.
+
+    Each method raises `RedisUnavailable` where Redis is unavailable; the call may then be repeated.
+    """
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+
+    async def state(self, device_id: str) -> DeviceState | None:
+        """One device's state; None for a device never seen."""
+
+    async def repeated_failures(self, query: RankingQuery) -> Ranking:
+        """One page of failing devices."""
+
+    async def status(self) -> ProjectionStatus:
+        """How true the answers are."""
+
+    async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
+        """All that is kept of these devices, in their order."""
+
+    def device_ids(self) -> AsyncIterator[list[str]]:
+        """Every device of which anything is kept, in batches; some more than once."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attachment:
+    """What a bridge finds when it attaches: whether there is a projection, and how complete it may be.
+
+    `pending`: a rebuild of it is under way. `watermarked`: the bridges with a watermark. `watermark_ms`: the
+    lowest watermark of any bridge, 0 where a known one has none; what any bridge received before it is
+    merged.
+    """
+
+    built: bool
+    pending: bool
+    watermarked: frozenset[str]
+    watermark_ms: int
+
+
+class Projection(ProjectionReader, Protocol):
+    """Keeps each device's state by merging what it is given, and knows how complete it is.
+
+    The bridge's side of the streak store. A bridge attaches first. Every writing method raises
+    `ProjectionLost` once the projection is not the one that was attached to: it is not written to then.
+    """
+
+    async def attach(self, known: Collection[str]) -> Attachment:
+        """Find the projection and stick to it; these bridges have stored events, with a watermark or not."""
+
+    async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
+        """Merge the states into the kept ones.
+
+        Returns every touched device whose alert is out of date; none while any bridge catches up, because
+        half a history would raise alerts that the whole one does not.
+        """
+
+    async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
+        """Record that these alerts were opened or closed, so that `apply` stops reporting them.
+
+        Returns those that are out of date again, because another bridge moved the streak meanwhile.
+        """
+
+    async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
+        """Record that all this bridge's events received before `low_ms` are merged.
+
+        Returns whether a rebuild is pending.
+        """
+
+    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
+        """Record that this bridge has caught up.
+
+        Returns every device whose streak, whose open alert and whose confirmed alert do not all agree; none
+        while another bridge catches up, which will compare in its turn.
+        """
+
+    async def begin_rebuild(
+        self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
+    ) -> bool:
+        """Start a new projection, in which these devices are alerting; False where another bridge does.
+
+        What is kept stays and is merged with, unless `from_nothing`: then all but the watermarks is removed
+        first, because merging cannot undo what is wrong.
+        """
+
+    async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
+        """Say how far a replay is, and that whoever does it is alive."""
+
+    async def finish_rebuild(self, bridge_id: str) -> None:
+        """Declare the projection complete."""
+
+    async def leave(self, bridge_id: str) -> None:
+        """Forget this bridge's watermark."""

@@ -1,0 +1,65 @@
+"""A page of the devices that fail repeatedly: what is asked, and what is answered."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RankedBy(StrEnum):
+    """The orders in which failing devices are listed, each descending."""
+
+    FAILURES = "failures"
+    STREAK = "streak"
+    LAST_SEEN = "last_seen"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """Where a page ended: the last row's score and device id. Rows are ordered by both, descending."""
+
+    score: int
+    device_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankingQuery:
+    """A page of the devices with more than `more_than` failures (since `since`, where given)."""
+
+    more_than: int
+    ranked_by: RankedBy
+    limit: int
+    since_ms: int | None = None
+    after: Position | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailingDevice:
+    """One row; counts go up to `limits.FAILURES_KEPT_MAX`, times are epoch milliseconds."""
+
+    device_id: str
+    failures: int
+    failures_since: int
+    streak: int
+    last_failure_ms: int
+    last_success_ms: int | None
+    last_seen_ms: int
+    position: Position
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectionStatus:
+    """How true the projection is: `complete`, or how far the replay is that makes it so.
+
+    `replayed` of `to_replay` events are merged again; both are 0 where no replay has begun.
+    """
+
+    complete: bool
+    replayed: int = 0
+    to_replay: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """A page of failing devices, and how true it is."""
+
+    devices: list[FailingDevice]
+    projection: ProjectionStatus

@@ -1,0 +1,1 @@
+"""The stores in memory, for unit tests and for trying things out."""

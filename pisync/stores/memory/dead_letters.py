@@ -1,0 +1,79 @@
+"""Dead letters in memory."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from pisync.domain.payloads import HEAD_BYTES_MAX
+from pisync.stores.interfaces.dead_letters import (
+    DeadLetter,
+    DeadLetterEntry,
+    DeadLetterQuery,
+    KeptDeadLetter,
+    Replay,
+    identity,
+)
+
+
+class MemoryDeadLetterStore:
+    """A `DeadLetterStore` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, KeptDeadLetter] = {}
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        """Keep the dead letters, as an `EventStore` does."""
+        for letter in letters:
+            letter_id = identity(letter)
+            kept = self.letters.get(letter_id)
+            if kept is None:
+                self.letters[letter_id] = _kept(letter_id, letter, received_at)
+            else:
+                last = max(received_at, kept.entry.last_received_at)
+                self.letters[letter_id] = replace(kept, entry=replace(kept.entry, last_received_at=last))
+
+    async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
+        """One page, newest first."""
+        rows = [kept.entry for kept in self.letters.values() if _matches(kept.entry, query)]
+        rows.sort(key=lambda row: (row.received_at, row.letter_id), reverse=True)
+        return rows[: query.limit]
+
+    async def get(self, letter_id: str) -> KeptDeadLetter | None:
+        """One dead letter."""
+        return self.letters.get(letter_id)
+
+    async def mark(self, letter_id: str, replay: Replay) -> None:
+        """Record the replay."""
+        kept = self.letters.get(letter_id)
+        if kept is not None:
+            self.letters[letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
+
+
+def _kept(letter_id: str, letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:
+    return KeptDeadLetter(
+        entry=DeadLetterEntry(
+            letter_id=letter_id,
+            topic=letter.topic,
+            device_id=letter.device_id,
+            reason=letter.reason,
+            detail=letter.detail,
+            received_at=received_at,
+            last_received_at=received_at,
+            size_bytes=len(letter.raw),
+            head=letter.raw[:HEAD_BYTES_MAX],
+            replay=None,
+        ),
+        raw=letter.raw,
+    )
+
+
+def _matches(entry: DeadLetterEntry, query: DeadLetterQuery) -> bool:
+    end = query.position
+    return (
+        query.reason in {None, entry.reason}
+        and query.device_id in {None, entry.device_id}
+        and (query.before is None or entry.received_at < query.before)
+        and (query.after is None or entry.received_at > query.after)
+        and (query.replayed is None or query.replayed == (entry.replay is not None))
+        and (end is None or (entry.received_at, entry.letter_id) < (end.received_at, end.letter_id))
+    )

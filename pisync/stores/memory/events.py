@@ -1,0 +1,122 @@
+"""Events in memory."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
+
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.events import SyncEvent, outcome
+from pisync.stores.interfaces.dead_letters import DeadLetter
+from pisync.stores.interfaces.events import (
+    FailureCounts,
+    HistoryEntry,
+    HistoryQuery,
+    HistoryRow,
+    InsertOutcome,
+)
+
+
+class MemoryEventStore:
+    """An `EventStore` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.events: dict[tuple[str, int], HistoryEntry] = {}
+        self.dead_letters: dict[DeadLetter, datetime] = {}
+
+    async def prepare(self) -> None:
+        """Nothing to create."""
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
+        """Keep the events."""
+        return [self._insert(event, received_at) for event in events]
+
+    def _insert(self, event: SyncEvent, received_at: datetime) -> InsertOutcome:
+        key = (event.device_id, to_ms(event.timestamp))
+        entry = HistoryEntry(event=_as_kept(event), received_at=received_at)
+        kept = self.events.setdefault(key, entry)
+        if kept is entry:
+            return InsertOutcome.STORED
+        return InsertOutcome.DUPLICATE if kept.event == entry.event else InsertOutcome.CONFLICT
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        """Keep the dead letters."""
+        for letter in letters:
+            self.dead_letters.setdefault(letter, received_at)
+
+    async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """One page, newest first."""
+        page = [
+            entry
+            for (device_id, _), entry in sorted(self.events.items(), reverse=True)
+            if device_id == query.device_id
+            and (query.before is None or entry.event.timestamp < query.before)
+            and (query.after is None or entry.event.timestamp > query.after)
+            and query.outcome in {None, outcome(entry.event.total_files_synced, entry.event.total_errors)}
+        ]
+        return page[: query.limit]
+
+    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
+        """The same page, for showing."""
+        return [_row(entry) for entry in await self.history(query)]
+
+    async def knows(self, device_id: str) -> bool:
+        """Whether the device has any event."""
+        return any(known == device_id for known, _ in self.events)
+
+    async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+        """All events received since then, one batch."""
+        yield [
+            entry.event
+            for _, entry in sorted(self.events.items())
+            if since is None or entry.received_at >= since
+        ]
+
+    async def count(self, since: datetime | None) -> int:
+        """How many that are."""
+        return sum(1 for entry in self.events.values() if since is None or entry.received_at >= since)
+
+    async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
+        """Those whose newest events are all failures."""
+        found = set()
+        for device_id in device_ids:
+            page = await self.history(HistoryQuery(device_id=device_id, limit=in_a_row))
+            if len(page) == in_a_row and all(entry.event.total_errors for entry in page):
+                found.add(device_id)
+        return found
+
+    async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
+        """Exact counts."""
+        mine = [entry.event for (known, _), entry in self.events.items() if known == device_id]
+        failures = [event.timestamp for event in mine if event.total_errors]
+        last_success = max((event.timestamp for event in mine if not event.total_errors), default=None)
+        return FailureCounts(
+            total=len(failures),
+            since=sum(1 for moment in failures if since is None or moment >= since),
+            streak=sum(1 for moment in failures if last_success is None or moment > last_success),
+        )
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _as_kept(event: SyncEvent) -> SyncEvent:
+    """The event with its timestamp as MongoDB keeps it: UTC, to the millisecond."""
+    fields = {name: getattr(event, name) for name in event.__struct_fields__}
+    return SyncEvent(**fields | {"timestamp": from_ms(to_ms(event.timestamp))})
+
+
+def _row(entry: HistoryEntry) -> HistoryRow:
+    event = entry.event
+    return HistoryRow(
+        timestamp=rfc3339(event.timestamp),
+        outcome=outcome(event.total_files_synced, event.total_errors),
+        total_files_synced=event.total_files_synced,
+        total_errors=event.total_errors,
+        internet_speed=event.internet_speed,
+        device_type=event.device_type,
+        sync_duration_ms=event.sync_duration_ms,
+        errors=event.errors,
+        received_at=rfc3339(entry.received_at),
+    )

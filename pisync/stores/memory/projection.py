@@ -1,0 +1,169 @@
+"""The projection in memory."""
+
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from pisync import limits
+from pisync.domain.alerts import AlertChange
+from pisync.domain.device_state import DeviceState
+from pisync.stores.interfaces.projection import Attachment, DeviceRecord
+from pisync.stores.interfaces.ranking import (
+    FailingDevice,
+    Position,
+    ProjectionStatus,
+    RankedBy,
+    Ranking,
+    RankingQuery,
+)
+
+
+class MemoryProjection:
+    """A `ProjectionReader` and `Projection` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, DeviceState] = {}
+        self.alerting: set[str] = set()
+        self.watermarks: dict[str, int] = {}
+        self.catching_up: set[str] = set()
+        self.built = True
+        self.pending = False
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def attach(self, known: Collection[str]) -> Attachment:
+        """Find what is kept."""
+        lows = (self.watermarks.get(each, 0) for each in {*known, *self.watermarks})
+        return Attachment(
+            built=self.built,
+            pending=self.pending,
+            watermarked=frozenset(self.watermarks),
+            watermark_ms=min(lows, default=0),
+        )
+
+    async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
+        """Record how far the bridge's events are merged."""
+        self.watermarks[bridge_id] = watermark_ms
+        if catching_up:
+            self.catching_up.add(bridge_id)
+        return self.pending
+
+    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
+        """Record that the bridge has caught up."""
+        self.catching_up.discard(bridge_id)
+        if self.pending or self.catching_up:
+            return []
+        changes = []
+        for device_id in dict.fromkeys([*self.states, *self.alerting, *open_alerts]):
+            streak = self._streak(device_id)
+            opens = streak >= limits.STREAK_ALERT
+            if not opens == (device_id in self.alerting) == (device_id in open_alerts):
+                changes.append(AlertChange(device_id=device_id, streak=streak, opens=opens))
+        return changes
+
+    async def begin_rebuild(
+        self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
+    ) -> bool:
+        """Start anew."""
+        if from_nothing:
+            for kept in (self.states, self.alerting, self.catching_up):
+                kept.clear()
+        self.built = self.pending = True
+        self.alerting.update(alerting)
+        return True
+
+    async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
+        """Nobody to tell."""
+
+    async def finish_rebuild(self, bridge_id: str) -> None:
+        """Declare it complete."""
+        self.pending = False
+
+    async def leave(self, bridge_id: str) -> None:
+        """Forget the watermark."""
+        self.watermarks.pop(bridge_id, None)
+
+    async def status(self) -> ProjectionStatus:
+        """How true the answers are."""
+        return ProjectionStatus(complete=self.built and not self.pending and not self.catching_up)
+
+    async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
+        """Merge the states."""
+        changes: list[AlertChange] = []
+        for device_id, state in states.items():
+            kept = self.states.get(device_id)
+            self.states[device_id] = state if kept is None else kept.merge(state)
+            changes += self._outdated(device_id)
+        return changes
+
+    async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
+        """Record the alerts."""
+        outdated: list[AlertChange] = []
+        for change in changes:
+            (self.alerting.add if change.opens else self.alerting.discard)(change.device_id)
+            outdated += self._outdated(change.device_id)
+        return outdated
+
+    def _outdated(self, device_id: str) -> list[AlertChange]:
+        streak = self._streak(device_id)
+        opens = streak >= limits.STREAK_ALERT
+        if self.pending or self.catching_up or opens == (device_id in self.alerting):
+            return []
+        return [AlertChange(device_id=device_id, streak=streak, opens=opens)]
+
+    def _streak(self, device_id: str) -> int:
+        return self.states[device_id].streak if device_id in self.states else 0
+
+    async def state(self, device_id: str) -> DeviceState | None:
+        """One device's state."""
+        return self.states.get(device_id)
+
+    async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
+        """All that is kept of these devices."""
+        return [
+            replace(DeviceRecord.of(self.states.get(device_id)), alerting=device_id in self.alerting)
+            for device_id in device_ids
+        ]
+
+    async def device_ids(self) -> AsyncIterator[list[str]]:
+        """Every device of which anything is kept, one batch."""
+        yield [*self.states, *self.alerting]
+
+    async def repeated_failures(self, query: RankingQuery) -> Ranking:
+        """One page of failing devices."""
+        rows = []
+        for device_id, state in self.states.items():
+            since = 0
+            if query.since_ms is not None:
+                since = bisect_right(state.failures_ms, query.since_ms - 1)
+            row = FailingDevice(
+                device_id=device_id,
+                failures=state.failures,
+                failures_since=state.failures - since,
+                streak=state.streak,
+                last_failure_ms=state.failures_ms[-1] if state.failures_ms else 0,
+                last_success_ms=state.last_success_ms,
+                last_seen_ms=state.last_event.timestamp_ms,
+                position=Position(score=_score(state, query.ranked_by), device_id=device_id),
+            )
+            if row.failures_since > query.more_than:
+                rows.append(row)
+        rows.sort(key=lambda row: (row.position.score, row.device_id), reverse=True)
+        if query.after is not None:
+            end = (query.after.score, query.after.device_id)
+            rows = [row for row in rows if (row.position.score, row.device_id) < end]
+        return Ranking(devices=rows[: query.limit], projection=await self.status())
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _score(state: DeviceState, ranked_by: RankedBy) -> int:
+    match ranked_by:
+        case RankedBy.FAILURES:
+            return min(state.failures, limits.FAILURES_KEPT_MAX)
+        case RankedBy.STREAK:
+            return state.streak
+        case RankedBy.LAST_SEEN:
+            return state.last_event.timestamp_ms

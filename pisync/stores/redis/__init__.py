@@ -1,0 +1,1 @@
+"""The projection in Redis. Nothing else in PiSync speaks to Redis."""

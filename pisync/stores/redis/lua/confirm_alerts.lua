@@ -1,0 +1,25 @@
+-- Records which alerts were opened or closed, and returns those that are out of date again.
+--
+-- KEYS[1]  the shard's root
+-- ARGV     epoch, alert threshold, then for each device: id, 1 (opened) or 0 (closed)
+-- Returns as merge_states.lua does.
+local root = KEYS[1]
+if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+  return redis.error_reply('LOST the projection')
+end
+local threshold = tonumber(ARGV[2])
+local now = redis.call('TIME')[1]
+local quiet = redis.call('EXISTS', root .. ':pending') == 1
+  or redis.call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0
+local changes = {}
+for i = 3, #ARGV, 2 do
+  local id, opened = ARGV[i], ARGV[i + 1] == '1'
+  redis.call(opened and 'SADD' or 'SREM', root .. ':alerting', id)
+  local streak = tonumber(redis.call('ZSCORE', root .. ':by:streak', id) or 0)
+  if not quiet and opened ~= (streak >= threshold) then
+    changes[#changes + 1] = id
+    changes[#changes + 1] = streak
+    changes[#changes + 1] = opened and 0 or 1
+  end
+end
+return changes

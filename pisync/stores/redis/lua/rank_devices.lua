@@ -1,0 +1,74 @@
+-- One shard's part of a page of failing devices, in descending order of (score, id), and whether it is complete.
+--
+-- KEYS[1]  the shard's root
+-- ARGV     order (failures, streak or last_seen), more than, since or '', limit, after score or '', after id
+-- Returns a flat list: 1 or 0 (complete), then for each device:
+--          id, score, failures, failures since, streak, last failure, last success or nil, last seen
+local root = KEYS[1]
+local now = redis.call('TIME')[1]
+local complete = redis.call('EXISTS', root .. ':epoch') == 1
+  and redis.call('EXISTS', root .. ':pending') == 0
+  and redis.call('ZCOUNT', root .. ':catching_up', now, '+inf') == 0
+local order, more_than, since, limit = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local ranking = root .. ':by:' .. order
+local rank = 0
+
+if ARGV[5] ~= '' then
+  -- The first rank behind the place where the last page ended, whether or not that device is still there.
+  local score, id = tonumber(ARGV[5]), ARGV[6]
+  local low, high = 0, redis.call('ZCARD', ranking)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local at = redis.call('ZREVRANGE', ranking, middle, middle, 'WITHSCORES')
+    local at_score = tonumber(at[2])
+    if at_score > score or (at_score == score and at[1] >= id) then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  rank = low
+end
+
+local rows = {complete and 1 or 0}
+local found = 0
+local step = math.min(64, limit + 8)
+while found < limit do
+  local chunk = redis.call('ZREVRANGE', ranking, rank, rank + step - 1, 'WITHSCORES')
+  if #chunk == 0 then
+    break
+  end
+  for n = 1, #chunk, 2 do
+    local id, score = chunk[n], chunk[n + 1]
+    local failures = score
+    if order ~= 'failures' then
+      failures = redis.call('ZSCORE', root .. ':by:failures', id)
+    elseif tonumber(failures) <= more_than then
+      return rows -- no later device has more
+    end
+    if tonumber(failures) > more_than then
+      local recent = failures
+      if since ~= '' then
+        recent = redis.call('ZCOUNT', root .. ':failures:' .. id, since, '+inf')
+      end
+      if tonumber(recent) > more_than then
+        local facts = redis.call('HMGET', root .. ':device:' .. id, 'last_success', 'last_seen')
+        local n_rows = #rows
+        rows[n_rows + 1] = id
+        rows[n_rows + 2] = score
+        rows[n_rows + 3] = failures
+        rows[n_rows + 4] = recent
+        rows[n_rows + 5] = order == 'streak' and score or redis.call('ZSCORE', root .. ':by:streak', id)
+        rows[n_rows + 6] = redis.call('ZREVRANGE', root .. ':failures:' .. id, 0, 0)[1] or false
+        rows[n_rows + 7] = facts[1]
+        rows[n_rows + 8] = facts[2]
+        found = found + 1
+        if found == limit then
+          break
+        end
+      end
+    end
+  end
+  rank = rank + step
+end
+return rows

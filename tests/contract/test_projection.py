@@ -1,0 +1,218 @@
+"""What every streak store does, and that it is the pure rule applied to the set of events."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pisync import limits
+from pisync.clock import to_ms
+from pisync.domain.alerts import AlertChange
+from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
+from pisync.errors import ProjectionLost
+from pisync.stores.interfaces.projection import Projection
+from pisync.stores.interfaces.ranking import FailingDevice, RankedBy, RankingQuery
+from pisync.stores.redis.keys import shard
+from pisync.stores.redis.projection import RedisProjection
+from tests.support.samples import START, attach_anew, event, events_of_few_devices
+
+
+async def apply(store: Projection, events: Iterable[SyncEvent]) -> list[AlertChange]:
+    return await store.apply(project(events))
+
+
+async def page(store: Projection, **query: object) -> list[FailingDevice]:
+    arguments = {"more_than": 3, "ranked_by": RankedBy.FAILURES, "limit": 100} | query
+    return (await store.repeated_failures(RankingQuery(**arguments))).devices  # type: ignore[arg-type]
+
+
+async def test_a_device_never_seen(projection_store: Projection) -> None:
+    assert await projection_store.state("PB-1") is None
+    assert await page(projection_store) == []
+    assert await apply(projection_store, []) == []
+
+
+async def test_states_are_joined(projection_store: Projection) -> None:
+    parts = [
+        [event("PB-1", 3, 1)],
+        [event("PB-1", 1, 1)],
+        [event("PB-1", 2)],
+        [event("PB-1", 0)],
+        [event("PB-1", 3, 1)],
+    ]
+    for part in parts:
+        await apply(projection_store, part)
+    state = await projection_store.state("PB-1")
+    assert state == project([one for part in parts for one in part])["PB-1"]
+    assert state is not None
+    assert (state.failures, state.streak, state.last_event.timestamp_ms) == (2, 1, to_ms(START) + 180_000)
+
+
+async def test_only_the_newest_failures_are_kept(projection_store: Projection) -> None:
+    many = [event("PB-1", minute, 1) for minute in range(limits.FAILURES_KEPT_MAX + 30)]
+    for part in (many[500:], many[:20], many[20:500]):
+        await apply(projection_store, part)
+    state = await projection_store.state("PB-1")
+    assert state == project(many)["PB-1"]
+    (row,) = await page(projection_store)
+    assert row.failures == row.streak == limits.FAILURES_KEPT_MAX
+
+
+async def test_an_alert_is_reported_until_it_is_confirmed(projection_store: Projection) -> None:
+    assert await apply(projection_store, [event("PB-1", 0, 1), event("PB-1", 1, 1)]) == []
+    opened = [AlertChange(device_id="PB-1", streak=3, opens=True)]
+    assert await apply(projection_store, [event("PB-1", 2, 1)]) == opened
+    assert await apply(projection_store, [event("PB-1", 2, 1)]) == opened
+    assert await projection_store.confirm(opened) == []
+    assert await apply(projection_store, [event("PB-1", 3, 1)]) == []
+    closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
+    assert await apply(projection_store, [event("PB-1", 4)]) == closed
+    assert await projection_store.confirm(closed) == []
+    assert await apply(projection_store, [event("PB-1", 5)]) == []
+
+
+async def test_a_late_success_closes_the_alert_it_ends(projection_store: Projection) -> None:
+    opened = await apply(projection_store, [event("PB-1", minute, 1) for minute in range(3)])
+    await projection_store.confirm(opened)
+    assert await apply(projection_store, [event("PB-1", 0.5)]) == [
+        AlertChange(device_id="PB-1", streak=2, opens=False)
+    ]
+
+
+async def test_an_alert_that_is_outdated_when_confirmed_is_reported(projection_store: Projection) -> None:
+    opened = await apply(projection_store, [event("PB-1", minute, 1) for minute in range(3)])
+    assert await apply(projection_store, [event("PB-1", 9)]) == []  # never confirmed, so nothing to close
+    closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
+    assert await projection_store.confirm(opened) == closed
+    assert await projection_store.confirm(closed) == []
+
+
+@pytest.fixture
+def fleet() -> list[SyncEvent]:
+    """Devices with 0 to 9 failures, two of each number, and streaks that go another way."""
+    return [
+        event(f"PB-{twin}{failures}", minute * 10 + failures, errors=1)
+        for twin in "ab"
+        for failures in range(10)
+        for minute in range(failures)
+    ] + [event(f"PB-{twin}{number}", 35) for twin in "ab" for number in range(0, 10, 3)]
+
+
+@pytest.mark.parametrize("ranked_by", RankedBy)
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_pages_give_each_row_once_in_order(
+    projection_store: Projection, fleet: list[SyncEvent], ranked_by: RankedBy, limit: int
+) -> None:
+    await apply(projection_store, fleet)
+    rows: list[FailingDevice] = []
+    while part := await page(
+        projection_store, ranked_by=ranked_by, limit=limit, after=rows[-1].position if rows else None
+    ):
+        assert len(part) <= limit
+        rows += part
+    assert sorted(row.device_id for row in rows) == [
+        f"PB-{twin}{number}" for twin in "ab" for number in range(4, 10)
+    ]
+    assert rows == sorted(rows, key=lambda row: (row.position.score, row.device_id), reverse=True)
+    states = project(fleet)
+    for row in rows:
+        state = states[row.device_id]
+        scores = {
+            RankedBy.FAILURES: state.failures,
+            RankedBy.STREAK: state.streak,
+            RankedBy.LAST_SEEN: state.last_event.timestamp_ms,
+        }
+        assert (row.failures, row.streak) == (state.failures, state.streak)
+        assert (row.last_failure_ms, row.last_success_ms) == (state.failures_ms[-1], state.last_success_ms)
+        assert (row.last_seen_ms, row.position.score) == (state.last_event.timestamp_ms, scores[ranked_by])
+
+
+async def test_a_page_is_whole_even_where_all_its_devices_are_in_one_shard(
+    projection_store: Projection,
+) -> None:
+    ids = [f"PB-{number}" for number in range(2000)]
+    together = [device_id for device_id in ids if shard(device_id) == shard(ids[0])][:90]
+    elsewhere = [device_id for device_id in ids if shard(device_id) != shard(ids[0])][:20]
+    failures = dict.fromkeys(together, 9) | dict.fromkeys(elsewhere, 5)
+    await apply(
+        projection_store, [event(each, minute, 1) for each in failures for minute in range(failures[each])]
+    )
+    expected = sorted(failures, key=lambda each: (failures[each], each), reverse=True)
+    for limit in (50, 100, 200):
+        assert [row.device_id for row in await page(projection_store, limit=limit)] == expected[:limit]
+
+
+async def test_failures_since_a_moment(projection_store: Projection, fleet: list[SyncEvent]) -> None:
+    await apply(projection_store, fleet)
+    since_ms = to_ms(START) + 45 * 60_000
+    rows = await page(projection_store, more_than=2, since_ms=since_ms)
+    assert {row.device_id: row.failures_since for row in rows} == {
+        f"PB-{twin}{number}": sum(minute * 10 + number >= 45 for minute in range(number))
+        for twin in "ab"
+        for number in (7, 8, 9)
+    }
+
+
+async def test_a_page_goes_on_where_its_last_device_was_even_if_that_moved(
+    projection_store: Projection, fleet: list[SyncEvent]
+) -> None:
+    await apply(projection_store, fleet)
+    first = await page(projection_store, limit=5)
+    await apply(projection_store, [event(first[-1].device_id, 500 + minute, 1) for minute in range(50)])
+    second = await page(projection_store, limit=100, after=first[-1].position)
+    assert not {row.device_id for row in first} & {row.device_id for row in second}
+    assert len(first) + len(second) == 12
+
+
+async def test_racing_bridges_change_nothing(projection_store: Projection, fleet: list[SyncEvent]) -> None:
+    halves = [fleet[::2], fleet[1::2], fleet[::-1]]
+    await asyncio.gather(*(apply(projection_store, half) for half in halves))
+    for device_id, state in project(fleet).items():
+        assert await projection_store.state(device_id) == state
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(batch=events_of_few_devices, data=st.data())
+async def test_any_order_repetition_and_split_is_the_rule_applied_to_the_set(
+    redis_url: str, batch: list[SyncEvent], data: st.DataObject
+) -> None:
+    store = RedisProjection.connect(redis_url)
+    try:
+        await store._client.flushall()
+        await attach_anew(store)
+        repeated = data.draw(st.lists(st.sampled_from(batch), max_size=20)) if batch else []
+        replayed = data.draw(st.permutations(batch + repeated))
+        while replayed:
+            size = data.draw(st.integers(1, len(replayed)))
+            await apply(store, replayed[:size])
+            replayed = replayed[size:]
+        expected = project(batch)
+        for device_id, state in expected.items():
+            assert await store.state(device_id) == state
+        rows = {row.device_id: row for row in await page(store, more_than=0)}
+        failing = {device_id: state for device_id, state in expected.items() if state.failures}
+        assert {name: (row.failures, row.streak) for name, row in rows.items()} == {
+            name: (state.failures, state.streak) for name, state in failing.items()
+        }
+    finally:
+        await store.close()
+
+
+async def test_a_rebuild_goes_on_in_the_next_life_of_who_began_it(redis_url: str) -> None:
+    store, other = RedisProjection.connect(redis_url), RedisProjection.connect(redis_url)
+    try:
+        await store.attach(())
+        assert await store.begin_rebuild("bridge-0", [])
+        await other.attach(())
+        assert not await other.begin_rebuild("bridge-1", [])
+        assert await other.begin_rebuild("bridge-0", [])
+        with pytest.raises(ProjectionLost):
+            await store.finish_rebuild("bridge-0")
+        await other.finish_rebuild("bridge-0")
+        assert (await other.status()).complete
+    finally:
+        await store.close()
+        await other.close()

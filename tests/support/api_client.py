@@ -1,0 +1,199 @@
+"""The api over stores in memory, with every answer held against the app's own OpenAPI document."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from api import schemas
+from api.app import create_app
+from pisync import clock
+from pisync.domain import decoding
+from pisync.domain.device_state import project
+from pisync.domain.events import Reason, Rejection, SyncEvent
+from pisync.domain.receipts import Receipt, receipt
+from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailable
+from pisync.settings import Settings
+from pisync.stores.interfaces.events import InsertOutcome
+from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
+
+EVENT: dict[str, Any] = {
+    "device_id": "PB-000123",
+    "timestamp": "2026-05-08T12:00:00Z",
+    "total_files_synced": 20,
+    "total_errors": 1,
+    "internet_speed": 3.2,
+}
+START_MS = 1_780_000_000_000
+
+
+def sync_event(device_id: str, moment_ms: int, *, errors: int = 0, files: int = 1) -> SyncEvent:
+    return SyncEvent(
+        device_id=device_id,
+        timestamp=clock.from_ms(moment_ms),
+        total_files_synced=files,
+        total_errors=errors,
+        internet_speed=1.5,
+    )
+
+
+class UnavailableEventStore(MemoryEventStore):
+    async def ping(self) -> None:
+        raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
+
+    async def history(self, query: object) -> Any:
+        raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
+
+
+class UnavailableProjection(MemoryProjection):
+    async def ping(self) -> None:
+        raise RedisUnavailable("redis-0.internal:6379: connection refused")
+
+    async def repeated_failures(self, query: object) -> Any:
+        raise RedisUnavailable("redis-0.internal:6379: connection refused")
+
+    async def status(self) -> ProjectionStatus:
+        raise RedisUnavailable("redis-0.internal:6379: connection refused")
+
+
+class CatchingUpProjection(MemoryProjection):
+    def __init__(self, status: ProjectionStatus) -> None:
+        super().__init__()
+        self._status = status
+
+    async def status(self) -> ProjectionStatus:
+        return self._status
+
+
+@dataclass
+class FakePublisher:
+    """A publisher with a small bridge behind it; `answer` takes the bridge's place where it is set."""
+
+    events: MemoryEventStore
+    streaks: MemoryProjection
+    answer: Receipt | Exception | None = None
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+
+    async def ping(self) -> None:
+        if isinstance(self.answer, BrokerUnavailable):
+            raise self.answer
+
+    async def publish(self, device_id: str, payload: bytes) -> Receipt:
+        self.published.append((device_id, payload))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is not None:
+            return self.answer
+        decoded = decoding.decode(payload, device_id, clock.now())
+        outcomes = await self.events.insert(decoded.events, clock.now())
+        await self.streaks.apply(project(decoded.events))
+        conflicts = [
+            Rejection(index=index, reason=Reason.CONFLICT, detail="stored with other content", raw=b"")
+            for index, outcome in zip(decoded.indexes, outcomes, strict=True)
+            if outcome is InsertOutcome.CONFLICT
+        ]
+        return receipt(
+            stored=outcomes.count(InsertOutcome.STORED),
+            duplicates=outcomes.count(InsertOutcome.DUPLICATE),
+            rejections=[*decoded.rejections, *conflicts],
+        )
+
+
+class Api:
+    """A client of the app that refuses any answer which the OpenAPI document does not declare."""
+
+    def __init__(
+        self,
+        *,
+        events: MemoryEventStore | None = None,
+        streaks: MemoryProjection | None = None,
+        letters: MemoryDeadLetterStore | None = None,
+        alerts: MemoryAlertStore | None = None,
+        **settings: Any,
+    ) -> None:
+        self.events = events or MemoryEventStore()
+        self.streaks = streaks or MemoryProjection()
+        self.letters = letters or MemoryDeadLetterStore()
+        self.alerts = alerts or MemoryAlertStore()
+        self.publisher = FakePublisher(self.events, self.streaks)
+        self.app = create_app(
+            Settings(**settings),
+            events=self.events,
+            streaks=self.streaks,
+            letters=self.letters,
+            alerts=self.alerts,
+            publisher=self.publisher,
+        )
+        self.document = self.app.openapi()
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://pisync")
+
+    async def keep(self, *kept: SyncEvent) -> None:
+        """As if the bridge had taken these in."""
+        await self.events.insert(kept, clock.now())
+        await self.streaks.apply(project(kept))
+
+    async def get(self, url: str, **options: Any) -> httpx.Response:
+        return await self.request("GET", url, **options)
+
+    async def post(self, body: object = EVENT, **options: Any) -> httpx.Response:
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return await self.request("POST", "/api/sync-event", **content, **options)
+
+    async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        response = await self.client.request(method, url, **options)
+        self._hold_to_document(method, response)
+        return response
+
+    async def pages(self, url: str, rows: str) -> list[dict[str, Any]]:
+        """All rows of all pages, by following `next`."""
+        found: list[dict[str, Any]] = []
+        following: str | None = url
+        while following is not None:
+            response = await self.get(following)
+            assert response.status_code == 200, response.text
+            body = response.json()
+            following = body["next"]
+            assert response.links.get("next", {}).get("url") == following
+            assert following is None or body[rows]
+            found += body[rows]
+        return found
+
+    def _hold_to_document(self, method: str, response: httpx.Response) -> None:
+        path = response.request.url.path
+        for template, operations in self.document["paths"].items():
+            operation = operations.get(method.lower())
+            if operation and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+                declared = operation["responses"][str(response.status_code)]
+                schema = declared["content"][response.headers["content-type"]]["schema"]
+                model = getattr(schemas, schema["$ref"].rpartition("/")[2])
+                model.model_validate_json(response.content, extra="forbid")
+                assert set(declared.get("headers", {})) <= {"Link"} or all(
+                    name in response.headers for name in declared["headers"]
+                )
+
+
+@asynccontextmanager
+async def api(**options: Any) -> AsyncIterator[Api]:
+    served = Api(**options)
+    async with served.client:
+        yield served
+
+
+def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem document in an answer, with its fixed members checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert document["type"] == "about:blank"
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    return document

@@ -1,0 +1,172 @@
+"""A pipeline over stores in memory that can be away or wait, and everything that it talks to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, cast
+
+from bridge.alerts.judge import Alerts
+from bridge.intake import Intake
+from bridge.metrics import Metrics
+from bridge.projection.projector import Projector
+from pisync.domain import receipts, topics
+from pisync.domain.alerts import AlertChange
+from pisync.domain.device_state import DeviceState
+from pisync.domain.events import SyncEvent
+from pisync.domain.receipts import Receipt
+from pisync.errors import MongodbUnavailable, RedisUnavailable
+from pisync.mqtt.connection import Connection, Message
+from pisync.settings import Settings
+from pisync.stores.interfaces.bridges import Claim
+from pisync.stores.interfaces.dead_letters import DeadLetter
+from pisync.stores.interfaces.events import InsertOutcome
+from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
+from tests.support.samples import NOW
+
+DEVICE = "PB-000123"
+
+
+class GatedStore(MemoryEventStore):
+    """An event store that can be away, and lets inserts through one by one when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = asyncio.Event()
+        self.attempts = 0
+        self.gates: list[asyncio.Future[None]] = []
+        self.gated = False
+        self.refused_files = -1
+
+    async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
+        self.attempts += 1
+        if self.gated:
+            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.gates.append(gate)
+            await gate
+        if self.away.is_set():
+            raise MongodbUnavailable("MongoDB: away")
+        good = [event for event in events if event.total_files_synced != self.refused_files]
+        outcomes = iter(await super().insert(good, received_at))
+        return [next(outcomes) if event in good else InsertOutcome.REFUSED for event in events]
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        if self.away.is_set():
+            raise MongodbUnavailable("MongoDB: away")
+        await super().add_dead_letters(letters, received_at)
+
+
+class FlakyProjection(MemoryProjection):
+    """A streak store that fails some times before it works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures_left = 0
+
+    async def apply(self, states: Any) -> list[AlertChange]:
+        if self.failures_left:
+            self.failures_left -= 1
+            raise RedisUnavailable("Redis: away")
+        return await super().apply(cast("dict[str, DeviceState]", states))
+
+
+class FakeConnection:
+    """Remembers the acknowledgements."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.closed = False
+
+    def acknowledge(self, packet_ids: Sequence[int]) -> bool:
+        if self.closed:
+            return False
+        self.acknowledged += packet_ids
+        return True
+
+
+class Rig:
+    """A pipeline, and everything that it talks to."""
+
+    def __init__(self, **changes: Any) -> None:
+        settings = Settings(**{"linger_ms": 0, **changes})
+        self.metrics = Metrics(settings)
+        self.store = GatedStore()
+        self.streaks = FlakyProjection()
+        self.alerts = MemoryAlertStore()
+        self.handler = Alerts(
+            store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
+        )
+        self.projector = Projector(
+            bridge_id="bridge-0",
+            events=self.store,
+            projection=self.streaks,
+            alerts=self.handler,
+            registry=MemoryBridgeRegistry(),
+            claim=Claim(known_before=False, replay_from=NOW),
+            metrics=self.metrics,
+        )
+        self.pipeline = Intake(
+            store=self.store, projector=self.projector, settings=settings, metrics=self.metrics
+        )
+        self.pipeline.attach(self)
+        self.connection = FakeConnection()
+        self.paused = False
+        self.published: list[tuple[str, Receipt, bytes | None]] = []
+        self.next_packet_id = 1
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
+    ) -> None:
+        self.published.append((topic, receipts.decode(payload), correlation_data))
+
+    def send(
+        self, raw: bytes, *, topic: str = topics.sync(DEVICE), qos: int = 1, response_topic: str | None = None
+    ) -> None:
+        packet_id = self.next_packet_id if qos else None
+        self.next_packet_id += 1
+        connection = cast("Connection", self.connection)
+        self.pipeline.offer(Message(topic, raw, packet_id, response_topic, b"c", connection))
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"pisync_bridge_{name}", labels)
+
+    async def drain(self) -> None:
+        await asyncio.wait_for(self.pipeline.drain(), 10)
+
+
+@asynccontextmanager
+async def running(rig: Rig) -> AsyncIterator[Rig]:
+    tasks = [
+        asyncio.create_task(rig.projector.run()),
+        asyncio.create_task(rig.pipeline.run()),
+        asyncio.create_task(rig.handler.run()),
+    ]
+    await until(lambda: "bridge-0" in rig.streaks.watermarks and not rig.streaks.catching_up)
+    try:
+        yield rig
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition: Any) -> None:
+    """Wait for a condition that other tasks bring about."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)

@@ -1,0 +1,65 @@
+"""Events and payloads that tests are made of."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pisync.domain.events import SyncEvent
+from pisync.stores.interfaces.projection import Projection
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+START = datetime(2026, 5, 8, 12, tzinfo=UTC)
+
+
+def members(**changes: Any) -> dict[str, Any]:
+    """A sync event's required members as a device sends them, with changes; None drops a member."""
+    event = {
+        "device_id": "PB-000123",
+        "timestamp": "2026-05-08T12:00:00Z",
+        "total_files_synced": 20,
+        "total_errors": 1,
+        "internet_speed": 3.2,
+    } | changes
+    return {name: value for name, value in event.items() if value is not None}
+
+
+def payload(**changes: Any) -> bytes:
+    """One event as JSON."""
+    return json.dumps(members(**changes)).encode()
+
+
+def backlog(*events: dict[str, Any]) -> bytes:
+    """Several events as JSON."""
+    return json.dumps(list(events)).encode()
+
+
+def event(device_id: str = "PB-1", minute: float = 0, errors: int = 0, files: int = 3) -> SyncEvent:
+    """A sync event, some minutes after `START`."""
+    return SyncEvent(
+        device_id=device_id,
+        timestamp=START + timedelta(minutes=minute),
+        total_files_synced=files,
+        total_errors=errors,
+        internet_speed=3.2,
+    )
+
+
+async def attach_anew(store: Projection) -> None:
+    """Begin a projection, and declare it complete."""
+    await store.attach(())
+    await store.begin_rebuild("bridge-0", [])
+    await store.finish_rebuild("bridge-0")
+
+
+# Few devices and few minutes, so that repetitions and ties are the rule; content follows from the identity,
+# as it does for events that are not in conflict.
+events_of_few_devices = st.lists(
+    st.builds(
+        lambda device, minute: event(f"PB-{device}", minute, errors=(device * 7 + minute * 3) % 5 % 3),
+        st.integers(0, 3),
+        st.integers(0, 12),
+    ),
+    max_size=60,
+)

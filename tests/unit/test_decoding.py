@@ -1,0 +1,247 @@
+"""Decoding: every rule of the device protocol, and that one bad event takes no neighbour with it."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pisync import limits
+from pisync.domain import decoding, events
+from pisync.domain.decoding import decode
+from pisync.domain.events import Outcome, Reason, Rejection
+from tests.support.samples import NOW, backlog, members, payload
+
+DEVICE = "PB-000123"
+DEEP = b"[" * 10_000 + b"]" * 10_000
+
+
+def only_rejection(raw: bytes, device_id: str = DEVICE) -> Rejection:
+    decoded = decode(raw, device_id, NOW)
+    assert decoded.events == []
+    (rejection,) = decoded.rejections
+    return rejection
+
+
+def test_an_event_with_every_member() -> None:
+    raw = payload(
+        device_type="PiBox", sync_duration_ms=5400, errors=[{"code": "E1", "message": 'no "route"'}], later=1
+    )
+    (event,) = decode(raw, DEVICE, NOW).events
+    assert event.timestamp == datetime(2026, 5, 8, 12, tzinfo=UTC)
+    assert (event.total_files_synced, event.total_errors, event.internet_speed) == (20, 1, 3.2)
+    assert (event.device_type, event.sync_duration_ms) == ("PiBox", 5400)
+    assert event.errors is not None
+    assert event.errors[0].message == 'no "route"'
+
+
+WHOLE_MESSAGE = [
+    (b"", Reason.EMPTY, "empty"),
+    (b" \r\n\t ", Reason.EMPTY, "empty"),
+    (b"[]", Reason.EMPTY, "no event"),
+    (b"not json", Reason.MALFORMED, "malformed"),
+    (b"\xef\xbb\xbf" + payload(), Reason.MALFORMED, "malformed"),
+    (b"5", Reason.SCHEMA, "expected an object"),
+    (b'"text"', Reason.SCHEMA, "expected an object"),
+    (b"null", Reason.SCHEMA, "expected an object"),
+    (b"true", Reason.SCHEMA, "expected an object"),
+    (DEEP, Reason.MALFORMED, "nested too deeply"),
+    (backlog(*[members()] * 501), Reason.TOO_MANY_EVENTS, "501"),
+    (b'"' + b"x" * (257 * 1024) + b'"', Reason.TOO_LARGE, "bytes"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason", "detail"), WHOLE_MESSAGE)
+def test_a_message_that_is_rejected_as_a_whole(raw: bytes, reason: Reason, detail: str) -> None:
+    rejection = only_rejection(raw)
+    assert (rejection.index, rejection.reason, rejection.raw) == (None, reason, raw)
+    assert detail in rejection.detail
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "detail"),
+    [
+        (b"{", Reason.MALFORMED, "truncated"),
+        (payload() + b"x", Reason.MALFORMED, "trailing"),
+        (b'{"device_id":' + DEEP + b"}", Reason.SCHEMA, "device_id"),
+        (payload()[:-1] + b',"later":' + DEEP + b"}", Reason.MALFORMED, "nested too deeply"),
+        (payload().replace(b"PB-000123", b"\xff\xfe"), Reason.MALFORMED, "UTF-8"),
+    ],
+)
+def test_an_object_that_is_no_event(raw: bytes, reason: Reason, detail: str) -> None:
+    rejection = only_rejection(raw)
+    assert (rejection.index, rejection.reason, rejection.raw) == (0, reason, raw)
+    assert detail in rejection.detail
+
+
+BAD_MEMBERS = [
+    *[({name: None}, Reason.SCHEMA, name) for name in members()],
+    *[({name: ...}, Reason.SCHEMA, name) for name in members()],
+    ({"total_errors": -1}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": 1.5}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": 1.0}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": True}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": "1"}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": 10**400}, Reason.SCHEMA, "total_errors"),
+    ({"total_files_synced": 2**53}, Reason.SCHEMA, "total_files_synced"),
+    ({"total_files_synced": []}, Reason.SCHEMA, "total_files_synced"),
+    ({"internet_speed": -0.1}, Reason.SCHEMA, "internet_speed"),
+    ({"internet_speed": "3.2"}, Reason.SCHEMA, "internet_speed"),
+    ({"internet_speed": True}, Reason.SCHEMA, "internet_speed"),
+    ({"internet_speed": 10**400}, Reason.SCHEMA, "internet_speed"),
+    ({"internet_speed": float("nan")}, Reason.MALFORMED, "malformed"),
+    ({"internet_speed": float("inf")}, Reason.MALFORMED, "malformed"),
+    ({"device_type": "PiPhone"}, Reason.SCHEMA, "device_type"),
+    ({"sync_duration_ms": -1}, Reason.SCHEMA, "sync_duration_ms"),
+    ({"errors": [{"code": "E1"}]}, Reason.SCHEMA, "message"),
+    ({"errors": {}}, Reason.SCHEMA, "errors"),
+    ({"timestamp": 1_770_000_000}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "2026-05-08T12:00:00"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "yesterday"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "2026-02-30T12:00:00Z"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "1970-01-01T00:00:07Z"}, Reason.CLOCK_UNSET, "timestamp"),
+    ({"timestamp": "2014-12-31T23:59:59.999Z"}, Reason.CLOCK_UNSET, "timestamp"),
+    ({"timestamp": "0001-01-01T00:00:00+23:59"}, Reason.CLOCK_UNSET, "timestamp"),
+    ({"timestamp": "2026-06-02T00:00:00Z"}, Reason.CLOCK_AHEAD, "timestamp"),
+    ({"timestamp": "2026-06-01T00:10:00.001Z"}, Reason.CLOCK_AHEAD, "timestamp"),
+    ({"timestamp": "9999-12-31T23:59:59-23:59"}, Reason.CLOCK_AHEAD, "timestamp"),
+    ({"device_id": "PB-000124"}, Reason.DEVICE_MISMATCH, "device_id"),
+    ({"device_id": "PB-000123\u0000"}, Reason.DEVICE_MISMATCH, "device_id"),
+    ({"device_id": "x" * 100_000}, Reason.DEVICE_MISMATCH, "device_id"),
+]
+
+
+def with_changes(changes: dict[str, Any]) -> dict[str, Any]:
+    """Apply changes; `...` stands for JSON null, None for absence."""
+    return {name: None if value is ... else value for name, value in members(**changes).items()}
+
+
+@pytest.mark.parametrize(("changes", "reason", "named"), BAD_MEMBERS)
+def test_a_bad_member_is_named(changes: dict[str, Any], reason: Reason, named: str) -> None:
+    raw = json.dumps(with_changes(changes)).encode()
+    rejection = only_rejection(raw)
+    assert (rejection.index, rejection.reason, rejection.raw) == (0, reason, raw)
+    assert named in rejection.detail
+    assert len(rejection.detail) <= limits.DETAIL_CHARS_MAX
+
+
+@pytest.mark.parametrize(
+    "changes", [changes for changes, reason, _ in BAD_MEMBERS if reason is not Reason.MALFORMED]
+)
+def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None:
+    good = [members(timestamp=f"2026-05-08T12:0{minute}:00Z") for minute in range(2)]
+    decoded = decode(backlog(good[0], with_changes(changes), good[1]), DEVICE, NOW)
+    assert [event.timestamp.minute for event in decoded.events] == [0, 1]
+    assert list(decoded.indexes) == [0, 2]
+    (rejection,) = decoded.rejections
+    assert rejection.index == 1
+    assert json.loads(rejection.raw) == with_changes(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device_type": ...},  # null for an optional member is its absence
+        {"errors": ...},
+        {"errors": []},
+        {"total_errors": 0},
+        {"total_files_synced": limits.COUNT_MAX},
+        {"internet_speed": 0},
+        {"internet_speed": 1e308},
+        {"timestamp": "2015-01-01T00:00:00Z"},
+        {"timestamp": "2026-06-01T00:10:00Z"},
+        {"timestamp": "2026-05-08 14:00:00+02:00"},
+        {"unknown": {"nested": [1, 2.5, "x", None]}},
+    ],
+)
+def test_what_is_unusual_but_allowed(changes: dict[str, Any]) -> None:
+    decoded = decode(json.dumps(with_changes(changes)).encode(), DEVICE, NOW)
+    assert (len(decoded.events), decoded.rejections) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("tail", "ambiguous"),
+    [
+        (b',"total_errors":0}', True),
+        (b',"total_errors":1}', False),
+        (b',"total\\u005ferrors":0}', True),
+        (b',"total_errors":"1"}', True),
+        (b',"later":1,"later":2}', False),
+        (b',"errors":[{"code":"a","message":"m","code":"b"}]}', True),
+        (b',"note":"\\"total_errors\\":0"}', False),
+        (b',"later":' + b"1" * 5000 + b"}", False),
+    ],
+)
+def test_a_member_that_stands_twice(tail: bytes, ambiguous: bool) -> None:
+    # The schema speaks first where the last value is of the wrong type.
+    raw = payload()[:-1] + tail
+    for message in (raw, b"[" + raw + b"]"):
+        decoded = decode(message, DEVICE, NOW)
+        assert bool(decoded.rejections) == ambiguous
+        if ambiguous:
+            assert decoded.rejections[0].reason in {Reason.AMBIGUOUS, Reason.SCHEMA}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+almost_events = st.dictionaries(st.sampled_from([*members(), "errors", "device_type"]), json_values).map(
+    lambda changes: members() | changes
+)
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_is_accounted_for(raw: bytes) -> None:
+    decoded = decode(raw, DEVICE, NOW)
+    assert decoded.events or decoded.rejections
+    assert len(list(decoded.indexes)) == len(decoded.events)
+
+
+@given(st.lists(almost_events | st.just(members()), min_size=1, max_size=8))
+def test_every_event_of_an_array_is_kept_or_rejected_with_its_bytes(batch: list[dict[str, Any]]) -> None:
+    decoded = decode(json.dumps(batch).encode(), DEVICE, NOW)
+    if [rejection.index for rejection in decoded.rejections] == [None]:
+        return  # not JSON at all, because of a NaN
+    places = [*decoded.indexes, *(rejection.index for rejection in decoded.rejections)]
+    assert sorted(place for place in places if place is not None) == list(range(len(batch)))
+    for rejection in decoded.rejections:
+        assert rejection.index is not None
+        assert json.loads(rejection.raw) == batch[rejection.index]
+        assert decoding.element(json.dumps(batch).encode(), rejection.index) == rejection.raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (payload(), DEVICE),
+        (backlog(members(device_id="B"), members()), "B"),
+        (backlog(members(device_id="a/b"), members()), DEVICE),
+        (b"[5, {}, " + payload() + b"]", DEVICE),
+        (payload(device_id="a/b"), Reason.DEVICE_ID),
+        (payload(device_id=""), Reason.DEVICE_ID),
+        (payload(device_id="x" * 65), Reason.DEVICE_ID),
+        (payload(device_id="PB\u0000"), Reason.DEVICE_ID),
+        (b'{"device_id":5}', Reason.SCHEMA),
+        (b"{}", Reason.SCHEMA),
+        (b"[]", Reason.EMPTY),
+        (b"[5]", Reason.SCHEMA),
+        (b"", Reason.EMPTY),
+        (DEEP, Reason.MALFORMED),
+        (b'{"device_id":"\xff"}', Reason.MALFORMED),
+    ],
+)
+def test_the_device_that_a_body_is_about(raw: bytes, expected: str | Reason) -> None:
+    claimed = decoding.claimed_device_id(raw)
+    assert (claimed.reason if isinstance(claimed, Rejection) else claimed) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "errors", "expected"),
+    [(0, 0, Outcome.SUCCESS), (5, 0, Outcome.SUCCESS), (5, 1, Outcome.PARTIAL), (0, 1, Outcome.FAILED)],
+)
+def test_outcome(files: int, errors: int, expected: Outcome) -> None:
+    assert events.outcome(files, errors) is expected

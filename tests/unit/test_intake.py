@@ -1,0 +1,318 @@
+"""The pipeline over stores in memory: what is acknowledged when, what is answered, what is held."""
+
+import asyncio
+
+import pytest
+
+from pisync import limits
+from pisync.domain import topics
+from pisync.domain.events import Reason
+from pisync.domain.receipts import Receipt
+from pisync.stores.interfaces.events import InsertOutcome
+from pisync.tasks import cancel
+from tests.support.intake_rig import DEVICE, Rig, running, until
+from tests.support.samples import backlog, members, payload
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BACKOFF_CAP_S", 0.001)
+    monkeypatch.setattr("pisync.backoff.delays.__defaults__", (0.001, 0.001))
+
+
+async def test_good_events_are_stored_projected_answered_and_acknowledged() -> None:
+    async with running(Rig()) as rig:
+        raw = backlog(members(), members(timestamp="2026-05-08T12:01:00Z"), members())
+        rig.send(raw, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        assert len(rig.store.events) == 2
+        assert rig.streaks.states[DEVICE].failures == 2
+        assert rig.connection.acknowledged == [1]
+        assert rig.published == [
+            (topics.receipts(DEVICE), Receipt(stored=2, duplicates=1, rejected=[]), b"c")
+        ]
+
+
+async def test_what_is_bad_becomes_a_dead_letter_and_its_neighbours_are_stored() -> None:
+    async with running(Rig()) as rig:
+        rig.store.refused_files = 13
+        rig.send(payload())
+        later = {"timestamp": "2026-05-08T12:01:00Z"}
+        raw = backlog(
+            members(total_errors=-1),
+            members(total_errors=5),  # conflicts with the first message
+            members(**later),
+            members(timestamp="2026-05-08T12:02:00Z", total_files_synced=13),
+        )
+        rig.send(raw, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        assert len(rig.store.events) == 2
+        assert [letter.reason for letter in rig.store.dead_letters] == [
+            Reason.SCHEMA,
+            Reason.CONFLICT,
+            Reason.REFUSED,
+        ]
+        assert b'"total_errors": 5' in next(
+            letter.raw for letter in rig.store.dead_letters if letter.reason is Reason.CONFLICT
+        )
+        (_, receipt, _) = rig.published[0]
+        assert (receipt.stored, receipt.duplicates) == (1, 0)
+        assert [(fault.index, fault.reason) for fault in receipt.rejected] == [
+            (0, Reason.SCHEMA),
+            (1, Reason.CONFLICT),
+            (3, Reason.REFUSED),
+        ]
+        assert rig.connection.acknowledged == [1, 2]
+        assert rig.streaks.states[DEVICE].failures == 2
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[" * 10_000, b'"' + b"x" * 300_000 + b'"'])
+async def test_a_message_that_is_no_json_is_kept_and_acknowledged(raw: bytes) -> None:
+    async with running(Rig()) as rig:
+        rig.send(raw)
+        rig.send(raw)
+        await rig.drain()
+        (letter,) = rig.store.dead_letters
+        assert (letter.raw, letter.device_id) == (raw, DEVICE)
+        assert rig.connection.acknowledged == [1, 2]
+
+
+@pytest.mark.parametrize("topic", ["pisync/v1/devices/a b/sync", "pisync/v1/devices/x/y/sync", "elsewhere"])
+async def test_a_topic_that_names_no_device(topic: str) -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload(), topic=topic, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        (letter,) = rig.store.dead_letters
+        assert (letter.reason, letter.device_id, letter.topic) == (Reason.DEVICE_ID, None, topic)
+        assert rig.published == []
+        assert rig.connection.acknowledged == [1]
+
+
+async def test_a_receipt_goes_nowhere_else() -> None:
+    async with running(Rig()) as rig:
+        for topic in (
+            "$SYS/x",
+            topics.receipts("other"),
+            topics.alerts(DEVICE),
+            topics.api_receipts("api-1"),
+        ):
+            rig.send(payload(), response_topic=topic)
+        await rig.drain()
+        assert [topic for topic, _, _ in rig.published] == [topics.api_receipts("api-1")]
+        assert rig.connection.acknowledged == [1, 2, 3, 4]
+
+
+async def test_a_message_at_qos_0_is_stored_and_not_acknowledged() -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload(), qos=0)
+        await rig.drain()
+        assert len(rig.store.events) == 1
+        assert rig.connection.acknowledged == []
+
+
+async def test_nothing_is_acknowledged_while_mongodb_is_away() -> None:
+    async with running(Rig()) as rig:
+        rig.store.away.set()
+        rig.send(payload(), response_topic=topics.receipts(DEVICE))
+        rig.send(b"")
+        await until(lambda: rig.store.attempts >= 3)
+        assert (rig.connection.acknowledged, rig.published) == ([], [])
+        rig.store.away.clear()
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2]
+        assert len(rig.published) == len(rig.store.events) == len(rig.store.dead_letters) == 1
+
+
+async def test_redis_away_for_a_while_changes_nothing() -> None:
+    async with running(Rig()) as rig:
+        rig.streaks.failures_left = 3
+        rig.send(payload())
+        await rig.drain()
+        assert rig.connection.acknowledged == [1]
+        await until(lambda: DEVICE in rig.streaks.states)
+        assert rig.streaks.states[DEVICE].failures == 1
+
+
+async def test_a_duplicate_is_projected_for_the_first_time_may_not_have_been() -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload())
+        await rig.drain()
+        rig.streaks.states.clear()
+    async with running(rig):
+        rig.send(payload())
+        await rig.drain()
+        assert rig.streaks.states[DEVICE].failures == 1
+
+
+async def test_batches_are_settled_in_the_order_in_which_their_messages_came() -> None:
+    async with running(Rig(batch_events_max=1, batches_inflight_max=3)) as rig:
+        rig.store.gated = True
+        for minute in range(3):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        await until(lambda: len(rig.store.gates) == 3)
+        rig.store.gates[2].set_result(None)
+        rig.store.gates[1].set_result(None)
+        await until(lambda: len(rig.store.events) == 2)
+        assert rig.connection.acknowledged == []
+        rig.store.gates[0].set_result(None)
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2, 3]
+
+
+async def test_no_more_batches_are_under_way_than_allowed() -> None:
+    async with running(Rig(batch_events_max=1, batches_inflight_max=2)) as rig:
+        rig.store.gated = True
+        for minute in range(5):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        for done in range(5):
+            await until(lambda done=done: len(rig.store.gates) == min(done + 2, 5))
+            rig.store.gates[done].set_result(None)
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("settings", [{"inflight_messages_max": 4}, {"inflight_bytes_max": 2**21}])
+async def test_the_session_is_paused_at_the_limit_and_resumed_below_it(settings: dict[str, int]) -> None:
+    async with running(Rig(batch_events_max=1, batches_inflight_max=1, **settings)) as rig:
+        rig.store.gated = True
+        size = 2**19 if "inflight_bytes_max" in settings else 1
+        for number in range(4):
+            assert not rig.paused
+            rig.send(bytes([number]) * size)
+        assert rig.paused
+        await until(lambda: rig.store.gates)
+        rig.store.gates[0].set_result(None)
+        await until(lambda: not rig.paused)
+        rig.store.gated = False
+        for gate in rig.store.gates[1:]:
+            gate.set_result(None)
+        await until(lambda: len(rig.store.gates) in {1, 2})
+        for gate in rig.store.gates:
+            if not gate.done():
+                gate.set_result(None)
+        await rig.drain()
+        assert rig.connection.acknowledged == [1, 2, 3, 4]
+
+
+async def test_a_batch_has_a_bounded_size() -> None:
+    async with running(Rig(batches_inflight_max=1)) as rig:
+        rig.store.gated = True
+        padded = b" " * (limits.MESSAGE_BYTES_MAX - 1000)
+        fit = limits.BATCH_BYTES_MAX // limits.MESSAGE_BYTES_MAX
+        for minute in range(3 * fit):
+            rig.send(payload(timestamp=f"2026-05-08T12:{minute:02}:00Z") + padded)
+        for done in range(3):
+            await until(lambda done=done: len(rig.store.gates) == done + 1)
+            rig.store.gates[done].set_result(None)
+        await rig.drain()
+        assert rig.store.attempts == 3
+
+
+async def test_while_draining_nothing_more_is_taken_in() -> None:
+    async with running(Rig(inflight_messages_max=4)) as rig:
+        for minute in range(4):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        await rig.drain()
+        assert rig.paused
+        assert rig.connection.acknowledged == [1, 2, 3, 4]
+
+
+async def test_a_defect_ends_the_pipeline_and_acknowledges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+
+    async def broken(*_: object) -> list[InsertOutcome]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.store, "insert", broken)
+    rig.send(payload())
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(rig.pipeline.run(), 10)
+    assert raised.group_contains(ZeroDivisionError)
+    assert rig.connection.acknowledged == []
+
+
+async def test_everything_is_counted() -> None:
+    async with running(Rig()) as rig:
+        for minute in range(3):
+            rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
+        rig.send(backlog(members(), members(total_errors=-1), members(total_files_synced=7)))
+        rig.send(b"{", qos=0)
+        assert (rig.metric("inflight_messages"), rig.metric("messages_acknowledged_total")) == (5, 0)
+        assert rig.metric("inflight_bytes") == sum(len(message.payload) for message in rig.pipeline._pending)
+        await rig.drain()
+        await until(lambda: rig.metric("alerts_opened_total"))
+        counted = {
+            name: rig.metric(f"{name}_total")
+            for name in ("messages_received", "messages_acknowledged", "events_stored", "events_duplicate")
+        }
+        assert counted == {
+            "messages_received": 5,
+            "messages_acknowledged": 4,
+            "events_stored": 3,
+            "events_duplicate": 1,
+        }
+        rejected = {reason: rig.metric("events_rejected_total", reason=reason.value) for reason in Reason}
+        assert {reason: count for reason, count in rejected.items() if count} == {
+            Reason.SCHEMA: 1,
+            Reason.CONFLICT: 1,
+            Reason.MALFORMED: 1,
+        }
+        assert (rig.metric("batch_messages_sum"), rig.metric("batch_duration_seconds_count")) == (
+            5,
+            rig.metric("batch_messages_count"),
+        )
+        assert (rig.metric("inflight_messages"), rig.metric("inflight_bytes")) == (0, 0)
+        rig.send(payload(timestamp="2026-05-08T13:00:00Z", total_errors=0))
+        await rig.drain()
+        await until(lambda: rig.metric("alerts_closed_total") == 1)
+
+
+async def test_what_a_closed_connection_did_not_take_does_not_count_as_acknowledged() -> None:
+    async with running(Rig()) as rig:
+        rig.connection.closed = True
+        rig.send(payload())
+        await rig.drain()
+        assert (rig.metric("events_stored_total"), rig.metric("messages_acknowledged_total")) == (1, 0)
+
+
+async def test_stores_that_are_away_are_counted_and_the_projections_lag_is_told() -> None:
+    async with running(Rig()) as rig:
+        assert (rig.metric("projection_attached"), rig.metric("projection_catching_up")) == (1, 0)
+        rig.store.away.set()
+        rig.send(payload())
+        await until(lambda: (rig.metric("store_retries_total", store="MongoDB") or 0) >= 2)
+        await until(lambda: (rig.metric("projection_lag_seconds") or 0) > 0)
+        rig.store.away.clear()
+        await rig.drain()
+        rig.streaks.failures_left = 1
+        replayed = rig.metric("events_replayed_total")
+        rig.send(payload(timestamp="2026-05-08T12:01:00Z"))
+        await until(lambda: rig.metric("store_retries_total", store="Redis"))
+        await until(lambda: rig.metric("events_replayed_total") != replayed)
+        await until(lambda: rig.metric("projection_catching_up") == 0)
+        assert rig.metric("projection_attached") == 1
+
+
+async def test_a_batch_that_loses_its_cancellation_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As happens inside a driver; a task group would cancel it once and then wait for ever."""
+    rig = Rig()
+    lost = 0
+
+    async def deaf(*_: object) -> list[InsertOutcome]:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+                if lost == 3:
+                    raise
+
+    monkeypatch.setattr(rig.store, "insert", deaf)
+    task = asyncio.create_task(rig.pipeline.run())
+    rig.send(payload())
+    await until(lambda: rig.pipeline.batches)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await cancel([task, *rig.pipeline.batches])
+    assert lost == 3
