@@ -14,19 +14,12 @@ from starlette.requests import ClientDisconnect
 from pisync import logs
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Rejected
-from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailable, Unavailable
+from pisync.errors import StoreUnavailable, Unavailable
 from pisync.limits import RETRY_AFTER_S
 
 log = logs.get("api")
 
 MEDIA_TYPE: Final = "application/problem+json"
-
-# The part that is unavailable, by the error that says so: its name in `part`, and for people.
-_PARTS: Final[Mapping[type[Unavailable], tuple[str, str]]] = {
-    BrokerUnavailable: ("mqtt", "The MQTT broker"),
-    MongodbUnavailable: ("mongodb", "MongoDB"),
-    RedisUnavailable: ("redis", "Redis"),
-}
 
 
 def problem(
@@ -64,8 +57,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _parameters)
-    for kind in _PARTS:
-        app.add_exception_handler(kind, _unavailable)
+    app.add_exception_handler(Unavailable, _unavailable)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     # Starlette raises the exception again after this answer, and uvicorn logs it with its traceback.
     app.add_exception_handler(Exception, _unexpected)
@@ -114,12 +106,17 @@ async def _parameters(_request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    part, name = next(names for kind, names in _PARTS.items() if isinstance(error, kind))
-    log.warning("unavailable", part=part, path=request.scope["path"], reason=str(error))
+    if not isinstance(error, Unavailable):
+        raise error
+    log.warning("unavailable", part=error.part, path=request.scope["path"], reason=str(error))
     # A store's reason may name hosts; the publisher's are written for the client.
-    detail = str(error) if isinstance(error, BrokerUnavailable) else f"{name} is unavailable for now."
+    is_internal = isinstance(error, StoreUnavailable)
+    detail = f"{error.part.label} is unavailable for now." if is_internal else str(error)
     return problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_S)}, part=part
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        detail,
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+        part=error.part,
     )
 
 

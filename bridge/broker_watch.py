@@ -9,7 +9,7 @@ Seen with Mosquitto 2.0.11, the count rises by each message that finds the queue
 - QoS 1 to a session whose client is absent, or is there and does not acknowledge, shared subscription or not;
 - QoS 0 to a client that is connected and does not read.
 The publisher is told Success all the same. The count does NOT rise by
-- messages without a subscriber, and QoS 0 to a session whose client is absent (a receipt to an absent device);
+- messages without a subscriber, and QoS 0 to a session whose client is absent (a receipt to a device);
 - messages that wait for a session when that session expires, or that expire themselves;
 - messages larger than their receiver's Maximum Packet Size.
 It says nothing about whose messages they were: a device that never fetches its receipts counts like a bridge.

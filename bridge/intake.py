@@ -172,15 +172,11 @@ class Intake:
         received_at = self._projector.receive()
         works = [Delivery(message, _decode(message, received_at)) for message in messages]
         batch = [event for work in works for event in work.decoded.events]
-        outcomes = await until_available(
-            "MongoDB", lambda: self._store.insert(batch, received_at), self._metrics
-        )
+        outcomes = await until_available(lambda: self._store.insert(batch, received_at), self._metrics)
         kept = _attribute(works, outcomes)
         letters = [_dead_letter(work.message, fault) for work in works for fault in work.decoded.rejections]
         if letters:
-            await until_available(
-                "MongoDB", lambda: self._store.add_dead_letters(letters, received_at), self._metrics
-            )
+            await until_available(lambda: self._store.add_dead_letters(letters, received_at), self._metrics)
             log.warning("rejected", count=len(letters), first=letters[0].detail, topic=letters[0].topic)
         self._metrics.kept(outcomes, (letter.reason for letter in letters))
         await self._projector.apply(kept, received_at)

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pisync.domain.events import Reason
+from pisync.errors import Part
 from pisync.settings import Settings
 from pisync.stores.interfaces.events import InsertOutcome
 
@@ -84,9 +85,9 @@ class Metrics:
 
     # Now and then
 
-    def store_unavailable(self, store: str) -> None:
+    def store_unavailable(self, part: Part) -> None:
         """Count that a step failed because MongoDB or Redis was unavailable, and will be tried again."""
-        self._store_retries.labels(store).inc()
+        self._store_retries.labels(part.label).inc()
 
     def connected(self, *, resumed: bool) -> None:
         """Count a connection, and whether the broker still had our session."""
@@ -141,8 +142,8 @@ class Metrics:
         self._store_retries = self._counter(
             "pisync_bridge_store_retries_total", "Steps tried again because a store was unavailable.", "store"
         )
-        for store in ("MongoDB", "Redis"):
-            self._store_retries.labels(store)
+        for part in (Part.MONGODB, Part.REDIS):
+            self._store_retries.labels(part.label)
 
     def _holdings(self, settings: Settings) -> None:
         self.inflight_messages = self._gauge(

@@ -12,7 +12,7 @@ log = logs.get(__name__)
 T = TypeVar("T")
 
 
-async def until_available(store: str, step: Callable[[], Awaitable[T]], metrics: Metrics | None = None) -> T:
+async def until_available(step: Callable[[], Awaitable[T]], metrics: Metrics | None = None) -> T:
     """The result of a step, which must be safe to repeat; says in the log why it waits, and counts it."""
     delays = backoff.delays()
     while True:
@@ -20,7 +20,9 @@ async def until_available(store: str, step: Callable[[], Awaitable[T]], metrics:
             return await step()
         except Unavailable as error:
             if metrics is not None:
-                metrics.store_unavailable(store)
+                metrics.store_unavailable(error.part)
             delay_s = next(delays)
-            log.warning("store unavailable", store=store, why=str(error), retry_in_s=round(delay_s, 2))
+            log.warning(
+                "store unavailable", store=error.part.label, why=str(error), retry_in_s=round(delay_s, 2)
+            )
             await asyncio.sleep(delay_s)

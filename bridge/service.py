@@ -103,13 +103,12 @@ class _Bridge:
     async def prepare(self) -> None:
         """Make sure of MongoDB, and claim the bridge's id there."""
         log.info("starting", bridge_id=self._settings.bridge_id, broker=str(self._settings.mqtt))
-        await until_available("MongoDB", self._events.prepare, self._metrics)
-        await until_available("MongoDB", self._alert_store.prepare, self._metrics)
-        await until_available("MongoDB", self._letters.prepare, self._metrics)
+        await until_available(self._events.prepare, self._metrics)
+        await until_available(self._alert_store.prepare, self._metrics)
+        await until_available(self._letters.prepare, self._metrics)
         days = self._settings.dead_letter_days
-        await until_available("MongoDB", lambda: self._letters.apply_retention(days), self._metrics)
+        await until_available(lambda: self._letters.apply_retention(days), self._metrics)
         self._claim = await until_available(
-            "MongoDB",
             lambda: self._registry.claim(self._settings.bridge_id, self._instance, clock.now()),
             self._metrics,
         )
@@ -191,8 +190,8 @@ class _Bridge:
     async def forget(self) -> None:
         """Retire the bridge's watermark and name, after its last life."""
         bridge_id = self._settings.bridge_id
-        await until_available("Redis", lambda: self._projection.leave(bridge_id), self._metrics)
-        await until_available("MongoDB", lambda: self._registry.forget(bridge_id), self._metrics)
+        await until_available(lambda: self._projection.leave(bridge_id), self._metrics)
+        await until_available(lambda: self._registry.forget(bridge_id), self._metrics)
 
 
 def _spare_the_collector() -> None:

@@ -6,11 +6,15 @@ PiSyncError
 ├── ChildFailed                 stop: a program of the local stack does not run (local_stack/process.py)
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
-│   ├── MongodbUnavailable
-│   └── RedisUnavailable
-│       └── ProjectionLost      Redis answers, but what it held is gone: attach again
+│   └── StoreUnavailable
+│       ├── MongodbUnavailable
+│       └── RedisUnavailable
+│           └── ProjectionLost  Redis answers, but what it held is gone: attach again
 └── ProtocolError               disconnect and connect again
 """
+
+from enum import StrEnum
+from typing import ClassVar, Final
 
 
 class PiSyncError(Exception):
@@ -31,20 +35,51 @@ class SessionTakenOver(PiSyncError):  # noqa: N818 - MQTT's own name for it (rea
     exit_code = 79
 
 
+class Part(StrEnum):
+    """A server that PiSync needs, by its name in answers; `label` is its name for people."""
+
+    MQTT = "mqtt"
+    MONGODB = "mongodb"
+    REDIS = "redis"
+
+    @property
+    def label(self) -> str:
+        """Such as `MongoDB`."""
+        return _LABELS[self]
+
+
+_LABELS: Final = {Part.MQTT: "The MQTT broker", Part.MONGODB: "MongoDB", Part.REDIS: "Redis"}
+
+
 class Unavailable(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
     """A part is unavailable for now; the same call may succeed later."""
 
+    part: ClassVar[Part]
+
 
 class BrokerUnavailable(Unavailable):
-    """The MQTT broker cannot be reached, or refuses for now."""
+    """The MQTT broker cannot be reached, or refuses for now; the text is for whoever asked."""
+
+    part = Part.MQTT
 
 
-class MongodbUnavailable(Unavailable):
+class StoreUnavailable(Unavailable):
+    """A store cannot be reached; the text begins with its name, and may name hosts."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{self.part.label}: {detail}")
+
+
+class MongodbUnavailable(StoreUnavailable):
     """MongoDB cannot be reached, or cannot promise durability for now."""
 
+    part = Part.MONGODB
 
-class RedisUnavailable(Unavailable):
+
+class RedisUnavailable(StoreUnavailable):
     """Redis cannot be reached, or cannot write for now."""
+
+    part = Part.REDIS
 
 
 class ProjectionLost(RedisUnavailable):

@@ -106,13 +106,13 @@ class Alerts:
         """Those that MongoDB confirms: the projection may be behind another bridge, and come to it later."""
         device_ids = [change.device_id for change in changes]
         failing = await until_available(
-            "MongoDB", lambda: self._events.failing(device_ids, limits.STREAK_ALERT), self._metrics
+            lambda: self._events.failing(device_ids, limits.STREAK_ALERT), self._metrics
         )
         return [change for change in changes if change.opens == (change.device_id in failing)]
 
     async def _open(self, streaks: Mapping[str, int]) -> None:
         now = clock.now()
-        opened = await until_available("MongoDB", lambda: self._store.open(streaks, now), self._metrics)
+        opened = await until_available(lambda: self._store.open(streaks, now), self._metrics)
         for device_id in opened:
             log.warning(
                 "device keeps failing",
@@ -126,9 +126,7 @@ class Alerts:
 
     async def _resolve(self, device_ids: Collection[str]) -> None:
         now = clock.now()
-        resolved = await until_available(
-            "MongoDB", lambda: self._store.resolve(device_ids, now), self._metrics
-        )
+        resolved = await until_available(lambda: self._store.resolve(device_ids, now), self._metrics)
         for device_id in resolved:
             log.info("device recovered", device_id=device_id)
         self._metrics.alerts_closed.inc(len(resolved))
@@ -153,9 +151,9 @@ class Alerts:
                 continue
             if self._reconnected:
                 self._reconnected = False
-                await until_available("MongoDB", self._announce_again, self._metrics)
+                await until_available(self._announce_again, self._metrics)
             while batch := await until_available(
-                "MongoDB", lambda: self._store.unannounced(limits.ANNOUNCE_BATCH), self._metrics
+                lambda: self._store.unannounced(limits.ANNOUNCE_BATCH), self._metrics
             ):
                 await self._announce(batch, publisher)
 
@@ -164,11 +162,11 @@ class Alerts:
 
     async def _announce(self, batch: Sequence[Alert], publisher: Announcer) -> None:
         device_ids = {alert.device_id for alert in batch}
-        present = await until_available("MongoDB", lambda: self._store.open_alerts(device_ids), self._metrics)
+        present = await until_available(lambda: self._store.open_alerts(device_ids), self._metrics)
         for device_id in device_ids:
             payload = _payload(present[device_id]) if device_id in present else b""
             publisher.publish(topics.alerts(device_id), payload, retain=True)
-        await until_available("MongoDB", lambda: self._store.announced(batch), self._metrics)
+        await until_available(lambda: self._store.announced(batch), self._metrics)
 
 
 def _payload(alert: Alert) -> bytes:

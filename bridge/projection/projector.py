@@ -78,7 +78,7 @@ class Projector:
         return clock.from_ms(self._latest_ms)
 
     async def apply(self, batch: Sequence[SyncEvent], received_at: datetime) -> None:
-        """Merge the events of a batch that MongoDB has; while Redis is unavailable, leave them to a replay."""
+        """Merge the events of a batch that MongoDB has; without Redis, leave them to a replay."""
         try:
             if not self._attached:
                 self._give_up(clock.to_ms(received_at))
@@ -105,9 +105,9 @@ class Projector:
                 await self._keep_watermark()
             except RedisUnavailable as error:
                 self._detach(error)
-                await self._wait("Redis", error, next(delays))
+                await self._wait(error, next(delays))
             except MongodbUnavailable as error:
-                await self._wait("MongoDB", error, next(delays))
+                await self._wait(error, next(delays))
 
     async def finish(self) -> None:
         """Write down how far we are, at the end, so that the next life has little to replay.
@@ -118,8 +118,8 @@ class Projector:
         if self.is_current:
             await self._projection.set_watermark(self._bridge_id, self._watermark_ms(), catching_up=False)
 
-    async def _wait(self, store: str, error: Unavailable, delay_s: float) -> None:
-        self._metrics.store_unavailable(store)
+    async def _wait(self, error: Unavailable, delay_s: float) -> None:
+        self._metrics.store_unavailable(error.part)
         log.warning("projection interrupted", why=str(error), retry_in_s=round(delay_s, 2))
         await asyncio.sleep(delay_s)
 
@@ -175,7 +175,7 @@ class Projector:
     async def _rebuild(self) -> None:
         alerting = await self._alerts.open_devices()
         if not await self._projection.begin_rebuild(self._bridge_id, alerting):
-            raise RedisUnavailable("Redis: another bridge rebuilds the projection")
+            raise RedisUnavailable("another bridge rebuilds the projection")
         log.warning("rebuilding the projection from MongoDB")
         self._attach(0)
         await self._projection.set_watermark(self._bridge_id, 0, catching_up=True)
@@ -202,7 +202,7 @@ class Projector:
                 await self._projection.report_replay(self._bridge_id, replayed, total)
                 log.info("catching up", replayed=replayed, of=total)
         if not self._attached:
-            raise RedisUnavailable("Redis: it became unavailable during the replay")
+            raise RedisUnavailable("it became unavailable during the replay")
         # What live batches gave up on since would have detached us.
         self._behind_ms = None
         self._catching_up = False
@@ -239,7 +239,7 @@ class Projector:
                     await self._detached.wait()
             except TimeoutError:
                 pass
-        raise RedisUnavailable("Redis: it became unavailable")
+        raise RedisUnavailable("it became unavailable")
 
     async def _take_over(self) -> None:
         try:

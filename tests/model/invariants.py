@@ -55,7 +55,12 @@ def broken_at_rest(model: Model, state: State) -> Broken | None:
     """What is wrong with a state in which nothing more happens."""
     redis, stored = state.redis, stored_mask(state)
     acknowledged = tuple(len(messages) for messages in model.deliveries)
-    if state.acknowledged != acknowledged or redis.pending or redis.lock is not None or any(redis.catching):
+    if (
+        state.acknowledged != acknowledged
+        or redis.pending
+        or redis.lock is not None
+        or any(redis.catching_up)
+    ):
         return Broken.UNFINISHED
     if merged(model, redis.projected) != project(model.events(stored)):
         return Broken.INCOMPLETE

@@ -1,8 +1,9 @@
 """What a state of the model consists of: broker, MongoDB, Redis and two bridges, all immutable.
 
 There is one device and one shard, for devices and shards do not meet in the protocol. A set of events is a
-bit mask, because the state of a device is the merge of its events (`pisync.domain.device_state`): the projection *is* the
-set of the events that were merged into it, and `Model.streaks` says what the real rule makes of each set.
+bit mask, because the state of a device is the merge of its events (`pisync.domain.device_state`): the
+projection *is* the set of the events that were merged into it, and `Model.streaks` says what the real rule
+makes of each set.
 """
 
 from dataclasses import dataclass, field

@@ -48,14 +48,14 @@ class GatedStore(MemoryEventStore):
             self.gates.append(gate)
             await gate
         if self.away.is_set():
-            raise MongodbUnavailable("MongoDB: away")
+            raise MongodbUnavailable("away")
         good = [event for event in events if event.total_files_synced != self.refused_files]
         outcomes = iter(await super().insert(good, received_at))
         return [next(outcomes) if event in good else InsertOutcome.REFUSED for event in events]
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
         if self.away.is_set():
-            raise MongodbUnavailable("MongoDB: away")
+            raise MongodbUnavailable("away")
         await super().add_dead_letters(letters, received_at)
 
 
@@ -69,7 +69,7 @@ class FlakyProjection(MemoryProjection):
     async def apply(self, states: Any) -> list[AlertChange]:
         if self.failures_left:
             self.failures_left -= 1
-            raise RedisUnavailable("Redis: away")
+            raise RedisUnavailable("away")
         return await super().apply(cast("dict[str, DeviceState]", states))
 
 

@@ -31,7 +31,7 @@ class Confirming(MemoryProjection):
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
         self.batches.append(len(changes))
         if self.away:
-            raise RedisUnavailable("Redis: away")
+            raise RedisUnavailable("away")
         return await super().confirm(changes)
 
 

@@ -79,4 +79,4 @@ def map_driver_errors() -> Iterator[None]:
     try:
         yield
     except PyMongoError as error:
-        raise MongodbUnavailable(f"MongoDB: {str(error)[:300]}") from error
+        raise MongodbUnavailable(f"{str(error)[:300]}") from error

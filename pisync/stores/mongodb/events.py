@@ -122,7 +122,7 @@ class MongoEventStore:
             middle = len(documents) // 2
             return await self._insert(documents[:middle]) + await self._insert(documents[middle:])
         if "writeConcernError" in reply:
-            raise MongodbUnavailable(f"MongoDB: {reply['writeConcernError']}")
+            raise MongodbUnavailable(f"{reply['writeConcernError']}")
         outcomes = [InsertOutcome.STORED] * len(documents)
         suspects = []
         for fault in reply.get("writeErrors", ()):
@@ -131,7 +131,7 @@ class MongoEventStore:
             elif fault["code"] in REFUSALS:
                 outcomes[fault["index"]] = InsertOutcome.REFUSED
             else:
-                raise MongodbUnavailable(f"MongoDB: {fault.get('errmsg')}")
+                raise MongodbUnavailable(f"{fault.get('errmsg')}")
         if suspects:
             await self._compare(documents, suspects, outcomes)
         return outcomes

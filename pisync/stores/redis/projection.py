@@ -213,7 +213,7 @@ class RedisProjection:
             await self._clear.call(calls)
             await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
             if await self._client.get(REBUILDER) != bridge_id:
-                raise ProjectionLost("Redis: another bridge began to rebuild the projection meanwhile")
+                raise ProjectionLost("another bridge began to rebuild the projection meanwhile")
 
     async def _keys(self) -> AsyncIterator[list[str]]:
         """Every key of every shard, in batches; those that come or go meanwhile may be missing."""

@@ -58,7 +58,7 @@ def map_driver_errors() -> Iterator[None]:
         yield
     except exceptions.ResponseError as error:
         if "LOST the projection" in str(error):  # behind words of the driver's where it was in a pipeline
-            raise ProjectionLost("Redis: it does not hold the projection that we were attached to") from None
-        raise RedisUnavailable(f"Redis: {str(error)[:300]}") from error
+            raise ProjectionLost("it does not hold the projection that we were attached to") from None
+        raise RedisUnavailable(f"{str(error)[:300]}") from error
     except (exceptions.RedisError, OSError) as error:
-        raise RedisUnavailable(f"Redis: {str(error)[:300]}") from error
+        raise RedisUnavailable(f"{str(error)[:300]}") from error

@@ -23,7 +23,7 @@ class HastyEventStore(MongoEventStore):
     async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
         """Store the events some time."""
         insert = super().insert
-        task = asyncio.create_task(until_available("MongoDB", lambda: insert(events, received_at)))
+        task = asyncio.create_task(until_available(lambda: insert(events, received_at)))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         return [InsertOutcome.STORED] * len(events)
