@@ -9,7 +9,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext,
 
 import uvloop
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
+from bridge.alerts.rules import all_rules
+from bridge.alerts.sinks.mqtt import MqttSink
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
 from bridge.metrics import Metrics
@@ -116,14 +119,20 @@ class _Bridge:
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain what is in flight."""
         metrics = self._metrics
-        alerts = Alerts(
-            store=self._alert_store, events=self._events, projection=self._projection, metrics=metrics
+        outbox = Outbox(store=self._alert_store, retries=metrics)
+        judge = Judge(
+            store=self._alert_store,
+            rules=all_rules(events=self._events, projection=self._projection),
+            on_change=outbox.wake,
+            retries=metrics,
         )
+        metrics.alerts_opened.set_function(lambda: judge.opened)
+        metrics.alerts_closed.set_function(lambda: judge.closed)
         projector = Projector(
             bridge_id=self._settings.bridge_id,
             events=self._events,
             projection=self._projection,
-            alerts=alerts,
+            alerts=judge,
             registry=self._registry,
             claim=self._claim,
             metrics=metrics,
@@ -137,7 +146,7 @@ class _Bridge:
             status_filter=STATUS_FILTER,
             on_message=pipeline.offer,
             on_status=BrokerWatch(metrics).take,
-            on_connected=alerts.publish_again,
+            on_connected=outbox.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
             metrics=metrics,
@@ -147,14 +156,14 @@ class _Bridge:
         tasks = [
             asyncio.create_task(projector.run(), name="projector"),
             asyncio.create_task(pipeline.run(), name="pipeline"),
-            asyncio.create_task(alerts.run(), name="alerts"),
-            asyncio.create_task(alerts.announce(session), name="announcements"),
+            asyncio.create_task(judge.run(), name="judge"),
+            asyncio.create_task(outbox.run(MqttSink(session)), name="outbox"),
             asyncio.create_task(session.run(), name="session"),
         ]
         if self._leaving:
             tasks = [
                 *tasks,
-                asyncio.create_task(self._quiet(session, pipeline, projector, alerts), name="leave"),
+                asyncio.create_task(self._quiet(session, pipeline, projector, judge), name="leave"),
             ]
         try:
             await _until(stop, tasks)
@@ -171,14 +180,14 @@ class _Bridge:
         except MongodbUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _quiet(self, session: Session, pipeline: Intake, projector: Projector, alerts: Alerts) -> None:
+    async def _quiet(self, session: Session, pipeline: Intake, projector: Projector, judge: Judge) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
         while not (
             session.is_ready
             and pipeline.is_idle
             and projector.is_current
-            and alerts.is_idle
+            and judge.is_idle
             and pipeline.offered == seen
         ):
             seen = pipeline.offered

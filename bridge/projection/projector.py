@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
 from bridge.metrics import Metrics
 from pisync import backoff, clock, limits, logs
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.errors import MongodbUnavailable, RedisUnavailable, Unavailable
@@ -34,7 +35,7 @@ class Projector:
         bridge_id: str,
         events: EventStore,
         projection: Projection,
-        alerts: Alerts,
+        alerts: Judge,
         registry: BridgeRegistry,
         claim: Claim,
         metrics: Metrics,
@@ -167,13 +168,13 @@ class Projector:
         self._attach(start_ms)
         await self._projection.set_watermark(self._bridge_id, start_ms, catching_up=True)
         await self._replay(clock.from_ms(start_ms) if start_ms else None)
-        await self._settle()
+        await self._finish_catch_up()
         for gone in attachment.watermarked - set(await self._registry.bridges()):
             # Redis went back to when a bridge was there that has left since; its events are merged now.
             await self._projection.leave(gone)
 
     async def _rebuild(self) -> None:
-        alerting = await self._alerts.open_devices()
+        alerting = await self._alerts.open_devices(Rule.STREAK)
         if not await self._projection.begin_rebuild(self._bridge_id, alerting):
             raise RedisUnavailable("another bridge rebuilds the projection")
         log.warning("rebuilding the projection from MongoDB")
@@ -181,7 +182,7 @@ class Projector:
         await self._projection.set_watermark(self._bridge_id, 0, catching_up=True)
         await self._replay(None)
         await self._projection.finish_rebuild(self._bridge_id)
-        await self._settle()
+        await self._finish_catch_up()
 
     def _attach(self, start_ms: int) -> None:
         self._attached = self._is_known = self._catching_up = True
@@ -208,8 +209,9 @@ class Projector:
         self._catching_up = False
         log.info("caught up", replayed=replayed)
 
-    async def _settle(self) -> None:
+    async def _finish_catch_up(self) -> None:
         await self._projection.set_watermark(self._bridge_id, self._watermark_ms(), catching_up=False)
+        await self._projection.finish_catch_up(self._bridge_id)
         await self._compare()
         await self._registry.caught_up(self._bridge_id)
         self._replay_from_ms = None
@@ -217,8 +219,7 @@ class Projector:
 
     async def _compare(self) -> None:
         """Bring every alert in step: one may have been missed in a crash between MongoDB and Redis."""
-        open_alerts = await self._alerts.open_devices()
-        self._alerts.report(await self._projection.settle(self._bridge_id, open_alerts))
+        self._alerts.report(await self._alerts.compare())
 
     async def _keep_watermark(self) -> None:
         """Write down every second how far we are; compare all alerts now and then."""
