@@ -13,7 +13,6 @@ from pisync import limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
 from pisync.stores.interfaces import dead_letters
-from pisync.stores.interfaces.alerts import ALERT_ID_PATTERN
 from pisync.stores.interfaces.dead_letters import DeadLetterPosition
 from pisync.stores.interfaces.ranking import Position, RankedBy
 
@@ -100,7 +99,7 @@ def decode_letter_cursor(text: str) -> DeadLetterPosition:
 
 
 class _Alert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    alert_id: Annotated[str, msgspec.Meta(pattern=rf"^{ALERT_ID_PATTERN}\Z")]
+    alert_id: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 def encode_alert_cursor(alert_id: str) -> str:

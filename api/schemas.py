@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 
 from pisync import limits
 from pisync.domain import topics
+from pisync.domain.alerts import Rule
 from pisync.domain.events import Outcome, Reason, SyncEvent
 from pisync.domain.payloads import PREVIEW_CHARS_MAX
-from pisync.stores.interfaces import alerts as alerts_interface
 from pisync.stores.interfaces import dead_letters
 
 _REF: Final = "#/components/schemas/{name}"
@@ -109,11 +109,12 @@ class RepeatedFailures(BaseModel):
 
 
 class Alert(BaseModel):
-    """A device that kept failing. Times are by the bridge's clock."""
+    """An alert of one rule about one device. Times are by the bridge's clock."""
 
-    id: Annotated[str, Field(pattern=f"^{alerts_interface.ALERT_ID_PATTERN}$")]
+    id: Annotated[str, Field(description="Opaque.")]
     device_id: DeviceId
-    streak: Annotated[int, Field(ge=limits.STREAK_ALERT, description="Its streak when the alert was opened.")]
+    rule: Annotated[Rule, Field(description="Why it was opened. `streak`: the device kept failing.")]
+    streak: Annotated[int, Field(ge=0, description="The device's streak when the alert was opened.")]
     opened_at: datetime
     closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
 

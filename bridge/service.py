@@ -9,7 +9,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext,
 
 import uvloop
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
+from bridge.alerts.rules import all_rules
+from bridge.alerts.sinks.mqtt import MqttSink
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
@@ -118,16 +121,22 @@ class _Bridge:
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain what is in flight."""
         metrics = self._metrics
-        alerts = Alerts(
-            store=self._alert_store, events=self._events, projection=self._projection, metrics=metrics
+        outbox = Outbox(store=self._alert_store, retries=metrics)
+        judge = Judge(
+            store=self._alert_store,
+            rules=all_rules(events=self._events, projection=self._projection),
+            on_change=outbox.wake,
+            retries=metrics,
         )
-        projector = Projector(projection=self._projection, alerts=alerts, metrics=metrics)
+        metrics.alerts_opened.set_function(lambda: judge.opened)
+        metrics.alerts_closed.set_function(lambda: judge.closed)
+        projector = Projector(projection=self._projection, alerts=judge, metrics=metrics)
         catch_up = CatchUp(
             bridge_id=self._settings.bridge_id,
             events=self._events,
             projection=self._projection,
             projector=projector,
-            alerts=alerts,
+            alerts=judge,
             registry=self._registry,
             claim=self._claim,
             metrics=metrics,
@@ -144,7 +153,7 @@ class _Bridge:
             status_filter=STATUS_FILTER,
             on_message=intake.offer,
             on_status=BrokerWatch(metrics).take,
-            on_connected=alerts.publish_again,
+            on_connected=outbox.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
             metrics=metrics,
@@ -154,14 +163,14 @@ class _Bridge:
         tasks = [
             asyncio.create_task(catch_up.run(), name="catch-up"),
             asyncio.create_task(intake.run(), name="intake"),
-            asyncio.create_task(alerts.run(), name="alerts"),
-            asyncio.create_task(alerts.announce(session), name="announcements"),
+            asyncio.create_task(judge.run(), name="judge"),
+            asyncio.create_task(outbox.run(MqttSink(session)), name="outbox"),
             asyncio.create_task(session.run(), name="session"),
         ]
         if self._leaving:
             tasks = [
                 *tasks,
-                asyncio.create_task(self._quiet(session, intake, projector, alerts), name="leave"),
+                asyncio.create_task(self._quiet(session, intake, projector, judge), name="leave"),
             ]
         try:
             await _until(stop, tasks)
@@ -178,14 +187,14 @@ class _Bridge:
         except MongodbUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _quiet(self, session: Session, intake: Intake, projector: Projector, alerts: Alerts) -> None:
+    async def _quiet(self, session: Session, intake: Intake, projector: Projector, judge: Judge) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
         while not (
             session.is_ready
             and intake.is_idle
             and projector.is_current
-            and alerts.is_idle
+            and judge.is_idle
             and intake.offered == seen
         ):
             seen = intake.offered

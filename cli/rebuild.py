@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from bridge.alerts.judge import Alerts
-from bridge.metrics import Metrics
+from bridge.alerts.judge import Judge
+from bridge.alerts.rules import all_rules
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from pisync.settings import Settings
@@ -46,9 +46,9 @@ async def _main(settings: Settings, *, check: bool) -> int:
         if check:
             return await _check(events, projection, alerts)
         await alerts.prepare()
-        handler = Alerts(store=alerts, events=events, projection=projection, metrics=Metrics(settings))
+        judge = Judge(store=alerts, rules=all_rules(events=events, projection=projection))
         with _bar("Rebuilding") as progress:
-            replayed = await rebuild(events=events, projection=projection, alerts=handler, progress=progress)
+            replayed = await rebuild(events=events, projection=projection, alerts=judge, progress=progress)
         Console().print(f"The projection is rebuilt from {replayed:,} events.", highlight=False)
         return 0
 

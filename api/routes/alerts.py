@@ -12,7 +12,7 @@ from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
 from api.state import Injected
 from pisync import limits
 from pisync.clock import rfc3339
-from pisync.domain.alerts import Alert
+from pisync.domain.alerts import Alert, Rule
 from pisync.stores.interfaces.alerts import AlertQuery
 
 router = APIRouter(tags=["operators"])
@@ -45,6 +45,11 @@ async def alerts(
     request: Request,
     parts: Injected,
     state: Annotated[AlertState, Query(description="Which alerts.")] = AlertState.OPEN,
+    rule: Annotated[
+        Rule | None,
+        WithJsonSchema({"type": "string", "enum": list(Rule)}),
+        Query(description="Only alerts of this rule."),
+    ] = None,
     device_id: Annotated[
         str | None,
         WithJsonSchema({"type": "string", "pattern": schemas.DEVICE_ID_PATTERN}),
@@ -57,13 +62,14 @@ async def alerts(
         Query(description="From the `next` link of the page before."),
     ] = None,
 ) -> Response:
-    """An alert opens when a device's streak reaches 3, and closes when a success ends the streak.
+    """By the rule `streak`, an alert opens when a streak reaches 3, and closes when a success ends it.
 
-    A device has at most one open alert. Newest first by when they were opened.
+    A device has at most one open alert of a rule. Newest first by when they were opened.
     """
     query = AlertQuery(
         limit=limit + 1,
         is_open=_IS_OPEN[state],
+        rule=rule,
         device_id=device_id,
         before=None if cursor is None else _before(cursor),
     )
@@ -87,6 +93,7 @@ def _row(alert: Alert) -> dict[str, object]:
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
+        "rule": alert.rule,
         "streak": alert.streak,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),

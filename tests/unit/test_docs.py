@@ -65,7 +65,7 @@ def test_every_reason_and_member_is_in_the_protocol_document() -> None:
         topics.receipts("{device_id}"),
         topics.commands("{device_id}"),
         topics.status("{device_id}"),
-        topics.alerts("{device_id}"),
+        topics.alerts("{device_id}", "{rule}"),
         topics.api_receipts("{api_id}"),
     ],
 )

@@ -7,7 +7,7 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 | `pisync:{07}:device:ID` | hash: `last_success`, `last_seen`, `last_event` |
 | `pisync:{07}:failures:ID` | sorted set of failure times, the newest `limits.FAILURES_KEPT_MAX` |
 | `pisync:{07}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the failing devices |
-| `pisync:{07}:alerting` | set of the devices whose alert is open and confirmed |
+| `pisync:{07}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
 | `pisync:{07}:epoch` | which projection this is; without it there is none |
 | `pisync:{07}:watermarks` | hash: bridge → all its events received before this are merged |
 | `pisync:{07}:catching_up` | sorted set: bridges that catch up, by when they count as dead |
@@ -28,7 +28,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pisync import limits
-from pisync.domain.alerts import AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState, LastEvent
 from pisync.errors import ConfigurationError, ProjectionLost
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord
@@ -44,6 +44,8 @@ from pisync.stores.redis.keys import _ROOTS, PROGRESS, REBUILDER, shard
 from pisync.stores.redis.scripts import Argument, Script, map_driver_errors
 
 SOCKET_TIMEOUT_S: Final = 5.0
+# The scripts name this key too.
+_ALERTING: Final = f"alerting:{Rule.STREAK}"
 
 
 _messagepack = msgspec.msgpack.Encoder()
@@ -71,8 +73,9 @@ class RedisProjection:
         )
         self._apply = Script(self._client, "merge_states.lua")
         self._confirm = Script(self._client, "confirm_alerts.lua")
+        self._compare = Script(self._client, "compare_alerts.lua")
         self._set_watermark = Script(self._client, "set_watermark.lua")
-        self._settle = Script(self._client, "compare_alerts.lua")
+        self._finish_catch_up = Script(self._client, "finish_catch_up.lua")
         self._finish = Script(self._client, "finish_rebuild.lua")
         self._ranking = Script(self._client, "rank_devices.lua")
         self._clear = Script(self._client, "delete_keys.lua")
@@ -165,14 +168,16 @@ class RedisProjection:
             await self._set_watermark.call(_everywhere(self._epoch, bridge_id, watermark_ms, catching_s))
         )
 
-    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
-        """Record that this bridge has caught up; returns every alert that is out of date."""
-        calls: dict[str, list[Argument]] = {
-            each: [self._epoch, bridge_id, limits.STREAK_ALERT] for each in _ROOTS
-        }
+    async def finish_catch_up(self, bridge_id: str) -> None:
+        """Record in every shard that this bridge has caught up."""
+        await self._finish_catch_up.call(_everywhere(self._epoch, bridge_id))
+
+    async def compare_alerts(self, open_alerts: Collection[str]) -> list[AlertChange]:
+        """Compare everything; returns every alert that is out of date."""
+        calls: dict[str, list[Argument]] = {root: [self._epoch, limits.STREAK_ALERT] for root in _ROOTS}
         for device_id in open_alerts:
             calls[shard(device_id)].append(device_id)
-        return _changes(await self._settle.call(calls))
+        return _changes(await self._compare.call(calls))
 
     async def begin_rebuild(
         self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
@@ -195,7 +200,7 @@ class RedisProjection:
                 for each in _ROOTS:
                     pipeline.set(f"{each}:pending", bridge_id)
                 for device_id in alerting:
-                    pipeline.sadd(f"{shard(device_id)}:alerting", device_id)
+                    pipeline.sadd(f"{shard(device_id)}:{_ALERTING}", device_id)
                 for each in _ROOTS:
                     pipeline.set(f"{each}:epoch", epoch)
                 await pipeline.execute()
@@ -279,7 +284,7 @@ class RedisProjection:
                 root = shard(device_id)
                 pipeline.hmget(f"{root}:device:{device_id}", "last_success", "last_event")
                 pipeline.zrange(f"{root}:failures:{device_id}", 0, -1)
-                pipeline.sismember(f"{root}:alerting", device_id)
+                pipeline.sismember(f"{root}:{_ALERTING}", device_id)
                 for order in RankedBy:
                     pipeline.zscore(f"{root}:by:{order}", device_id)
             with map_driver_errors():
@@ -364,7 +369,7 @@ def _everywhere(*arguments: Argument) -> dict[str, Sequence[Argument]]:
 
 def _changes(replies: Sequence[Sequence[Any]]) -> list[AlertChange]:
     return [
-        AlertChange(device_id=device_id, streak=int(streak), opens=bool(opens))
+        AlertChange(device_id=device_id, rule=Rule.STREAK, streak=int(streak), opens=bool(opens))
         for reply in replies
         for device_id, streak, opens in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     ]
