@@ -39,9 +39,10 @@ run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=5
 test: setup ## Run the tests
 	$(BIN)/pytest
 
-check: setup ## Check format, lint and types
+check: setup ## Check format, lint, walls and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 CHAOS_SEED=drawn)
