@@ -24,7 +24,7 @@ from pisync.domain import decoding, receipts, topics
 from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.mqtt.connection import Message
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 
@@ -64,7 +64,7 @@ class Intake:
     """Takes messages in with `offer`, works on them in `run`, and holds no more than its limits allow."""
 
     def __init__(
-        self, *, store: EventStore, projector: Projector, settings: Settings, metrics: Metrics
+        self, *, store: EventStore, projector: Projector, settings: BridgeSettings, metrics: Metrics
     ) -> None:
         self._store = store
         self._projector = projector

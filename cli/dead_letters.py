@@ -48,7 +48,8 @@ def connect(url: str, key: str | None) -> ApiClient:
         ConfigurationError: the URL or a setting is wrong.
     """
     if key is None:
-        key = next((known.get_secret_value() for known in settings.load().api_keys), None)
+        keys = settings.load(settings.ApiSettings).api_keys
+        key = keys[0].get_secret_value() if keys else None
     return ApiClient(url, key)
 
 

@@ -14,7 +14,7 @@ from bridge.alerts.judge import Alerts
 from bridge.metrics import Metrics
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.events import MongoEventStore
@@ -25,7 +25,7 @@ ROWS_SHOWN_MAX: Final = 20
 TABLE_WIDTH_MIN: Final = 160
 
 
-def run(settings: Settings, *, check: bool) -> int:
+def run(settings: BridgeSettings, *, check: bool) -> int:
     """Rebuild the projection, or check it; returns the exit code.
 
     Raises:
@@ -34,7 +34,7 @@ def run(settings: Settings, *, check: bool) -> int:
     return uvloop.run(_main(settings, check=check))
 
 
-async def _main(settings: Settings, *, check: bool) -> int:
+async def _main(settings: BridgeSettings, *, check: bool) -> int:
     async with AsyncExitStack() as stack:
         connection = MongoConnection(settings.mongodb_url)
         stack.push_async_callback(connection.close)

@@ -20,7 +20,7 @@ from device_sim.report import Summary, summarize, table, to_json
 from device_sim.scenario import Scenario
 from pisync import clock
 from pisync.errors import ConfigurationError
-from pisync.settings import Settings
+from pisync.settings import CommonSettings
 
 REFRESH_S: Final = 0.2
 LINE_S: Final = 5.0
@@ -31,7 +31,7 @@ LINE_S: Final = 5.0
 class Run:
     """What to simulate, and against which broker. Without a seed, one is drawn."""
 
-    settings: Settings
+    settings: CommonSettings
     devices: int
     events: int
     seed: int | None
@@ -155,7 +155,7 @@ def _note(fleet: Fleet, elapsed_s: float) -> str:
     return f"{note} · {tally.trouble}" if tally.trouble and not tally.online else note
 
 
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+def _tls_context(settings: CommonSettings) -> ssl.SSLContext | None:
     if not settings.mqtt.tls:
         return None
     try:

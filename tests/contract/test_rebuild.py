@@ -13,7 +13,7 @@ from bridge.projection.rebuild import rebuild
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.errors import PiSyncError, ProjectionLost
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection
@@ -42,7 +42,7 @@ class World:
         self.projection = projection
         self.alerts = MemoryAlertStore()
         self._handler = Alerts(
-            store=self.alerts, events=events, projection=projection, metrics=Metrics(Settings())
+            store=self.alerts, events=events, projection=projection, metrics=Metrics(BridgeSettings())
         )
 
     async def take_in(self, events: Sequence[SyncEvent]) -> None:

@@ -13,7 +13,7 @@ from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
 from pisync import clock, limits
 from pisync.domain.alerts import AlertChange
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -58,7 +58,7 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         streaks = RedisProjection.connect(redis_url)
         stack.push_async_callback(streaks.close)
         await attach_anew(streaks)
-        metrics = Metrics(Settings())
+        metrics = Metrics(BridgeSettings())
         alerts = Alerts(store=alert_store, events=events, projection=streaks, metrics=metrics)
         projector = Projector(
             bridge_id="bridge-0",

@@ -17,7 +17,7 @@ from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
 from pisync.errors import MongodbUnavailable, RedisUnavailable
 from pisync.mqtt.connection import Connection, Message
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.interfaces.events import InsertOutcome
@@ -91,7 +91,7 @@ class Rig:
     """A pipeline, and everything that it talks to."""
 
     def __init__(self, **changes: Any) -> None:
-        settings = Settings(**{"linger_ms": 0, **changes})
+        settings = BridgeSettings(**{"linger_ms": 0, **changes})
         self.metrics = Metrics(settings)
         self.store = GatedStore()
         self.streaks = FlakyProjection()

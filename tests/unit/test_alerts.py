@@ -12,7 +12,7 @@ from pisync import limits
 from pisync.domain.alerts import AlertChange
 from pisync.domain.device_state import project
 from pisync.errors import RedisUnavailable
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
@@ -46,7 +46,7 @@ class World:
             store=self.store,
             events=self.events,
             projection=self.streaks,
-            metrics=Metrics(Settings()),
+            metrics=Metrics(BridgeSettings()),
         )
 
     async def fail(self, *device_ids: str, minutes: Sequence[int] = (0, 1, 2), errors: int = 1) -> None:

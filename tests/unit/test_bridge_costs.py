@@ -17,7 +17,7 @@ from pisync.domain.decoding import decode
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.mqtt.connection import Connection, Subscription
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 from pisync.stores.mongodb.events import document
 from tests.support import counting
@@ -49,7 +49,7 @@ class Bridge:
     """A connection and a pipeline, and the bytes that the broker would send."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**{"linger_ms": 0, **settings})
+        self.settings = BridgeSettings(**{"linger_ms": 0, **settings})
         ready = Ready()
         self.pipeline = Intake(
             store=cast("EventStore", ready),
