@@ -29,7 +29,6 @@ from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
 
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
-SIMULATE = "import typer; from device_sim.command import simulate; typer.run(simulate)"
 
 
 class StandIn:
@@ -181,7 +180,7 @@ async def test_a_refusal_for_good_ends_the_fleet_with_a_clear_error() -> None:
 
 async def simulate(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SIMULATE, *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "cli", "simulate", *arguments, stdout=asyncio.subprocess.PIPE
     )
 
 
