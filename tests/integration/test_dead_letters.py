@@ -23,8 +23,9 @@ from pisync.domain.events import Reason
 from pisync.settings import child_environment
 from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.mongodb.events import MongoEventStore
-from tests.support.programs import program, until
+from tests.support.programs import program
 from tests.support.samples import backlog, members, payload
+from tests.support.waiting import until
 
 DEVICE = "PB-000123"
 KEY = "a-key-for-operators"

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from pisync.domain.decoding import decode
 from pisync.domain.receipts import Receipt
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
+from tests.support.waiting import until
 
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
 
@@ -97,11 +98,6 @@ def ids(scenario: Scenario) -> set[tuple[str, int]]:
         for period in scenario.story(place).periods
         for event in (*period.backlog, *period.live)
     }
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def test_every_event_is_confirmed_though_messages_and_receipts_are_lost(mqtt_url: str) -> None:

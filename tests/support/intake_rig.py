@@ -26,6 +26,7 @@ from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import NOW
+from tests.support.waiting import until
 
 DEVICE = "PB-000123"
 
@@ -163,10 +164,3 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Any) -> None:
-    """Wait for a condition that other tasks bring about."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)

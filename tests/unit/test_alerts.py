@@ -16,8 +16,8 @@ from pisync.settings import BridgeSettings
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
-from tests.support.intake_rig import until
 from tests.support.samples import NOW, event
+from tests.support.waiting import until
 
 
 class Confirming(MemoryProjection):
