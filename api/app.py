@@ -9,7 +9,7 @@ from api.publisher import Publisher
 from api.routes import alerts as alerts_routes
 from api.routes import dead_letters, device, failures, probes, sync_event
 from api.state import Parts
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
@@ -17,7 +17,7 @@ from pisync.stores.interfaces.projection import ProjectionReader
 
 
 def create_app(
-    settings: Settings,
+    settings: ApiSettings,
     *,
     events: EventStore,
     streaks: ProjectionReader,

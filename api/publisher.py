@@ -14,7 +14,7 @@ from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError, ProtocolError, SessionTakenOver
 from pisync.limits import WAITING_MAX
 from pisync.mqtt.connection import Connection, Message, Subscription, connected
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 
 log = logs.get("api.publisher")
 
@@ -46,7 +46,7 @@ class Publisher(Protocol):
 class MqttPublisher:
     """A `Publisher` over one MQTT connection, which `run` keeps up."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ApiSettings) -> None:
         """Prepare the connection; `run` makes it.
 
         Raises:
@@ -184,7 +184,7 @@ def _fail(receipt: asyncio.Future[Receipt], why: str) -> None:
         receipt.set_exception(BrokerUnavailable(why))
 
 
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+def _tls_context(settings: ApiSettings) -> ssl.SSLContext | None:
     if not settings.mqtt.tls:
         return None
     try:

@@ -16,7 +16,7 @@ from api.publisher import MqttPublisher
 from pisync import logs, tasks
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
@@ -26,7 +26,7 @@ from pisync.stores.redis.projection import RedisProjection
 log = logs.get("api.service")
 
 
-def run(settings: Settings) -> None:
+def run(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
 
     Raises:
@@ -53,7 +53,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     publisher = MqttPublisher(settings)
     async with contextlib.AsyncExitStack() as stack:
         mongodb = MongoConnection(settings.mongodb_url)

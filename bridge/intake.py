@@ -18,7 +18,7 @@ from bridge.publisher import Publisher
 from pisync import limits
 from pisync.domain import topics
 from pisync.mqtt.connection import Message
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 
 
 class FlowControl(Publisher, Protocol):
@@ -44,7 +44,7 @@ class Batch:
 class Intake:
     """Takes messages in with `offer`, works on them in `run`, and holds no more than its limits allow."""
 
-    def __init__(self, *, kinds: Sequence[Kind], settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, *, kinds: Sequence[Kind], settings: BridgeSettings, metrics: Metrics) -> None:
         """Prepare.
 
         Args:

@@ -25,7 +25,7 @@ from pisync import clock, limits, logs
 from pisync.domain import topics
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import serving
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -38,7 +38,7 @@ from pisync.tasks import cancel
 log = logs.get(__name__)
 
 
-def run(settings: Settings, *, leave: bool = False) -> None:
+def run(settings: BridgeSettings, *, leave: bool = False) -> None:
     """Run a bridge until SIGTERM or SIGINT, or retire it.
 
     Raises:
@@ -47,7 +47,7 @@ def run(settings: Settings, *, leave: bool = False) -> None:
     uvloop.run(_main(settings, leave=leave))
 
 
-async def _main(settings: Settings, *, leave: bool) -> None:
+async def _main(settings: BridgeSettings, *, leave: bool) -> None:
     _spare_the_collector()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -75,7 +75,7 @@ class _Bridge:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: BridgeSettings,
         connection: MongoConnection,
         projection: RedisProjection,
         *,

@@ -2,7 +2,7 @@
 
 It shares no code with what it judges. Times are read, contents compared and streaks counted here a second
 time, in the plainest way there is; nothing of `pisync`, `bridge` or `api` is imported. It does no I/O either:
-whoever runs it brings the evidence.
+its caller brings the evidence.
 """
 
 import json
@@ -36,7 +36,7 @@ class FailureRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What is told about devices, beside the events themselves.
+    """What the api, Redis and MongoDB say about devices, beside the events themselves.
 
     `failing` are the rows of `GET /api/devices/repeated-failures?more_than=0`, all pages in order.
     `seen` is what Redis keeps of each device: the times of the last success and of the newest event.
@@ -176,12 +176,12 @@ def _differing_rows(
     failure_records: Mapping[str, FailureRecord], rows: Iterable[Mapping[str, Any]]
 ) -> list[str]:
     found: list[str] = []
-    told: set[str] = set()
+    listed: set[str] = set()
     for row in rows:
         device_id = row["device_id"]
-        if device_id in told:
+        if device_id in listed:
             found.append(f"{device_id} is listed twice among the failing devices")
-        told.add(device_id)
+        listed.add(device_id)
         success = row["last_success"]
         answer = FailureRecord(
             failures=row["failures"],
@@ -194,7 +194,9 @@ def _differing_rows(
         if answer != expected:
             found.append(f"{device_id}: the api answers {answer}, the events say {expected}")
     failing = {device_id for device_id, failure_record in failure_records.items() if failure_record.failures}
-    found += [f"{device_id} is not listed among the failing devices" for device_id in sorted(failing - told)]
+    found += [
+        f"{device_id} is not listed among the failing devices" for device_id in sorted(failing - listed)
+    ]
     return found
 
 

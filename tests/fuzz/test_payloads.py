@@ -18,8 +18,9 @@ from local_stack.servers import MosquittoServer
 from pisync.domain import topics
 from tests.fuzz.device import Device, connected
 from tests.fuzz.payloads import SENDER, as_sent_by, payloads
-from tests.support.programs import Truth, program, truth, until
+from tests.support.programs import Truth, program, truth
 from tests.support.samples import payload
+from tests.support.waiting import until
 
 EXAMPLES_MAX: Final = 60
 MESSAGES_MAX: Final = 12  # of one example

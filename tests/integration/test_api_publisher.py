@@ -24,13 +24,13 @@ from pisync import limits, tasks
 from pisync.domain import receipts, topics
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 
 Reply = Callable[[aiomqtt.Client, aiomqtt.Message], Awaitable[None]]
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[MqttPublisher]:
+async def connected(settings: ApiSettings) -> AsyncIterator[MqttPublisher]:
     """A publisher that is connected and subscribed."""
     publisher = MqttPublisher(settings)
     connection = asyncio.create_task(publisher.run())
@@ -55,7 +55,7 @@ async def until_ready(publisher: MqttPublisher, connection: asyncio.Task[None] |
 async def bridge(url: str, reply: Reply) -> AsyncIterator[list[aiomqtt.Message]]:
     """A stand-in bridge that has subscribed; yields what came to it."""
     seen: list[aiomqtt.Message] = []
-    settings = Settings(mqtt_url=url)
+    settings = ApiSettings(mqtt_url=url)
 
     async def serve(client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -106,7 +106,7 @@ async def say_nothing(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
 
 
 async def test_a_publish_carries_what_the_contract_asks_for(mqtt_url: str) -> None:
-    settings = Settings(mqtt_url=mqtt_url, api_id="api-7")
+    settings = ApiSettings(mqtt_url=mqtt_url, api_id="api-7")
     async with bridge(mqtt_url, answer) as seen, connected(settings) as publisher:
         receipt = await publisher.publish("PB-1", b"3")
     assert receipt == Receipt(stored=3, duplicates=0, rejected=[])
@@ -118,14 +118,14 @@ async def test_a_publish_carries_what_the_contract_asks_for(mqtt_url: str) -> No
 
 
 async def test_each_of_many_requests_gets_its_own_receipt(mqtt_url: str) -> None:
-    async with bridge(mqtt_url, answer), connected(Settings(mqtt_url=mqtt_url)) as publisher:
+    async with bridge(mqtt_url, answer), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
         numbers = range(1, 201)
         found = await asyncio.gather(*(publisher.publish("PB-1", str(n).encode()) for n in numbers))
     assert [receipt.stored for receipt in found] == list(numbers)
 
 
 async def test_two_replicas_with_one_name_do_not_disturb_each_other(mqtt_url: str) -> None:
-    settings = Settings(mqtt_url=mqtt_url, api_id="api-0")
+    settings = ApiSettings(mqtt_url=mqtt_url, api_id="api-0")
     async with bridge(mqtt_url, answer), connected(settings) as one, connected(settings) as other:
         found = await asyncio.gather(one.publish("PB-1", b"1"), other.publish("PB-1", b"2"))
     assert [receipt.stored for receipt in found] == [1, 2]
@@ -140,7 +140,7 @@ async def test_receipts_it_did_not_ask_for_are_ignored(mqtt_url: str) -> None:
         await answer(client, message)
         await send(client, topic, stored(99), correlation)
 
-    async with bridge(mqtt_url, forge_first), connected(Settings(mqtt_url=mqtt_url)) as publisher:
+    async with bridge(mqtt_url, forge_first), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
         assert [(await publisher.publish("PB-1", b"%d" % n)).stored for n in (1, 2)] == [1, 2]
 
 
@@ -148,28 +148,28 @@ async def test_only_foreign_receipts_are_no_receipt(mqtt_url: str) -> None:
     async def forge(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
         await send(client, property_of(message, "ResponseTopic"), stored(1), b"x" * 16)
 
-    settings = Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.3)
+    settings = ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.3)
     async with bridge(mqtt_url, forge), connected(settings) as publisher:
         with pytest.raises(BrokerUnavailable, match=r"within 0\.3 s.*repeating the request is safe"):
             await publisher.publish("PB-1", b"1")
 
 
 async def test_where_no_bridge_has_subscribed_it_says_so_at_once(mqtt_url: str) -> None:
-    async with connected(Settings(mqtt_url=mqtt_url, receipt_timeout_s=60)) as publisher:
+    async with connected(ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=60)) as publisher:
         with pytest.raises(BrokerUnavailable, match=r"No bridge has subscribed.*not stored"):
             await publisher.publish("PB-1", b"1")
         assert publisher._waiting == {}
 
 
 async def test_a_bridge_that_is_away_gives_no_receipt(mqtt_url: str) -> None:
-    address = Settings(mqtt_url=mqtt_url).mqtt
+    address = ApiSettings(mqtt_url=mqtt_url).mqtt
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 60
     async with aiomqtt.Client(
         address.host, address.port, protocol=aiomqtt.ProtocolVersion.V5, properties=properties
     ) as client:
         await client.subscribe(topics.SHARED_SYNC_FILTER, qos=1)
-    async with connected(Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.1)) as publisher:
+    async with connected(ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.1)) as publisher:
         with pytest.raises(BrokerUnavailable, match="No receipt"):
             await publisher.publish("PB-1", b"1")
 
@@ -178,7 +178,7 @@ async def test_what_the_broker_does_not_take_is_bounded(
     mosquitto_server: MosquittoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "UNSENT_BYTES_MAX", 1_000_000)
-    settings = Settings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.05)
+    settings = ApiSettings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.05)
     async with connected(settings) as publisher:
         mosquitto_server.pause()
         said: set[str] = set()
@@ -193,7 +193,7 @@ async def test_what_the_broker_does_not_take_is_bounded(
 
 
 async def test_before_it_is_connected_it_says_so_at_once() -> None:
-    publisher = MqttPublisher(Settings(mqtt_url=f"mqtt://127.0.0.1:{ports.any_free()}"))
+    publisher = MqttPublisher(ApiSettings(mqtt_url=f"mqtt://127.0.0.1:{ports.any_free()}"))
     connection = asyncio.create_task(publisher.run())
     with pytest.raises(BrokerUnavailable, match="not connected yet"):
         await publisher.ping()
@@ -207,7 +207,7 @@ async def test_before_it_is_connected_it_says_so_at_once() -> None:
 
 async def test_a_lost_connection_fails_those_who_wait_and_is_made_again(tmp_path: Path) -> None:
     async with running(MosquittoServer(tmp_path / "mosquitto")) as mosquitto:
-        settings = Settings(mqtt_url=mosquitto.url, receipt_timeout_s=60)
+        settings = ApiSettings(mqtt_url=mosquitto.url, receipt_timeout_s=60)
         async with connected(settings) as publisher:
             arrived = asyncio.Event()
 
@@ -231,7 +231,7 @@ async def test_a_lost_connection_fails_those_who_wait_and_is_made_again(tmp_path
 
 
 async def test_a_silent_broker_is_no_receipt(mosquitto_server: MosquittoServer) -> None:
-    settings = Settings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.2)
+    settings = ApiSettings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.2)
     async with connected(settings) as publisher:
         mosquitto_server.pause()
         with pytest.raises(BrokerUnavailable, match="No receipt"):
@@ -246,7 +246,7 @@ async def test_the_number_of_waiting_requests_is_bounded(
     mqtt_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WAITING_MAX", 2)
-    settings = Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.5)
+    settings = ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.5)
     async with bridge(mqtt_url, say_nothing), connected(settings) as publisher:
         found = await asyncio.gather(
             *(publisher.publish("PB-1", b"1") for _ in range(3)), return_exceptions=True
@@ -285,9 +285,9 @@ class GuardedBroker(ChildProcess):
     async def is_ready(self) -> bool:
         return not ports.is_free(self.port)
 
-    def settings(self, password: str = "right%3Apass%40word") -> Settings:  # noqa: S107
+    def settings(self, password: str = "right%3Apass%40word") -> ApiSettings:  # noqa: S107
         url = f"mqtts://api:{password}@127.0.0.1:{self.port}"
-        return Settings(mqtt_url=url, mqtt_ca_file=self.authority, receipt_timeout_s=0.1)
+        return ApiSettings(mqtt_url=url, mqtt_ca_file=self.authority, receipt_timeout_s=0.1)
 
 
 ALL_ACCESS = "topic readwrite pisync/v1/#"
@@ -313,11 +313,11 @@ async def test_an_untrusted_certificate_stops_it(tmp_path: Path) -> None:
     async with running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker:
         settings = broker.settings()
         with pytest.raises(ConfigurationError, match="certificate verify failed"):
-            await MqttPublisher(Settings(mqtt_url=settings.mqtt_url)).run()
+            await MqttPublisher(ApiSettings(mqtt_url=settings.mqtt_url)).run()
 
 
 def test_a_ca_file_without_certificates_is_a_configuration_error(tmp_path: Path) -> None:
     empty = tmp_path / "ca.pem"
     empty.write_text("nothing")
     with pytest.raises(ConfigurationError, match="PISYNC_MQTT_CA_FILE"):
-        MqttPublisher(Settings(mqtt_url="mqtts://127.0.0.1", mqtt_ca_file=empty))
+        MqttPublisher(ApiSettings(mqtt_url="mqtts://127.0.0.1", mqtt_ca_file=empty))

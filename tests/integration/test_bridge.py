@@ -21,8 +21,9 @@ from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.mqtt.address import MqttAddress
 from pisync.stores.redis.projection import RedisProjection
-from tests.support.programs import Truth, program, truth, until
+from tests.support.programs import Truth, program, truth
 from tests.support.samples import event, members
+from tests.support.waiting import until
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync import clock, limits
 from pisync.domain.alerts import AlertChange, Rule
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -64,7 +64,7 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         streaks = RedisProjection.connect(redis_url)
         stack.push_async_callback(streaks.close)
         await attach_anew(streaks)
-        metrics = Metrics(Settings())
+        metrics = Metrics(BridgeSettings())
         judge = Judge(store=alert_store, rules=all_rules(events=events, projection=streaks), retries=metrics)
         projector = Projector(projection=streaks, alerts=judge, metrics=metrics)
         catch_up = CatchUp(

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import Publisher
 from pisync.domain.device_state import project
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.connection import MongoConnection
@@ -76,7 +76,7 @@ async def costs(
         stack.push_async_callback(streaks.close)
         await attach_anew(streaks)
         app = create_app(
-            Settings(),
+            ApiSettings(),
             events=events,
             streaks=streaks,
             letters=MongoDeadLetterStore(connection),
@@ -180,7 +180,7 @@ async def test_a_post_is_one_publish_and_asks_no_store(
 
     async with (
         broker.bridge(mqtt_url, reply) as published,
-        broker.connected(Settings(mqtt_url=mqtt_url)) as publisher,
+        broker.connected(ApiSettings(mqtt_url=mqtt_url)) as publisher,
         costs(mongodb_url, redis_url, commands, monkeypatch, publisher) as api,
     ):
         for count in range(1, 4):

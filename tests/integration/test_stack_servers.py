@@ -11,11 +11,12 @@ import pytest
 from local_stack import ports
 from local_stack.process import ChildFailed, ChildProcess, running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer, Server
+from tests.support.waiting import until
 
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from pisync.stack.servers import RedisServer
+from local_stack.servers import RedisServer
 
 async def main():
     server = RedisServer(Path(sys.argv[1]))
@@ -125,10 +126,6 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         stop_timeout_s=0.2,
     )
     await child.start()
-    async with asyncio.timeout(10):
-        while True:
-            if "deaf" in child.log_tail():
-                break
-            await asyncio.sleep(0.01)
+    await until(lambda: "deaf" in child.log_tail())
     await child.terminate()
     assert child.how_it_ended() == "was ended by SIGKILL"

@@ -16,7 +16,7 @@ from pisync.domain.device_state import project
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.domain.receipts import Receipt, receipt
 from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailable
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.alerts import MemoryAlertStore
@@ -124,7 +124,7 @@ class Api:
         self.alerts = alerts or MemoryAlertStore()
         self.publisher = FakePublisher(self.events, self.streaks)
         self.app = create_app(
-            Settings(**settings),
+            ApiSettings(**settings),
             events=self.events,
             streaks=self.streaks,
             letters=self.letters,

@@ -20,7 +20,7 @@ from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
 from pisync.errors import MongodbUnavailable, RedisUnavailable
 from pisync.mqtt.connection import Connection, Message
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.interfaces.dead_letters import DeadLetter, KeptDeadLetter
 from pisync.stores.interfaces.events import InsertOutcome
@@ -30,6 +30,7 @@ from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import NOW
+from tests.support.waiting import until
 
 DEVICE = "PB-000123"
 
@@ -103,7 +104,7 @@ class Rig:
     """A intake, and everything that it talks to."""
 
     def __init__(self, **changes: Any) -> None:
-        settings = Settings(**{"linger_ms": 0, **changes})
+        settings = BridgeSettings(**{"linger_ms": 0, **changes})
         self.metrics = Metrics(settings)
         self.store = GatedStore()
         self.streaks = FlakyProjection()
@@ -188,10 +189,3 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Any) -> None:
-    """Wait for a condition that other tasks bring about."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)

@@ -19,9 +19,9 @@ from pisync.errors import RedisUnavailable
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
-from tests.support.intake_rig import until
 from tests.support.rules import NamedDevices, another_rule
 from tests.support.samples import NOW, event
+from tests.support.waiting import until
 
 
 class Confirming(MemoryProjection):

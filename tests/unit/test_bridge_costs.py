@@ -18,7 +18,7 @@ from pisync.domain.decoding import decode
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.mqtt.connection import Connection, Subscription
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.projection import MemoryProjection
@@ -46,7 +46,7 @@ class Bridge:
     """A connection and an intake, and the bytes that the broker would send."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**{"linger_ms": 0, **settings})
+        self.settings = BridgeSettings(**{"linger_ms": 0, **settings})
         metrics = Metrics(self.settings)
         # It is not attached: what merging costs is counted below.
         projector = Projector(projection=MemoryProjection(), alerts=cast("Any", None), metrics=metrics)

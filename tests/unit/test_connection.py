@@ -15,7 +15,7 @@ from pisync import limits
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, ProtocolError, SessionTakenOver
 from pisync.mqtt.address import MqttAddress
 from pisync.mqtt.connection import Connection, Message, State, Subscription
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 
 CONNACK = mqtt5.ConnAckPacket(receive_max=2).write()
 GRANTED = [
@@ -228,7 +228,7 @@ async def test_what_the_broker_says_of_itself_is_no_message_of_a_device() -> Non
         on_connected=lambda: None,
         is_ours=cast("Any", None),
         known_before=False,
-        metrics=Metrics(Settings()),
+        metrics=Metrics(BridgeSettings()),
     )
     connection = session._new_connection()
     connection.connection_made(FakeTransport())

@@ -1,9 +1,11 @@
 """The documents say what the code does: every setting, topic, reason and command is in them."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bench import rows
@@ -11,35 +13,44 @@ from bridge.metrics import Metrics
 from cli.main import app
 from pisync.domain import topics
 from pisync.domain.events import Reason, SyncEvent
-from pisync.settings import PREFIX, Settings
+from pisync.settings import PREFIX, PROGRAMS, BridgeSettings, CommonSettings, variables
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
-def settings_table() -> str:
-    """The table of settings that docs/operations.md holds."""
-    lines = ["| variable | default | what |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+def settings_tables() -> str:
+    """The tables of settings that docs/operations.md holds: of every program, then of one after the other."""
+    common = CommonSettings.model_fields
+    sections = [settings_table("Every program", common)]
+    for command, settings in PROGRAMS.items():
+        own = {name: field for name, field in settings.model_fields.items() if name not in common}
+        sections.append(settings_table(f"`pisync {command}`", own))
+    return "\n\n".join(sections)
+
+
+def settings_table(title: str, fields: Mapping[str, FieldInfo]) -> str:
+    lines = [f"### {title}", "", "| variable | default | what |", "|---|---|---|"]
+    for name, field in fields.items():
         default = field.default
         if default is PydanticUndefined:
-            shown = "made up at start"
+            default_text = "made up at start"
         elif default is None or default == ():
-            shown = "none"
+            default_text = "none"
         else:
-            shown = f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
+            default_text = f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default_text} | {field.description} |")
     return "\n".join(lines)
 
 
-def test_every_setting_is_in_the_operations_document() -> None:
-    table = settings_table()
-    assert table in (ROOT / "docs/operations.md").read_text(), f"it should hold this table:\n{table}"
+def test_every_setting_is_in_the_operations_document_under_its_program() -> None:
+    tables = settings_tables()
+    assert tables in (ROOT / "docs/operations.md").read_text(), f"it should hold these tables:\n{tables}"
 
 
 def metrics_table() -> str:
     """The table of the bridge's own metrics that docs/operations.md holds."""
-    families = Metrics(Settings()).registry.collect()
+    families = Metrics(BridgeSettings()).registry.collect()
     lines = ["| metric | kind | what |", "|---|---|---|"]
     for family in families:
         if family.name.startswith("pisync_"):
@@ -83,10 +94,9 @@ def test_every_command_is_in_the_operations_document() -> None:
 
 
 def test_every_variable_in_the_documents_exists() -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for document in DOCUMENTS:
         named = set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", document.read_text()))
-        assert named <= known, document.name
+        assert named <= variables(), document.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
