@@ -66,7 +66,7 @@ class ProjectionReader(Protocol):
         """Every device of which anything is kept, in batches; some more than once."""
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,7 @@ class Attachment:
 class Projection(ProjectionReader, Protocol):
     """Keeps each device's state by merging what it is given, and knows how complete it is.
 
-    The bridge's side of the streak store. A bridge attaches first. Every writing method raises
+    This is the bridge's side. A bridge attaches first. Every writing method raises
     `ProjectionLost` once the projection is not the one that was attached to: it is not written to then.
     """
 
@@ -108,7 +108,7 @@ class Projection(ProjectionReader, Protocol):
         """
 
     async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
-        """Record that all this bridge's events received before `low_ms` are merged.
+        """Record that all this bridge's events received before `watermark_ms` are merged.
 
         Returns whether a rebuild is pending.
         """
@@ -130,7 +130,7 @@ class Projection(ProjectionReader, Protocol):
         """
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
-        """Say how far a replay is, and that whoever does it is alive."""
+        """Say how far a replay is, and that its bridge is alive."""
 
     async def finish_rebuild(self, bridge_id: str) -> None:
         """Declare the projection complete."""
