@@ -158,7 +158,7 @@ async def replay(parts: Injected, letter_id: LetterId) -> Response:
     receipt = await parts.publisher.publish(kept.entry.device_id, kept.raw)
     if not (receipt.stored or receipt.duplicates):
         return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
-    await parts.letters.mark(letter_id, _replay(receipt))
+    await parts.letters.record_replay(letter_id, _replay(receipt))
     log.info("dead letter replayed", id=letter_id, stored=receipt.stored, duplicates=receipt.duplicates)
     return Response(receipts.encode(receipt), media_type="application/json")
 

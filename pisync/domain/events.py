@@ -5,7 +5,6 @@ A new optional member is written in this file alone: in `SyncEvent`, `quotation_
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -148,11 +147,9 @@ class Reason(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejection:
-    """What was not taken in: its place in the message (None: the message as a whole), why, and its bytes."""
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that was not taken in, by its place in the message (None: the message as a whole), and why."""
 
     index: int | None
     reason: Reason
     detail: str
-    raw: bytes

@@ -8,7 +8,6 @@ import msgspec
 
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.events import SyncEvent, add_content, outcome, rows
-from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
@@ -22,7 +21,6 @@ class MemoryEventStore:
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, int], HistoryEntry] = {}
-        self.dead_letters: dict[DeadLetter, datetime] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -41,11 +39,6 @@ class MemoryEventStore:
         if kept is entry:
             return InsertOutcome.STORED
         return InsertOutcome.DUPLICATE if kept.event == entry.event else InsertOutcome.CONFLICT
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters."""
-        for letter in letters:
-            self.dead_letters.setdefault(letter, received_at)
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page, newest first."""
