@@ -1,7 +1,7 @@
 """What `pisync rebuild` does around the work: opens the stores, shows the progress, says what came of it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 import uvloop
@@ -15,10 +15,7 @@ from bridge.metrics import Metrics
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from pisync.settings import Settings
-from pisync.stores.mongodb.alerts import MongoAlertStore
-from pisync.stores.mongodb.connection import MongoConnection
-from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.projection import RedisProjection
+from pisync.stores.opening import Stores, open_stores
 
 ROWS_SHOWN_MAX: Final = 20
 # A table is no narrower than this, also in a pipe, so that times stay whole.
@@ -35,29 +32,26 @@ def run(settings: Settings, *, check: bool) -> int:
 
 
 async def _main(settings: Settings, *, check: bool) -> int:
-    async with AsyncExitStack() as stack:
-        connection = MongoConnection(settings.mongodb_url)
-        stack.push_async_callback(connection.close)
-        projection = RedisProjection.connect(settings.redis_url)
-        stack.push_async_callback(projection.close)
-        events, alerts = MongoEventStore(connection), MongoAlertStore(connection)
+    async with open_stores(settings) as stores:
+        events, projection = stores.events, stores.projection
         await events.ping()
         await projection.ping()
         if check:
-            return await _check(events, projection, alerts)
-        await alerts.prepare()
-        handler = Alerts(store=alerts, events=events, projection=projection, metrics=Metrics(settings))
+            return await _check(stores)
+        await stores.alerts.prepare()
+        handler = Alerts(store=stores.alerts, events=events, projection=projection, metrics=Metrics(settings))
         with _bar("Rebuilding") as progress:
             replayed = await rebuild(events=events, projection=projection, alerts=handler, progress=progress)
         Console().print(f"The projection is rebuilt from {replayed:,} events.", highlight=False)
         return 0
 
 
-async def _check(events: MongoEventStore, streaks: RedisProjection, alerts: MongoAlertStore) -> int:
-    if not (await streaks.status()).complete:
+async def _check(stores: Stores) -> int:
+    if not (await stores.projection.status()).complete:
         Console(stderr=True).print("The projection is catching up: differences are to be expected.")
     with _bar("Checking") as progress:
-        findings = await Check(events=events, streaks=streaks, alerts=alerts).run(progress)
+        check = Check(events=stores.events, streaks=stores.projection, alerts=stores.alerts)
+        findings = await check.run(progress)
     _show(findings)
     return 1 if findings.differing else 0
 
