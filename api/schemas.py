@@ -8,12 +8,12 @@ from inspect import cleandoc
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from pisync import limits
 from pisync.domain import topics
 from pisync.domain.alerts import Rule
-from pisync.domain.events import Outcome, Reason, SyncEvent
+from pisync.domain.events import CONTENT, Outcome, Reason, SyncEvent
 from pisync.domain.payloads import PREVIEW_CHARS_MAX
 from pisync.stores.interfaces import dead_letters
 
@@ -46,32 +46,30 @@ class Receipt(BaseModel):
     rejected: list[Fault]
 
 
-class SyncError(BaseModel):
-    """One error that a device met during a sync."""
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
-    code: str
-    message: str
-
-
-class HistoryItem(BaseModel):
-    """One sync of the device; `internet_speed` is in Mbit/s."""
-
-    timestamp: datetime
-    outcome: Outcome
-    total_files_synced: Count
-    total_errors: Count
-    internet_speed: Annotated[float, Field(ge=0)]
-    device_type: Literal["PiBook", "PiBox"] | None
-    sync_duration_ms: Count | None
-    errors: list[SyncError] | None
-    received_at: datetime
+# The members follow from the event's: each is there, null where the event lacks it.
+_HistoryItem: Final = msgspec.defstruct(
+    "HistoryItem",
+    [
+        ("timestamp", _Moment),
+        ("outcome", Outcome),
+        *(
+            (member.name, member.type)
+            for member in msgspec.structs.fields(SyncEvent)
+            if member.name in CONTENT
+        ),
+        ("received_at", _Moment),
+    ],
+    namespace={"__doc__": "One sync of the device; `internet_speed` is in Mbit/s."},
+)
 
 
 class History(BaseModel):
     """A page of one device's history, newest first."""
 
     device_id: DeviceId
-    events: list[HistoryItem]
+    events: list[Annotated[dict[str, Any], WithJsonSchema({"$ref": _REF.format(name="HistoryItem")})]]
     next: NextUrl
 
 
@@ -246,8 +244,8 @@ class UnavailableProblem(Problem):
 
 
 def sync_event_components() -> dict[str, dict[str, Any]]:
-    """The OpenAPI schemas of a sync event, from the type that decodes it."""
-    _, components = msgspec.json.schema_components([SyncEvent], ref_template=_REF)
+    """The OpenAPI schemas of a sync event, from the type that decodes it, and of one in a history."""
+    _, components = msgspec.json.schema_components([SyncEvent, _HistoryItem], ref_template=_REF)
     schemas: dict[str, dict[str, Any]] = dict(components)
     schemas["SyncEvent"]["properties"]["device_id"]["pattern"] = DEVICE_ID_PATTERN
     for schema in schemas.values():

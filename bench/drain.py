@@ -19,8 +19,7 @@ from bench.traffic import Traffic
 from local_stack.process import running
 from pisync import clock, limits
 from pisync.domain.events import SyncEvent
-from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.mongodb.events import document as as_document
+from pisync.stores.mongodb.events import MongoEventStore, documents
 
 DEVICES: Final = 10_000
 SINGLE_EVENTS: Final = 200_000
@@ -206,8 +205,8 @@ async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
     received_at = clock.now()
     meter = rig.meter()
     seconds = 0.0
-    documents = (as_document(event, received_at) for event in _in_order(traffic))
-    while chunk := list(islice(documents, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE)):
+    events = _in_order(traffic)
+    while chunk := documents(islice(events, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE), received_at):
         parts = [
             chunk[at : at + limits.BATCH_EVENTS_MAX] for at in range(0, len(chunk), limits.BATCH_EVENTS_MAX)
         ]

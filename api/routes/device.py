@@ -58,7 +58,7 @@ async def sync_history(
     if not rows and not (_is_narrowed(query) and await parts.events.knows(device_id)):
         raise HTTPException(404, "No event of this device is stored.")
     shown = rows[:limit]
-    next_page = paging.next_url(request, before=shown[-1].timestamp) if len(rows) > limit else None
+    next_page = paging.next_url(request, before=shown[-1]["timestamp"]) if len(rows) > limit else None
     return paging.page({"device_id": device_id, "events": shown}, next_page)
 
 

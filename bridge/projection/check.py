@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
@@ -160,10 +162,10 @@ def _time(moment_ms: int | None) -> str:
 def _event(event: LastEvent | None) -> str:
     if event is None:
         return "-"
-    return (
-        f"{_time(event.timestamp_ms)}: {event.total_files_synced} files, {event.total_errors} errors,"
-        f" {event.internet_speed} Mbit/s, {event.device_type}, {event.sync_duration_ms} ms"
+    members = (
+        f"{name} {value}" for name, value in msgspec.structs.asdict(event).items() if name != "timestamp_ms"
     )
+    return f"{_time(event.timestamp_ms)}: {', '.join(members)}"
 
 
 def _yes(is_so: bool) -> str:

@@ -1,4 +1,4 @@
-"""What every streak store does, and that it is the pure rule applied to the set of events."""
+"""What every projection does, and that it is the pure rule applied to the set of events."""
 
 import asyncio
 from collections.abc import Iterable

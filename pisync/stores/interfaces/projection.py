@@ -67,7 +67,7 @@ class ProjectionReader(Protocol):
         """Every device of which anything is kept, in batches; some more than once."""
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,9 +88,9 @@ class Attachment:
 class Projection(ProjectionReader, Protocol):
     """Keeps each device's state by merging what it is given, and knows how complete it is.
 
-    The bridge's side of the streak store. Of alerts it knows those of the rule `streak`: it reports which may
-    have to change, so that not every batch has to be judged by MongoDB. A bridge attaches first. Every
-    writing method raises `ProjectionLost` once the projection is not the one that was attached to: it is not
+    This is the bridge's side. Of alerts it knows those of the rule `streak`: it reports which may have to
+    change, so that not every batch has to be judged by MongoDB. A bridge attaches first. Every writing
+    method raises `ProjectionLost` once the projection is not the one that was attached to: it is not
     written to then.
     """
 
@@ -111,7 +111,7 @@ class Projection(ProjectionReader, Protocol):
         """
 
     async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
-        """Record that all this bridge's events received before `low_ms` are merged.
+        """Record that all this bridge's events received before `watermark_ms` are merged.
 
         Returns whether a rebuild is pending.
         """
@@ -136,7 +136,7 @@ class Projection(ProjectionReader, Protocol):
         """
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
-        """Say how far a replay is, and that whoever does it is alive."""
+        """Say how far a replay is, and that its bridge is alive."""
 
     async def finish_rebuild(self, bridge_id: str) -> None:
         """Declare the projection complete."""

@@ -34,12 +34,14 @@ class MemoryProjection:
 
     async def attach(self, known: Collection[str]) -> Attachment:
         """Find what is kept."""
-        lows = (self.watermarks.get(each, 0) for each in {*known, *self.watermarks})
+        lowest_ms = min(
+            (self.watermarks.get(bridge_id, 0) for bridge_id in {*known, *self.watermarks}), default=0
+        )
         return Attachment(
             built=self.built,
             pending=self.pending,
             watermarked=frozenset(self.watermarks),
-            watermark_ms=min(lows, default=0),
+            watermark_ms=lowest_ms,
         )
 
     async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
@@ -159,7 +161,7 @@ class MemoryProjection:
         return Ranking(devices=rows[: query.limit], projection=await self.status())
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
 
 def _change(device_id: str, streak: int, *, opens: bool) -> AlertChange:
