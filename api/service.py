@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.publisher import MqttPublisher
+from api.state import State
 from pisync import logs, tasks
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
@@ -58,16 +59,16 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     async with contextlib.AsyncExitStack() as stack:
         mongodb = MongoConnection(settings.mongodb_url)
         stack.push_async_callback(mongodb.close)
-        streaks = RedisProjection.connect(settings.redis_url)
-        stack.push_async_callback(streaks.close)
-        app = create_app(
-            settings,
+        projection = RedisProjection.connect(settings.redis_url)
+        stack.push_async_callback(projection.close)
+        state = State(
             events=MongoEventStore(mongodb),
-            streaks=streaks,
-            letters=MongoDeadLetterStore(mongodb),
+            projection=projection,
+            dead_letters=MongoDeadLetterStore(mongodb),
             alerts=MongoAlertStore(mongodb),
             publisher=publisher,
         )
+        app = create_app(settings, state)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         server = _Server(server_config(app, stop_s=stop_s))
         connection = asyncio.create_task(publisher.run(), name="mqtt connection")

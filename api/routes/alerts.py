@@ -1,21 +1,47 @@
 """`GET /api/alerts`: the devices that keep failing, and those that did."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
+import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, Field
 
-from api import paging, schemas
-from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
-from api.state import Injected
+from api import paging
+from api.models import DeviceId, DeviceIdFilter, NextUrl
+from api.openapi import list_responses
+from api.paging import list_page
+from api.state import state_of
 from pisync import limits
 from pisync.clock import rfc3339
-from pisync.domain.alerts import Alert
-from pisync.stores.interfaces.alerts import AlertQuery
+from pisync.domain import alerts as domain
+from pisync.stores.interfaces.alerts import ALERT_ID_PATTERN, AlertQuery
 
 router = APIRouter(tags=["operators"])
+
+
+class Alert(BaseModel):
+    """A device that kept failing. Times are by the bridge's clock."""
+
+    id: Annotated[str, Field(pattern=f"^{ALERT_ID_PATTERN}$")]
+    device_id: DeviceId
+    streak: Annotated[int, Field(ge=limits.STREAK_ALERT, description="Its streak when the alert was opened.")]
+    opened_at: datetime
+    closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
+
+
+class Alerts(BaseModel):
+    """A page of alerts, newest first."""
+
+    alerts: list[Alert]
+    next: NextUrl
+
+
+class AlertsCursor(paging.Cursor, frozen=True):
+    """The last alert of a page."""
+
+    alert_id: Annotated[str, msgspec.Meta(pattern=rf"^{ALERT_ID_PATTERN}\Z")]
 
 
 class AlertState(StrEnum):
@@ -29,61 +55,37 @@ class AlertState(StrEnum):
 _IS_OPEN: Final = {AlertState.OPEN: True, AlertState.CLOSED: False, AlertState.ALL: None}
 
 
-@router.get(
-    "/alerts",
-    summary="Alerts, newest first",
-    response_model=None,
-    responses={
-        200: {"model": schemas.Alerts, "description": "A page.", "headers": LINK},
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    },
-)
+@router.get("/alerts", summary="Alerts, newest first", response_model=None, responses=list_responses(Alerts))
 async def alerts(
     *,
     request: Request,
-    parts: Injected,
     state: Annotated[AlertState, Query(description="Which alerts.")] = AlertState.OPEN,
-    device_id: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string", "pattern": schemas.DEVICE_ID_PATTERN}),
-        Query(pattern=schemas.DEVICE_ID_PATTERN, description="Only alerts of this device."),
-    ] = None,
+    device_id: Annotated[DeviceIdFilter, Query(description="Only alerts of this device.")] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
-    cursor: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string"}),
-        Query(description="From the `next` link of the page before."),
-    ] = None,
+    cursor: paging.CursorText = None,
 ) -> Response:
     """An alert opens when a device's streak reaches 3, and closes when a success ends the streak.
 
     A device has at most one open alert. Newest first by when they were opened.
     """
+    end = AlertsCursor.decode(cursor)
     query = AlertQuery(
         limit=limit + 1,
         is_open=_IS_OPEN[state],
         device_id=device_id,
-        before=None if cursor is None else _before(cursor),
+        before=None if end is None else end.alert_id,
     )
-    rows = await parts.alerts.find(query)
-    shown = rows[:limit]
-    next_page = None
-    if len(rows) > limit:
-        end = paging.encode_alert_cursor(shown[-1].alert_id)
-        next_page = paging.next_url(request, cursor=end)
-    return paging.page({"alerts": [_row(alert) for alert in shown]}, next_page)
+    return list_page(
+        request,
+        "alerts",
+        await state_of(request).alerts.find(query),
+        limit=limit,
+        next_parameters=lambda alert: {"cursor": AlertsCursor(alert.alert_id).encode()},
+        as_json=_row,
+    )
 
 
-def _before(cursor: str) -> str:
-    try:
-        return paging.decode_alert_cursor(cursor)
-    except ValueError as error:
-        raise RequestValidationError([{"loc": ("query", "cursor"), "msg": str(error)}]) from None
-
-
-def _row(alert: Alert) -> dict[str, object]:
+def _row(alert: domain.Alert) -> dict[str, object]:
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
