@@ -15,7 +15,6 @@ from starlette.requests import ClientDisconnect
 from api import models
 from pisync import logs
 from pisync.domain.events import Reason, Rejection
-from pisync.domain.receipts import Rejected
 from pisync.errors import StoreUnavailable, Unavailable
 from pisync.limits import RETRY_AFTER_S
 
@@ -79,7 +78,7 @@ def problem(
     return Response(msgspec.json.encode(document), status, dict(headers or {}), MEDIA_TYPE)
 
 
-def rejected(status: int, rejections: Iterable[Rejection | Rejected]) -> Response:
+def rejected(status: int, rejections: Iterable[Rejection]) -> Response:
     """The problem of a body in which nothing was good; `errors` names each event's place and member."""
     errors = [
         {

@@ -71,7 +71,7 @@ class Metrics:
         for reason, count in Tally(rejected).items():
             self._rejected[reason].inc(count)
 
-    def settled(self, *, messages: int, acknowledged: int, seconds: float) -> None:
+    def batch_acknowledged(self, *, messages: int, acknowledged: int, seconds: float) -> None:
         """Count a batch that is done.
 
         Args:

@@ -12,7 +12,9 @@ import uvloop
 from bridge.alerts.judge import Alerts
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
+from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
+from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from bridge.retry import until_available
 from bridge.session import Session
@@ -85,7 +87,7 @@ class _Bridge:
         self._projection = projection
         self._events = MongoEventStore(connection)
         self._alert_store = MongoAlertStore(connection)
-        self._letters = MongoDeadLetterStore(connection)
+        self._dead_letters = MongoDeadLetterStore(connection)
         self._registry: BridgeRegistry = MongoBridgeRegistry(connection)
         self._claim = Claim(known_before=False, replay_from=clock.now())
 
@@ -105,9 +107,9 @@ class _Bridge:
         log.info("starting", bridge_id=self._settings.bridge_id, broker=str(self._settings.mqtt))
         await until_available(self._events.prepare, self._metrics)
         await until_available(self._alert_store.prepare, self._metrics)
-        await until_available(self._letters.prepare, self._metrics)
+        await until_available(self._dead_letters.prepare, self._metrics)
         days = self._settings.dead_letter_days
-        await until_available(lambda: self._letters.apply_retention(days), self._metrics)
+        await until_available(lambda: self._dead_letters.apply_retention(days), self._metrics)
         self._claim = await until_available(
             lambda: self._registry.claim(self._settings.bridge_id, self._instance, clock.now()),
             self._metrics,
@@ -119,23 +121,28 @@ class _Bridge:
         alerts = Alerts(
             store=self._alert_store, events=self._events, projection=self._projection, metrics=metrics
         )
-        projector = Projector(
+        projector = Projector(projection=self._projection, alerts=alerts, metrics=metrics)
+        catch_up = CatchUp(
             bridge_id=self._settings.bridge_id,
             events=self._events,
             projection=self._projection,
+            projector=projector,
             alerts=alerts,
             registry=self._registry,
             claim=self._claim,
             metrics=metrics,
         )
-        pipeline = Intake(store=self._events, projector=projector, settings=self._settings, metrics=metrics)
+        kinds = kinds_of_messages(
+            events=self._events, dead_letters=self._dead_letters, projector=projector, metrics=metrics
+        )
+        intake = Intake(kinds=kinds, settings=self._settings, metrics=metrics)
         session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
             client_id=self._settings.bridge_id,
             topic_filter=topics.SHARED_SYNC_FILTER,
             status_filter=STATUS_FILTER,
-            on_message=pipeline.offer,
+            on_message=intake.offer,
             on_status=BrokerWatch(metrics).take,
             on_connected=alerts.publish_again,
             is_ours=self._is_ours,
@@ -143,10 +150,10 @@ class _Bridge:
             metrics=metrics,
             leaving=self._leaving,
         )
-        pipeline.attach(session)
+        intake.attach(session)
         tasks = [
-            asyncio.create_task(projector.run(), name="projector"),
-            asyncio.create_task(pipeline.run(), name="pipeline"),
+            asyncio.create_task(catch_up.run(), name="catch-up"),
+            asyncio.create_task(intake.run(), name="intake"),
             asyncio.create_task(alerts.run(), name="alerts"),
             asyncio.create_task(alerts.announce(session), name="announcements"),
             asyncio.create_task(session.run(), name="session"),
@@ -154,15 +161,15 @@ class _Bridge:
         if self._leaving:
             tasks = [
                 *tasks,
-                asyncio.create_task(self._quiet(session, pipeline, projector, alerts), name="leave"),
+                asyncio.create_task(self._quiet(session, intake, projector, alerts), name="leave"),
             ]
         try:
             await _until(stop, tasks)
-            await _drain(pipeline, self._settings.drain_timeout_s)
+            await _drain(intake, self._settings.drain_timeout_s)
             with suppress(RedisUnavailable):
-                await projector.finish()
+                await catch_up.finish()
         finally:
-            await cancel([*tasks, *pipeline.batches])
+            await cancel([*tasks, *intake.batches])
         log.info("stopped", bridge_id=self._settings.bridge_id)
 
     async def _is_ours(self) -> bool:
@@ -171,21 +178,21 @@ class _Bridge:
         except MongodbUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _quiet(self, session: Session, pipeline: Intake, projector: Projector, alerts: Alerts) -> None:
+    async def _quiet(self, session: Session, intake: Intake, projector: Projector, alerts: Alerts) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
         while not (
             session.is_ready
-            and pipeline.is_idle
+            and intake.is_idle
             and projector.is_current
             and alerts.is_idle
-            and pipeline.offered == seen
+            and intake.offered == seen
         ):
-            seen = pipeline.offered
+            seen = intake.offered
             await asyncio.sleep(limits.LEAVE_QUIET_S)
         self.has_left = True
         session.end()
-        log.info("left", bridge_id=self._settings.bridge_id, messages=pipeline.offered)
+        log.info("left", bridge_id=self._settings.bridge_id, messages=intake.offered)
 
     async def forget(self) -> None:
         """Retire the bridge's watermark and name, after its last life."""
@@ -216,10 +223,10 @@ async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> No
             task.result()
 
 
-async def _drain(pipeline: Intake, timeout_s: float) -> None:
+async def _drain(intake: Intake, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
-            await pipeline.drain()
+            await intake.drain()
     except TimeoutError:
         raise PiSyncError(
             f"could not finish what was in flight within {timeout_s:g} s;"

@@ -4,6 +4,7 @@ PiSyncError
 ├── ConfigurationError          stop: nothing but a person can mend it (exit 78)
 ├── SessionTakenOver            stop: another bridge has this bridge's id (exit 79)
 ├── ChildFailed                 stop: a program of the local stack does not run (local_stack/process.py)
+├── RebuildInProgress           wait: somebody else rebuilds the projection, and is alive
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
 │   └── StoreUnavailable
@@ -84,6 +85,10 @@ class RedisUnavailable(StoreUnavailable):
 
 class ProjectionLost(RedisUnavailable):
     """Redis answers, but the projection that we were attached to is not there."""
+
+
+class RebuildInProgress(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
+    """Another bridge, or another `pisync rebuild`, rebuilds the projection; nothing was changed."""
 
 
 class ProtocolError(PiSyncError):

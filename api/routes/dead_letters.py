@@ -222,7 +222,7 @@ async def replay(request: Request, letter_id: LetterId) -> Response:
     receipt = await state.publisher.publish(kept.entry.device_id, kept.raw)
     if not (receipt.stored or receipt.duplicates):
         return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
-    await state.dead_letters.mark(letter_id, _replay(receipt))
+    await state.dead_letters.record_replay(letter_id, _replay(receipt))
     log.info("dead letter replayed", id=letter_id, stored=receipt.stored, duplicates=receipt.duplicates)
     return Response(receipts.encode(receipt), media_type="application/json")
 

@@ -12,7 +12,7 @@ from api.state import state_of
 from pisync import clock, limits
 from pisync.domain import decoding, receipts
 from pisync.domain.events import Reason, Rejection
-from pisync.domain.receipts import Receipt, Rejected
+from pisync.domain.receipts import Receipt
 
 router = APIRouter(tags=["devices"])
 
@@ -111,6 +111,6 @@ def _answer(receipt: Receipt) -> Response:
     return Response(receipts.encode(receipt), status, media_type="application/json")
 
 
-def _refusal(rejections: list[Rejection] | list[Rejected]) -> Response:
+def _refusal(rejections: list[Rejection]) -> Response:
     conflict = any(rejection.reason is Reason.CONFLICT for rejection in rejections)
     return problems.rejected(HTTPStatus.CONFLICT if conflict else HTTPStatus.UNPROCESSABLE_ENTITY, rejections)

@@ -1,1 +1,40 @@
-"""The kinds of messages that the bridge takes in, a module for each."""
+"""The kinds of messages that the bridge takes in: a module for each, and a row in `kinds_of_messages`.
+
+The intake bounds, orders and acknowledges messages of every kind alike; a kind says which topics it takes and
+makes what it is given durable.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bridge.kinds.sync_events import SyncEvents
+from bridge.metrics import Metrics
+from bridge.projection.projector import Projector
+from pisync.mqtt.connection import Message
+from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.events import EventStore
+
+
+class Kind(Protocol):
+    """What the intake asks of one kind of message."""
+
+    @property
+    def topic_filter(self) -> str:
+        """What the bridge subscribes to for this kind; a shared subscription where any bridge may take it."""
+
+    async def keep(self, messages: Sequence[Message]) -> Sequence[bytes | None]:
+        """Make everything in the messages durable, however long that takes.
+
+        Whoever calls it acknowledges the messages once it has returned, and not if it raises.
+
+        Returns:
+            for each message the payload of the answer to its Response Topic; None: no answer. A kind answers
+            only on topics that `pisync.domain.topics.may_receive_receipt` allows.
+        """
+
+
+def kinds_of_messages(
+    *, events: EventStore, dead_letters: DeadLetterStore, projector: Projector, metrics: Metrics
+) -> tuple[Kind, ...]:
+    """Every kind, a row each; the first also gets what no other takes."""
+    return (SyncEvents(events=events, dead_letters=dead_letters, projector=projector, metrics=metrics),)

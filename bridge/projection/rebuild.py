@@ -11,7 +11,7 @@ from collections.abc import Callable
 from bridge.alerts.judge import Alerts
 from pisync import limits, logs
 from pisync.domain.device_state import project
-from pisync.errors import PiSyncError, ProjectionLost, Unavailable
+from pisync.errors import PiSyncError, ProjectionLost, RebuildInProgress, Unavailable
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection
 
@@ -37,7 +37,8 @@ async def rebuild(
         How many events were merged.
 
     Raises:
-        PiSyncError: somebody else rebuilds it, or a store became unavailable before it was complete.
+        RebuildInProgress: somebody else rebuilds it; nothing was changed.
+        PiSyncError: a store became unavailable before it was complete.
     """
     # Of this run alone: should it stall, and another take its place, it must not take itself for that one.
     owner = f"rebuild-{secrets.token_hex(4)}"
@@ -45,7 +46,7 @@ async def rebuild(
     try:
         opened = await alerts.open_devices()
         if not await projection.begin_rebuild(owner, opened, from_nothing=True):
-            raise PiSyncError(
+            raise RebuildInProgress(
                 "a bridge or another `pisync rebuild` rebuilds the projection, or did within the last"
                 f" {limits.REBUILDER_SILENT_S} s; nothing was changed. /readyz says how far it is"
             )

@@ -48,11 +48,15 @@ _CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
 _CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
 
 
-class _Rejected(Exception):  # noqa: N818 - never leaves this module
+class _RejectionError(Exception):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail[: limits.DETAIL_CHARS_MAX]
+
+    def rejection(self, index: int | None) -> Rejection:
+        """It, as the rejection of the event at this place, or of the message (None)."""
+        return Rejection(index=index, reason=self.reason, detail=self.detail)
 
 
 def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
@@ -82,9 +86,8 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
                 return Decoded(events=[event], indexes=_FIRST, rejections=[])
     try:
         return _decode(payload, device_id, latest)
-    except _Rejected as rejected:
-        whole = Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
-        return Decoded(events=[], indexes=(), rejections=[whole])
+    except _RejectionError as error:
+        return Decoded(events=[], indexes=(), rejections=[error.rejection(None)])
 
 
 def claimed_device_id(payload: bytes) -> str | Rejection:
@@ -92,29 +95,31 @@ def claimed_device_id(payload: bytes) -> str | Rejection:
     try:
         is_array = _shape(payload) == _ARRAY
         elements = _parse(_elements, payload) if is_array else [msgspec.Raw(payload)]
-    except _Rejected as rejected:
-        return Rejection(index=None, reason=rejected.reason, detail=rejected.detail, raw=payload)
-    first_fault = None
+    except _RejectionError as error:
+        return error.rejection(None)
+    first = None
     for index, raw in enumerate(map(bytes, elements)):
         try:
             device_id = _parse(_claim, raw).device_id
             if topics.is_device_id(device_id):
                 return device_id
-            raise _Rejected(Reason.DEVICE_ID, f"device_id must be {topics.DEVICE_ID_RULE} - at `$.device_id`")
-        except _Rejected as rejected:
-            first_fault = first_fault or Rejection(
-                index=index, reason=rejected.reason, detail=rejected.detail, raw=raw
+            raise _RejectionError(
+                Reason.DEVICE_ID, f"device_id must be {topics.DEVICE_ID_RULE} - at `$.device_id`"
             )
-    return first_fault or Rejection(
-        index=None, reason=Reason.EMPTY, detail="the array holds no event", raw=payload
-    )
+        except _RejectionError as error:
+            first = first or error.rejection(index)
+    return first or _RejectionError(Reason.EMPTY, "the array holds no event").rejection(None)
 
 
-def element(payload: bytes, index: int) -> bytes:
-    """The bytes of one event of a message that was decoded before."""
-    if payload.lstrip(_WHITESPACE)[:1] == b"[":
-        return bytes(_elements.decode(payload)[index])
-    return payload
+def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
+    """The bytes that each rejection is about: one event of a payload decoded before, or all of it."""
+    if all(rejection.index is None for rejection in rejections):
+        return [payload] * len(rejections)
+    is_array = payload.lstrip(_WHITESPACE)[:1] == b"["
+    elements = _elements.decode(payload) if is_array else [msgspec.Raw(payload)]
+    return [
+        payload if rejection.index is None else bytes(elements[rejection.index]) for rejection in rejections
+    ]
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -133,15 +138,15 @@ def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
             event.device_id == device_id and _CLOCK_EARLIEST <= event.timestamp <= latest for event in events
         )
         if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX:
-            _refuse_ambiguity(payload, events)
+            _reject_ambiguity(payload, events)
             return Decoded(events=events, indexes=range(len(events)), rejections=[])
-    except _Rejected:
+    except _RejectionError:
         pass  # one of them is bad: take them one by one
     elements = _parse(_elements, payload)
     if not elements:
-        raise _Rejected(Reason.EMPTY, "the array holds no event")
+        raise _RejectionError(Reason.EMPTY, "the array holds no event")
     if len(elements) > limits.MESSAGE_EVENTS_MAX:
-        raise _Rejected(
+        raise _RejectionError(
             Reason.TOO_MANY_EVENTS,
             f"the array holds {len(elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
         )
@@ -153,14 +158,12 @@ def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> D
     for index, raw in enumerate(elements):
         try:
             event = _parse(_event, raw)
-            fault = _fault(event, device_id, latest)
-            if fault is not None:
-                raise fault
-            _refuse_ambiguity(raw, (event,))
-        except _Rejected as rejected:
-            decoded.rejections.append(
-                Rejection(index=index, reason=rejected.reason, detail=rejected.detail, raw=raw)
-            )
+            rejection = _rejection(event, device_id, latest)
+            if rejection is not None:
+                raise rejection
+            _reject_ambiguity(raw, (event,))
+        except _RejectionError as error:
+            decoded.rejections.append(error.rejection(index))
         else:
             decoded.events.append(event)
             indexes.append(index)
@@ -170,16 +173,16 @@ def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> D
 def _shape(payload: bytes) -> int:
     """The first byte that is not white space: `{` or `[`."""
     if len(payload) > limits.MESSAGE_BYTES_MAX:
-        raise _Rejected(
+        raise _RejectionError(
             Reason.TOO_LARGE,
             f"the message has {len(payload)} bytes; at most {limits.MESSAGE_BYTES_MAX} are allowed",
         )
     start = payload[:1] if payload[:1] in (b"{", b"[") else payload.lstrip(_WHITESPACE)[:1]
     if not start:
-        raise _Rejected(Reason.EMPTY, "the message is empty")
+        raise _RejectionError(Reason.EMPTY, "the message is empty")
     if start[0] not in (_OBJECT, _ARRAY):
         _parse(_anything, payload)  # names the fault where it is not JSON at all
-        raise _Rejected(Reason.SCHEMA, "expected an object (one event) or an array of objects")
+        raise _RejectionError(Reason.SCHEMA, "expected an object (one event) or an array of objects")
     return start[0]
 
 
@@ -193,30 +196,30 @@ def _parse(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raise _Rejected(Reason.SCHEMA, str(error)) from None
+        raise _RejectionError(Reason.SCHEMA, str(error)) from None
     except UnicodeDecodeError as error:
-        raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+        raise _RejectionError(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
     except RecursionError:
-        raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
+        raise _RejectionError(Reason.MALFORMED, "nested too deeply") from None
     except msgspec.DecodeError as error:
-        raise _Rejected(Reason.MALFORMED, str(error)) from None
+        raise _RejectionError(Reason.MALFORMED, str(error)) from None
 
 
-def _fault(event: SyncEvent, device_id: str, latest: datetime) -> _Rejected | None:
+def _rejection(event: SyncEvent, device_id: str, latest: datetime) -> _RejectionError | None:
     if event.device_id != device_id:
-        return _Rejected(
+        return _RejectionError(
             Reason.DEVICE_MISMATCH,
             f"device_id is {event.device_id[:80]!r}, but the message came as {device_id!r}"
             " - at `$.device_id`",
         )
     if event.timestamp < _CLOCK_EARLIEST:
-        return _Rejected(
+        return _RejectionError(
             Reason.CLOCK_UNSET,
             f"timestamp {event.timestamp.isoformat()} is before 2015: the device's clock was not set"
             " - at `$.timestamp`",
         )
     if event.timestamp > latest:
-        return _Rejected(
+        return _RejectionError(
             Reason.CLOCK_AHEAD,
             f"timestamp {event.timestamp.isoformat()} is more than 10 minutes ahead of the receiver's clock"
             " - at `$.timestamp`",
@@ -224,7 +227,7 @@ def _fault(event: SyncEvent, device_id: str, latest: datetime) -> _Rejected | No
     return None
 
 
-def _refuse_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
+def _reject_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
     """Reject a member that stands twice with different values; every JSON parser would pick another.
 
     Counting quotation marks proves the absence of duplicates for what devices really send: each decoded
@@ -236,9 +239,9 @@ def _refuse_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
     try:
         _scanner.decode(raw.decode())
     except RecursionError:
-        raise _Rejected(Reason.MALFORMED, "nested too deeply") from None
+        raise _RejectionError(Reason.MALFORMED, "nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise _Rejected(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
+        raise _RejectionError(Reason.MALFORMED, f"not valid UTF-8: {error.reason}") from None
 
 
 _KNOWN: Final = frozenset(SyncEvent.__struct_fields__) | frozenset(ErrorDetail.__struct_fields__)
@@ -248,7 +251,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for name, value in pairs:
         if name in _KNOWN and name in seen and seen[name] != value:
-            raise _Rejected(Reason.AMBIGUOUS, f"the member `{name}` stands twice with different values")
+            raise _RejectionError(Reason.AMBIGUOUS, f"the member `{name}` stands twice with different values")
         seen[name] = value
     return seen
 

@@ -1,6 +1,5 @@
 """The sync event, its outcome, and why one may be rejected."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -68,14 +67,12 @@ class Reason(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejection:
-    """What was not taken in: its place in the message (None: the message as a whole), why, and its bytes."""
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that was not taken in, by its place in the message (None: the message as a whole), and why."""
 
     index: int | None
     reason: Reason
     detail: str
-    raw: bytes
 
 
 def quotation_marks(event: SyncEvent) -> int:

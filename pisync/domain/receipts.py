@@ -4,15 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pisync.domain.events import Reason, Rejection
-
-
-class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """One event that was not stored; `index` is its place in the message, None for the whole message."""
-
-    index: int | None
-    reason: Reason
-    detail: str
+from pisync.domain.events import Rejection
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,13 +16,12 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     stored: int
     duplicates: int
-    rejected: list[Rejected]
+    rejected: list[Rejection]
 
 
 def receipt(*, stored: int, duplicates: int, rejections: Iterable[Rejection]) -> Receipt:
     """The receipt over a message's outcome; rejections come in the order of their index."""
-    rejected = [Rejected(index=r.index, reason=r.reason, detail=r.detail) for r in rejections]
-    rejected.sort(key=lambda r: -1 if r.index is None else r.index)
+    rejected = sorted(rejections, key=lambda rejection: -1 if rejection.index is None else rejection.index)
     return Receipt(stored=stored, duplicates=duplicates, rejected=rejected)
 
 

@@ -1,10 +1,10 @@
-"""What every dead-letter store does, over letters that an event store wrote."""
+"""What every dead-letter store does."""
 
 import dataclasses
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -25,7 +25,6 @@ from pisync.stores.interfaces.dead_letters import (
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
-from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.samples import NOW
 
 REPLAY = Replay(replayed_at=NOW + timedelta(days=1), stored=2, duplicates=1, rejected=3)
@@ -42,19 +41,12 @@ def letter(raw: bytes = b"\xff\0", **changes: Any) -> DeadLetter:
     return DeadLetter(**members | changes)
 
 
-class Writer(Protocol):
-    """The part of an `EventStore` that writes dead letters."""
-
-    async def add_dead_letters(self, letters: list[DeadLetter], received_at: Any) -> None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Letters:
-    writer: Writer
     store: DeadLetterStore
 
     async def add(self, *letters: DeadLetter, minute: int = 0) -> list[str]:
-        await self.writer.add_dead_letters(list(letters), NOW + timedelta(minutes=minute))
+        await self.store.add(list(letters), NOW + timedelta(minutes=minute))
         return [identity(each) for each in letters]
 
     async def ids(self, **query: Any) -> list[str]:
@@ -64,17 +56,29 @@ class Letters:
 
 @pytest_asyncio.fixture
 async def letters(event_store_url: str | None) -> AsyncIterator[Letters]:
-    """An empty store, and who writes to it."""
+    """An empty store."""
     if event_store_url is None:
-        memory = MemoryDeadLetterStore()
-        yield Letters(memory, memory)
+        yield Letters(MemoryDeadLetterStore())
         return
     connection = MongoConnection(event_store_url)
     store = MongoDeadLetterStore(connection)
     await store.prepare()
     await store.prepare()
-    yield Letters(MongoEventStore(connection), store)
+    yield Letters(store)
     await connection.close()
+
+
+async def test_a_letter_that_differs_in_its_detail_alone_is_the_same(letters: Letters) -> None:
+    await letters.add(letter(detail="no JSON"), letter(detail="truncated"))
+    await letters.add(letter(detail="other words"), minute=1)
+    [entry] = await letters.store.find(DeadLetterQuery(limit=9))
+    assert entry.detail == "no JSON"
+    assert entry.last_received_at == NOW + timedelta(minutes=1)
+
+
+async def test_no_letters(letters: Letters) -> None:
+    assert await letters.add() == []
+    assert await letters.ids() == []
 
 
 async def test_a_letter_comes_back_whole(letters: Letters) -> None:
@@ -96,7 +100,7 @@ async def test_a_letter_comes_back_whole(letters: Letters) -> None:
 async def test_an_unknown_letter(letters: Letters) -> None:
     assert await letters.store.get("0" * 32) is None
     assert await letters.ids() == []
-    await letters.store.mark("0" * 32, REPLAY)
+    await letters.store.record_replay("0" * 32, REPLAY)
     assert await letters.ids() == []
 
 
@@ -113,7 +117,7 @@ async def test_filters(letters: Letters) -> None:
     [first] = await letters.add(letter(b"1"), minute=1)
     [second] = await letters.add(letter(b"2", device_id="PB-2"), minute=2)
     [third] = await letters.add(letter(b"3", device_id=None, reason=Reason.DEVICE_ID), minute=3)
-    await letters.store.mark(second, REPLAY)
+    await letters.store.record_replay(second, REPLAY)
     assert await letters.ids() == [third, second, first]
     assert await letters.ids(limit=2) == [third, second]
     assert await letters.ids(reason=Reason.MALFORMED) == [second, first]
@@ -147,9 +151,9 @@ async def test_pages_cover_every_letter_once_also_those_of_one_moment(letters: L
 
 async def test_the_latest_replay_stands_on_the_letter(letters: Letters) -> None:
     [letter_id] = await letters.add(letter())
-    await letters.store.mark(letter_id, REPLAY)
+    await letters.store.record_replay(letter_id, REPLAY)
     again = dataclasses.replace(REPLAY, replayed_at=NOW + timedelta(days=2), stored=0, duplicates=3)
-    await letters.store.mark(letter_id, again)
+    await letters.store.record_replay(letter_id, again)
     await letters.add(letter(), minute=1)
     kept = await letters.store.get(letter_id)
     assert kept is not None
@@ -196,7 +200,7 @@ class TestInMongodb:
 
     async def test_every_page_is_served_by_an_index(self, store: MongoDeadLetterStore, database: Any) -> None:
         await store.prepare()
-        await store._letters.insert_many(
+        await store._dead_letters.insert_many(
             [
                 {
                     "_id": f"{index:032x}",
@@ -236,7 +240,7 @@ class TestInMongodb:
             store.apply_retention(1),
             store.find(DeadLetterQuery(limit=1)),
             store.get("0" * 32),
-            store.mark("0" * 32, REPLAY),
+            store.record_replay("0" * 32, REPLAY),
         ):
             with pytest.raises(MongodbUnavailable, match="MongoDB"):
                 await call

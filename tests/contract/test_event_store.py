@@ -7,14 +7,9 @@ import msgspec
 import pytest
 
 from pisync.clock import rfc3339
-from pisync.domain.events import ErrorDetail, Outcome, Reason, SyncEvent
-from pisync.stores.interfaces.dead_letters import DeadLetter
+from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
 from pisync.stores.interfaces.events import EventStore, FailureCounts, HistoryQuery, InsertOutcome
 from tests.support.samples import NOW, START, event
-
-LETTER = DeadLetter(
-    topic="pisync/v1/devices/a/sync", device_id="a", reason=Reason.MALFORMED, detail="no", raw=b"\xff\0"
-)
 
 
 async def minutes(store: EventStore, **query: object) -> list[int]:
@@ -149,7 +144,6 @@ async def test_history_by_outcome(
 
 async def test_a_device_is_known_by_its_events(event_store: EventStore) -> None:
     await event_store.insert([event("PB-1")], NOW)
-    await event_store.add_dead_letters([LETTER], NOW)
     assert await event_store.knows("PB-1")
     assert not await event_store.knows("PB-")
     assert not await event_store.knows("PB-11")
@@ -186,6 +180,5 @@ async def test_which_devices_fail_in_a_row(event_store: EventStore) -> None:
 
 async def test_nothing_to_do(event_store: EventStore) -> None:
     assert await event_store.insert([], NOW) == []
-    await event_store.add_dead_letters([], NOW)
     await event_store.prepare()
     await event_store.ping()

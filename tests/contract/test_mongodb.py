@@ -14,7 +14,6 @@ from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.mongodb import connection
 from pisync.stores.mongodb.events import MongoEventStore
-from tests.contract.test_event_store import LETTER
 from tests.support.programs import until
 from tests.support.samples import NOW, event
 
@@ -33,14 +32,6 @@ async def store(mongodb_url: str) -> AsyncIterator[MongoEventStore]:
     await store.prepare()
     yield store
     await store.close()
-
-
-async def test_a_dead_letter_is_kept_once_with_its_bytes(store: MongoEventStore, database: Database) -> None:
-    await store.add_dead_letters([LETTER, LETTER], NOW)
-    await store.add_dead_letters([LETTER], NOW)
-    (letter,) = [found async for found in database.dead_letters.find()]
-    assert (letter["raw"], letter["reason"], letter["device_id"]) == (b"\xff\0", "malformed", "a")
-    assert letter["received_at"] == letter["last_received_at"] == NOW
 
 
 async def test_a_document_that_mongodb_refuses_is_alone_in_it(

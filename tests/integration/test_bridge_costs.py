@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from bridge.alerts.judge import Alerts
 from bridge.metrics import Metrics
+from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync import clock, limits
 from pisync.domain.alerts import AlertChange
@@ -60,17 +61,19 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         await attach_anew(streaks)
         metrics = Metrics(Settings())
         alerts = Alerts(store=alert_store, events=events, projection=streaks, metrics=metrics)
-        projector = Projector(
+        projector = Projector(projection=streaks, alerts=alerts, metrics=metrics)
+        catch_up = CatchUp(
             bridge_id="bridge-0",
             events=events,
             projection=streaks,
+            projector=projector,
             alerts=alerts,
             registry=MongoBridgeRegistry(connection),
             claim=Claim(known_before=False, replay_from=NOW),
             metrics=metrics,
         )
-        await projector._catch_up()
-        await projector.apply([event("PB-warm")], projector.receive())  # loads the script
+        await catch_up._catch_up()
+        await projector.merge([event("PB-warm")])  # loads the script
         await alerts.handle([AlertChange(device_id="PB-warm", streak=3, opens=True)])
         await streaks.confirm([AlertChange(device_id="PB-warm", streak=0, opens=False)])
         costs = Costs(
@@ -90,9 +93,9 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("devices", DEVICES)
 async def test_a_batch_is_one_round_trip_to_each_store(costs: Costs, devices: int) -> None:
     batch = [event(f"PB-{number}", minute) for number in range(devices) for minute in range(5)]
-    received_at = costs.projector.receive()
-    await costs.events.insert(batch, received_at)
-    await costs.projector.apply(batch, received_at)
+    with costs.projector.receive() as reception:
+        await costs.events.insert(batch, reception.received_at)
+        await reception.merge(batch)
     assert costs.commands.names == ["insert"]
     assert len(costs.packets) == 1
 
@@ -111,7 +114,7 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     ids = [f"PB-{number}" for number in range(devices)]
     batch = [event(device_id, minute, errors=1) for device_id in ids for minute in range(3)]
     await costs.events.insert(batch, NOW)
-    await costs.projector.apply(batch, costs.projector.receive())
+    await costs.projector.merge(batch)
     costs.forget()
     await costs.alerts.handle([AlertChange(device_id=each, streak=3, opens=True) for each in ids])
     assert costs.commands.names == ["aggregate", "insert"]
@@ -120,7 +123,7 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     costs.forget()
     recovered = [event(device_id, 10) for device_id in ids]
     await costs.events.insert(recovered, NOW)
-    await costs.projector.apply(recovered, costs.projector.receive())
+    await costs.projector.merge(recovered)
     costs.forget()
     await costs.alerts.handle([AlertChange(device_id=each, streak=0, opens=False) for each in ids])
     assert costs.commands.names == ["aggregate", "find", "update"]

@@ -22,7 +22,8 @@ from pisync.domain import topics
 from pisync.domain.events import Reason
 from pisync.settings import child_environment
 from pisync.stores.interfaces.dead_letters import DeadLetter
-from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from tests.support.programs import program, until
 from tests.support.samples import backlog, members, payload
 
@@ -50,9 +51,9 @@ class Operator:
         letter = DeadLetter(
             topic=topics.sync(DEVICE), device_id=DEVICE, reason=Reason.REFUSED, detail="no", raw=raw
         )
-        store = MongoEventStore.connect(self.mongodb_url)
-        await store.add_dead_letters([letter], clock.now())
-        await store.close()
+        connection = MongoConnection(self.mongodb_url)
+        await MongoDeadLetterStore(connection).add([letter], clock.now())
+        await connection.close()
 
     async def letter(self, reason: str) -> dict[str, Any]:
         """The only letter of a reason, once it is there."""

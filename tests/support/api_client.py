@@ -97,7 +97,7 @@ class FakePublisher:
         outcomes = await self.events.insert(decoded.events, clock.now())
         await self.projection.apply(project(decoded.events))
         conflicts = [
-            Rejection(index=index, reason=Reason.CONFLICT, detail="stored with other content", raw=b"")
+            Rejection(index=index, reason=Reason.CONFLICT, detail="stored with other content")
             for index, outcome in zip(decoded.indexes, outcomes, strict=True)
             if outcome is InsertOutcome.CONFLICT
         ]

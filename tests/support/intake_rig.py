@@ -1,4 +1,4 @@
-"""A pipeline over stores in memory that can be away or wait, and everything that it talks to."""
+"""A intake over stores in memory that can be away or wait, and everything that it talks to."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +8,9 @@ from typing import Any, cast
 
 from bridge.alerts.judge import Alerts
 from bridge.intake import Intake
+from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
+from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync.domain import receipts, topics
 from pisync.domain.alerts import AlertChange
@@ -19,10 +21,11 @@ from pisync.errors import MongodbUnavailable, RedisUnavailable
 from pisync.mqtt.connection import Connection, Message
 from pisync.settings import Settings
 from pisync.stores.interfaces.bridges import Claim
-from pisync.stores.interfaces.dead_letters import DeadLetter
+from pisync.stores.interfaces.dead_letters import DeadLetter, KeptDeadLetter
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import NOW
@@ -53,10 +56,18 @@ class GatedStore(MemoryEventStore):
         outcomes = iter(await super().insert(good, received_at))
         return [next(outcomes) if event in good else InsertOutcome.REFUSED for event in events]
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        if self.away.is_set():
+
+class GatedDeadLetters(MemoryDeadLetterStore):
+    """A dead-letter store that is unavailable together with the event store."""
+
+    def __init__(self, events: GatedStore) -> None:
+        super().__init__()
+        self._events = events
+
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        if self._events.away.is_set():
             raise MongodbUnavailable("away")
-        await super().add_dead_letters(letters, received_at)
+        await super().add(dead_letters, received_at)
 
 
 class FlakyProjection(MemoryProjection):
@@ -88,7 +99,7 @@ class FakeConnection:
 
 
 class Rig:
-    """A pipeline, and everything that it talks to."""
+    """A intake, and everything that it talks to."""
 
     def __init__(self, **changes: Any) -> None:
         settings = Settings(**{"linger_ms": 0, **changes})
@@ -99,19 +110,23 @@ class Rig:
         self.handler = Alerts(
             store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
         )
-        self.projector = Projector(
+        self.projector = Projector(projection=self.streaks, alerts=self.handler, metrics=self.metrics)
+        self.catch_up = CatchUp(
             bridge_id="bridge-0",
             events=self.store,
             projection=self.streaks,
+            projector=self.projector,
             alerts=self.handler,
             registry=MemoryBridgeRegistry(),
             claim=Claim(known_before=False, replay_from=NOW),
             metrics=self.metrics,
         )
-        self.pipeline = Intake(
-            store=self.store, projector=self.projector, settings=settings, metrics=self.metrics
+        self.dead_letters = GatedDeadLetters(self.store)
+        kinds = kinds_of_messages(
+            events=self.store, dead_letters=self.dead_letters, projector=self.projector, metrics=self.metrics
         )
-        self.pipeline.attach(self)
+        self.intake = Intake(kinds=kinds, settings=settings, metrics=self.metrics)
+        self.intake.attach(self)
         self.connection = FakeConnection()
         self.paused = False
         self.published: list[tuple[str, Receipt, bytes | None]] = []
@@ -140,20 +155,25 @@ class Rig:
         packet_id = self.next_packet_id if qos else None
         self.next_packet_id += 1
         connection = cast("Connection", self.connection)
-        self.pipeline.offer(Message(topic, raw, packet_id, response_topic, b"c", connection))
+        self.intake.offer(Message(topic, raw, packet_id, response_topic, b"c", connection))
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"pisync_bridge_{name}", labels)
 
+    @property
+    def buried(self) -> list[KeptDeadLetter]:
+        """The dead letters."""
+        return list(self.dead_letters.dead_letters.values())
+
     async def drain(self) -> None:
-        await asyncio.wait_for(self.pipeline.drain(), 10)
+        await asyncio.wait_for(self.intake.drain(), 10)
 
 
 @asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
     tasks = [
-        asyncio.create_task(rig.projector.run()),
-        asyncio.create_task(rig.pipeline.run()),
+        asyncio.create_task(rig.catch_up.run()),
+        asyncio.create_task(rig.intake.run()),
         asyncio.create_task(rig.handler.run()),
     ]
     await until(lambda: "bridge-0" in rig.streaks.watermarks and not rig.streaks.catching_up)

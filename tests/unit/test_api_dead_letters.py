@@ -10,8 +10,8 @@ import pytest
 from api.routes import dead_letters
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339
-from pisync.domain.events import Reason
-from pisync.domain.receipts import Receipt, Rejected
+from pisync.domain.events import Reason, Rejection
+from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, MongodbUnavailable
 from pisync.stores.interfaces.dead_letters import DeadLetter, Replay, identity
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
@@ -35,7 +35,7 @@ def letter(raw: bytes = b"{", **changes: Any) -> DeadLetter:
 
 async def keep(pisync: Api, *letters: DeadLetter, offset_ms: int = 0) -> list[str]:
     """As if the bridge had rejected these."""
-    await pisync.dead_letters.add_dead_letters(letters, from_ms(START_MS + offset_ms))
+    await pisync.dead_letters.add(letters, from_ms(START_MS + offset_ms))
     return [identity(dead_letter) for dead_letter in letters]
 
 
@@ -71,7 +71,7 @@ async def test_filters_reach_the_store() -> None:
     async with api() as pisync:
         [first] = await keep(pisync, letter(b"1"), offset_ms=1)
         [second] = await keep(pisync, letter(b"2", device_id=None, reason=Reason.DEVICE_ID), offset_ms=2)
-        await pisync.dead_letters.mark(
+        await pisync.dead_letters.record_replay(
             first, Replay(replayed_at=from_ms(START_MS), stored=1, duplicates=0, rejected=0)
         )
 
@@ -214,7 +214,7 @@ async def test_a_conflict_that_is_still_one_is_422() -> None:
     async with api() as pisync:
         [letter_id] = await keep(pisync, letter(GOOD, reason=Reason.CONFLICT))
         pisync.publisher.answer = Receipt(
-            stored=0, duplicates=0, rejected=[Rejected(index=0, reason=Reason.CONFLICT, detail="other")]
+            stored=0, duplicates=0, rejected=[Rejection(index=0, reason=Reason.CONFLICT, detail="other")]
         )
         document = is_problem(await pisync.request("POST", f"{URL}/{letter_id}/replay"), 422)
         assert [fault["reason"] for fault in document["errors"]] == ["conflict"]
@@ -241,14 +241,14 @@ async def test_without_a_receipt_it_is_503_and_nothing_is_marked() -> None:
         assert (await pisync.get(f"{URL}/{letter_id}")).json()["replayed_at"] is None
 
 
-async def test_a_mark_that_fails_is_503_and_repeating_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_that_fails_is_503_and_repeating_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     async def unavailable(*_: object) -> None:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
     async with api() as pisync:
         [letter_id] = await keep(pisync, letter(GOOD))
         with monkeypatch.context() as patch:
-            patch.setattr(pisync.dead_letters, "mark", unavailable)
+            patch.setattr(pisync.dead_letters, "record_replay", unavailable)
             response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
             assert is_problem(response, 503)["part"] == "mongodb"
         response = await pisync.request("POST", f"{URL}/{letter_id}/replay")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pisync import clock, limits
-from pisync.domain.events import Reason
-from pisync.domain.receipts import Receipt, Rejected
+from pisync.domain.events import Reason, Rejection
+from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable
 from tests.support.api_client import EVENT, api, is_problem
 
@@ -192,7 +192,7 @@ async def test_the_status_follows_from_the_receipt(
     stored: int, duplicates: int, reasons: list[Reason], status: int
 ) -> None:
     rejected = [
-        Rejected(index=index, reason=reason, detail="why - at `$.timestamp`")
+        Rejection(index=index, reason=reason, detail="why - at `$.timestamp`")
         for index, reason in enumerate(reasons)
     ]
     async with api() as pisync:

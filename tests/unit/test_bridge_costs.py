@@ -9,6 +9,7 @@ import mqtt5
 import pytest
 
 from bridge.intake import Intake
+from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
 from pisync import clock
@@ -19,6 +20,8 @@ from pisync.domain.events import SyncEvent
 from pisync.mqtt.connection import Connection, Subscription
 from pisync.settings import Settings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.mongodb.events import document
 from tests.support import counting
 from tests.support.samples import backlog, members, payload
@@ -33,41 +36,38 @@ CALLS_KEEPING_MAX: Final = 8.5
 
 
 class Ready:
-    """A store and a projection that cost nothing, so that the bridge's own cost is what is counted."""
+    """A store that costs nothing, so that the bridge's own cost is what is counted."""
 
     async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
         return [InsertOutcome.STORED] * len(events)
 
-    def receive(self) -> datetime:
-        return clock.now()
-
-    async def apply(self, batch: Sequence[SyncEvent], received_at: datetime) -> None:
-        """It is merged."""
-
 
 class Bridge:
-    """A connection and a pipeline, and the bytes that the broker would send."""
+    """A connection and an intake, and the bytes that the broker would send."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{"linger_ms": 0, **settings})
-        ready = Ready()
-        self.pipeline = Intake(
-            store=cast("EventStore", ready),
-            projector=cast("Projector", ready),
-            settings=self.settings,
-            metrics=Metrics(self.settings),
+        metrics = Metrics(self.settings)
+        # It is not attached: what merging costs is counted below.
+        projector = Projector(projection=MemoryProjection(), alerts=cast("Any", None), metrics=metrics)
+        kinds = kinds_of_messages(
+            events=cast("EventStore", Ready()),
+            dead_letters=MemoryDeadLetterStore(),
+            projector=projector,
+            metrics=metrics,
         )
+        self.intake = Intake(kinds=kinds, settings=self.settings, metrics=metrics)
         self.transport = FakeTransport()
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0"),
             subscriptions=[Subscription(topics.SHARED_SYNC_FILTER, 1), Subscription("$SYS/+", 0)],
-            on_message=self.pipeline.offer,
-            on_message_at_qos_0=self.pipeline.offer,
+            on_message=self.intake.offer,
+            on_message_at_qos_0=self.intake.offer,
             unacknowledged={},
         )
         self.connection.connection_made(self.transport)
         self.connection.data_received(CONNACK + SUBACK)
-        self.pipeline.attach(cast("Any", self.connection))
+        self.intake.attach(cast("Any", self.connection))
 
     async def take(self, payloads: Sequence[tuple[str, bytes]], *, receipts: bool = False) -> None:
         data = b"".join(
@@ -81,7 +81,7 @@ class Bridge:
             for number, (device_id, raw) in enumerate(payloads, start=1)
         )
         self.connection.data_received(data)
-        await self.pipeline._idle.wait()
+        await self.intake._idle.wait()
 
 
 def singles(count: int) -> list[tuple[str, bytes]]:
@@ -99,7 +99,7 @@ def arrays(count: int, events: int) -> list[tuple[str, bytes]]:
 async def cost(messages: Sequence[tuple[str, bytes]]) -> int:
     """Calls for taking these messages in, from the socket to the acknowledgement."""
     bridge = Bridge()
-    running = asyncio.create_task(bridge.pipeline.run())
+    running = asyncio.create_task(bridge.intake.run())
     await bridge.take(messages[:1])
     with counting.calls() as calls:
         await bridge.take(messages)
@@ -138,7 +138,7 @@ async def test_no_step_of_the_event_loop_for_a_message(monkeypatch: pytest.Monke
     counts = []
     for messages in (10, 1000):
         bridge = Bridge(batch_events_max=2000)
-        running = asyncio.create_task(bridge.pipeline.run())
+        running = asyncio.create_task(bridge.intake.run())
         await asyncio.sleep(0)
         with counting.steps(monkeypatch) as steps:
             await bridge.take(singles(messages))
@@ -149,7 +149,7 @@ async def test_no_step_of_the_event_loop_for_a_message(monkeypatch: pytest.Monke
 
 async def test_one_write_for_a_batch() -> None:
     bridge = Bridge(batch_events_max=1000)
-    running = asyncio.create_task(bridge.pipeline.run())
+    running = asyncio.create_task(bridge.intake.run())
     await asyncio.sleep(0)
     before = bridge.transport.writes
     await bridge.take(singles(1000), receipts=True)

@@ -52,7 +52,7 @@ class Served:
 
     def keep(self, *letters: DeadLetter) -> list[str]:
         for index, each in enumerate(letters):
-            asyncio.run(self.pisync.dead_letters.add_dead_letters([each], from_ms(START_MS + index)))
+            asyncio.run(self.pisync.dead_letters.add([each], from_ms(START_MS + index)))
         return [identity(each) for each in letters]
 
     def run(self, *arguments: str, key: str | None = KEY) -> tuple[int, str, str]:

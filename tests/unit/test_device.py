@@ -8,8 +8,8 @@ import pytest
 from device_sim.device import Action, Device, Options, Publish, Wake, backoff_s
 from pisync import limits
 from pisync.clock import from_ms
-from pisync.domain.events import ErrorDetail, Reason, SyncEvent
-from pisync.domain.receipts import Receipt, Rejected
+from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent
+from pisync.domain.receipts import Receipt
 
 TIMEOUT_S = 10.0
 
@@ -143,7 +143,7 @@ def test_a_puback_of_success_changes_nothing() -> None:
 def test_rejected_events_leave_the_spool_and_are_counted() -> None:
     partly = device(3)
     (message,) = published(partly.connected(0.0))
-    refusal = Rejected(index=1, reason=Reason.CONFLICT, detail="")
+    refusal = Rejection(index=1, reason=Reason.CONFLICT, detail="")
     partly.receipt(message.correlation_data, Receipt(stored=1, duplicates=1, rejected=[refusal]), 1.0)
     assert not partly.spool
     assert (partly.counters.stored, partly.counters.duplicates, partly.counters.rejected) == (1, 1, 1)
@@ -152,7 +152,7 @@ def test_rejected_events_leave_the_spool_and_are_counted() -> None:
 def test_a_rejection_without_an_index_covers_the_whole_message() -> None:
     wholly = device(3)
     (message,) = published(wholly.connected(0.0))
-    refusal = Rejected(index=None, reason=Reason.MALFORMED, detail="")
+    refusal = Rejection(index=None, reason=Reason.MALFORMED, detail="")
     wholly.receipt(message.correlation_data, Receipt(stored=0, duplicates=0, rejected=[refusal]), 1.0)
     assert not wholly.spool
     assert wholly.counters.rejected == 3

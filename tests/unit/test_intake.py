@@ -1,13 +1,15 @@
-"""The pipeline over stores in memory: what is acknowledged when, what is answered, what is held."""
+"""The intake over stores in memory: what is acknowledged when, what is answered, what is held."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from pisync import limits
-from pisync.domain import topics
+from pisync.domain import receipts, topics
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
+from pisync.mqtt.connection import Message
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.tasks import cancel
 from tests.support.intake_rig import DEVICE, Rig, running, until
@@ -47,13 +49,13 @@ async def test_what_is_bad_becomes_a_dead_letter_and_its_neighbours_are_stored()
         rig.send(raw, response_topic=topics.receipts(DEVICE))
         await rig.drain()
         assert len(rig.store.events) == 2
-        assert [letter.reason for letter in rig.store.dead_letters] == [
+        assert [letter.entry.reason for letter in rig.buried] == [
             Reason.SCHEMA,
             Reason.CONFLICT,
             Reason.REFUSED,
         ]
         assert b'"total_errors": 5' in next(
-            letter.raw for letter in rig.store.dead_letters if letter.reason is Reason.CONFLICT
+            letter.raw for letter in rig.buried if letter.entry.reason is Reason.CONFLICT
         )
         (_, receipt, _) = rig.published[0]
         assert (receipt.stored, receipt.duplicates) == (1, 0)
@@ -72,8 +74,8 @@ async def test_a_message_that_is_no_json_is_kept_and_acknowledged(raw: bytes) ->
         rig.send(raw)
         rig.send(raw)
         await rig.drain()
-        (letter,) = rig.store.dead_letters
-        assert (letter.raw, letter.device_id) == (raw, DEVICE)
+        (letter,) = rig.buried
+        assert (letter.raw, letter.entry.device_id) == (raw, DEVICE)
         assert rig.connection.acknowledged == [1, 2]
 
 
@@ -82,8 +84,12 @@ async def test_a_topic_that_names_no_device(topic: str) -> None:
     async with running(Rig()) as rig:
         rig.send(payload(), topic=topic, response_topic=topics.receipts(DEVICE))
         await rig.drain()
-        (letter,) = rig.store.dead_letters
-        assert (letter.reason, letter.device_id, letter.topic) == (Reason.DEVICE_ID, None, topic)
+        (letter,) = rig.buried
+        assert (letter.entry.reason, letter.entry.device_id, letter.entry.topic) == (
+            Reason.DEVICE_ID,
+            None,
+            topic,
+        )
         assert rig.published == []
         assert rig.connection.acknowledged == [1]
 
@@ -120,7 +126,7 @@ async def test_nothing_is_acknowledged_while_mongodb_is_away() -> None:
         rig.store.away.clear()
         await rig.drain()
         assert rig.connection.acknowledged == [1, 2]
-        assert len(rig.published) == len(rig.store.events) == len(rig.store.dead_letters) == 1
+        assert len(rig.published) == len(rig.store.events) == len(rig.buried) == 1
 
 
 async def test_redis_away_for_a_while_changes_nothing() -> None:
@@ -217,7 +223,7 @@ async def test_while_draining_nothing_more_is_taken_in() -> None:
         assert rig.connection.acknowledged == [1, 2, 3, 4]
 
 
-async def test_a_defect_ends_the_pipeline_and_acknowledges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_ends_the_intake_and_acknowledges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
 
     async def broken(*_: object) -> list[InsertOutcome]:
@@ -226,7 +232,7 @@ async def test_a_defect_ends_the_pipeline_and_acknowledges_nothing(monkeypatch: 
     monkeypatch.setattr(rig.store, "insert", broken)
     rig.send(payload())
     with pytest.raises(ExceptionGroup) as raised:
-        await asyncio.wait_for(rig.pipeline.run(), 10)
+        await asyncio.wait_for(rig.intake.run(), 10)
     assert raised.group_contains(ZeroDivisionError)
     assert rig.connection.acknowledged == []
 
@@ -238,7 +244,7 @@ async def test_everything_is_counted() -> None:
         rig.send(backlog(members(), members(total_errors=-1), members(total_files_synced=7)))
         rig.send(b"{", qos=0)
         assert (rig.metric("inflight_messages"), rig.metric("messages_acknowledged_total")) == (5, 0)
-        assert rig.metric("inflight_bytes") == sum(len(message.payload) for message in rig.pipeline._pending)
+        assert rig.metric("inflight_bytes") == sum(len(message.payload) for message in rig.intake._pending)
         await rig.drain()
         await until(lambda: rig.metric("alerts_opened_total"))
         counted = {
@@ -309,10 +315,65 @@ async def test_a_batch_that_loses_its_cancellation_can_be_ended(monkeypatch: pyt
                     raise
 
     monkeypatch.setattr(rig.store, "insert", deaf)
-    task = asyncio.create_task(rig.pipeline.run())
+    task = asyncio.create_task(rig.intake.run())
     rig.send(payload())
-    await until(lambda: rig.pipeline.batches)
+    await until(lambda: rig.intake.batches)
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        await cancel([task, *rig.pipeline.batches])
+        await cancel([task, *rig.intake.batches])
     assert lost == 3
+
+
+class Echo:
+    """A second kind of message: it answers with what it was given."""
+
+    topic_filter = "pisync/v1/devices/+/echo"
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+        self.fails = False
+
+    async def keep(self, messages: Sequence[Message]) -> list[bytes | None]:
+        if self.fails:
+            raise ZeroDivisionError
+        self.kept += [message.payload for message in messages]
+        return [message.payload for message in messages]
+
+
+def with_echo(rig: Rig) -> Echo:
+    echo = Echo()
+    rig.intake._kinds = (*rig.intake._kinds, echo)
+    return echo
+
+
+async def test_every_kind_gets_its_own_messages_and_order_is_one_for_all() -> None:
+    rig = Rig()
+    echo = with_echo(rig)
+    async with running(rig):
+        receipts_topic = topics.receipts(DEVICE)
+        rig.send(payload(), response_topic=receipts_topic)
+        rig.send(receipt_of(stored=7), topic=f"pisync/v1/devices/{DEVICE}/echo", response_topic="answers")
+        rig.send(payload(timestamp="2026-05-08T12:01:00Z"), response_topic=receipts_topic)
+        await rig.drain()
+    assert echo.kept == [receipt_of(stored=7)]
+    assert len(rig.store.events) == 2
+    assert [(topic, receipt.stored) for topic, receipt, _ in rig.published] == [
+        (receipts_topic, 1),
+        ("answers", 7),
+        (receipts_topic, 1),
+    ]
+    assert rig.connection.acknowledged == [1, 2, 3]
+
+
+async def test_a_kind_that_fails_leaves_the_batch_unacknowledged() -> None:
+    rig = Rig()
+    with_echo(rig).fails = True
+    rig.send(payload())
+    rig.send(b"{}", topic=f"pisync/v1/devices/{DEVICE}/echo")
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(rig.intake.run(), 10)
+    assert rig.connection.acknowledged == []
+
+
+def receipt_of(*, stored: int) -> bytes:
+    return receipts.encode(Receipt(stored=stored, duplicates=0, rejected=[]))

@@ -1,6 +1,7 @@
 """What PiSync asks of the store of dead letters."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -96,10 +97,19 @@ class DeadLetterQuery:
 
 
 class DeadLetterStore(Protocol):
-    """Shows dead letters, and remembers their replays.
+    """Keeps dead letters, and remembers their replays.
 
     Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
     """
+
+    async def prepare(self) -> None:
+        """Create what the store needs (indexes); may be repeated."""
+
+    async def apply_retention(self, days: int | None) -> None:
+        """From now on, forget a dead letter so many days after it last came; None: keep all for good."""
+
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        """Keep the dead letters, each once; returns once all are durable."""
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page of dead letters, newest first."""
@@ -107,5 +117,5 @@ class DeadLetterStore(Protocol):
     async def get(self, letter_id: str) -> KeptDeadLetter | None:
         """One dead letter; None where there is none with this id."""
 
-    async def mark(self, letter_id: str, replay: Replay) -> None:
+    async def record_replay(self, letter_id: str, replay: Replay) -> None:
         """Record a replay that took the letter in; nothing where the letter is gone meanwhile."""

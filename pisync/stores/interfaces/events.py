@@ -9,7 +9,6 @@ from typing import Protocol
 import msgspec
 
 from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
-from pisync.stores.interfaces.dead_letters import DeadLetter
 
 
 class InsertOutcome(StrEnum):
@@ -64,7 +63,7 @@ class FailureCounts:
 
 
 class EventStore(Protocol):
-    """Keeps every event and every dead letter for good.
+    """Keeps every event for good.
 
     Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
     """
@@ -77,9 +76,6 @@ class EventStore(Protocol):
 
     async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
         """Keep the events; returns what became of each, in order, once all are durable."""
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters, each once; returns once all are durable."""
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""

@@ -19,34 +19,40 @@ class MemoryDeadLetterStore:
     """A `DeadLetterStore` that forgets when the process ends."""
 
     def __init__(self) -> None:
-        self.letters: dict[str, KeptDeadLetter] = {}
+        self.dead_letters: dict[str, KeptDeadLetter] = {}
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters, as an `EventStore` does."""
-        for letter in letters:
+    async def prepare(self) -> None:
+        """Nothing to create."""
+
+    async def apply_retention(self, days: int | None) -> None:
+        """Nothing outlives the process."""
+
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        """Keep the dead letters."""
+        for letter in dead_letters:
             letter_id = identity(letter)
-            kept = self.letters.get(letter_id)
+            kept = self.dead_letters.get(letter_id)
             if kept is None:
-                self.letters[letter_id] = _kept(letter_id, letter, received_at)
+                self.dead_letters[letter_id] = _kept(letter_id, letter, received_at)
             else:
                 last = max(received_at, kept.entry.last_received_at)
-                self.letters[letter_id] = replace(kept, entry=replace(kept.entry, last_received_at=last))
+                self.dead_letters[letter_id] = replace(kept, entry=replace(kept.entry, last_received_at=last))
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first."""
-        rows = [kept.entry for kept in self.letters.values() if _matches(kept.entry, query)]
+        rows = [kept.entry for kept in self.dead_letters.values() if _matches(kept.entry, query)]
         rows.sort(key=lambda row: (row.received_at, row.letter_id), reverse=True)
         return rows[: query.limit]
 
     async def get(self, letter_id: str) -> KeptDeadLetter | None:
         """One dead letter."""
-        return self.letters.get(letter_id)
+        return self.dead_letters.get(letter_id)
 
-    async def mark(self, letter_id: str, replay: Replay) -> None:
+    async def record_replay(self, letter_id: str, replay: Replay) -> None:
         """Record the replay."""
-        kept = self.letters.get(letter_id)
+        kept = self.dead_letters.get(letter_id)
         if kept is not None:
-            self.letters[letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
+            self.dead_letters[letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
 
 
 def _kept(letter_id: str, letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.events import SyncEvent, outcome
-from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
@@ -20,7 +19,6 @@ class MemoryEventStore:
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, int], HistoryEntry] = {}
-        self.dead_letters: dict[DeadLetter, datetime] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -39,11 +37,6 @@ class MemoryEventStore:
         if kept is entry:
             return InsertOutcome.STORED
         return InsertOutcome.DUPLICATE if kept.event == entry.event else InsertOutcome.CONFLICT
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters."""
-        for letter in letters:
-            self.dead_letters.setdefault(letter, received_at)
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page, newest first."""

@@ -1,16 +1,24 @@
-"""Dead letters in MongoDB for operators: list, read, mark as replayed, and how long they are kept."""
+"""Dead letters in MongoDB: kept, listed, read, replays recorded, and how long they are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final
 
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 from pymongo.errors import OperationFailure
 
 from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.errors import ConfigurationError
-from pisync.stores.interfaces.dead_letters import DeadLetterEntry, DeadLetterQuery, KeptDeadLetter, Replay
+from pisync.stores.interfaces.dead_letters import (
+    DeadLetter,
+    DeadLetterEntry,
+    DeadLetterQuery,
+    KeptDeadLetter,
+    Replay,
+    identity,
+)
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
     UNAUTHORIZED,
@@ -30,7 +38,7 @@ class MongoDeadLetterStore:
 
     def __init__(self, connection: MongoConnection) -> None:
         self._database = connection.database
-        self._letters = connection.database.get_collection("dead_letters")
+        self._dead_letters = connection.database.get_collection("dead_letters")
 
     async def prepare(self) -> None:
         """Create the indexes where they are absent.
@@ -39,7 +47,7 @@ class MongoDeadLetterStore:
             ConfigurationError: MongoDB does not accept our credentials or lacks permissions for them.
         """
         with _administering():
-            await self._letters.create_indexes(
+            await self._dead_letters.create_indexes(
                 [
                     IndexModel(_NEWEST, name="newest"),
                     IndexModel([("device_id", ASCENDING), *_NEWEST], name="device"),
@@ -59,21 +67,30 @@ class MongoDeadLetterStore:
                 return
             expire_after_s = days * 24 * 3600
             try:
-                await self._letters.create_index(
+                await self._dead_letters.create_index(
                     [("last_received_at", ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
                 )
             except OperationFailure as error:
                 if error.code != INDEX_OPTIONS_CONFLICT:
                     raise
                 changed = {"name": _RETENTION, "expireAfterSeconds": expire_after_s}
-                await self._database.command({"collMod": self._letters.name, "index": changed})
+                await self._database.command({"collMod": self._dead_letters.name, "index": changed})
 
     async def _keep_for_good(self) -> None:
         try:
-            await self._letters.drop_index(_RETENTION)
+            await self._dead_letters.drop_index(_RETENTION)
         except OperationFailure as error:
             if error.code not in {NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND}:
                 raise
+
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
+        """Keep the dead letters, each once; returns once all are durable."""
+        if not dead_letters:
+            return
+        with map_driver_errors():
+            await self._dead_letters.bulk_write(
+                [_upsert(dead_letter, received_at) for dead_letter in dead_letters], ordered=False
+            )
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first: one range scan of an index.
@@ -82,22 +99,40 @@ class MongoDeadLetterStore:
         at most 16 MiB is in memory at a time.
         """
         with map_driver_errors():
-            cursor = self._letters.find(_filter(query)).sort(_NEWEST).limit(query.limit)
+            cursor = self._dead_letters.find(_filter(query)).sort(_NEWEST).limit(query.limit)
             return [_entry(found) async for found in cursor]
 
     async def get(self, letter_id: str) -> KeptDeadLetter | None:
         """One dead letter."""
         with map_driver_errors():
-            found = await self._letters.find_one({"_id": letter_id})
+            found = await self._dead_letters.find_one({"_id": letter_id})
         return None if found is None else KeptDeadLetter(entry=_entry(found), raw=found["raw"])
 
-    async def mark(self, letter_id: str, replay: Replay) -> None:
+    async def record_replay(self, letter_id: str, replay: Replay) -> None:
         """Record the replay."""
         outcome = {"stored": replay.stored, "duplicates": replay.duplicates, "rejected": replay.rejected}
         with map_driver_errors():
-            await self._letters.update_one(
+            await self._dead_letters.update_one(
                 {"_id": letter_id}, {"$set": {"replayed_at": replay.replayed_at, "replay_outcome": outcome}}
             )
+
+
+def _upsert(dead_letter: DeadLetter, received_at: datetime) -> UpdateOne:
+    return UpdateOne(
+        {"_id": identity(dead_letter)},
+        {
+            "$setOnInsert": {
+                "topic": dead_letter.topic,
+                "device_id": dead_letter.device_id,
+                "reason": dead_letter.reason.value,
+                "detail": dead_letter.detail,
+                "raw": dead_letter.raw,
+                "received_at": received_at,
+            },
+            "$max": {"last_received_at": received_at},
+        },
+        upsert=True,
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Events and dead letters in MongoDB: the truth. Nothing else in PiSync speaks to MongoDB.
+"""Events in MongoDB: the truth.
 
 `_id: {device_id, timestamp}` is an event's identity, so that an insert is its own duplicate check and a
 device's history is one range of the `_id` index. Every write waits for the majority and its journal.
@@ -12,7 +12,7 @@ from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
-from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import (
@@ -24,7 +24,6 @@ from pisync import limits
 from pisync.clock import rfc3339_of_utc, to_ms
 from pisync.domain.events import ErrorDetail, Outcome, SyncEvent, outcome
 from pisync.errors import ConfigurationError, MongodbUnavailable
-from pisync.stores.interfaces.dead_letters import DeadLetter, identity
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
@@ -57,7 +56,6 @@ class MongoEventStore:
         self._events = connection.database.get_collection("sync_events")
         # Datetimes without a zone: the driver makes them without calling into Python.
         self._shown: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
-        self._dead_letters = connection.database.get_collection("dead_letters")
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -145,15 +143,6 @@ class MongoEventStore:
         for index in suspects:
             same = _content(documents[index]) == _content(kept[_key(documents[index])])
             outcomes[index] = InsertOutcome.DUPLICATE if same else InsertOutcome.CONFLICT
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters, each once; returns once all are durable."""
-        if not letters:
-            return
-        with map_driver_errors():
-            await self._dead_letters.bulk_write(
-                [_dead_letter(letter, received_at) for letter in letters], ordered=False
-            )
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
@@ -315,22 +304,4 @@ def _entry(document: Document) -> HistoryEntry:
             errors=None if errors is None else [ErrorDetail(**error) for error in errors],
         ),
         received_at=document["received_at"],
-    )
-
-
-def _dead_letter(letter: DeadLetter, received_at: datetime) -> UpdateOne:
-    return UpdateOne(
-        {"_id": identity(letter)},
-        {
-            "$setOnInsert": {
-                "topic": letter.topic,
-                "device_id": letter.device_id,
-                "reason": letter.reason.value,
-                "detail": letter.detail,
-                "raw": letter.raw,
-                "received_at": received_at,
-            },
-            "$max": {"last_received_at": received_at},
-        },
-        upsert=True,
     )

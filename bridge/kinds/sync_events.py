@@ -1,0 +1,145 @@
+"""Sync events: messages → MongoDB → the projection → receipts.
+
+A message's events are stored, or become dead letters, durably; what MongoDB has is merged into the
+projection.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from bridge.metrics import Metrics
+from bridge.projection.projector import Projector
+from bridge.retry import until_available
+from pisync import clock, logs
+from pisync.domain import decoding, receipts, topics
+from pisync.domain.decoding import Decoded
+from pisync.domain.events import Reason, Rejection, SyncEvent
+from pisync.mqtt.connection import Message
+from pisync.stores.interfaces.dead_letters import DeadLetter, DeadLetterStore
+from pisync.stores.interfaces.events import EventStore, InsertOutcome
+
+log = logs.get(__name__)
+
+
+class Delivery(msgspec.Struct):
+    """One message: what it held and what became of it."""
+
+    message: Message
+    decoded: Decoded
+    stored: int = 0
+    duplicates: int = 0
+
+
+class SyncEvents:
+    """The kind of message that carries sync events."""
+
+    topic_filter: Final = topics.SHARED_SYNC_FILTER
+
+    def __init__(
+        self, *, events: EventStore, dead_letters: DeadLetterStore, projector: Projector, metrics: Metrics
+    ) -> None:
+        self._events = events
+        self._dead_letters = dead_letters
+        self._projector = projector
+        self._metrics = metrics
+
+    async def keep(self, messages: Sequence[Message]) -> list[bytes | None]:
+        """Store the events and the dead letters, merge the events, and write the receipts."""
+        with self._projector.receive() as reception:
+            received_at = reception.received_at
+            deliveries = [Delivery(message, _decode(message, received_at)) for message in messages]
+            batch = [event for delivery in deliveries for event in delivery.decoded.events]
+            outcomes = await until_available(lambda: self._events.insert(batch, received_at), self._metrics)
+            kept = _attribute(deliveries, outcomes)
+            rejected = [delivery for delivery in deliveries if delivery.decoded.rejections]
+            if rejected:
+                await self._bury(rejected, received_at)
+            self._metrics.kept(
+                outcomes, (rejection.reason for each in rejected for rejection in each.decoded.rejections)
+            )
+            await reception.merge(kept)
+        return [
+            None if delivery.message.response_topic is None else _receipt(delivery) for delivery in deliveries
+        ]
+
+    async def _bury(self, deliveries: Sequence[Delivery], received_at: datetime) -> None:
+        """Keep what was rejected as dead letters."""
+        dead_letters = [letter for delivery in deliveries for letter in _dead_letters(delivery)]
+        await until_available(lambda: self._dead_letters.add(dead_letters, received_at), self._metrics)
+        first = dead_letters[0]
+        log.warning("rejected", count=len(dead_letters), first=first.detail, topic=first.topic)
+
+
+def _decode(message: Message, now: datetime) -> Decoded:
+    device_id = topics.sync_device(message.topic)
+    if device_id is None:
+        detail = f"the topic names no device: an id is {topics.DEVICE_ID_RULE}"
+        whole = Rejection(index=None, reason=Reason.DEVICE_ID, detail=detail)
+        return Decoded(events=[], indexes=(), rejections=[whole])
+    return decoding.decode(message.payload, device_id, now)
+
+
+def _attribute(deliveries: Sequence[Delivery], outcomes: Sequence[InsertOutcome]) -> list[SyncEvent]:
+    """Give each message its events' outcomes; returns the events that MongoDB has with this content."""
+    if outcomes.count(InsertOutcome.STORED) == len(outcomes):
+        for delivery in deliveries:
+            delivery.stored = len(delivery.decoded.events)
+        return [event for delivery in deliveries for event in delivery.decoded.events]
+    kept = []
+    following = iter(outcomes)
+    for delivery in deliveries:
+        decoded = delivery.decoded
+        for event, index in zip(decoded.events, decoded.indexes, strict=True):
+            outcome = next(following)
+            if outcome is InsertOutcome.STORED:
+                delivery.stored += 1
+                kept.append(event)
+            elif outcome is InsertOutcome.DUPLICATE:
+                delivery.duplicates += 1
+                kept.append(event)  # stored before, but whether it was merged we cannot know
+            else:
+                decoded.rejections.append(_rejection(event, index, outcome))
+    return kept
+
+
+def _rejection(event: SyncEvent, index: int, outcome: InsertOutcome) -> Rejection:
+    reason, detail = Reason.REFUSED, "MongoDB refuses this event"
+    if outcome is InsertOutcome.CONFLICT:
+        moment = clock.rfc3339(event.timestamp)
+        reason, detail = Reason.CONFLICT, f"an event of {moment} with other content is already stored"
+    return Rejection(index=index, reason=reason, detail=detail)
+
+
+def _dead_letters(delivery: Delivery) -> list[DeadLetter]:
+    message, rejections = delivery.message, delivery.decoded.rejections
+    device_id = topics.sync_device(message.topic)
+    return [
+        DeadLetter(
+            topic=message.topic,
+            device_id=device_id,
+            reason=rejection.reason,
+            detail=rejection.detail,
+            raw=raw,
+        )
+        for rejection, raw in zip(rejections, decoding.raw_of(message.payload, rejections), strict=True)
+    ]
+
+
+def _receipt(delivery: Delivery) -> bytes | None:
+    """The receipt of a message, where its Response Topic is one that may receive it."""
+    message = delivery.message
+    device_id = topics.sync_device(message.topic)
+    if device_id is None or message.response_topic is None:
+        return None
+    if not topics.may_receive_receipt(message.response_topic, device_id):
+        return None
+    return receipts.encode(
+        receipts.receipt(
+            stored=delivery.stored,
+            duplicates=delivery.duplicates,
+            rejections=delivery.decoded.rejections,
+        )
+    )

@@ -1,0 +1,200 @@
+"""Attaches a bridge to the projection, replays what that may lack from MongoDB, and keeps the watermark.
+
+Live traffic goes on meanwhile: merging an event twice is harmless. See docs/architecture.md, "Redis can
+burn".
+"""
+
+import asyncio
+from datetime import datetime
+from typing import Protocol
+
+from bridge.metrics import Metrics
+from bridge.projection.projector import AlertReports, Projector
+from pisync import backoff, clock, limits, logs
+from pisync.domain.device_state import project
+from pisync.errors import MongodbUnavailable, RebuildInProgress, RedisUnavailable, Unavailable
+from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
+from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.projection import Projection
+
+log = logs.get(__name__)
+
+
+class Alerts(AlertReports, Protocol):
+    """What the catch-up asks of the alerts."""
+
+    async def open_devices(self) -> list[str]:
+        """The devices with an open alert."""
+
+
+class CatchUp:
+    """Keeps one bridge attached to the projection, and the projection whole."""
+
+    def __init__(
+        self,
+        *,
+        bridge_id: str,
+        events: EventStore,
+        projection: Projection,
+        projector: Projector,
+        alerts: Alerts,
+        registry: BridgeRegistry,
+        claim: Claim,
+        metrics: Metrics,
+    ) -> None:
+        """Prepare; nothing is asked of Redis yet.
+
+        Args:
+            bridge_id: whose watermark this is.
+            events: where to replay from.
+            projection: what to keep whole.
+            projector: what merges the live events, and knows how far it is.
+            alerts: which are open, and who hears of those that may have to change.
+            registry: which bridges there are.
+            claim: what this bridge's earlier lives left.
+            metrics: where replayed events are counted.
+        """
+        self._bridge_id = bridge_id
+        self._events = events
+        self._projection = projection
+        self._projector = projector
+        self._alerts = alerts
+        self._registry = registry
+        # A bridge that never ran has stored nothing that a watermark could miss.
+        self._is_known = claim.known_before
+        self._replay_from_ms: int | None = clock.to_ms(claim.replay_from)
+        self._metrics = metrics
+        self._was_current = False
+
+    async def run(self) -> None:
+        """Attach, catch up and keep the watermark, until cancelled."""
+        delays = backoff.delays()
+        while True:
+            try:
+                await self._catch_up()
+                delays = backoff.delays()
+                await self._keep_watermark()
+            except RebuildInProgress as error:
+                await self._wait(error, next(delays))
+            except RedisUnavailable as error:
+                self._projector.detach(error)
+                self._metrics.store_unavailable(error.part)
+                await self._wait(error, next(delays))
+            except MongodbUnavailable as error:
+                self._metrics.store_unavailable(error.part)
+                await self._wait(error, next(delays))
+
+    async def finish(self) -> None:
+        """Write down how far we are, at the end, so that the next life has little to replay.
+
+        Raises:
+            RedisUnavailable: the next life replays from the last watermark.
+        """
+        if self._projector.is_current:
+            await self._write_watermark(catching_up=False)
+
+    async def _wait(self, error: RebuildInProgress | Unavailable, delay_s: float) -> None:
+        log.warning("projection interrupted", why=str(error), retry_in_s=round(delay_s, 2))
+        await asyncio.sleep(delay_s)
+
+    async def _write_watermark(self, *, catching_up: bool) -> bool:
+        """Write down how far we are; returns whether a rebuild is pending."""
+        return await self._projection.set_watermark(
+            self._bridge_id, self._projector.watermark_ms, catching_up=catching_up
+        )
+
+    async def _catch_up(self) -> None:
+        """Attach, and replay what may be missing while live traffic goes on.
+
+        The lowest of all bridges' watermarks counts, not only our own: Redis may have gone back behind what
+        another bridge merged, and that bridge need not be there. A missing watermark means: we cannot know.
+        """
+        known = set(await self._registry.bridges())
+        if not self._is_known:
+            known.discard(self._bridge_id)
+        attachment = await self._projection.attach(known)
+        if not attachment.built:
+            await self._rebuild()
+            return
+        if attachment.pending and self._was_current:
+            # Who rebuilds reads all that was stored before; what came since, we remember.
+            start_ms = self._projector.watermark_ms
+        else:
+            ours_ms = self._projector.watermark_ms
+            start_ms = min(ours_ms, attachment.watermark_ms) if known or attachment.watermark_ms else ours_ms
+            if self._replay_from_ms is not None:
+                start_ms = min(start_ms, self._replay_from_ms)
+        self._attach(start_ms)
+        await self._projection.set_watermark(self._bridge_id, start_ms, catching_up=True)
+        await self._replay(clock.from_ms(start_ms) if start_ms else None)
+        await self._finish_catch_up()
+        for gone in attachment.watermarked - set(await self._registry.bridges()):
+            # Redis went back to when a bridge was there that has left since; its events are merged now.
+            await self._projection.leave(gone)
+
+    async def _rebuild(self) -> None:
+        alerting = await self._alerts.open_devices()
+        if not await self._projection.begin_rebuild(self._bridge_id, alerting):
+            raise RebuildInProgress("another bridge rebuilds the projection")
+        log.warning("rebuilding the projection from MongoDB")
+        self._attach(0)
+        await self._projection.set_watermark(self._bridge_id, 0, catching_up=True)
+        await self._replay(None)
+        await self._projection.finish_rebuild(self._bridge_id)
+        await self._finish_catch_up()
+
+    def _attach(self, start_ms: int) -> None:
+        self._is_known = True
+        self._projector.attach(start_ms)
+
+    async def _replay(self, since: datetime | None) -> None:
+        loop = asyncio.get_running_loop()
+        total = await self._events.count(since)
+        replayed, told_at = 0, loop.time()
+        async for batch in self._events.replay(since):
+            await self._projection.apply(project(batch))
+            replayed += len(batch)
+            self._metrics.events_replayed.inc(len(batch))
+            if loop.time() - told_at > limits.WATERMARK_INTERVAL_S:
+                told_at = loop.time()
+                await self._write_watermark(catching_up=True)
+                await self._projection.report_replay(self._bridge_id, replayed, total)
+                log.info("catching up", replayed=replayed, of=total)
+        self._projector.catch_up()
+        log.info("caught up", replayed=replayed)
+
+    async def _finish_catch_up(self) -> None:
+        await self._write_watermark(catching_up=False)
+        await self._compare_alerts()
+        await self._registry.caught_up(self._bridge_id)
+        self._replay_from_ms = None
+        self._was_current = True
+
+    async def _compare_alerts(self) -> None:
+        """Bring every alert in step: one may have been missed in a crash between MongoDB and Redis."""
+        open_alerts = await self._alerts.open_devices()
+        self._alerts.report(await self._projection.settle(self._bridge_id, open_alerts))
+
+    async def _keep_watermark(self) -> None:
+        """Write down every second how far we are; compare all alerts now and then."""
+        loop = asyncio.get_running_loop()
+        compared_at = loop.time()
+        while self._projector.is_attached:
+            if await self._write_watermark(catching_up=False):
+                # The bridge that began the rebuild may be dead; while it lives, it has the lock.
+                await self._take_over()
+            if loop.time() - compared_at > limits.RECONCILE_INTERVAL_S:
+                compared_at = loop.time()
+                await self._compare_alerts()
+            try:
+                async with asyncio.timeout(limits.WATERMARK_INTERVAL_S):
+                    await self._projector.detached.wait()
+            except TimeoutError:
+                pass
+        raise RedisUnavailable("it became unavailable")
+
+    async def _take_over(self) -> None:
+        try:
+            await self._rebuild()
+        except RebuildInProgress as error:
+            log.debug("a rebuild is under way", why=str(error))

@@ -1,0 +1,83 @@
+"""How far the projector says it is: its watermark never passes an event that may not be merged."""
+
+from typing import Any, cast
+
+import pytest
+
+from bridge.metrics import Metrics
+from bridge.projection.projector import Projector
+from pisync import clock
+from pisync.errors import RedisUnavailable
+from pisync.settings import Settings
+from pisync.stores.memory.projection import MemoryProjection
+from tests.support.samples import event
+
+
+class Reports:
+    """Nobody needs to hear of alerts here."""
+
+    def report(self, changes: Any) -> None:
+        """They are dropped."""
+
+
+class UnavailableProjection(MemoryProjection):
+    async def apply(self, states: Any) -> Any:
+        raise RedisUnavailable("connection refused")
+
+
+def projector(projection: MemoryProjection | None = None) -> Projector:
+    found = Projector(
+        projection=projection or MemoryProjection(), alerts=Reports(), metrics=Metrics(Settings())
+    )
+    found.attach(clock.to_ms(clock.now()))
+    found.catch_up()
+    return found
+
+
+async def test_the_watermark_waits_for_a_batch_until_it_is_merged() -> None:
+    here = projector()
+    with here.receive() as reception:
+        received_ms = clock.to_ms(reception.received_at)
+        assert here.watermark_ms == received_ms
+        await reception.merge([event()])
+        assert here.watermark_ms == received_ms
+    assert here.is_current
+    assert here.watermark_ms >= received_ms
+
+
+async def test_a_batch_that_is_not_merged_is_left_to_a_replay() -> None:
+    here = projector()
+    with here.receive() as reception:
+        pass
+    assert not here.is_current
+    assert here.watermark_ms == clock.to_ms(reception.received_at)
+
+
+async def test_without_redis_a_batch_detaches_and_is_left_to_a_replay() -> None:
+    here = projector(UnavailableProjection())
+    with here.receive() as reception:
+        await reception.merge([event()])
+    assert not here.is_attached
+    assert here.detached.is_set()
+    assert here.watermark_ms == clock.to_ms(reception.received_at)
+
+
+async def test_a_batch_that_is_broken_off_holds_the_watermark_for_good() -> None:
+    """MongoDB may have its events; a replay that ends later does not speak for them."""
+    here = projector()
+    with pytest.raises(ZeroDivisionError), here.receive() as reception:
+        raise ZeroDivisionError
+    received_ms = clock.to_ms(cast("Any", reception).received_at)
+    here.attach(received_ms + 1)
+    here.catch_up()
+    assert here.watermark_ms == received_ms
+
+
+async def test_a_replay_during_which_redis_was_lost_does_not_count() -> None:
+    here = projector(UnavailableProjection())
+    here.attach(5)
+    with here.receive() as reception:
+        await reception.merge([event()])
+    with pytest.raises(RedisUnavailable):
+        here.catch_up()
+    assert here.watermark_ms == 5
