@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.publisher import MqttPublisher
+from api.state import State
 from pisync import logs
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
@@ -54,14 +55,14 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         loop.add_signal_handler(number, stop.set)
     publisher = MqttPublisher(settings)
     async with open_stores(settings) as stores:
-        app = create_app(
-            settings,
+        state = State(
             events=stores.events,
-            streaks=stores.projection,
-            letters=stores.dead_letters,
+            projection=stores.projection,
+            dead_letters=stores.dead_letters,
             alerts=stores.alerts,
             publisher=publisher,
         )
+        app = create_app(settings, state)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         server = _Server(server_config(app, stop_s=stop_s))
         works = {"mqtt connection": publisher.run(), _SERVER: server.serve(sockets=[listener])}

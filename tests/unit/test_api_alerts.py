@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from api import paging
+from api.routes.alerts import AlertsCursor
+from api.routes.failures import FailuresCursor
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
 from pisync.errors import MongodbUnavailable
-from pisync.stores.interfaces.ranking import Position, RankedBy
+from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.memory.alerts import MemoryAlertStore
 from tests.support.api_client import START_MS, Api, api, is_problem
 
@@ -17,7 +18,7 @@ URL = "/api/alerts"
 OPENED = from_ms(START_MS)
 
 
-class AwayAlertStore(MemoryAlertStore):
+class UnavailableAlertStore(MemoryAlertStore):
     async def find(self, query: object) -> Any:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
@@ -81,11 +82,8 @@ async def test_pages_give_each_alert_once(limit: int) -> None:
         ("cursor=", "cursor"),
         ("cursor=%00", "cursor"),
         ("cursor=bm90IGpzb24", "cursor"),
-        (
-            f"cursor={paging.encode_cursor(RankedBy.FAILURES, Position(score=4, device_id='PB-1'))}",
-            "cursor",
-        ),
-        (f"cursor={paging.encode_alert_cursor('')}", "cursor"),
+        (f"cursor={AlertsCursor('').encode()}", "cursor"),
+        (f"cursor={FailuresCursor(RankedBy.FAILURES, 4, 'PB-1').encode()}", "cursor"),
     ],
 )
 async def test_a_wrong_parameter_is_named(query: str, parameter: str) -> None:
@@ -94,8 +92,8 @@ async def test_a_wrong_parameter_is_named(query: str, parameter: str) -> None:
     assert fault["parameter"] == parameter
 
 
-async def test_mongodb_away() -> None:
-    async with api(alerts=AwayAlertStore()) as pisync:
+async def test_mongodb_unavailable() -> None:
+    async with api(alerts=UnavailableAlertStore()) as pisync:
         response = await pisync.get(URL)
         assert is_problem(response, 503)["part"] == "mongodb"
         assert "Retry-After" in response.headers
