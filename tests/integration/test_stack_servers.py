@@ -15,7 +15,7 @@ from local_stack.servers import MongodbServer, MosquittoServer, RedisServer, Ser
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from pisync.stack.servers import RedisServer
+from local_stack.servers import RedisServer
 
 async def main():
     server = RedisServer(Path(sys.argv[1]))
