@@ -12,6 +12,7 @@ from bench import rows
 from bridge.metrics import Metrics
 from cli.main import app
 from pisync.domain import topics
+from pisync.domain.alerts import Rule
 from pisync.domain.events import Reason, SyncEvent
 from pisync.settings import PREFIX, PROGRAMS, BridgeSettings, CommonSettings, variables
 
@@ -68,6 +69,11 @@ def test_every_reason_and_member_is_in_the_protocol_document() -> None:
     text = (ROOT / "docs/protocol.md").read_text()
     assert [reason for reason in Reason if f"| `{reason.value}` |" not in text] == []
     assert [name for name in SyncEvent.__struct_fields__ if f"| `{name}` |" not in text] == []
+
+
+def test_every_rule_of_alerts_is_in_the_protocol_document() -> None:
+    text = (ROOT / "docs/protocol.md").read_text()
+    assert [rule for rule in Rule if f"| `{rule.value}` |" not in text] == []
 
 
 @pytest.mark.parametrize(
