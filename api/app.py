@@ -5,7 +5,7 @@ from fastapi_offline import FastAPIOffline
 
 from api import openapi, problems
 from api.auth import KeyGuard
-from api.publisher import Publisher
+from api.publisher import SyncPublisher
 from api.routes import alerts as alerts_routes
 from api.routes import dead_letters, device, failures, probes, sync_event
 from api.state import Parts
@@ -23,7 +23,7 @@ def create_app(
     streaks: ProjectionReader,
     letters: DeadLetterStore,
     alerts: AlertStore,
-    publisher: Publisher,
+    publisher: SyncPublisher,
 ) -> FastAPI:
     """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
     app = FastAPIOffline(  # its /docs works in a school without internet

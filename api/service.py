@@ -12,7 +12,7 @@ import uvloop
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.publisher import MqttPublisher
+from api.publisher import MqttSyncPublisher
 from pisync import logs, tasks
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
@@ -54,7 +54,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
-    publisher = MqttPublisher(settings)
+    publisher = MqttSyncPublisher(settings)
     async with contextlib.AsyncExitStack() as stack:
         mongodb = MongoConnection(settings.mongodb_url)
         stack.push_async_callback(mongodb.close)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.publisher import Publisher
+from api.publisher import SyncPublisher
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
@@ -23,7 +23,7 @@ class Parts:
     streaks: ProjectionReader
     letters: DeadLetterStore
     alerts: AlertStore
-    publisher: Publisher
+    publisher: SyncPublisher
 
 
 def parts_of(request: Request) -> Parts:

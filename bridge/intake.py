@@ -17,13 +17,13 @@ import msgspec
 
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
-from bridge.publisher import Publisher
 from bridge.retry import until_available
 from pisync import clock, limits, logs
 from pisync.domain import decoding, receipts, topics
 from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
-from pisync.mqtt.connection import Message
+from pisync.mqtt.client import Publisher
+from pisync.mqtt.messages import Message
 from pisync.settings import Settings
 from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.interfaces.events import EventStore, InsertOutcome

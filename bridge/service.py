@@ -20,6 +20,7 @@ from pisync import clock, limits, logs
 from pisync.domain import topics
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import serving
+from pisync.mqtt.messages import Subscription
 from pisync.settings import Settings
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -132,11 +133,12 @@ class _Bridge:
         session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
-            client_id=self._settings.bridge_id,
-            topic_filter=topics.SHARED_SYNC_FILTER,
-            status_filter=STATUS_FILTER,
-            on_message=pipeline.offer,
-            on_status=BrokerWatch(metrics).take,
+            bridge_id=self._settings.bridge_id,
+            subscriptions=[
+                Subscription(topics.SHARED_SYNC_FILTER, 1, pipeline.offer),
+                # What the broker drops will not be seen where it refuses this one.
+                Subscription(STATUS_FILTER, 0, BrokerWatch(metrics).on_message, required=False),
+            ],
             on_connected=alerts.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
@@ -184,7 +186,7 @@ class _Bridge:
             seen = pipeline.offered
             await asyncio.sleep(limits.LEAVE_QUIET_S)
         self.has_left = True
-        session.end()
+        session.end_session()
         log.info("left", bridge_id=self._settings.bridge_id, messages=pipeline.offered)
 
     async def forget(self) -> None:

@@ -12,12 +12,12 @@ from typing import Protocol
 import msgspec
 
 from bridge.metrics import Metrics
-from bridge.publisher import Publisher
 from bridge.retry import until_available
 from pisync import backoff, clock, limits, logs
 from pisync.domain import topics
 from pisync.domain.alerts import Alert, AlertChange
 from pisync.errors import RedisUnavailable
+from pisync.mqtt.client import Publisher
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection

@@ -29,7 +29,7 @@ from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
 
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
-SIMULATE = "import typer; from device_sim.command import simulate; typer.run(simulate)"
+SIMULATE = "import typer; from cli.commands.simulate import simulate; typer.run(simulate)"
 
 
 class StandIn:

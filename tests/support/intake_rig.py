@@ -16,7 +16,8 @@ from pisync.domain.device_state import DeviceState
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
 from pisync.errors import MongodbUnavailable, RedisUnavailable
-from pisync.mqtt.connection import Connection, Message
+from pisync.mqtt.connection import Connection
+from pisync.mqtt.messages import Message
 from pisync.settings import Settings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.interfaces.dead_letters import DeadLetter

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 import mqtt5
 import pytest
 
+from bridge.broker_watch import BrokerWatch
 from bridge.intake import Intake
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
@@ -16,7 +17,8 @@ from pisync.domain import topics
 from pisync.domain.decoding import decode
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
-from pisync.mqtt.connection import Connection, Subscription
+from pisync.mqtt.connection import Connection
+from pisync.mqtt.messages import Subscription
 from pisync.settings import Settings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 from pisync.stores.mongodb.events import document
@@ -50,19 +52,20 @@ class Bridge:
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{"linger_ms": 0, **settings})
-        ready = Ready()
+        ready, metrics = Ready(), Metrics(self.settings)
         self.pipeline = Intake(
             store=cast("EventStore", ready),
             projector=cast("Projector", ready),
             settings=self.settings,
-            metrics=Metrics(self.settings),
+            metrics=metrics,
         )
         self.transport = FakeTransport()
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0"),
-            subscriptions=[Subscription(topics.SHARED_SYNC_FILTER, 1), Subscription("$SYS/+", 0)],
-            on_message=self.pipeline.offer,
-            on_message_at_qos_0=self.pipeline.offer,
+            subscriptions=[
+                Subscription(topics.SHARED_SYNC_FILTER, 1, self.pipeline.offer),
+                Subscription("$SYS/+", 0, BrokerWatch(metrics).on_message),
+            ],
             unacknowledged={},
         )
         self.connection.connection_made(self.transport)
