@@ -13,11 +13,12 @@ import uvloop
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.publisher import MqttPublisher
+from api.publisher import MqttSyncPublisher
+from api.state import State
 from pisync import logs
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 from pisync.stores.opening import open_stores
 from pisync.tasks import supervise
 
@@ -26,7 +27,7 @@ log = logs.get("api.service")
 _SERVER: Final = "http server"
 
 
-def run(settings: Settings) -> None:
+def run(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
 
     Raises:
@@ -47,21 +48,21 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    publisher = MqttPublisher(settings)
+    publisher = MqttSyncPublisher(settings)
     async with open_stores(settings) as stores:
-        app = create_app(
-            settings,
+        state = State(
             events=stores.events,
-            streaks=stores.projection,
-            letters=stores.dead_letters,
+            projection=stores.projection,
+            dead_letters=stores.dead_letters,
             alerts=stores.alerts,
             publisher=publisher,
         )
+        app = create_app(settings, state)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         server = _Server(server_config(app, stop_s=stop_s))
         works = {"mqtt connection": publisher.run(), _SERVER: server.serve(sockets=[listener])}

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from pisync.domain.events import Reason
 from pisync.errors import Part
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import InsertOutcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -49,7 +49,7 @@ class Reading(Collector):
 class Metrics:
     """All metrics of one bridge; the attributes are what its parts count into or are read from."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BridgeSettings) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
         self._messages_and_events()
@@ -145,7 +145,7 @@ class Metrics:
         for part in (Part.MONGODB, Part.REDIS):
             self._store_retries.labels(part.label)
 
-    def _holdings(self, settings: Settings) -> None:
+    def _holdings(self, settings: BridgeSettings) -> None:
         self.inflight_messages = self._gauge(
             "pisync_bridge_inflight_messages", "Messages held in memory and not acknowledged yet."
         )
@@ -191,8 +191,12 @@ class Metrics:
         self.events_replayed = self._counter(
             "pisync_bridge_events_replayed_total", "Events replayed from MongoDB into the projection."
         )
-        self.alerts_opened = self._counter("pisync_bridge_alerts_opened_total", "Alerts this bridge opened.")
-        self.alerts_closed = self._counter("pisync_bridge_alerts_closed_total", "Alerts this bridge closed.")
+        self.alerts_opened = self._read_counter(
+            "pisync_bridge_alerts_opened_total", "Alerts this bridge opened."
+        )
+        self.alerts_closed = self._read_counter(
+            "pisync_bridge_alerts_closed_total", "Alerts this bridge closed."
+        )
 
     def _broker(self) -> None:
         self.broker_dropped = self._read_counter(

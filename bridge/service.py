@@ -8,7 +8,10 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 
 import uvloop
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
+from bridge.alerts.rules import all_rules
+from bridge.alerts.sinks.mqtt import MqttSink
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
@@ -18,10 +21,10 @@ from bridge.projection.projector import Projector
 from bridge.retry import until_available
 from bridge.session import Session
 from pisync import clock, limits, logs
-from pisync.domain import topics
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import serving
-from pisync.settings import Settings
+from pisync.mqtt.messages import Subscription
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
@@ -29,7 +32,7 @@ from pisync.tasks import supervise
 log = logs.get(__name__)
 
 
-def run(settings: Settings, *, leave: bool = False) -> None:
+def run(settings: BridgeSettings, *, leave: bool = False) -> None:
     """Run a bridge until SIGTERM or SIGINT, or retire it.
 
     Raises:
@@ -38,7 +41,7 @@ def run(settings: Settings, *, leave: bool = False) -> None:
     uvloop.run(_main(settings, leave=leave))
 
 
-async def _main(settings: Settings, *, leave: bool) -> None:
+async def _main(settings: BridgeSettings, *, leave: bool) -> None:
     _spare_the_collector()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -58,7 +61,7 @@ async def _main(settings: Settings, *, leave: bool) -> None:
 class _Bridge:
     """One bridge's parts and their life together."""
 
-    def __init__(self, settings: Settings, stores: Stores, *, leaving: bool) -> None:
+    def __init__(self, settings: BridgeSettings, stores: Stores, *, leaving: bool) -> None:
         self._settings = settings
         self._stores = stores
         self._leaving = leaving
@@ -95,16 +98,22 @@ class _Bridge:
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain what is in flight."""
         stores, metrics = self._stores, self._metrics
-        alerts = Alerts(
-            store=stores.alerts, events=stores.events, projection=stores.projection, metrics=metrics
+        outbox = Outbox(store=stores.alerts, retries=metrics)
+        judge = Judge(
+            store=stores.alerts,
+            rules=all_rules(events=stores.events, projection=stores.projection),
+            on_change=outbox.wake,
+            retries=metrics,
         )
-        projector = Projector(projection=stores.projection, alerts=alerts, metrics=metrics)
+        metrics.alerts_opened.set_function(lambda: judge.opened)
+        metrics.alerts_closed.set_function(lambda: judge.closed)
+        projector = Projector(projection=stores.projection, alerts=judge, metrics=metrics)
         catch_up = CatchUp(
             bridge_id=self._settings.bridge_id,
             events=stores.events,
             projection=stores.projection,
             projector=projector,
-            alerts=alerts,
+            alerts=judge,
             registry=stores.bridges,
             claim=self._claim,
             metrics=metrics,
@@ -116,12 +125,13 @@ class _Bridge:
         session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
-            client_id=self._settings.bridge_id,
-            topic_filter=topics.SHARED_SYNC_FILTER,
-            status_filter=STATUS_FILTER,
-            on_message=intake.offer,
-            on_status=BrokerWatch(metrics).take,
-            on_connected=alerts.publish_again,
+            bridge_id=self._settings.bridge_id,
+            subscriptions=[
+                *(Subscription(kind.topic_filter, 1, intake.offer) for kind in kinds),
+                # What the broker drops will not be seen where it refuses this one.
+                Subscription(STATUS_FILTER, 0, BrokerWatch(metrics).on_message, required=False),
+            ],
+            on_connected=outbox.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
             metrics=metrics,
@@ -131,12 +141,12 @@ class _Bridge:
         works = {
             "catch-up": catch_up.run(),
             "intake": intake.run(),
-            "alerts": alerts.run(),
-            "announcements": alerts.announce(session),
+            "judge": judge.run(),
+            "outbox": outbox.run(MqttSink(session)),
             "session": session.run(),
         }
         if self._leaving:
-            works["leave"] = self._quiet(session, intake, projector, alerts)
+            works["leave"] = self._quiet(session, intake, projector, judge)
         async with supervise(works, children=intake.batches) as running:
             await running.until(stop)
             await _drain(intake, self._settings.drain_timeout_s)
@@ -150,20 +160,20 @@ class _Bridge:
         except MongodbUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _quiet(self, session: Session, intake: Intake, projector: Projector, alerts: Alerts) -> None:
+    async def _quiet(self, session: Session, intake: Intake, projector: Projector, judge: Judge) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
         while not (
             session.is_ready
             and intake.is_idle
             and projector.is_current
-            and alerts.is_idle
+            and judge.is_idle
             and intake.offered == seen
         ):
             seen = intake.offered
             await asyncio.sleep(limits.LEAVE_QUIET_S)
         self.has_left = True
-        session.end()
+        session.end_session()
         log.info("left", bridge_id=self._settings.bridge_id, messages=intake.offered)
 
     async def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""What the `pisync dead-letters` commands do: ask the api, show progress, and say what came of it."""
+"""What the `pisync dead-letters` commands do: ask the api, show progress, and print the result."""
 
 import json
 from collections import Counter
@@ -11,25 +11,26 @@ from urllib.parse import quote
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from cli.api_client import ApiClient, ApiRefused, Json
+from cli.progress import tracked
 from pisync import settings
 from pisync.domain.payloads import printable
 from pisync.errors import PiSyncError
 
 PATH: Final = "/api/dead-letters"
-# Letters that the api reads at once while all are walked through, each with its whole payload.
+UNIT: Final = "dead letters"
+# Dead letters that the api reads at once while all are walked through, each with its whole payload.
 WALK_PAGE: Final = 200
 # A table is no narrower than this, also in a pipe, so that ids stay whole.
 TABLE_WIDTH_MIN: Final = 160
 PREVIEW_CHARS_MAX: Final = 60
 
 
-class Outcome(StrEnum):
-    """What became of one letter that was to be replayed."""
+class ReplayResult(StrEnum):
+    """What became of one dead letter that was to be replayed."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"
@@ -38,7 +39,7 @@ class Outcome(StrEnum):
     GONE = "not there"
 
 
-_ALWAYS_TOLD: Final = (Outcome.STORED, Outcome.DUPLICATE, Outcome.REJECTED)
+_ALWAYS_PRINTED: Final = (ReplayResult.STORED, ReplayResult.DUPLICATE, ReplayResult.REJECTED)
 
 
 def connect(url: str, key: str | None) -> ApiClient:
@@ -48,7 +49,8 @@ def connect(url: str, key: str | None) -> ApiClient:
         ConfigurationError: the URL or a setting is wrong.
     """
     if key is None:
-        key = next((known.get_secret_value() for known in settings.load().api_keys), None)
+        keys = settings.load(settings.ApiSettings).api_keys
+        key = keys[0].get_secret_value() if keys else None
     return ApiClient(url, key)
 
 
@@ -79,11 +81,11 @@ def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:
         typer.echo("There are more: narrow it with filters, or raise --limit.")
 
 
-def show(client: ApiClient, letter_id: str) -> None:
-    """Print one letter with its payload."""
-    letter = client.get(_path(letter_id))
-    text, raw = letter.pop("text"), letter.pop("raw_base64")
-    for name, value in letter.items():
+def show(client: ApiClient, dead_letter_id: str) -> None:
+    """Print one dead letter with its payload."""
+    dead_letter = client.get(_path(dead_letter_id))
+    text, raw = dead_letter.pop("text"), dead_letter.pop("raw_base64")
+    for name, value in dead_letter.items():
         typer.echo(f"{name:<16} {_field(value)}")
     typer.echo("")
     typer.echo(f"base64: {raw}" if text is None else printable(text, keep="\n\t"))
@@ -96,51 +98,51 @@ def _field(value: object) -> str:
 
 
 def find_ids(client: ApiClient, query: Mapping[str, Any]) -> list[str]:
-    """The ids of all letters that match."""
+    """The ids of all dead letters that match."""
     rows = client.rows(PATH, "dead_letters", {**query, "limit": WALK_PAGE})
     with Console(stderr=True).status("Looking for dead letters"):
         return [row["id"] for row in rows]
 
 
-def replay(client: ApiClient, letter_ids: Sequence[str]) -> int:
-    """Publish the letters again and print a summary; the exit code, 1 where one was not taken in.
+def replay(client: ApiClient, dead_letter_ids: Sequence[str]) -> int:
+    """Publish dead letters again and print a summary; the exit code, 1 where one was not taken in.
 
     Raises:
-        PiSyncError: the api or a part behind it is unavailable; the letters before were replayed.
+        PiSyncError: the api or a part behind it is unavailable; the dead letters before were replayed.
     """
-    outcomes: Counter[Outcome] = Counter()
+    results: Counter[ReplayResult] = Counter()
     faults: Counter[str] = Counter()
     try:
-        for letter_id in _progress("Replaying", letter_ids):
-            outcome, fault = _replay(client, letter_id)
-            outcomes[outcome] += 1
+        for dead_letter_id in tracked("Replaying", UNIT, dead_letter_ids):
+            result, fault = _replay(client, dead_letter_id)
+            results[result] += 1
             if fault is not None:
                 faults[fault] += 1
     finally:
-        told = [outcome for outcome in Outcome if outcomes[outcome] or outcome in _ALWAYS_TOLD]
-        typer.echo(", ".join(f"{outcomes[outcome]} {outcome}" for outcome in told))
+        printed = [result for result in ReplayResult if results[result] or result in _ALWAYS_PRINTED]
+        typer.echo(", ".join(f"{results[result]} {result}" for result in printed))
         for fault, count in faults.most_common():
             typer.echo(f"  {count} times {fault}")
-    return 0 if outcomes.total() == outcomes[Outcome.STORED] + outcomes[Outcome.DUPLICATE] else 1
+    return 0 if results.total() == results[ReplayResult.STORED] + results[ReplayResult.DUPLICATE] else 1
 
 
-def _replay(client: ApiClient, letter_id: str) -> tuple[Outcome, str | None]:
+def _replay(client: ApiClient, dead_letter_id: str) -> tuple[ReplayResult, str | None]:
     try:
-        receipt = client.post(f"{_path(letter_id)}/replay")
+        receipt = client.post(f"{_path(dead_letter_id)}/replay")
     except ApiRefused as refused:
         reasons = [error["reason"] for error in refused.errors if "reason" in error]
         if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY and reasons:
-            return Outcome.REJECTED, ", ".join(sorted(set(reasons)))
+            return ReplayResult.REJECTED, ", ".join(sorted(set(reasons)))
         if refused.status == HTTPStatus.CONFLICT:
-            return Outcome.IMPOSSIBLE, str(refused)
+            return ReplayResult.IMPOSSIBLE, str(refused)
         if refused.status == HTTPStatus.NOT_FOUND:
-            return Outcome.GONE, str(refused)
+            return ReplayResult.GONE, str(refused)
         raise
-    return (Outcome.STORED if receipt["stored"] else Outcome.DUPLICATE), None
+    return (ReplayResult.STORED if receipt["stored"] else ReplayResult.DUPLICATE), None
 
 
-def export(client: ApiClient, letter_ids: Sequence[str], file: Path) -> None:
-    """Write the letters to the file, which is there only once it is whole.
+def export(client: ApiClient, dead_letter_ids: Sequence[str], file: Path) -> None:
+    """Write dead letters to the file, which is there only once it is whole.
 
     Raises:
         PiSyncError: the api is unavailable, or the file cannot be written.
@@ -149,8 +151,8 @@ def export(client: ApiClient, letter_ids: Sequence[str], file: Path) -> None:
     count = 0
     try:
         with partial.open("w", encoding="utf-8") as lines:
-            for letter in _letters(client, letter_ids):
-                lines.write(json.dumps(letter) + "\n")
+            for dead_letter in _dead_letters(client, dead_letter_ids):
+                lines.write(json.dumps(dead_letter) + "\n")
                 count += 1
         partial.replace(file)
     except OSError as error:
@@ -160,23 +162,17 @@ def export(client: ApiClient, letter_ids: Sequence[str], file: Path) -> None:
     typer.echo(f"{count} dead letters in {file}")
 
 
-def _letters(client: ApiClient, letter_ids: Sequence[str]) -> Iterator[Json]:
-    for letter_id in _progress("Exporting", letter_ids):
+def _dead_letters(client: ApiClient, dead_letter_ids: Sequence[str]) -> Iterator[Json]:
+    for dead_letter_id in tracked("Exporting", UNIT, dead_letter_ids):
         try:
-            letter = client.get(_path(letter_id))
+            dead_letter = client.get(_path(dead_letter_id))
         except ApiRefused as refused:
             if refused.status != HTTPStatus.NOT_FOUND:
                 raise
             continue  # its retention ended meanwhile
-        del letter["text"]
-        yield letter
+        del dead_letter["text"]
+        yield dead_letter
 
 
-def _progress(what: str, letter_ids: Sequence[str]) -> Iterator[str]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(letter_ids, description=what)
-
-
-def _path(letter_id: str) -> str:
-    return f"{PATH}/{quote(letter_id, safe='')}"
+def _path(dead_letter_id: str) -> str:
+    return f"{PATH}/{quote(dead_letter_id, safe='')}"

@@ -1,4 +1,4 @@
-"""The `pisync` command. Each program keeps its own command beside its code; here they come together."""
+"""The `pisync` command: all commands together, and what becomes of an error."""
 
 import sys
 

@@ -1,11 +1,9 @@
-"""One simulation from start to summary: the deadline, the signals, the progress and the exit status."""
+"""What `pisync simulate` does: one simulation with its deadline, signals, progress, table and exit status."""
 
 import asyncio
 import secrets
 import signal
-import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,25 +11,39 @@ from typing import Final
 
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from cli.progress import progress
 from device_sim.fleet import Fleet
-from device_sim.report import Summary, summarize, table, to_json
+from device_sim.report import Summary, summarize, to_json
 from device_sim.scenario import Scenario
 from pisync import clock
 from pisync.errors import ConfigurationError
-from pisync.settings import Settings
+from pisync.mqtt.tls import tls_context
+from pisync.settings import CommonSettings
 
 REFRESH_S: Final = 0.2
-LINE_S: Final = 5.0
-"""Between two lines of progress where there is no terminal."""
+_LABELS: Final = {
+    "devices": "Devices",
+    "events": "Events",
+    "replayed": "Events published again after they were confirmed",
+    "messages": "Messages published",
+    "republished": "of them again, for want of a receipt",
+    "confirmed": "Events confirmed",
+    "stored": "of them stored",
+    "duplicates": "of them there already",
+    "rejected": "Events rejected",
+    "unconfirmed": "Events not confirmed",
+    "repeated_failures": "Devices with more than 3 failures",
+    "alerting": "Devices whose latest 3 syncs or more failed",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """What to simulate, and against which broker. Without a seed, one is drawn."""
 
-    settings: Settings
+    settings: CommonSettings
     devices: int
     events: int
     seed: int | None
@@ -45,7 +57,8 @@ class Run:
 class End(StrEnum):
     """Why a run ended."""
 
-    SETTLED = "settled"
+    COVERED = "covered"
+    """A receipt covers every event."""
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
 
@@ -71,8 +84,8 @@ def run(what: Run) -> int:
         f" seed {scenario.seed}",
         highlight=False,
     )
-    summary, end, trouble = uvloop.run(_run(what, scenario, console))
-    console.print(table(summary))
+    summary, end, trouble = uvloop.run(_run(what, scenario))
+    console.print(_table(summary))
     if end is End.TIMEOUT:
         console.print(f"Gave up after {what.timeout_s:g} s.", style="bold red", highlight=False)
     if trouble is not None and not summary.succeeded:
@@ -84,13 +97,13 @@ def run(what: Run) -> int:
     return 0 if summary.succeeded else 1
 
 
-async def _run(what: Run, scenario: Scenario, console: Console) -> tuple[Summary, End, str | None]:
+async def _run(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]:
     """The summary, why the run ended, and the last trouble with the broker."""
     fleet = Fleet(
         scenario,
         what.settings.mqtt,
         connections=min(what.connections, what.devices),
-        tls_context=_tls_context(what.settings),
+        tls_context=tls_context(what.settings.mqtt, what.settings.mqtt_ca_file),
     )
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
@@ -99,11 +112,12 @@ async def _run(what: Run, scenario: Scenario, console: Console) -> tuple[Summary
     started_s = loop.time()
     working = asyncio.create_task(fleet.run(), name="fleet")
     waiting = asyncio.create_task(interrupted.wait(), name="interrupted")
-    with _display(console, fleet) as show:
+    with progress("Simulating", "events confirmed") as update:
         while not (working.done() or waiting.done()) and loop.time() - started_s < what.timeout_s:
             await asyncio.wait((working, waiting), timeout=REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
-            show(loop.time() - started_s)
-    end = End.SETTLED if working.done() else End.INTERRUPTED if waiting.done() else End.TIMEOUT
+            note = _note(fleet, loop.time() - started_s)
+            update(fleet.tally.counters.confirmed, fleet.expected, note)
+    end = End.COVERED if working.done() else End.INTERRUPTED if waiting.done() else End.TIMEOUT
     summary = summarize(scenario, fleet, loop.time() - started_s)
     waiting.cancel()
     working.cancel()
@@ -112,40 +126,19 @@ async def _run(what: Run, scenario: Scenario, console: Console) -> tuple[Summary
     return summary, end, fleet.tally.trouble
 
 
-@contextmanager
-def _display(console: Console, fleet: Fleet) -> Iterator[Callable[[float], None]]:
-    """Gives a function that shows how far the fleet is after so many seconds."""
-    if not console.is_terminal:
-        yield _lines(console, fleet)
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events confirmed · {task.fields[note]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=fleet.expected, note="")
-
-        def show(elapsed_s: float) -> None:
-            confirmed = fleet.tally.counters.confirmed
-            progress.update(task, completed=confirmed, total=fleet.expected, note=_note(fleet, elapsed_s))
-
-        yield show
-
-
-def _lines(console: Console, fleet: Fleet) -> Callable[[float], None]:
-    """Progress for a log file: a line now and then."""
-    next_s = LINE_S
-
-    def show(elapsed_s: float) -> None:
-        nonlocal next_s
-        if elapsed_s >= next_s:
-            next_s = elapsed_s + LINE_S
-            confirmed = f"{fleet.tally.counters.confirmed:,}/{fleet.expected:,} events confirmed"
-            console.print(f"{confirmed} · {_note(fleet, elapsed_s)}", markup=False, highlight=False)
-
-    return show
+def _table(summary: Summary) -> Table:
+    """The summary as a table."""
+    rate = summary.confirmed / summary.elapsed_s if summary.elapsed_s else 0.0
+    table = Table(title=f"Fleet of seed {summary.seed}", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for name, label in _LABELS.items():
+        value = getattr(summary, name)
+        is_part = label.startswith("of them")
+        bad = name in {"rejected", "unconfirmed"} and value > 0
+        table.add_row(f"  {label}" if is_part else label, f"{value:,}", style="bold red" if bad else None)
+    table.add_row("Time", f"{summary.elapsed_s:,.1f} s ({rate:,.0f} events/s)")
+    return table
 
 
 def _note(fleet: Fleet, elapsed_s: float) -> str:
@@ -153,17 +146,6 @@ def _note(fleet: Fleet, elapsed_s: float) -> str:
     rate = tally.counters.confirmed / elapsed_s if elapsed_s else 0.0
     note = f"{rate:,.0f}/s · {tally.online:,} devices online"
     return f"{note} · {tally.trouble}" if tally.trouble and not tally.online else note
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.mqtt.tls:
-        return None
-    try:
-        return ssl.create_default_context(cafile=settings.mqtt_ca_file)
-    except ssl.SSLError as error:
-        raise ConfigurationError(
-            f"PISYNC_MQTT_CA_FILE: {settings.mqtt_ca_file} holds no usable certificate: {error}"
-        ) from None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What `pisync up` shows a person: each step as it happens, the addresses, and lines to paste."""
+"""What `pisync up` does: runs the local stack and prints the steps, the addresses, and lines to paste."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 
 from local_stack import ports, programs
-from local_stack.local import LocalStack, Plan, locked
+from local_stack.local import LocalStack, StackPlan, locked
 from pisync import clock
 from pisync.domain import topics
 from pisync.errors import ConfigurationError
@@ -19,7 +19,7 @@ from pisync.errors import ConfigurationError
 EXAMPLE_DEVICE: Final = "PB-EXAMPLE"
 
 
-def serve(plan: Plan) -> None:
+def serve(plan: StackPlan) -> None:
     """Run the local stack until it is interrupted.
 
     Raises:

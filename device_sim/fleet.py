@@ -46,8 +46,9 @@ class Tally:
     """How far a fleet got.
 
     `replayed` are the events that devices recorded again after they had been confirmed; they count in
-    `counters.recorded`. `repeated_failures` and `alerting` count devices all of whose events are settled:
-    those with more than three failures in all, and those whose latest syncs are a streak of failures.
+    `counters.recorded`. `repeated_failures` and `alerting` count devices whose events are all covered by
+    receipts: those with more than three failures in all, and those whose latest syncs are a streak of
+    failures.
     """
 
     counters: Counters = field(default_factory=Counters)
@@ -89,13 +90,18 @@ class Fleet:
 
     @property
     def expected(self) -> int:
-        """The events to be settled: every device's, and what was replayed so far."""
+        """The events that receipts have to cover: every device's, and those replayed so far."""
         return self._scenario.devices * self._scenario.events + self.tally.replayed
+
+    @property
+    def covered(self) -> int:
+        """The events that a receipt covers: confirmed or rejected."""
+        return self.tally.counters.confirmed + self.tally.counters.rejected
 
     @property
     def unconfirmed(self) -> int:
         """The events that no receipt covers yet, recorded or not."""
-        return self.expected - self.tally.counters.confirmed - self.tally.counters.rejected
+        return self.expected - self.covered
 
     async def run(self) -> None:
         """Return once a receipt covers every event. A broker that is unavailable is waited for.
@@ -109,28 +115,28 @@ class Fleet:
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(awake):
-                    group.create_task(self._live(places), name=f"devices-{number}")
+                    group.create_task(self._run_devices(places), name=f"devices-{number}")
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
 
-    async def _live(self, places: Iterator[int]) -> None:
-        """Live one device after the other."""
+    async def _run_devices(self, places: Iterator[int]) -> None:
+        """Run one device after the other."""
         for place in places:
-            await self._tell(self._scenario.story(place))
+            await self._run_device(self._scenario.story(place))
 
-    async def _tell(self, story: Story) -> None:
+    async def _run_device(self, story: Story) -> None:
         random = Random(f"{self._scenario.seed}/{story.device_id}/fleet")
         options = Options(array_events=story.array_events, receipt_timeout_s=self._receipt_timeout_s)
         device = Device(story.device_id, random=random, options=options, counters=self.tally.counters)
         for period in story.periods:
             await asyncio.sleep(random.uniform(0, OFFLINE_S_MAX))
-            await self._settle(device, period, random)
+            await self._deliver(device, period, random)
         self.tally.finished += 1
         self.tally.repeated_failures += story.failures > REPEATED_FAILURES_MORE_THAN
         self.tally.alerting += story.streak >= limits.STREAK_ALERT
 
-    async def _settle(self, device: Device, period: Period, random: Random) -> None:
-        """Record a period's events and stay with them until a receipt covers each."""
+    async def _deliver(self, device: Device, period: Period, random: Random) -> None:
+        """Record a period's events and connect, as often as it takes, until receipts cover all of them."""
         self.tally.replayed += period.replayed
         for event in period.backlog:
             device.record(event)
@@ -149,7 +155,7 @@ class Fleet:
                 await asyncio.sleep(backoff_s(random, attempts))
 
     async def _connect(self, device: Device, live: deque[SyncEvent]) -> None:
-        """One connection, from CONNECT until everything is settled.
+        """One connection, from CONNECT until receipts cover all that is recorded.
 
         Raises:
             aiomqtt.MqttError: the broker is unavailable, refused for now, or the connection broke.

@@ -1,9 +1,6 @@
-"""What a simulation comes to: the summary, as a table for people and as JSON for programs."""
-
-from typing import Final
+"""What a simulation comes to: the summary as data, and as JSON."""
 
 import msgspec
-from rich.table import Table
 
 from device_sim.fleet import Fleet
 from device_sim.scenario import Scenario
@@ -60,37 +57,6 @@ def summarize(scenario: Scenario, fleet: Fleet, elapsed_s: float) -> Summary:
         alerting=tally.alerting,
         elapsed_s=round(elapsed_s, 3),
     )
-
-
-_LABELS: Final = {
-    "devices": "Devices",
-    "events": "Events",
-    "replayed": "Events published again after they were confirmed",
-    "messages": "Messages published",
-    "republished": "of them again, for want of a receipt",
-    "confirmed": "Events confirmed",
-    "stored": "of them stored",
-    "duplicates": "of them there already",
-    "rejected": "Events rejected",
-    "unconfirmed": "Events not confirmed",
-    "repeated_failures": "Devices with more than 3 failures",
-    "alerting": "Devices whose latest 3 syncs or more failed",
-}
-
-
-def table(summary: Summary) -> Table:
-    """The summary as a table."""
-    rate = summary.confirmed / summary.elapsed_s if summary.elapsed_s else 0.0
-    shown = Table(title=f"Fleet of seed {summary.seed}", show_header=False, title_justify="left")
-    shown.add_column()
-    shown.add_column(justify="right")
-    for name, label in _LABELS.items():
-        value = getattr(summary, name)
-        is_part = label.startswith("of them")
-        bad = name in {"rejected", "unconfirmed"} and value > 0
-        shown.add_row(f"  {label}" if is_part else label, f"{value:,}", style="bold red" if bad else None)
-    shown.add_row("Time", f"{summary.elapsed_s:,.1f} s ({rate:,.0f} events/s)")
-    return shown
 
 
 def to_json(summary: Summary) -> bytes:

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StackPlan:
     """What a person asked for. A port of None is chosen at the start; without `data`, nothing is kept."""
 
     data: Path | None = None
@@ -39,13 +39,13 @@ class Plan:
     redis_port: int | None = None
     http_port: int | None = None
     bridges: int = 1
-    fleet: services.Fleet | None = None
+    simulation: services.SimulationPlan | None = None
 
 
 class LocalStack:
     """The children of one `pisync up`."""
 
-    def __init__(self, plan: Plan, data: Path, say: Say) -> None:
+    def __init__(self, plan: StackPlan, data: Path, say: Say) -> None:
         """Describe the children and choose their ports; nothing runs yet.
 
         Args:
@@ -81,8 +81,10 @@ class LocalStack:
         self.bridges = [services.Bridge(name, urls, log=logs / f"{name}.log") for name in names]
         http_port = ports.claimed(plan.http_port, "--http-port", preferred=HTTP_PORT)
         self.api = services.Api(http_port, urls, log=logs / "api.log")
-        self.fleet = services.simulation(plan.fleet, self.mosquitto.url) if plan.fleet else None
-        # Started in this order and stopped in the reverse one, so that each finds what it needs.
+        self.simulation = (
+            services.simulation(plan.simulation, self.mosquitto.url) if plan.simulation else None
+        )
+        # Started in this order and stopped in the reverse one, so that every child finds what it needs.
         self._children: list[ChildProcess] = [
             self.mongodb,
             self.redis,
@@ -120,14 +122,15 @@ class LocalStack:
 
     async def _simulate(self, interrupted: asyncio.Event) -> None:
         """Run the simulated fleet once, say how it went, and stay."""
-        if self.fleet is not None:
-            await self.fleet.start()
-            await self.fleet.wait()
-            self._say(f"{self.fleet.name} {self.fleet.how_it_ended()}; the stack stays up, Ctrl-C stops it")
+        child = self.simulation
+        if child is not None:
+            await child.start()
+            await child.wait()
+            self._say(f"{child.name} {child.how_it_ended()}; the stack stays up, Ctrl-C stops it")
         await interrupted.wait()
 
     async def _stop(self) -> None:
-        children = [*([self.fleet] if self.fleet else []), *reversed(self._children)]
+        children = [*([self.simulation] if self.simulation else []), *reversed(self._children)]
         if any(child.running for child in children):
             self._say("stopping")
         for child in children:
@@ -193,7 +196,7 @@ def _bridges_known(data: Path, wanted: int) -> int:
     """How many bridges to run in this data directory: as many as it ever had, or as are wanted now.
 
     The broker keeps an absent bridge's session and gives it its share of the messages, which would wait
-    there for as long as it stays away.
+    there for as long as it is unavailable.
     """
     record = data / "bridges"
     number = max(wanted, int(record.read_text()) if record.exists() else 0)

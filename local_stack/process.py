@@ -108,7 +108,7 @@ class ChildProcess:
         Returns:
             its exit code, or the negative number of the signal that ended it.
         """
-        process = self._started  # whoever watches this child may start it again before we look
+        process = self._started  # what watches this child may start it again before we look
         while True:
             code = process.poll()
             if code is not None:

@@ -17,8 +17,8 @@ _SUBSCRIBED: Final = re.compile(rb"\bconnected\b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fleet:
-    """A simulated fleet: so many devices with so many events each; the same seed gives the same fleet."""
+class SimulationPlan:
+    """A simulated fleet to run: its devices, the events of each device, and the seed that makes it again."""
 
     devices: int
     events: int
@@ -78,10 +78,10 @@ class Api(ChildProcess):
         return answer is not None and answer.startswith(b"HTTP/1.1 200 ")
 
 
-def simulation(fleet: Fleet, mqtt_url: str) -> ChildProcess:
+def simulation(plan: SimulationPlan, mqtt_url: str) -> ChildProcess:
     """The simulated fleet as a child that writes to our terminal and ends by itself."""
     return ChildProcess(
-        "simulated fleet", fleet.command(mqtt_url), log=None, environment=settings.child_environment({})
+        "simulated fleet", plan.command(mqtt_url), log=None, environment=settings.child_environment({})
     )
 
 

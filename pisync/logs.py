@@ -5,10 +5,10 @@ import sys
 
 import structlog
 
-from pisync.settings import Settings
+from pisync.settings import CommonSettings
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: CommonSettings) -> None:
     """Send every log line of the process to standard error in the configured shape."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,6 +1,8 @@
 """Every setting, read from the environment (prefix `PISYNC_`) here and nowhere else.
 
-A setting that is wrong, or that contradicts another, stops the program with a message that names it.
+A program loads its own class: the settings that all programs have in common, and those that it alone has. One
+of them that is wrong, or that contradicts another, stops the program with a message that names it; a fault in
+another program's settings does not. A variable that no program has stops every program.
 """
 
 import ipaddress
@@ -8,10 +10,10 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pisync import limits
@@ -19,13 +21,25 @@ from pisync.domain import topics
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
 
-PREFIX = "PISYNC_"
+PREFIX: Final = "PISYNC_"
 
 
-class Settings(BaseSettings):
-    """All settings of all programs; each program uses its part."""
+def _topic_level(name: str) -> str:
+    if not topics.is_device_id(name):
+        raise ValueError(
+            "must be 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    return name
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+ProgramId = Annotated[str, AfterValidator(_topic_level)]
+"""The id of one bridge or one api replica, which stands in topics and client ids as a device's does."""
+
+
+class CommonSettings(BaseSettings):
+    """What all programs have in common: the connections and the logs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     mqtt_url: str = Field(
         "mqtt://127.0.0.1:1883", description="Broker, `mqtt://` or `mqtts://user:password@host:port`."
@@ -37,100 +51,10 @@ class Settings(BaseSettings):
         "mongodb://127.0.0.1:27017/pisync", description="MongoDB connection string with the database's name."
     )
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis, `redis://` or `rediss://`.")
-
-    http_host: str = Field(
-        "127.0.0.1", description="Address the api listens on. Beyond loopback it wants `PISYNC_API_KEYS`."
-    )
-    http_port: int = Field(8080, ge=0, le=65535, description="Port the api listens on.")
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (),
-        description="Keys that open the api, separated by commas, each at least 16 characters;"
-        " sent as `Authorization: Bearer KEY`.",
-    )
-    allow_anonymous: bool = Field(
-        False,
-        description="Serve beyond loopback without keys, because something in front of the api guards it.",
-    )
-    api_id: str = Field(
-        default_factory=lambda: f"api-{secrets.token_hex(4)}",
-        description="Name of one api replica in its receipts topic; made up at start when absent.",
-    )
-    receipt_timeout_s: float = Field(
-        limits.RECEIPT_TIMEOUT_S,
-        gt=0,
-        le=60,
-        description="How long a POST waits for the bridge's receipt, in seconds.",
-    )
-
-    bridge_id: str = Field(
-        "bridge-0",
-        description="Stable name of one bridge: its MQTT client id, and so its session in the broker.",
-    )
-    batch_events_max: int = Field(
-        limits.BATCH_EVENTS_MAX, ge=1, le=10_000, description="Events in one write to MongoDB, at most."
-    )
-    batches_inflight_max: int = Field(
-        limits.BATCHES_INFLIGHT_MAX, ge=1, le=64, description="Batches under way at once, at most."
-    )
-    linger_ms: float = Field(
-        limits.LINGER_MS,
-        ge=0,
-        le=1000,
-        description="How long a first message waits for company, in milliseconds.",
-    )
-    inflight_messages_max: int = Field(
-        limits.INFLIGHT_MESSAGES_MAX,
-        ge=1,
-        le=1_000_000,
-        description="Unacknowledged messages held in memory; beyond it the socket is not read.",
-    )
-    inflight_bytes_max: int = Field(
-        limits.INFLIGHT_BYTES_MAX,
-        ge=1,
-        description="Bytes of unacknowledged payloads held in memory; beyond it the socket is not read.",
-    )
-    dead_letter_days: int | None = Field(
-        None,
-        ge=1,
-        le=20_000,
-        description="Days after which a dead letter that did not come again is deleted; without it, never.",
-    )
-    drain_timeout_s: float = Field(
-        limits.DRAIN_TIMEOUT_S,
-        gt=0,
-        le=600,
-        description="How long a stopping bridge may take to finish what is in flight, in seconds.",
-    )
-
-    metrics_host: str = Field(
-        "127.0.0.1",
-        description="Address the bridge serves its metrics on; they are open to whoever reaches it.",
-    )
-    metrics_port: int | None = Field(
-        None,
-        ge=1,
-        le=65535,
-        description="Port on which the bridge serves `/metrics` and `/healthz`; without it, it does not.",
-    )
-
     log_format: Literal["console", "json"] = Field("console", description="Shape of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _split_keys(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(key for key in (part.strip() for part in value.split(",")) if key)
-        return value
-
-    @field_validator("api_keys")
-    @classmethod
-    def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(key.get_secret_value()) < 16 for key in keys):
-            raise ValueError("each key needs at least 16 characters")
-        return keys
 
     @field_validator("mqtt_url")
     @classmethod
@@ -162,17 +86,8 @@ class Settings(BaseSettings):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
 
-    @field_validator("bridge_id", "api_id")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        if not topics.is_device_id(name):
-            raise ValueError(
-                "must be 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
-            )
-        return name
-
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _ca_file_is_usable(self) -> Self:
         if self.mqtt_ca_file is not None:
             if not MqttAddress(self.mqtt_url).tls:
                 raise ValueError(
@@ -180,12 +95,69 @@ class Settings(BaseSettings):
                 )
             if not self.mqtt_ca_file.is_file():
                 raise ValueError(f"MQTT_CA_FILE: there is no file {self.mqtt_ca_file}")
-        if not (_is_loopback(self.http_host) or self.api_keys or self.allow_anonymous):
-            raise ValueError(
-                f"HTTP_HOST {self.http_host} is reachable from other machines and API_KEYS is empty:"
-                " set API_KEYS,"
-                " or ALLOW_ANONYMOUS=true where something in front of the api guards it"
-            )
+        return self
+
+    @property
+    def mqtt(self) -> MqttAddress:
+        """The broker's address."""
+        return MqttAddress(self.mqtt_url)
+
+
+class BridgeSettings(CommonSettings):
+    """The settings of `pisync bridge`."""
+
+    bridge_id: ProgramId = Field(
+        "bridge-0",
+        description="Stable name of one bridge: its MQTT client id, and so its session in the broker.",
+    )
+    batch_events_max: int = Field(
+        limits.BATCH_EVENTS_MAX, ge=1, le=10_000, description="Events in one write to MongoDB, at most."
+    )
+    batches_inflight_max: int = Field(
+        limits.BATCHES_INFLIGHT_MAX, ge=1, le=64, description="Batches under way at once, at most."
+    )
+    linger_ms: float = Field(
+        limits.LINGER_MS,
+        ge=0,
+        le=1000,
+        description="How long a batch waits for more messages after its first, in milliseconds.",
+    )
+    inflight_messages_max: int = Field(
+        limits.INFLIGHT_MESSAGES_MAX,
+        ge=1,
+        le=1_000_000,
+        description="Unacknowledged messages held in memory; beyond it the socket is not read.",
+    )
+    inflight_bytes_max: int = Field(
+        limits.INFLIGHT_BYTES_MAX,
+        ge=1,
+        description="Bytes of unacknowledged payloads held in memory; beyond it the socket is not read.",
+    )
+    dead_letter_days: int | None = Field(
+        None,
+        ge=1,
+        le=20_000,
+        description="Days after which a dead letter that did not come again is deleted; without it, never.",
+    )
+    drain_timeout_s: float = Field(
+        limits.DRAIN_TIMEOUT_S,
+        gt=0,
+        le=600,
+        description="How long a stopping bridge may take to finish what is in flight, in seconds.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address the bridge serves its metrics on; everybody who reaches it can read them.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which the bridge serves `/metrics` and `/healthz`; without it, it does not.",
+    )
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
         if self.inflight_messages_max < self.batches_inflight_max:
             raise ValueError(
                 "INFLIGHT_MESSAGES_MAX is smaller than BATCHES_INFLIGHT_MAX: no batch could fill"
@@ -196,26 +168,89 @@ class Settings(BaseSettings):
             )
         return self
 
-    @property
-    def mqtt(self) -> MqttAddress:
-        """The broker's address."""
-        return MqttAddress(self.mqtt_url)
+
+class ApiSettings(CommonSettings):
+    """The settings of `pisync api`."""
+
+    http_host: str = Field(
+        "127.0.0.1", description="Address the api listens on. Beyond loopback it wants `PISYNC_API_KEYS`."
+    )
+    http_port: int = Field(8080, ge=0, le=65535, description="Port the api listens on.")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="Keys that open the api, separated by commas, each at least 16 characters;"
+        " sent as `Authorization: Bearer KEY`.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Serve beyond loopback without keys, because something in front of the api guards it.",
+    )
+    api_id: ProgramId = Field(
+        default_factory=lambda: f"api-{secrets.token_hex(4)}",
+        description="Name of one api replica in its receipts topic; made up at start when absent.",
+    )
+    receipt_timeout_s: float = Field(
+        limits.RECEIPT_TIMEOUT_S,
+        gt=0,
+        le=60,
+        description="How long a POST waits for the bridge's receipt, in seconds.",
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(key for key in (part.strip() for part in value.split(",")) if key)
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < 16 for key in keys):
+            raise ValueError("each key needs at least 16 characters")
+        return keys
+
+    @model_validator(mode="after")
+    def _guarded_beyond_loopback(self) -> Self:
+        if not (_is_loopback(self.http_host) or self.api_keys or self.allow_anonymous):
+            raise ValueError(
+                f"HTTP_HOST {self.http_host} is reachable from other machines and API_KEYS is empty:"
+                " set API_KEYS,"
+                " or ALLOW_ANONYMOUS=true where something in front of the api guards it"
+            )
+        return self
 
 
-def load(**overrides: object) -> Settings:
-    """The settings from the environment, with what the command line overrides.
+PROGRAMS: Final[Mapping[str, type[CommonSettings]]] = {"bridge": BridgeSettings, "api": ApiSettings}
+"""The programs that have settings of their own, by their command."""
+
+AnySettings = TypeVar("AnySettings", bound=CommonSettings)
+
+
+def variables(*classes: type[CommonSettings]) -> frozenset[str]:
+    """The environment variables of these classes; of all programs without an argument."""
+    return frozenset(
+        f"{PREFIX}{name.upper()}"
+        for settings in classes or (CommonSettings, *PROGRAMS.values())
+        for name in settings.model_fields
+    )
+
+
+def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
+    """A program's settings from the environment, with what the command line overrides.
 
     Raises:
-        ConfigurationError: something is wrong; the message has a line for each fault.
+        ConfigurationError: one of them is wrong, or no program has a setting of a name that is in the
+            environment; the message has a line for each fault.
     """
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = variables()
     strays = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if strays:
         raise ConfigurationError(
             "\n".join(f"{name}: there is no such setting; see docs/operations.md" for name in strays)
         )
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        return settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         lines = []
         for fault in error.errors(include_url=False, include_input=False):

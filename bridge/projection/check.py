@@ -9,6 +9,7 @@ import msgspec
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import DeviceState, LastEvent, project
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryQuery
@@ -57,7 +58,7 @@ class Check:
             Unavailable: a store is unavailable.
         """
         total = await self._events.count(None)
-        opened = set(await self._alerts.open_devices())
+        opened = set(await self._alerts.open_devices(Rule.STREAK))
         seen: set[str] = set()
         suspects: list[str] = []
         async for states in self._by_device():
@@ -99,7 +100,7 @@ class Check:
     async def _differences(self, device_id: str) -> list[Difference]:
         expected = await self._state(device_id)
         [found] = await self._streaks.records([device_id])
-        query = AlertQuery(limit=1, is_open=True, device_id=device_id)
+        query = AlertQuery(limit=1, is_open=True, rule=Rule.STREAK, device_id=device_id)
         opened = bool(await self._alerts.find(query))
         should, there = _facts(DeviceRecord.of(expected)), _facts(found)
         should["open alert in MongoDB"] = _yes(expected is not None and expected.alerting)

@@ -6,6 +6,6 @@ def api() -> None:
     from api.service import run  # noqa: PLC0415 - the other commands need none of it
     from pisync import logs, settings  # noqa: PLC0415
 
-    loaded = settings.load()
+    loaded = settings.load(settings.ApiSettings)
     logs.configure(loaded)
     run(loaded)

@@ -20,6 +20,6 @@ def bridge(
     from bridge.service import run  # noqa: PLC0415 - the other commands need none of it
     from pisync import logs, settings  # noqa: PLC0415
 
-    loaded = settings.load()
+    loaded = settings.load(settings.BridgeSettings)
     logs.configure(loaded)
     run(loaded, leave=leave)

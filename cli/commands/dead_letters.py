@@ -22,9 +22,9 @@ Key = Annotated[
         show_default=False,
     ),
 ]
-LetterId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+DeadLetterId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 OnlyReason = Annotated[
-    Reason | None, typer.Option("--reason", help="Only letters rejected for this.", show_default=False)
+    Reason | None, typer.Option("--reason", help="Only dead letters rejected for this.", show_default=False)
 ]
 _MOMENT = "such as 2026-05-08T12:00:00Z"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -35,23 +35,26 @@ def show_list(
     *,
     reason: OnlyReason = None,
     device: Annotated[
-        str | None, typer.Option(help="Only letters that came on this device's topic.", show_default=False)
+        str | None,
+        typer.Option(help="Only dead letters that came on this device's topic.", show_default=False),
     ] = None,
     before: Annotated[
-        str | None, typer.Option(help=f"Only letters first received before, {_MOMENT}.", show_default=False)
+        str | None,
+        typer.Option(help=f"Only dead letters first received before, {_MOMENT}.", show_default=False),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(help=f"Only letters first received after, {_MOMENT}.", show_default=False)
+        str | None,
+        typer.Option(help=f"Only dead letters first received after, {_MOMENT}.", show_default=False),
     ] = None,
     replayed: Annotated[
         bool | None,
         typer.Option(
             "--replayed/--not-replayed",
-            help="Only letters that a replay took in, or only the others.",
+            help="Only dead letters that a replay took in, or only the others.",
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Letters to show, at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Dead letters to list, at most.")] = 50,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
@@ -73,20 +76,22 @@ def show_list(
 
 
 @dead_letters.command()
-def show(letter_id: LetterId, *, url: Url = DEFAULT_URL, key: Key = None) -> None:
+def show(dead_letter_id: DeadLetterId, *, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show one dead letter and its payload, as text where it is text and else as base64."""
     from cli import dead_letters as run  # noqa: PLC0415
 
     with run.connect(url, key) as client:
-        run.show(client, letter_id)
+        run.show(client, dead_letter_id)
 
 
 @dead_letters.command()
 def replay(
-    letter_ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", show_default=False)] = None,
+    dead_letter_ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", show_default=False)] = None,
     *,
     reason: OnlyReason = None,
-    every: Annotated[bool, typer.Option("--all", help="All letters that no replay took in yet.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All dead letters that no replay took in yet.")
+    ] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
@@ -96,10 +101,10 @@ def replay(
     """
     from cli import dead_letters as run  # noqa: PLC0415
 
-    if [bool(letter_ids), reason is not None, every].count(True) != 1:
+    if [bool(dead_letter_ids), reason is not None, every].count(True) != 1:
         raise typer.BadParameter("give either ids, or --reason, or --all")
     with run.connect(url, key) as client:
-        chosen = letter_ids or run.find_ids(client, {"reason": reason, "replayed": False})
+        chosen = dead_letter_ids or run.find_ids(client, {"reason": reason, "replayed": False})
         raise typer.Exit(run.replay(client, chosen))
 
 

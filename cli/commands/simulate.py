@@ -38,7 +38,7 @@ def simulate(
     from cli.simulate import Run, run  # noqa: PLC0415 - the other commands need none of it
     from pisync import logs, settings  # noqa: PLC0415
 
-    loaded = settings.load(mqtt_url=mqtt_url)
+    loaded = settings.load(settings.CommonSettings, mqtt_url=mqtt_url)
     logs.configure(loaded)
     status = run(
         Run(

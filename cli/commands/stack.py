@@ -45,18 +45,18 @@ def up(
 ) -> None:
     """Run everything on this machine: broker, MongoDB, Redis, bridges and api. Ctrl-C stops it all."""
     from cli.stack import serve  # noqa: PLC0415
-    from local_stack.local import Plan  # noqa: PLC0415 - the other commands need none of it
-    from local_stack.services import Fleet  # noqa: PLC0415
+    from local_stack.local import StackPlan  # noqa: PLC0415 - the other commands need none of it
+    from local_stack.services import SimulationPlan  # noqa: PLC0415
 
     serve(
-        Plan(
+        StackPlan(
             data=data,
             mqtt_port=mqtt_port,
             mongodb_port=mongodb_port,
             redis_port=redis_port,
             http_port=http_port,
             bridges=bridges,
-            fleet=Fleet(devices=devices, events=events, seed=seed) if devices else None,
+            simulation=SimulationPlan(devices=devices, events=events, seed=seed) if devices else None,
         )
     )
 

@@ -45,9 +45,9 @@ def status(device_id: str) -> str:
     return f"{_DEVICES}{device_id}/status"
 
 
-def alerts(device_id: str) -> str:
-    """Where the retained open alert of a device stands."""
-    return f"{PREFIX}/alerts/{device_id}"
+def alerts(device_id: str, rule: str) -> str:
+    """Where a device's open alert of a rule is retained."""
+    return f"{PREFIX}/alerts/{device_id}/{rule}"
 
 
 def api_receipts(api_id: str) -> str:
@@ -62,24 +62,6 @@ def sync_device(topic: str) -> str | None:
         return None
     device_id = topic[len(_DEVICES) : -len(_SYNC)]
     return device_id if is_device_id(device_id) else None
-
-
-@lru_cache(maxsize=TOPICS_REMEMBERED)
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a subscription, shared or not, takes a topic (MQTT 5, 4.7)."""
-    if topic_filter.startswith("$share/"):
-        topic_filter = topic_filter.split("/", 2)[2]
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    if topic.startswith("$") and wanted[0] in {"#", "+"}:
-        return False  # [MQTT-4.7.2-1]
-    if wanted[-1] == "#":
-        wanted.pop()
-        if len(levels) < len(wanted):
-            return False
-        levels = levels[: len(wanted)]
-    return len(wanted) == len(levels) and all(
-        level in {"+", found} for level, found in zip(wanted, levels, strict=True)
-    )
 
 
 def may_receive_receipt(topic: str, device_id: str) -> bool:

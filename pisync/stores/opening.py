@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from pisync.settings import Settings
+from pisync.settings import CommonSettings
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
@@ -31,7 +31,7 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
     """The stores at the addresses in the settings; nothing is asked of a server before a store is used.
 
     Raises:

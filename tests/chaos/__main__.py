@@ -18,7 +18,7 @@ from tests.chaos.faults import Kind
 from tests.chaos.run import ChaosResult, Plan, run
 from tests.chaos.stack import Bug
 
-SHOWN_MAX = 20
+LINES_MAX = 20
 
 
 def main(
@@ -57,44 +57,44 @@ def main(
     )
     data = Path(tempfile.mkdtemp(prefix="pisync-chaos-"))
     started_s = time.monotonic()
-    outcome = uvloop.run(run(plan, data, console.print))
-    console.print(_table(outcome, time.monotonic() - started_s))
-    for line in outcome.wrong[:SHOWN_MAX]:
+    result = uvloop.run(run(plan, data, console.print))
+    console.print(_table(result, time.monotonic() - started_s))
+    for line in result.wrong[:LINES_MAX]:
         console.print(line, style="red")
-    if len(outcome.wrong) > SHOWN_MAX:
-        console.print(f"… and {len(outcome.wrong) - SHOWN_MAX:,} more")
-    if outcome.wrong or keep:
+    if len(result.wrong) > LINES_MAX:
+        console.print(f"… and {len(result.wrong) - LINES_MAX:,} more")
+    if result.wrong or keep:
         console.print(f"data and logs: {data}")
         again = sys.argv[1:] if seed is not None else [*sys.argv[1:], "--seed", str(plan.seed)]
         console.print(f"the same again: python -m tests.chaos {shlex.join(again)}")
     else:
         shutil.rmtree(data)
-    raise typer.Exit(1 if outcome.wrong else 0)
+    raise typer.Exit(1 if result.wrong else 0)
 
 
-def _table(outcome: ChaosResult, elapsed_s: float) -> Table:
-    shown = Table(title=f"Chaos of seed {outcome.seed}", show_header=False, title_justify="left")
-    shown.add_column()
-    shown.add_column(justify="right")
-    shown.add_row("Rounds that went well", str(outcome.rounds))
-    shown.add_row("Faults injected", f"{sum(outcome.injected.values()):,}")
-    for name, count in sorted(outcome.injected.items()):
-        shown.add_row(f"  {name}", str(count))
-    shown.add_row("Messages published", f"{outcome.published:,}")
-    shown.add_row("  of them again, for want of a receipt", f"{outcome.republished:,}")
-    if outcome.books is not None:
-        books = outcome.books
-        shown.add_row("Events sent", f"{books.sent:,}")
-        shown.add_row("  of them again after they were confirmed", f"{outcome.replayed:,}")
-        shown.add_row("Events confirmed", f"{books.confirmed:,}")
-        shown.add_row("Events stored", f"{books.stored:,}")
-        shown.add_row("Events lost", f"{len(books.lost):,}")
-        shown.add_row("Events doubled", f"{len(books.doubled):,}")
-        others = len(outcome.wrong) - len(books.lost) - len(books.doubled)
-        shown.add_row("Differences", f"{others:,}")
-    shown.add_row("Longest from quiet to a right projection", f"{outcome.settled_s:,.1f} s")
-    shown.add_row("Time", f"{elapsed_s:,.0f} s")
-    return shown
+def _table(result: ChaosResult, elapsed_s: float) -> Table:
+    table = Table(title=f"Chaos of seed {result.seed}", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("Rounds that went well", str(result.rounds))
+    table.add_row("Faults injected", f"{sum(result.injected.values()):,}")
+    for name, count in sorted(result.injected.items()):
+        table.add_row(f"  {name}", str(count))
+    table.add_row("Messages published", f"{result.published:,}")
+    table.add_row("  of them again, for want of a receipt", f"{result.republished:,}")
+    if result.books is not None:
+        books = result.books
+        table.add_row("Events sent", f"{books.sent:,}")
+        table.add_row("  of them again after they were confirmed", f"{result.replayed:,}")
+        table.add_row("Events confirmed", f"{books.confirmed:,}")
+        table.add_row("Events stored", f"{books.stored:,}")
+        table.add_row("Events lost", f"{len(books.lost):,}")
+        table.add_row("Events doubled", f"{len(books.doubled):,}")
+        others = len(result.wrong) - len(books.lost) - len(books.doubled)
+        table.add_row("Differences", f"{others:,}")
+    table.add_row("Longest from quiet to a right projection", f"{result.converged_s:,.1f} s")
+    table.add_row("Time", f"{elapsed_s:,.0f} s")
+    return table
 
 
 if __name__ == "__main__":

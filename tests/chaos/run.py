@@ -74,7 +74,7 @@ class Plan:
 class ChaosResult:
     """What a run came to, after its last round or after the first that went wrong.
 
-    `settled_s` is the longest that it took from quiet until the projection was right, in seconds.
+    `converged_s` is the longest that it took from quiet until the projection was right, in seconds.
     """
 
     seed: int
@@ -84,7 +84,7 @@ class ChaosResult:
     republished: int = 0
     replayed: int = 0
     books: Books | None = None
-    settled_s: float = 0.0
+    converged_s: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
 
@@ -95,16 +95,11 @@ class RecordedFleet(Fleet):
         super().__init__(scenario, address, connections=CONNECTIONS, receipt_timeout_s=RECEIPT_TIMEOUT_S)
         self._auditor = auditor
 
-    @property
-    def settled(self) -> int:
-        """The events that a receipt covers."""
-        return self.expected - self.unconfirmed
-
-    async def _settle(self, device: Device, period: Period, random: Random) -> None:
+    async def _deliver(self, device: Device, period: Period, random: Random) -> None:
         events = [msgspec.json.encode(event) for event in (*period.backlog, *period.live)]
         for event in events:
             self._auditor.sent(event)
-        await super()._settle(device, period, random)
+        await super()._deliver(device, period, random)
         for event in events:
             self._auditor.confirmed(event)
 
@@ -113,17 +108,17 @@ async def run(plan: Plan, data: Path, say: Say) -> ChaosResult:
     """Run the plan with its data in this directory; ends with the first round that goes wrong."""
     stack = Stack(data, bug=plan.bug)
     auditor = Auditor()
-    outcome = ChaosResult(seed=plan.seed)
+    result = ChaosResult(seed=plan.seed)
     async with stack.running():
         with evidence(stack) as view:
             for number, faults in enumerate(plan.faults_of_rounds(), 1):
                 say(f"round {number}: {', '.join(map(str, faults)) or 'no faults'}")
-                books = await _round(plan, number, faults, stack, auditor, view, outcome)
-                if outcome.wrong:
+                books = await _round(plan, number, faults, stack, auditor, view, result)
+                if result.wrong:
                     break
-                outcome.rounds = number
+                result.rounds = number
                 say(f"  {books.stored:,} events stored, {books.confirmed:,} confirmed, nothing wrong")
-    return outcome
+    return result
 
 
 async def _round(
@@ -133,9 +128,9 @@ async def _round(
     stack: Stack,
     auditor: Auditor,
     view: Evidence,
-    outcome: ChaosResult,
+    result: ChaosResult,
 ) -> Books:
-    """One round: faults under load, quiet, audit; what went wrong is in the outcome."""
+    """One round: faults under load, quiet, audit; what went wrong is in the result."""
     scenario = Scenario(
         seed=plan.seed * 10_000 + number,
         now=NOW,
@@ -156,24 +151,24 @@ async def _round(
         stuck = await _drained(fleet, publishing)
         publishing.cancel()
     await stack.heal()
-    outcome.injected = dict(stack.injected)
-    outcome.published += fleet.tally.counters.published
-    outcome.republished += fleet.tally.counters.republished
-    outcome.replayed += fleet.tally.replayed
-    books = outcome.books = auditor.balance(view.documents())
-    outcome.wrong = [*stuck, *stack.crashed, *books.faults]
-    outcome.wrong += [f"rejected: {letter}" for letter in view.dead_letters()]
-    if not outcome.wrong:
+    result.injected = dict(stack.injected)
+    result.published += fleet.tally.counters.published
+    result.republished += fleet.tally.counters.republished
+    result.replayed += fleet.tally.replayed
+    books = result.books = auditor.balance(view.documents())
+    result.wrong = [*stuck, *stack.crashed, *books.faults]
+    result.wrong += [f"rejected: {dead_letter}" for dead_letter in view.dead_letters()]
+    if not result.wrong:
         now_s = asyncio.get_running_loop().time
         quiet_at_s = now_s()
-        outcome.wrong = await _settled_differences(books, view, plan)
-        outcome.settled_s = max(outcome.settled_s, now_s() - quiet_at_s)
+        result.wrong = await _lasting_differences(books, view, plan)
+        result.converged_s = max(result.converged_s, now_s() - quiet_at_s)
     return books
 
 
 async def _reached(fleet: RecordedFleet, publishing: asyncio.Task[None], share: float) -> None:
     """Return when this share of the round's events is confirmed, or nothing has moved for a while."""
-    await _moving(fleet, STALLED_S, lambda: publishing.done() or fleet.settled >= share * fleet.expected)
+    await _moving(fleet, STALLED_S, lambda: publishing.done() or fleet.covered >= share * fleet.expected)
 
 
 async def _drained(fleet: RecordedFleet, publishing: asyncio.Task[None]) -> list[str]:
@@ -187,17 +182,17 @@ async def _drained(fleet: RecordedFleet, publishing: asyncio.Task[None]) -> list
 async def _moving(fleet: RecordedFleet, patience_s: float, condition: Callable[[], bool]) -> bool:
     """Wait for a condition as long as the fleet gets on; returns whether it came about."""
     now_s = asyncio.get_running_loop().time
-    settled, moved_at_s = fleet.settled, now_s()
+    covered, moved_at_s = fleet.covered, now_s()
     while not condition():
-        if fleet.settled != settled:
-            settled, moved_at_s = fleet.settled, now_s()
+        if fleet.covered != covered:
+            covered, moved_at_s = fleet.covered, now_s()
         if now_s() - moved_at_s > patience_s:
             return False
         await asyncio.sleep(LOOK_S)
     return True
 
 
-async def _settled_differences(books: Books, view: Evidence, plan: Plan) -> list[str]:
+async def _lasting_differences(books: Books, view: Evidence, plan: Plan) -> list[str]:
     """The projection's differences once there are none, or once they have stopped changing."""
     now_s = asyncio.get_running_loop().time
     found, changed_at_s = [""], now_s()

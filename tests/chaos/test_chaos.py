@@ -20,11 +20,11 @@ SEEDS = [
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_nothing_is_lost_or_counted_twice(seed: int, tmp_path: Path) -> None:
     plan = Plan(seed=seed, rounds=2, devices=30, events=50, faults=3)
-    outcome = await run(plan, tmp_path, print)
-    assert outcome.wrong == []
-    assert outcome.books is not None
-    assert outcome.books.sent == outcome.books.confirmed == outcome.books.stored == 3000
-    assert sum(outcome.injected.values()) >= 6
+    result = await run(plan, tmp_path, print)
+    assert result.wrong == []
+    assert result.books is not None
+    assert result.books.sent == result.books.confirmed == result.books.stored == 3000
+    assert sum(result.injected.values()) >= 6
 
 
 async def test_an_acknowledgement_before_the_write_is_caught(tmp_path: Path) -> None:
@@ -47,15 +47,15 @@ async def test_an_acknowledgement_before_the_write_is_caught(tmp_path: Path) -> 
         bug=Bug.EARLY_ACKNOWLEDGEMENT,
         schedule=[both_die_while_mongodb_stands_still],
     )
-    outcome = await run(plan, tmp_path, print)
-    assert outcome.books is not None
-    assert outcome.books.lost
+    result = await run(plan, tmp_path, print)
+    assert result.books is not None
+    assert result.books.lost
 
 
 async def test_a_counter_in_place_of_the_set_is_caught(tmp_path: Path) -> None:
     """Devices that publish again what was confirmed are enough: it needs no fault."""
     plan = Plan(seed=1, rounds=1, devices=20, events=50, faults=0, bug=Bug.COUNTER, unchanged_s=2)
-    outcome = await run(plan, tmp_path, print)
-    assert outcome.books is not None
-    assert outcome.books.faults == []
-    assert any("the api answers" in line for line in outcome.wrong)
+    result = await run(plan, tmp_path, print)
+    assert result.books is not None
+    assert result.books.faults == []
+    assert any("the api answers" in line for line in result.wrong)

@@ -14,8 +14,8 @@ from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome
 from pisync.stores.mongodb import connection
 from pisync.stores.mongodb.events import MongoEventStore
-from tests.support.programs import until
 from tests.support.samples import NOW, event
+from tests.support.waiting import until
 
 Database = Any
 

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from local_stack.process import running
 from local_stack.servers import RedisServer
-from pisync.domain.alerts import AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
 from pisync.stores.redis import connection, keys, scripts
@@ -83,9 +83,10 @@ def test_a_url_that_cannot_be_understood() -> None:
 USES: Final[dict[str, Callable[[RedisProjection], Awaitable[object]]]] = {
     "merge_states.lua": lambda projection: projection.apply(BATCH),
     "confirm_alerts.lua": lambda projection: projection.confirm(
-        [AlertChange(device_id="PB-1", streak=3, opens=True)]
+        [AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=3, opens=True)]
     ),
-    "compare_alerts.lua": lambda projection: projection.settle("bridge-0", []),
+    "compare_alerts.lua": lambda projection: projection.compare_alerts([]),
+    "finish_catch_up.lua": lambda projection: projection.finish_catch_up("bridge-0"),
     "set_watermark.lua": lambda projection: projection.set_watermark("bridge-0", 1, catching_up=False),
     "finish_rebuild.lua": lambda projection: projection.finish_rebuild("bridge-0"),
     "delete_keys.lua": lambda projection: projection.begin_rebuild("bridge-0", [], from_nothing=True),
@@ -128,7 +129,7 @@ async def test_a_key_of_a_type_that_no_script_makes_is_a_defect(projection: Redi
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await projection.apply(BATCH)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await projection.settle("bridge-0", [])
+        await projection.compare_alerts([])
     assert await projection.begin_rebuild("bridge-0", [], from_nothing=True)  # as `pisync rebuild` does
     await projection.apply(BATCH)
 

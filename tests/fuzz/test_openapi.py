@@ -16,8 +16,9 @@ from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
 from tests.fuzz.payloads import payloads
-from tests.support.programs import program, until
+from tests.support.programs import program
 from tests.support.samples import members, payload
+from tests.support.waiting import until
 
 EXAMPLES_MAX: Final = 20  # made-up requests of each phase for each operation
 BODIES_MAX: Final = 40  # times up to 8 at once

@@ -15,8 +15,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from api import publisher as module
-from api.publisher import MqttPublisher
+from api.publisher import MqttSyncPublisher
 from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
@@ -24,15 +23,15 @@ from pisync import limits, tasks
 from pisync.domain import receipts, topics
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError
-from pisync.settings import Settings
+from pisync.settings import ApiSettings
 
 Reply = Callable[[aiomqtt.Client, aiomqtt.Message], Awaitable[None]]
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[MqttPublisher]:
+async def connected(settings: ApiSettings) -> AsyncIterator[MqttSyncPublisher]:
     """A publisher that is connected and subscribed."""
-    publisher = MqttPublisher(settings)
+    publisher = MqttSyncPublisher(settings)
     connection = asyncio.create_task(publisher.run())
     try:
         await until_ready(publisher, connection)
@@ -41,7 +40,7 @@ async def connected(settings: Settings) -> AsyncIterator[MqttPublisher]:
         await tasks.end(connection)
 
 
-async def until_ready(publisher: MqttPublisher, connection: asyncio.Task[None] | None = None) -> None:
+async def until_ready(publisher: MqttSyncPublisher, connection: asyncio.Task[None] | None = None) -> None:
     while True:
         if connection is not None and connection.done():
             connection.result()
@@ -51,11 +50,16 @@ async def until_ready(publisher: MqttPublisher, connection: asyncio.Task[None] |
             await asyncio.sleep(0.01)
 
 
+def requests_waiting(publisher: MqttSyncPublisher) -> int:
+    assert publisher._client._requests is not None
+    return publisher._client._requests.waiting
+
+
 @asynccontextmanager
 async def bridge(url: str, reply: Reply) -> AsyncIterator[list[aiomqtt.Message]]:
     """A stand-in bridge that has subscribed; yields what came to it."""
     seen: list[aiomqtt.Message] = []
-    settings = Settings(mqtt_url=url)
+    settings = ApiSettings(mqtt_url=url)
 
     async def serve(client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -106,7 +110,7 @@ async def say_nothing(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
 
 
 async def test_a_publish_carries_what_the_contract_asks_for(mqtt_url: str) -> None:
-    settings = Settings(mqtt_url=mqtt_url, api_id="api-7")
+    settings = ApiSettings(mqtt_url=mqtt_url, api_id="api-7")
     async with bridge(mqtt_url, answer) as seen, connected(settings) as publisher:
         receipt = await publisher.publish("PB-1", b"3")
     assert receipt == Receipt(stored=3, duplicates=0, rejected=[])
@@ -118,14 +122,14 @@ async def test_a_publish_carries_what_the_contract_asks_for(mqtt_url: str) -> No
 
 
 async def test_each_of_many_requests_gets_its_own_receipt(mqtt_url: str) -> None:
-    async with bridge(mqtt_url, answer), connected(Settings(mqtt_url=mqtt_url)) as publisher:
+    async with bridge(mqtt_url, answer), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
         numbers = range(1, 201)
         found = await asyncio.gather(*(publisher.publish("PB-1", str(n).encode()) for n in numbers))
     assert [receipt.stored for receipt in found] == list(numbers)
 
 
 async def test_two_replicas_with_one_name_do_not_disturb_each_other(mqtt_url: str) -> None:
-    settings = Settings(mqtt_url=mqtt_url, api_id="api-0")
+    settings = ApiSettings(mqtt_url=mqtt_url, api_id="api-0")
     async with bridge(mqtt_url, answer), connected(settings) as one, connected(settings) as other:
         found = await asyncio.gather(one.publish("PB-1", b"1"), other.publish("PB-1", b"2"))
     assert [receipt.stored for receipt in found] == [1, 2]
@@ -136,11 +140,10 @@ async def test_receipts_it_did_not_ask_for_are_ignored(mqtt_url: str) -> None:
         topic, correlation = property_of(message, "ResponseTopic"), property_of(message, "CorrelationData")
         await send(client, topic, stored(99), b"sixteen bytes...")
         await send(client, topic, stored(99), None)
-        await send(client, topic, b"no receipt", correlation)
         await answer(client, message)
         await send(client, topic, stored(99), correlation)
 
-    async with bridge(mqtt_url, forge_first), connected(Settings(mqtt_url=mqtt_url)) as publisher:
+    async with bridge(mqtt_url, forge_first), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
         assert [(await publisher.publish("PB-1", b"%d" % n)).stored for n in (1, 2)] == [1, 2]
 
 
@@ -148,28 +151,38 @@ async def test_only_foreign_receipts_are_no_receipt(mqtt_url: str) -> None:
     async def forge(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
         await send(client, property_of(message, "ResponseTopic"), stored(1), b"x" * 16)
 
-    settings = Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.3)
+    settings = ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.3)
     async with bridge(mqtt_url, forge), connected(settings) as publisher:
         with pytest.raises(BrokerUnavailable, match=r"within 0\.3 s.*repeating the request is safe"):
             await publisher.publish("PB-1", b"1")
 
 
+async def test_a_receipt_that_is_not_readable_is_no_receipt(mqtt_url: str) -> None:
+    async def babble(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
+        topic, correlation = property_of(message, "ResponseTopic"), property_of(message, "CorrelationData")
+        await send(client, topic, b"no receipt", correlation)
+
+    async with bridge(mqtt_url, babble), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
+        with pytest.raises(BrokerUnavailable, match=r"not readable.*repeating the request is safe"):
+            await publisher.publish("PB-1", b"1")
+
+
 async def test_where_no_bridge_has_subscribed_it_says_so_at_once(mqtt_url: str) -> None:
-    async with connected(Settings(mqtt_url=mqtt_url, receipt_timeout_s=60)) as publisher:
+    async with connected(ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=60)) as publisher:
         with pytest.raises(BrokerUnavailable, match=r"No bridge has subscribed.*not stored"):
             await publisher.publish("PB-1", b"1")
-        assert publisher._waiting == {}
+        assert requests_waiting(publisher) == 0
 
 
-async def test_a_bridge_that_is_away_gives_no_receipt(mqtt_url: str) -> None:
-    address = Settings(mqtt_url=mqtt_url).mqtt
+async def test_a_bridge_that_is_unavailable_gives_no_receipt(mqtt_url: str) -> None:
+    address = ApiSettings(mqtt_url=mqtt_url).mqtt
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 60
     async with aiomqtt.Client(
         address.host, address.port, protocol=aiomqtt.ProtocolVersion.V5, properties=properties
     ) as client:
         await client.subscribe(topics.SHARED_SYNC_FILTER, qos=1)
-    async with connected(Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.1)) as publisher:
+    async with connected(ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.1)) as publisher:
         with pytest.raises(BrokerUnavailable, match="No receipt"):
             await publisher.publish("PB-1", b"1")
 
@@ -178,7 +191,7 @@ async def test_what_the_broker_does_not_take_is_bounded(
     mosquitto_server: MosquittoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "UNSENT_BYTES_MAX", 1_000_000)
-    settings = Settings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.05)
+    settings = ApiSettings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.05)
     async with connected(settings) as publisher:
         mosquitto_server.pause()
         said: set[str] = set()
@@ -187,17 +200,17 @@ async def test_what_the_broker_does_not_take_is_bounded(
                 await publisher.publish("PB-1", b"1" * 250_000)
             except BrokerUnavailable as error:
                 said.add(str(error)[:40])
-        assert publisher._connected().unsent_bytes < 2_000_000
+        assert publisher._client._ready_connection().unsent_bytes < 2_000_000
         assert "The MQTT broker does not take in what it" in said
         mosquitto_server.resume()
 
 
 async def test_before_it_is_connected_it_says_so_at_once() -> None:
-    publisher = MqttPublisher(Settings(mqtt_url=f"mqtt://127.0.0.1:{ports.any_free()}"))
+    publisher = MqttSyncPublisher(ApiSettings(mqtt_url=f"mqtt://127.0.0.1:{ports.any_free()}"))
     connection = asyncio.create_task(publisher.run())
     with pytest.raises(BrokerUnavailable, match="not connected yet"):
         await publisher.ping()
-    while "refused" not in publisher._away:
+    while "refused" not in publisher._client._down_reason:
         await asyncio.sleep(0.01)
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         await publisher.publish("PB-1", b"1")
@@ -207,7 +220,7 @@ async def test_before_it_is_connected_it_says_so_at_once() -> None:
 
 async def test_a_lost_connection_fails_those_who_wait_and_is_made_again(tmp_path: Path) -> None:
     async with running(MosquittoServer(tmp_path / "mosquitto")) as mosquitto:
-        settings = Settings(mqtt_url=mosquitto.url, receipt_timeout_s=60)
+        settings = ApiSettings(mqtt_url=mosquitto.url, receipt_timeout_s=60)
         async with connected(settings) as publisher:
             arrived = asyncio.Event()
 
@@ -231,7 +244,7 @@ async def test_a_lost_connection_fails_those_who_wait_and_is_made_again(tmp_path
 
 
 async def test_a_silent_broker_is_no_receipt(mosquitto_server: MosquittoServer) -> None:
-    settings = Settings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.2)
+    settings = ApiSettings(mqtt_url=mosquitto_server.url, receipt_timeout_s=0.2)
     async with connected(settings) as publisher:
         mosquitto_server.pause()
         with pytest.raises(BrokerUnavailable, match="No receipt"):
@@ -245,14 +258,14 @@ async def test_a_silent_broker_is_no_receipt(mosquitto_server: MosquittoServer) 
 async def test_the_number_of_waiting_requests_is_bounded(
     mqtt_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_MAX", 2)
-    settings = Settings(mqtt_url=mqtt_url, receipt_timeout_s=0.5)
+    monkeypatch.setattr(limits, "WAITING_MAX", 2)
+    settings = ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.5)
     async with bridge(mqtt_url, say_nothing), connected(settings) as publisher:
         found = await asyncio.gather(
             *(publisher.publish("PB-1", b"1") for _ in range(3)), return_exceptions=True
         )
         assert sorted("waiting" in str(error) for error in found) == [False, False, True]
-        assert publisher._waiting == {}
+        assert requests_waiting(publisher) == 0
 
 
 class GuardedBroker(ChildProcess):
@@ -285,9 +298,9 @@ class GuardedBroker(ChildProcess):
     async def is_ready(self) -> bool:
         return not ports.is_free(self.port)
 
-    def settings(self, password: str = "right%3Apass%40word") -> Settings:  # noqa: S107
+    def settings(self, password: str = "right%3Apass%40word") -> ApiSettings:  # noqa: S107
         url = f"mqtts://api:{password}@127.0.0.1:{self.port}"
-        return Settings(mqtt_url=url, mqtt_ca_file=self.authority, receipt_timeout_s=0.1)
+        return ApiSettings(mqtt_url=url, mqtt_ca_file=self.authority, receipt_timeout_s=0.1)
 
 
 ALL_ACCESS = "topic readwrite pisync/v1/#"
@@ -305,7 +318,7 @@ async def test_it_connects_with_tls_and_credentials(tmp_path: Path) -> None:
 async def test_refused_credentials_stop_it(tmp_path: Path) -> None:
     async with running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker:
         with pytest.raises(ConfigurationError, match="PISYNC_MQTT_URL") as caught:
-            await MqttPublisher(broker.settings("wrong")).run()
+            await MqttSyncPublisher(broker.settings("wrong")).run()
     assert "wrong" not in str(caught.value)
 
 
@@ -313,11 +326,4 @@ async def test_an_untrusted_certificate_stops_it(tmp_path: Path) -> None:
     async with running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker:
         settings = broker.settings()
         with pytest.raises(ConfigurationError, match="certificate verify failed"):
-            await MqttPublisher(Settings(mqtt_url=settings.mqtt_url)).run()
-
-
-def test_a_ca_file_without_certificates_is_a_configuration_error(tmp_path: Path) -> None:
-    empty = tmp_path / "ca.pem"
-    empty.write_text("nothing")
-    with pytest.raises(ConfigurationError, match="PISYNC_MQTT_CA_FILE"):
-        MqttPublisher(Settings(mqtt_url="mqtts://127.0.0.1", mqtt_ca_file=empty))
+            await MqttSyncPublisher(ApiSettings(mqtt_url=settings.mqtt_url)).run()

@@ -25,6 +25,7 @@ from pisync.stores.redis.projection import RedisProjection
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
 from tests.support.api_client import EVENT, START_MS, sync_event
 from tests.support.samples import attach_anew
+from tests.support.waiting import until
 
 
 class ApiProcess(ChildProcess):
@@ -54,8 +55,10 @@ def settings(mqtt_url: str, mongodb_url: str, redis_url: str) -> dict[str, str]:
 
 
 async def until_readyz(client: httpx.AsyncClient, status: int) -> None:
-    while (await client.get("/readyz")).status_code != status:
-        await asyncio.sleep(0.02)
+    async def answers() -> bool:
+        return (await client.get("/readyz")).status_code == status
+
+    await until(answers)
 
 
 @asynccontextmanager
@@ -103,8 +106,7 @@ async def test_sigterm_finishes_what_is_under_way_and_exits_0(
         served(tmp_path, settings | {"receipt_timeout_s": "1"}) as (process, client),
     ):
         waiting = asyncio.create_task(client.post("/api/sync-event", json=EVENT))
-        while not seen:
-            await asyncio.sleep(0.01)
+        await until(lambda: seen)
         os.kill(process.pid, signal.SIGTERM)
         assert (await waiting).status_code == 503
         assert await process.wait() == 0

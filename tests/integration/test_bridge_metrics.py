@@ -17,8 +17,9 @@ from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.domain import topics
 from tests.integration.test_bridge import World, device, publish
-from tests.support.programs import program, truth, until
+from tests.support.programs import program, truth
 from tests.support.samples import event
+from tests.support.waiting import until
 
 QUEUED_MAX = 10
 

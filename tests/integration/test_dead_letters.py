@@ -24,8 +24,9 @@ from pisync.settings import child_environment
 from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
-from tests.support.programs import program, until
+from tests.support.programs import program
 from tests.support.samples import backlog, members, payload
+from tests.support.waiting import until
 
 DEVICE = "PB-000123"
 KEY = "a-key-for-operators"

@@ -14,8 +14,9 @@ from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MosquittoServer
 from pisync.domain import topics
-from tests.support.programs import program, until
+from tests.support.programs import program
 from tests.support.samples import backlog, members, payload
+from tests.support.waiting import until
 
 DEVICE = "PB-000123"
 

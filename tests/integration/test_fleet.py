@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +21,15 @@ from device_sim.report import Summary
 from device_sim.scenario import Scenario
 from local_stack.process import running
 from local_stack.servers import MosquittoServer
-from pisync.clock import to_ms
+from pisync.clock import now, to_ms
 from pisync.domain import receipts, topics
 from pisync.domain.decoding import decode
 from pisync.domain.receipts import Receipt
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
+from tests.support.waiting import until
 
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
-SIMULATE = "import typer; from device_sim.command import simulate; typer.run(simulate)"
 
 
 class StandIn:
@@ -83,7 +83,7 @@ class StandIn:
         device_id = topics.sync_device(message.topic.value)
         assert device_id is not None
         assert isinstance(message.payload, bytes)
-        decoded = decode(message.payload, device_id, datetime.now(UTC))
+        decoded = decode(message.payload, device_id, now())
         assert not decoded.rejections
         ids = {(device_id, to_ms(event.timestamp)) for event in decoded.events}
         stored = len(ids - self.events)
@@ -98,11 +98,6 @@ def ids(scenario: Scenario) -> set[tuple[str, int]]:
         for period in scenario.story(place).periods
         for event in (*period.backlog, *period.live)
     }
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def test_every_event_is_confirmed_though_messages_and_receipts_are_lost(mqtt_url: str) -> None:
@@ -181,7 +176,7 @@ async def test_a_refusal_for_good_ends_the_fleet_with_a_clear_error() -> None:
 
 async def simulate(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SIMULATE, *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "cli", "simulate", *arguments, stdout=asyncio.subprocess.PIPE
     )
 
 

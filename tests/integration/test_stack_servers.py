@@ -11,11 +11,12 @@ import pytest
 from local_stack import ports
 from local_stack.process import ChildFailed, ChildProcess, running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer, Server
+from tests.support.waiting import until
 
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from pisync.stack.servers import RedisServer
+from local_stack.servers import RedisServer
 
 async def main():
     server = RedisServer(Path(sys.argv[1]))
@@ -66,10 +67,10 @@ async def test_redis_keeps_its_data(tmp_path: Path) -> None:
 async def test_the_broker_keeps_retained_messages_through_a_stop(tmp_path: Path) -> None:
     async with running(MosquittoServer(tmp_path)) as server:
         async with aiomqtt.Client(ports.HOST, server.port) as client:
-            await client.publish("pisync/v1/alerts/PB-1", b"open", qos=1, retain=True)
+            await client.publish("pisync/v1/alerts/PB-1/streak", b"open", qos=1, retain=True)
         await server.restart()
         async with aiomqtt.Client(ports.HOST, server.port) as client:
-            await client.subscribe("pisync/v1/alerts/+", qos=1)
+            await client.subscribe("pisync/v1/alerts/+/+", qos=1)
             message = await anext(aiter(client.messages))
             assert message.payload == b"open"
 
@@ -125,10 +126,6 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         stop_timeout_s=0.2,
     )
     await child.start()
-    async with asyncio.timeout(10):
-        while True:
-            if "deaf" in child.log_tail():
-                break
-            await asyncio.sleep(0.01)
+    await until(lambda: "deaf" in child.log_tail())
     await child.terminate()
     assert child.how_it_ended() == "was ended by SIGKILL"

@@ -27,7 +27,7 @@ class Up:
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
 
-    async def until(self, *wanted: str) -> None:
+    async def prints(self, *wanted: str) -> None:
         """Read what it prints until each of the wanted texts has been in a line."""
         missing = set(wanted)
         assert self.process.stdout is not None
@@ -90,7 +90,7 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
     arguments = ["--data", str(data), "--bridges", "2", "--http-port", str(http_port)]
     arguments += ["--mqtt-port", str(ports.any_free())]
     async with up(*arguments) as running:
-        await running.until(f"{api}/docs", "repeated-failures")
+        await running.prints(f"{api}/docs", "repeated-failures")
         children = running.children()
         assert len(children) == 6
 
@@ -104,7 +104,7 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
 
             for child in (running.child("mongod"), running.child("bridge")):
                 child.kill()
-            await running.until("mongod is ready again", "bridge-0 is ready again")
+            await running.prints("mongod is ready again", "bridge-0 is ready again")
 
             history = await client.get("/api/device/PB-1/sync-history")
             assert history.status_code == 200
@@ -121,7 +121,7 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
 async def test_up_runs_a_fleet_and_keeps_nothing_without_data() -> None:
     arguments = ["--devices", "2", "--events", "3", "--seed", "7", "--http-port", str(ports.any_free())]
     async with up(*arguments) as running:
-        await running.until("simulated fleet ended with exit code 0")
+        await running.prints("simulated fleet ended with exit code 0")
         children = running.children()
         (data,) = [Path(line.split()[1]) for line in running.lines if line.startswith("  Data")]
         assert data in list_directory(data.parent)
@@ -135,7 +135,7 @@ async def test_up_runs_a_fleet_and_keeps_nothing_without_data() -> None:
 
 async def test_up_interrupted_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
     async with up("--data", str(tmp_path), "--http-port", str(ports.any_free())) as running:
-        await running.until("mosquitto is ready")
+        await running.prints("mosquitto is ready")
         children = running.children()
         running.process.send_signal(signal.SIGINT)
         code, _ = await running.ends()
@@ -145,7 +145,7 @@ async def test_up_interrupted_while_it_starts_leaves_nothing_behind(tmp_path: Pa
 
 async def test_up_killed_takes_its_children_along(tmp_path: Path) -> None:
     async with up("--data", str(tmp_path), "--http-port", str(ports.any_free())) as running:
-        await running.until("bridge-0 is ready")
+        await running.prints("bridge-0 is ready")
         children = running.children()
         running.process.kill()
         await running.ends()
@@ -157,7 +157,7 @@ async def test_up_that_cannot_start_a_part_shows_its_log_and_exits_1(tmp_path: P
     (tmp_path / "redis").mkdir()
     (tmp_path / "redis" / "appendonlydir").write_text("a file where redis-server wants a directory")
     async with up("--data", str(tmp_path)) as running:
-        await running.until("mongod is ready")
+        await running.prints("mongod is ready")
         children = running.children()
         code, said = await running.ends()
     assert code == 1

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.rules import all_rules
 from bridge.intake import Intake
-from bridge.kinds import kinds_of_messages
+from bridge.kinds import Kind, kinds_of_messages
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
@@ -18,8 +19,9 @@ from pisync.domain.device_state import DeviceState
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
 from pisync.errors import MongodbUnavailable, RedisUnavailable
-from pisync.mqtt.connection import Connection, Message
-from pisync.settings import Settings
+from pisync.mqtt.connection import Connection
+from pisync.mqtt.messages import Message
+from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.interfaces.dead_letters import DeadLetter, KeptDeadLetter
 from pisync.stores.interfaces.events import InsertOutcome
@@ -29,6 +31,7 @@ from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import NOW
+from tests.support.waiting import until
 
 DEVICE = "PB-000123"
 
@@ -101,22 +104,26 @@ class FakeConnection:
 class Rig:
     """A intake, and everything that it talks to."""
 
-    def __init__(self, **changes: Any) -> None:
-        settings = Settings(**{"linger_ms": 0, **changes})
+    def __init__(self, *more_kinds: Kind, **changes: Any) -> None:
+        settings = BridgeSettings(**{"linger_ms": 0, **changes})
         self.metrics = Metrics(settings)
         self.store = GatedStore()
         self.streaks = FlakyProjection()
         self.alerts = MemoryAlertStore()
-        self.handler = Alerts(
-            store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
+        self.judge = Judge(
+            store=self.alerts,
+            rules=all_rules(events=self.store, projection=self.streaks),
+            retries=self.metrics,
         )
-        self.projector = Projector(projection=self.streaks, alerts=self.handler, metrics=self.metrics)
+        self.metrics.alerts_opened.set_function(lambda: self.judge.opened)
+        self.metrics.alerts_closed.set_function(lambda: self.judge.closed)
+        self.projector = Projector(projection=self.streaks, alerts=self.judge, metrics=self.metrics)
         self.catch_up = CatchUp(
             bridge_id="bridge-0",
             events=self.store,
             projection=self.streaks,
             projector=self.projector,
-            alerts=self.handler,
+            alerts=self.judge,
             registry=MemoryBridgeRegistry(),
             claim=Claim(known_before=False, replay_from=NOW),
             metrics=self.metrics,
@@ -125,7 +132,7 @@ class Rig:
         kinds = kinds_of_messages(
             events=self.store, dead_letters=self.dead_letters, projector=self.projector, metrics=self.metrics
         )
-        self.intake = Intake(kinds=kinds, settings=settings, metrics=self.metrics)
+        self.intake = Intake(kinds=[*kinds, *more_kinds], settings=settings, metrics=self.metrics)
         self.intake.attach(self)
         self.connection = FakeConnection()
         self.paused = False
@@ -174,7 +181,7 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
     tasks = [
         asyncio.create_task(rig.catch_up.run()),
         asyncio.create_task(rig.intake.run()),
-        asyncio.create_task(rig.handler.run()),
+        asyncio.create_task(rig.judge.run()),
     ]
     await until(lambda: "bridge-0" in rig.streaks.watermarks and not rig.streaks.catching_up)
     try:
@@ -183,10 +190,3 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Any) -> None:
-    """Wait for a condition that other tasks bring about."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)

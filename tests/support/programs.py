@@ -1,8 +1,7 @@
 """PiSync's own programs as child processes, set up by environment variables alone."""
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pymongo import AsyncMongoClient
 
 from local_stack.process import ChildProcess
 from pisync import settings
+from tests.support.waiting import until
 
 
 def program(name: str, log: Path, *options: str, **environment: object) -> ChildProcess:
@@ -22,13 +22,6 @@ def program(name: str, log: Path, *options: str, **environment: object) -> Child
         log=log,
         environment=settings.child_environment({key: str(value) for key, value in environment.items()}),
     )
-
-
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60) -> None:
-    """Wait for a condition that another process brings about."""
-    async with asyncio.timeout(timeout_s):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 @dataclass(frozen=True)

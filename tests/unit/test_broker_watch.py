@@ -8,14 +8,14 @@ from structlog.testing import capture_logs
 
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.metrics import Metrics
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 
 DROPPED = "$SYS/broker/publish/messages/dropped"
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(Settings())
+    return Metrics(BridgeSettings())
 
 
 def told(watch: BrokerWatch, *counts: int) -> list[tuple[str, int]]:

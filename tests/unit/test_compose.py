@@ -29,13 +29,15 @@ def seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
 
 
-def load(monkeypatch: pytest.MonkeyPatch, service: str) -> settings.Settings:
-    for name in list(os.environ):
+def load(
+    monkeypatch: pytest.MonkeyPatch, service: str, program: type[settings.AnySettings]
+) -> settings.AnySettings:
+    for name in list(os.environ):  # noqa: TID251 - the settings of the shell that runs the tests go
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
     for name, value in SERVICES[service]["environment"].items():
         monkeypatch.setenv(name, by_default(value))
-    return settings.load()
+    return settings.load(program)
 
 
 def test_the_programs_are_the_ones_we_build() -> None:
@@ -52,15 +54,14 @@ def test_every_published_port_is_on_loopback(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_programs_start_with_their_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(SERVICES[name]["environment"]) <= {
-        f"{settings.PREFIX}{field}".upper() for field in settings.Settings.model_fields
-    }
-    loaded = load(monkeypatch, name)
+    program = settings.PROGRAMS.get(name, settings.CommonSettings)
+    assert set(SERVICES[name]["environment"]) <= settings.variables(program)
+    loaded = load(monkeypatch, name, program)
     assert loaded.mqtt.host in SERVICES
 
 
 def test_the_api_may_be_anonymous_and_takes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(monkeypatch, "api").api_keys == ()
+    assert load(monkeypatch, "api", settings.ApiSettings).api_keys == ()
     assert SERVICES["api"]["environment"]["PISYNC_API_KEYS"] == "${PISYNC_API_KEYS:-}"
 
 
@@ -93,7 +94,8 @@ def test_the_simulator_comes_only_on_request_and_ends() -> None:
 
 
 def test_a_stopping_program_has_time_for_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    bridge, api = load(monkeypatch, "bridge"), load(monkeypatch, "api")
+    bridge = load(monkeypatch, "bridge", settings.BridgeSettings)
+    api = load(monkeypatch, "api", settings.ApiSettings)
     assert seconds(SERVICES["bridge"]["stop_grace_period"]) >= bridge.drain_timeout_s + 5
     assert seconds(SERVICES["api"]["stop_grace_period"]) >= api.receipt_timeout_s + 5
 
@@ -106,7 +108,7 @@ def test_the_programs_wait_until_what_they_need_is_healthy() -> None:
 
 
 def test_the_bridge_is_asked_for_its_connection_to_the_brokers_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = load(monkeypatch, "bridge").mqtt.port
+    port = load(monkeypatch, "bridge", settings.BridgeSettings).mqtt.port
     assert f":{port:04X} 01 " in SERVICES["bridge"]["healthcheck"]["test"]
 
 

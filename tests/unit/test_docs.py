@@ -1,44 +1,57 @@
 """The documents say what the code does: every setting, topic, reason and command is in them."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from bench import rows
 from bridge.metrics import Metrics
 from cli.main import app
 from pisync.domain import topics
+from pisync.domain.alerts import Rule
 from pisync.domain.events import Reason, SyncEvent
-from pisync.settings import PREFIX, Settings
+from pisync.settings import PREFIX, PROGRAMS, BridgeSettings, CommonSettings, variables
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
-def settings_table() -> str:
-    """The table of settings that docs/operations.md holds."""
-    lines = ["| variable | default | what |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+def settings_tables() -> str:
+    """The tables of settings that docs/operations.md holds: of every program, then of one after the other."""
+    common = CommonSettings.model_fields
+    sections = [settings_table("Every program", common)]
+    for command, settings in PROGRAMS.items():
+        own = {name: field for name, field in settings.model_fields.items() if name not in common}
+        sections.append(settings_table(f"`pisync {command}`", own))
+    return "\n\n".join(sections)
+
+
+def settings_table(title: str, fields: Mapping[str, FieldInfo]) -> str:
+    lines = [f"### {title}", "", "| variable | default | what |", "|---|---|---|"]
+    for name, field in fields.items():
         default = field.default
         if default is PydanticUndefined:
-            shown = "made up at start"
+            default_text = "made up at start"
         elif default is None or default == ():
-            shown = "none"
+            default_text = "none"
         else:
-            shown = f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
+            default_text = f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default_text} | {field.description} |")
     return "\n".join(lines)
 
 
-def test_every_setting_is_in_the_operations_document() -> None:
-    table = settings_table()
-    assert table in (ROOT / "docs/operations.md").read_text(), f"it should hold this table:\n{table}"
+def test_every_setting_is_in_the_operations_document_under_its_program() -> None:
+    tables = settings_tables()
+    assert tables in (ROOT / "docs/operations.md").read_text(), f"it should hold these tables:\n{tables}"
 
 
 def metrics_table() -> str:
     """The table of the bridge's own metrics that docs/operations.md holds."""
-    families = Metrics(Settings()).registry.collect()
+    families = Metrics(BridgeSettings()).registry.collect()
     lines = ["| metric | kind | what |", "|---|---|---|"]
     for family in families:
         if family.name.startswith("pisync_"):
@@ -58,6 +71,11 @@ def test_every_reason_and_member_is_in_the_protocol_document() -> None:
     assert [name for name in SyncEvent.__struct_fields__ if f"| `{name}` |" not in text] == []
 
 
+def test_every_rule_of_alerts_is_in_the_protocol_document() -> None:
+    text = (ROOT / "docs/protocol.md").read_text()
+    assert [rule for rule in Rule if f"| `{rule.value}` |" not in text] == []
+
+
 @pytest.mark.parametrize(
     "topic",
     [
@@ -65,7 +83,7 @@ def test_every_reason_and_member_is_in_the_protocol_document() -> None:
         topics.receipts("{device_id}"),
         topics.commands("{device_id}"),
         topics.status("{device_id}"),
-        topics.alerts("{device_id}"),
+        topics.alerts("{device_id}", "{rule}"),
         topics.api_receipts("{api_id}"),
     ],
 )
@@ -82,10 +100,9 @@ def test_every_command_is_in_the_operations_document() -> None:
 
 
 def test_every_variable_in_the_documents_exists() -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for document in DOCUMENTS:
         named = set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", document.read_text()))
-        assert named <= known, document.name
+        assert named <= variables(), document.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -99,3 +116,53 @@ def test_every_make_target_is_explained() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
     assert set(targets) == set(phony)
+
+
+def code_in(text: str) -> list[str]:
+    """What stands between backticks on a line, and the lines of indented blocks without their comments."""
+    blocks = [line.split("#")[0] for line in text.splitlines() if line.startswith("    ")]
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    return [*re.findall(r"`([^`\n]+)`", prose), *blocks]
+
+
+def paths_in(text: str) -> set[str]:
+    """The words of code that look like a file or folder of the tree; topics and `<patterns>` do not."""
+    words = {word for code in code_in(text) for word in code.split()}
+    return {
+        word
+        for word in words
+        if re.fullmatch(r"[\w./-]+", word) and not word.startswith("pisync/v1/") and not word.startswith("-")
+        if ("/" in word and word.split("/")[0] in TOP_LEVEL) or re.search(r"\.(py|md|toml|ya?ml|lua)$", word)
+    }
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_file_that_a_guide_names_exists(guide: Path) -> None:
+    named = paths_in(guide.read_text())
+    assert len(named) > 20
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert not missing, f"{guide.name} names {sorted(missing)}"
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_target_row_and_module_that_a_guide_names_exists(guide: Path) -> None:
+    code = "\n".join(code_in(guide.read_text()))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", code)) <= targets
+    for names in re.findall(r'ROWS="([^"]+)"', code):
+        assert rows.named(names.split())
+    for module in re.findall(r"-m ((?:tests|bench|cli)\S*)", code):
+        assert (ROOT / module.replace(".", "/") / "__main__.py").exists(), module
+
+
+def test_the_tree_in_the_architecture_document_has_every_folder_with_code() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^    ([\w/]+/) ", text, re.MULTILINE))
+    product = {"cli", "bench", "bridge", "api", "device_sim", "local_stack", "pisync"}
+    with_code = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for package in product
+        for path in [*(ROOT / package).rglob("*.py"), *(ROOT / package).rglob("*.lua")]
+    }
+    assert with_code - drawn == set()
+    assert [folder for folder in drawn if not (ROOT / folder).is_dir()] == []

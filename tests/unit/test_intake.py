@@ -9,11 +9,12 @@ from pisync import limits
 from pisync.domain import receipts, topics
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
-from pisync.mqtt.connection import Message
+from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.tasks import cancel
-from tests.support.intake_rig import DEVICE, Rig, running, until
+from tests.support.intake_rig import DEVICE, Rig, running
 from tests.support.samples import backlog, members, payload
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +100,7 @@ async def test_a_receipt_goes_nowhere_else() -> None:
         for topic in (
             "$SYS/x",
             topics.receipts("other"),
-            topics.alerts(DEVICE),
+            topics.alerts(DEVICE, "streak"),
             topics.api_receipts("api-1"),
         ):
             rig.send(payload(), response_topic=topic)
@@ -165,13 +166,18 @@ async def test_batches_are_settled_in_the_order_in_which_their_messages_came() -
         assert rig.connection.acknowledged == [1, 2, 3]
 
 
+async def gates(rig: Rig, count: int) -> None:
+    """Wait until so many batches have come to the store's gates."""
+    await until(lambda: len(rig.store.gates) == count)
+
+
 async def test_no_more_batches_are_under_way_than_allowed() -> None:
     async with running(Rig(batch_events_max=1, batches_inflight_max=2)) as rig:
         rig.store.gated = True
         for minute in range(5):
             rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
         for done in range(5):
-            await until(lambda done=done: len(rig.store.gates) == min(done + 2, 5))
+            await gates(rig, min(done + 2, 5))
             rig.store.gates[done].set_result(None)
         await rig.drain()
         assert rig.connection.acknowledged == [1, 2, 3, 4, 5]
@@ -208,7 +214,7 @@ async def test_a_batch_has_a_bounded_size() -> None:
         for minute in range(3 * fit):
             rig.send(payload(timestamp=f"2026-05-08T12:{minute:02}:00Z") + padded)
         for done in range(3):
-            await until(lambda done=done: len(rig.store.gates) == done + 1)
+            await gates(rig, done + 1)
             rig.store.gates[done].set_result(None)
         await rig.drain()
         assert rig.store.attempts == 3
@@ -340,16 +346,9 @@ class Echo:
         return [message.payload for message in messages]
 
 
-def with_echo(rig: Rig) -> Echo:
-    echo = Echo()
-    rig.intake._kinds = (*rig.intake._kinds, echo)
-    return echo
-
-
 async def test_every_kind_gets_its_own_messages_and_order_is_one_for_all() -> None:
-    rig = Rig()
-    echo = with_echo(rig)
-    async with running(rig):
+    echo = Echo()
+    async with running(Rig(echo)) as rig:
         receipts_topic = topics.receipts(DEVICE)
         rig.send(payload(), response_topic=receipts_topic)
         rig.send(receipt_of(stored=7), topic=f"pisync/v1/devices/{DEVICE}/echo", response_topic="answers")
@@ -366,8 +365,9 @@ async def test_every_kind_gets_its_own_messages_and_order_is_one_for_all() -> No
 
 
 async def test_a_kind_that_fails_leaves_the_batch_unacknowledged() -> None:
-    rig = Rig()
-    with_echo(rig).fails = True
+    echo = Echo()
+    echo.fails = True
+    rig = Rig(echo)
     rig.send(payload())
     rig.send(b"{}", topic=f"pisync/v1/devices/{DEVICE}/echo")
     with pytest.raises(ExceptionGroup):

@@ -13,11 +13,11 @@ from pisync import limits
 from pisync.domain.events import Reason
 from pisync.errors import ConfigurationError
 from pisync.metrics import serving
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 
 
 def test_every_metric_is_described_and_named_by_rule() -> None:
-    metrics = Metrics(Settings())
+    metrics = Metrics(BridgeSettings())
     families = list(metrics.registry.collect())
     ours = [family for family in families if family.name.startswith("pisync_")]
     assert len(ours) >= 20
@@ -28,7 +28,7 @@ def test_every_metric_is_described_and_named_by_rule() -> None:
 
 
 def test_counters_begin_at_zero_for_every_label() -> None:
-    registry = Metrics(Settings()).registry
+    registry = Metrics(BridgeSettings()).registry
     name = "pisync_bridge_events_rejected_total"
     assert [registry.get_sample_value(name, {"reason": reason.value}) for reason in Reason] == [0] * len(
         Reason
@@ -38,7 +38,7 @@ def test_counters_begin_at_zero_for_every_label() -> None:
 
 
 def test_two_bridges_in_one_process_share_nothing() -> None:
-    first, second = Metrics(Settings()), Metrics(Settings(inflight_messages_max=77))
+    first, second = Metrics(BridgeSettings()), Metrics(BridgeSettings(inflight_messages_max=77))
     first.sessions_lost.inc()
     assert second.registry.get_sample_value("pisync_bridge_sessions_lost_total") == 0
     assert second.registry.get_sample_value("pisync_bridge_inflight_messages_max") == 77

@@ -8,7 +8,7 @@ from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
 from pisync import clock
 from pisync.errors import RedisUnavailable
-from pisync.settings import Settings
+from pisync.settings import BridgeSettings
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import event
 
@@ -27,7 +27,7 @@ class UnavailableProjection(MemoryProjection):
 
 def projector(projection: MemoryProjection | None = None) -> Projector:
     found = Projector(
-        projection=projection or MemoryProjection(), alerts=Reports(), metrics=Metrics(Settings())
+        projection=projection or MemoryProjection(), alerts=Reports(), metrics=Metrics(BridgeSettings())
     )
     found.attach(clock.to_ms(clock.now()))
     found.catch_up()

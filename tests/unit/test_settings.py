@@ -7,26 +7,27 @@ import pytest
 from pisync import limits, settings
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
+from pisync.settings import ApiSettings, BridgeSettings, CommonSettings
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
+    for name in list(os.environ):  # noqa: TID251 - the settings of the shell that runs the tests go
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
 
 
 def test_the_defaults_are_safe() -> None:
-    loaded = settings.load()
-    assert loaded.http_host == "127.0.0.1"
-    assert loaded.inflight_bytes_max == limits.INFLIGHT_BYTES_MAX
-    assert settings.load().api_id != loaded.api_id
+    api = settings.load(ApiSettings)
+    assert api.http_host == "127.0.0.1"
+    assert settings.load(ApiSettings).api_id != api.api_id
+    assert settings.load(BridgeSettings).inflight_bytes_max == limits.INFLIGHT_BYTES_MAX
 
 
 def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PISYNC_MQTT_URL", "mqtts://us%40er:p%2Fw@[::1]:9999")
     monkeypatch.setenv("PISYNC_API_KEYS", "0123456789abcdef, fedcba9876543210")
-    loaded = settings.load(http_port=1)
+    loaded = settings.load(ApiSettings, http_port=1)
     address = loaded.mqtt
     assert (address.host, address.port, address.tls) == ("::1", 9999, True)
     assert (address.username, address.password) == ("us@er", "p/w")
@@ -36,7 +37,7 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert loaded.http_port == 1
 
 
-WRONG = [
+WRONG_FOR_ALL = [
     ({"PISYNC_MQTT_URL": "http://x"}, "PISYNC_MQTT_URL"),
     ({"PISYNC_MQTT_URL": "mqtt://"}, "no host"),
     ({"PISYNC_MQTT_URL": "mqtt://x/y"}, "no path"),
@@ -49,27 +50,77 @@ WRONG = [
     ({"PISYNC_MONGODB_URL": "mongodb://x/y?w=0"}, "w=0"),
     ({"PISYNC_MONGODB_URL": "mongodb://x/y?journal=false"}, "journal"),
     ({"PISYNC_REDIS_URL": "x"}, "PISYNC_REDIS_URL"),
+    ({"PISYNC_LOG_FORMAT": "xml"}, "PISYNC_LOG_FORMAT"),
+    ({"PISYNC_MQTT_ULR": "mqtt://x"}, "PISYNC_MQTT_ULR: there is no such setting"),
+]
+WRONG_FOR_THE_BRIDGE = [
+    ({"PISYNC_BRIDGE_ID": "a/b"}, "PISYNC_BRIDGE_ID: must be 1 to 64"),
+    ({"PISYNC_INFLIGHT_BYTES_MAX": "1000"}, "PISYNC_INFLIGHT_BYTES_MAX must hold"),
+    ({"PISYNC_INFLIGHT_MESSAGES_MAX": "2"}, "PISYNC_INFLIGHT_MESSAGES_MAX is smaller"),
+]
+WRONG_FOR_THE_API = [
     ({"PISYNC_HTTP_HOST": "0.0.0.0"}, "PISYNC_HTTP_HOST"),
     ({"PISYNC_HTTP_PORT": "70000"}, "PISYNC_HTTP_PORT"),
     ({"PISYNC_HTTP_PORT": "many"}, "PISYNC_HTTP_PORT"),
     ({"PISYNC_API_KEYS": "short"}, "16 characters"),
-    ({"PISYNC_BRIDGE_ID": "a/b"}, "PISYNC_BRIDGE_ID"),
-    ({"PISYNC_INFLIGHT_BYTES_MAX": "1000"}, "INFLIGHT_BYTES_MAX"),
-    ({"PISYNC_INFLIGHT_MESSAGES_MAX": "2"}, "INFLIGHT_MESSAGES_MAX"),
-    ({"PISYNC_LOG_FORMAT": "xml"}, "PISYNC_LOG_FORMAT"),
-    ({"PISYNC_MQTT_ULR": "mqtt://x"}, "PISYNC_MQTT_ULR: there is no such setting"),
+    ({"PISYNC_API_ID": "a/b"}, "PISYNC_API_ID: must be 1 to 64"),
 ]
 
 
-@pytest.mark.parametrize(("environment", "said"), WRONG)
-def test_what_is_wrong_is_said(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str
+def fault(program: type[CommonSettings]) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        settings.load(program)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("program", [CommonSettings, BridgeSettings, ApiSettings])
+@pytest.mark.parametrize(("environment", "message"), WRONG_FOR_ALL)
+def test_what_is_wrong_for_all_stops_every_program(
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    message: str,
+    program: type[CommonSettings],
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError) as raised:
-        settings.load()
-    assert said in str(raised.value)
+    assert message in fault(program)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message", "program", "others"),
+    [
+        *((*row, BridgeSettings, (ApiSettings, CommonSettings)) for row in WRONG_FOR_THE_BRIDGE),
+        *((*row, ApiSettings, (BridgeSettings, CommonSettings)) for row in WRONG_FOR_THE_API),
+    ],
+)
+def test_what_is_wrong_for_one_program_stops_that_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    message: str,
+    program: type[CommonSettings],
+    others: tuple[type[CommonSettings], ...],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert message in fault(program)
+    for other in others:
+        settings.load(other)
+
+
+def test_faults_of_what_is_common_and_of_the_program_are_told_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PISYNC_REDIS_URL", "x")
+    monkeypatch.setenv("PISYNC_BRIDGE_ID", "a/b")
+    assert [line.partition(":")[0] for line in fault(BridgeSettings).splitlines()] == [
+        "PISYNC_REDIS_URL",
+        "PISYNC_BRIDGE_ID",
+    ]
+
+
+def test_a_program_is_given_no_setting_of_another() -> None:
+    with pytest.raises(ConfigurationError, match="PISYNC_HTTP_PORT"):
+        settings.load(BridgeSettings, http_port=1)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +131,7 @@ def test_the_api_opens_beyond_loopback_only_on_purpose(
 ) -> None:
     for name, value in guard.items():
         monkeypatch.setenv(name, value)
-    assert settings.load(http_host="0.0.0.0").http_host == "0.0.0.0"
+    assert settings.load(ApiSettings, http_host="0.0.0.0").http_host == "0.0.0.0"
 
 
 def test_default_ports() -> None:

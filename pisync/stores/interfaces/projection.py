@@ -13,7 +13,8 @@ from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking
 class DeviceRecord:
     """All that the projection holds of one device, right or wrong: its state and what follows from it.
 
-    `ranks` are its scores among the failing devices; `alerting`: its alert is open and confirmed.
+    `ranks` are its scores among the failing devices; `alerting`: its alert of the rule `streak` is open and
+    confirmed.
     """
 
     last_success_ms: int | None
@@ -87,8 +88,10 @@ class Attachment:
 class Projection(ProjectionReader, Protocol):
     """Keeps each device's state by merging what it is given, and knows how complete it is.
 
-    This is the bridge's side. A bridge attaches first. Every writing method raises
-    `ProjectionLost` once the projection is not the one that was attached to: it is not written to then.
+    This is the bridge's side. Of alerts it knows those of the rule `streak`: it reports which may have to
+    change, so that not every batch has to be judged by MongoDB. A bridge attaches first. Every writing
+    method raises `ProjectionLost` once the projection is not the one that was attached to: it is not
+    written to then.
     """
 
     async def attach(self, known: Collection[str]) -> Attachment:
@@ -113,11 +116,14 @@ class Projection(ProjectionReader, Protocol):
         Returns whether a rebuild is pending.
         """
 
-    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
-        """Record that this bridge has caught up.
+    async def finish_catch_up(self, bridge_id: str) -> None:
+        """Record that this bridge has caught up; it compares the alerts next, for it may be the last."""
+
+    async def compare_alerts(self, open_alerts: Collection[str]) -> list[AlertChange]:
+        """Compare all streaks with all alerts; these devices have an open one.
 
         Returns every device whose streak, whose open alert and whose confirmed alert do not all agree; none
-        while another bridge catches up, which will compare in its turn.
+        while any bridge catches up, which will compare in its turn.
         """
 
     async def begin_rebuild(

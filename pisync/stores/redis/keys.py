@@ -7,7 +7,7 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 | `pisync:{07}:device:ID` | hash: `last_success`, `last_seen`, `last_event` |
 | `pisync:{07}:failures:ID` | sorted set of failure times, the newest `limits.FAILURES_KEPT_MAX` |
 | `pisync:{07}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the failing devices |
-| `pisync:{07}:alerting` | set of the devices whose alert is open and confirmed |
+| `pisync:{07}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
 | `pisync:{07}:epoch` | which projection this is; without it there is none |
 | `pisync:{07}:watermarks` | hash: bridge → all its events received before this are merged |
 | `pisync:{07}:catching_up` | sorted set: bridges that catch up, by when they count as dead |
@@ -18,14 +18,13 @@ import zlib
 from typing import Final
 
 from pisync import limits
+from pisync.domain.alerts import Rule
 
 # Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
 REBUILDER: Final = "pisync:rebuilder"
-
-
 PROGRESS: Final = "pisync:replay"
-
-
+# What follows a shard's root in the key of its confirmed alerts; the scripts name it too.
+ALERTING: Final = f"alerting:{Rule.STREAK}"
 # All keys of all shards, as SCAN matches them.
 PATTERN: Final = "pisync:{[0-9][0-9]}:*"
 

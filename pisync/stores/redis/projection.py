@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from pisync import limits
-from pisync.domain.alerts import AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
 from pisync.errors import ProjectionLost
 from pisync.stores.interfaces.projection import Attachment
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
-from pisync.stores.redis.keys import PROGRESS, REBUILDER, ROOTS, root_of, shard
+from pisync.stores.redis.keys import ALERTING, PROGRESS, REBUILDER, ROOTS, root_of, shard
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Argument, Script
 
@@ -30,8 +30,9 @@ class RedisProjection(RedisProjectionReader):
         super().__init__(connection)
         self._apply = Script(self._client, "merge_states.lua")
         self._confirm = Script(self._client, "confirm_alerts.lua")
+        self._compare = Script(self._client, "compare_alerts.lua")
         self._set_watermark = Script(self._client, "set_watermark.lua")
-        self._settle = Script(self._client, "compare_alerts.lua")
+        self._finish_catch_up = Script(self._client, "finish_catch_up.lua")
         self._finish = Script(self._client, "finish_rebuild.lua")
         self._clear = Script(self._client, "delete_keys.lua")
         self._epoch = ""
@@ -90,14 +91,16 @@ class RedisProjection(RedisProjectionReader):
             await self._set_watermark.call(_everywhere(self._epoch, bridge_id, watermark_ms, catching_s))
         )
 
-    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
-        """Record that this bridge has caught up; returns every alert that is out of date."""
-        calls: dict[str, list[Argument]] = {
-            root: [self._epoch, bridge_id, limits.STREAK_ALERT] for root in ROOTS
-        }
+    async def finish_catch_up(self, bridge_id: str) -> None:
+        """Record in every shard that this bridge has caught up."""
+        await self._finish_catch_up.call(_everywhere(self._epoch, bridge_id))
+
+    async def compare_alerts(self, open_alerts: Collection[str]) -> list[AlertChange]:
+        """Compare everything; returns every alert that is out of date."""
+        calls: dict[str, list[Argument]] = {root: [self._epoch, limits.STREAK_ALERT] for root in ROOTS}
         for device_id in open_alerts:
             calls[shard(device_id)].append(device_id)
-        return _changes(await self._settle.call(calls))
+        return _changes(await self._compare.call(calls))
 
     async def begin_rebuild(
         self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
@@ -118,7 +121,7 @@ class RedisProjection(RedisProjectionReader):
             for root in ROOTS:
                 pipeline.set(f"{root}:pending", bridge_id)
             for device_id in alerting:
-                pipeline.sadd(f"{shard(device_id)}:alerting", device_id)
+                pipeline.sadd(f"{shard(device_id)}:{ALERTING}", device_id)
             for key in epochs:
                 pipeline.set(key, epoch)
             with map_driver_errors():
@@ -186,7 +189,7 @@ def _everywhere(*arguments: Argument) -> dict[str, Sequence[Argument]]:
 
 def _changes(replies: Sequence[Sequence[Any]]) -> list[AlertChange]:
     return [
-        AlertChange(device_id=device_id, streak=int(streak), opens=bool(opens))
+        AlertChange(device_id=device_id, rule=Rule.STREAK, streak=int(streak), opens=bool(opens))
         for reply in replies
         for device_id, streak, opens in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     ]

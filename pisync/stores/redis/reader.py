@@ -9,7 +9,7 @@ from pisync.domain.device_state import DeviceState, LastEvent
 from pisync.stores.interfaces.projection import DeviceRecord
 from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
-from pisync.stores.redis.keys import PATTERN, shard
+from pisync.stores.redis.keys import ALERTING, PATTERN, shard
 from pisync.stores.redis.ranking import FailureRanking
 
 # How much of the key space Redis looks through in one step; others wait meanwhile.
@@ -73,7 +73,7 @@ class RedisProjectionReader:
                 root = shard(device_id)
                 pipeline.hmget(f"{root}:device:{device_id}", "last_success", "last_event")
                 pipeline.zrange(f"{root}:failures:{device_id}", 0, -1)
-                pipeline.sismember(f"{root}:alerting", device_id)
+                pipeline.sismember(f"{root}:{ALERTING}", device_id)
                 for order in RankedBy:
                     pipeline.zscore(f"{root}:by:{order}", device_id)
             with map_driver_errors():
