@@ -259,9 +259,35 @@ async def test_a_paused_client_connects_again_when_it_is_resumed(broker: FakeBro
             while not run.downs:
                 run.client.publish("t", b"")  # a socket that is not read is known to be closed by a write
                 await asyncio.sleep(0)
+        await asyncio.sleep(0.05)  # many times the backoff
         assert len(broker.all(mqtt5.ConnectPacket)) == 1
         run.client.resume()
         await run.ups.times(2)
+
+
+async def test_a_pause_that_comes_during_the_handshake_holds_for_the_new_connection(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue: asyncio.Queue[Message] = asyncio.Queue()
+    subscriptions = [Subscription("t/+", 1, queue.put_nowait)]
+    run = Running(broker, session_expiry_s=60, subscriptions=subscriptions)
+    answer = broker._answer
+
+    def pause_at_connect(packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.ConnectPacket):
+            run.client.pause()
+        answer(packet)
+        if isinstance(packet, mqtt5.SubscribePacket):
+            broker.send(mqtt5.PublishPacket("t/1", b"1").write())
+
+    monkeypatch.setattr(broker, "_answer", pause_at_connect)
+    await broker.has(mqtt5.SubscribePacket)
+    run.client.publish("marker", b"")
+    await broker.has(mqtt5.PublishPacket)
+    assert queue.empty()
+    run.client.resume()
+    assert (await asyncio.wait_for(queue.get(), 10)).payload == b"1"
+    await tasks.cancel([run.task])
 
 
 # Publishes

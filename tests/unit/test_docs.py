@@ -118,6 +118,11 @@ def test_every_make_target_is_explained() -> None:
     assert set(targets) == set(phony)
 
 
+# Documents that say where things are, and so go wrong when a file moves.
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs/architecture.md"]
+TOP_LEVEL = {path.name for path in ROOT.iterdir()} - {".venv"}
+
+
 def code_in(text: str) -> list[str]:
     """What stands between backticks on a line, and the lines of indented blocks without their comments."""
     blocks = [line.split("#")[0] for line in text.splitlines() if line.startswith("    ")]
