@@ -39,9 +39,10 @@ run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=5
 test: setup ## Run the tests
 	$(BIN)/pytest
 
-check: setup ## Check format, lint and types
+check: setup ## Check format, lint, walls and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 CHAOS_SEED=drawn)
@@ -50,7 +51,7 @@ chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 CHAOS_
 bench: setup ## Measure next to what bounds it (ROWS="single memory" QUICK=1 SCALE=0.5)
 	@$(BIN)/python -m bench $(ROWS) $(if $(QUICK),--quick) $(if $(SCALE),--scale $(SCALE))
 
-lock: ## Resolve the dependencies anew into locks/
+lock: ## Resolve pyproject.toml into locks/, leaving versions that still fit
 	sh scripts/lock
 
 clean: ## Remove .venv, caches and the local stack's data

@@ -1,30 +1,27 @@
-"""The app factory: routes, problem documents, keys and the OpenAPI pages, put together over given parts."""
+"""The app factory: routes, problem documents, keys and the OpenAPI pages, put together over a given state."""
 
-from fastapi import Depends, FastAPI
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import openapi, problems
-from api.auth import KeyGuard
-from api.publisher import Publisher
-from api.routes import alerts as alerts_routes
-from api.routes import dead_letters, device, failures, probes, sync_event
-from api.state import Parts
+from api import auth, openapi, problems
+from api.routes import alerts, dead_letters, device, failures, probes, sync_event
+from api.state import State
 from pisync.settings import ApiSettings
-from pisync.stores.interfaces.alerts import AlertStore
-from pisync.stores.interfaces.dead_letters import DeadLetterStore
-from pisync.stores.interfaces.events import EventStore
-from pisync.stores.interfaces.projection import ProjectionReader
+
+# Under /api and behind the guard; the others are open to everyone.
+GUARDED: Final[tuple[APIRouter, ...]] = (
+    sync_event.router,
+    device.router,
+    failures.router,
+    alerts.router,
+    dead_letters.router,
+)
+OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 
 
-def create_app(
-    settings: ApiSettings,
-    *,
-    events: EventStore,
-    streaks: ProjectionReader,
-    letters: DeadLetterStore,
-    alerts: AlertStore,
-    publisher: Publisher,
-) -> FastAPI:
+def create_app(settings: ApiSettings, state: State) -> FastAPI:
     """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
     app = FastAPIOffline(  # its /docs works in a school without internet
         docs_url="/docs",
@@ -35,18 +32,12 @@ def create_app(
         description="Sync events of offline-first learning devices in, history and repeated failures out.",
         redirect_slashes=False,
     )
-    app.state.parts = Parts(
-        events=events, streaks=streaks, letters=letters, alerts=alerts, publisher=publisher
-    )
+    app.state.pisync = state
     problems.install(app)
-    guarded = settings.api_keys != ()
-    for resource in (sync_event, device, failures, alerts_routes, dead_letters):
-        app.include_router(
-            resource.router,
-            prefix="/api",
-            dependencies=[Depends(KeyGuard(settings.api_keys))] if guarded else [],
-            responses={401: openapi.UNAUTHORIZED} if guarded else {},
-        )
-    app.include_router(probes.router)
+    guard = auth.guard(settings.api_keys)
+    for router in GUARDED:
+        app.include_router(router, prefix="/api", dependencies=guard.dependencies, responses=guard.responses)
+    for router in OPEN:
+        app.include_router(router)
     openapi.install(app)
     return app

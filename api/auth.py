@@ -1,12 +1,17 @@
 """Who may use `/api/*`: holders of one of the configured keys."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Annotated
 
-from fastapi import Security
+from fastapi import Depends, Security
+from fastapi.params import Depends as Dependency
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
+
+from api.openapi import UNAUTHORIZED, Responses
 
 _scheme = HTTPBearer(
     scheme_name="ApiKey", description="One of the keys in `PISYNC_API_KEYS`.", auto_error=False
@@ -42,3 +47,18 @@ class KeyGuard:
                 "The key is not a valid one.",
                 {"WWW-Authenticate": 'Bearer realm="pisync", error="invalid_token"'},
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """What stands before every route of a guarded router, and the answers that it adds to each."""
+
+    dependencies: Sequence[Dependency]
+    responses: Responses
+
+
+def guard(keys: tuple[SecretStr, ...]) -> Guard:
+    """The guard that asks for one of these keys; without keys it lets every request through."""
+    if not keys:
+        return Guard(dependencies=[], responses={})
+    return Guard(dependencies=[Depends(KeyGuard(keys))], responses={401: UNAUTHORIZED})

@@ -1,32 +1,44 @@
-"""The api's OpenAPI document: how routes declare their problems, and the schemas behind the declarations."""
+"""The api's OpenAPI document: how routes declare their answers, and the schemas behind the declarations."""
 
+from inspect import cleandoc
 from typing import Any, Final
 
+import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api import schemas
-from api.problems import MEDIA_TYPE
+from api.models import DEVICE_ID_PATTERN
+from api.problems import (
+    MEDIA_TYPE,
+    EventsProblem,
+    ParametersProblem,
+    Problem,
+    UnavailableProblem,
+)
+from pisync.domain.events import SyncEvent
 
-_REF: Final = "#/components/schemas/{model}"
-_PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
-    schemas.Problem,
-    schemas.EventsProblem,
-    schemas.ParametersProblem,
-    schemas.UnavailableProblem,
+_REF: Final = "#/components/schemas/{name}"
+PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
+    Problem,
+    EventsProblem,
+    ParametersProblem,
+    UnavailableProblem,
 )
 
 Responses = dict[int | str, dict[str, Any]]
 
-LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
+
+def reference(name: str) -> dict[str, str]:
+    """A reference to one of the document's schemas."""
+    return {"$ref": _REF.format(name=name)}
 
 
-def declare(description: str, model: type[BaseModel] = schemas.Problem, **headers: str) -> dict[str, Any]:
+def declare(description: str, model: type[BaseModel] = Problem, **headers: str) -> dict[str, Any]:
     """An answer that is a problem document; each header with its description."""
     declared: dict[str, Any] = {
         "description": description,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model=model.__name__)}}},
+        "content": {MEDIA_TYPE: {"schema": reference(model.__name__)}},
     }
     if headers:
         declared["headers"] = {
@@ -41,11 +53,24 @@ UNAUTHORIZED: Final = declare(
 )
 UNAVAILABLE: Final = declare(
     "A part of the system is unavailable for now.",
-    schemas.UnavailableProblem,
+    UnavailableProblem,
     Retry_After="Seconds to wait before the request is repeated.",
 )
-PARAMETERS: Final = declare("A parameter is not valid.", schemas.ParametersProblem)
+PARAMETERS: Final = declare("A parameter is not valid.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
+
+_LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
+
+
+def list_responses(model: type[BaseModel], others: Responses | None = None) -> Responses:
+    """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
+    answers: Responses = {
+        200: {"model": model, "description": "A page.", "headers": _LINK},
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: UNAVAILABLE,
+    }
+    return dict(sorted((answers | (others or {})).items(), key=lambda answer: int(answer[0])))
 
 
 def install(app: FastAPI) -> None:
@@ -56,11 +81,22 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             components = generate().setdefault("components", {}).setdefault("schemas", {})
             _, problems = models_json_schema(
-                [(model, "serialization") for model in _PROBLEMS], ref_template=_REF
+                [(model, "serialization") for model in PROBLEMS],
+                ref_template=_REF.format(name="{model}"),
             )
             components.update(problems["$defs"])
-            components.update(schemas.sync_event_components())
+            components.update(_sync_event_schemas())
         schema: dict[str, Any] = app.openapi_schema or {}
         return schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _sync_event_schemas() -> dict[str, dict[str, Any]]:
+    """The schemas of a sync event, from the type that decodes it, so that they cannot drift from it."""
+    _, components = msgspec.json.schema_components([SyncEvent], ref_template=_REF)
+    schemas: dict[str, dict[str, Any]] = dict(components)
+    schemas["SyncEvent"]["properties"]["device_id"]["pattern"] = DEVICE_ID_PATTERN
+    for schema in schemas.values():
+        schema["description"] = cleandoc(schema["description"])  # indented text would be shown as code
+    return schemas

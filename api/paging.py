@@ -1,21 +1,18 @@
-"""What the paged routes share: moments and limits in the query, cursors, and links to the next page."""
+"""What the lists share: moments and limits in the query, cursors, and pages with a link to the next one."""
 
 import base64
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 from fastapi import Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, WithJsonSchema
 
 from pisync import limits
 from pisync.clock import from_ms, to_ms
-from pisync.domain import topics
-from pisync.stores.interfaces import dead_letters
-from pisync.stores.interfaces.alerts import ALERT_ID_PATTERN
-from pisync.stores.interfaces.dead_letters import DeadLetterPosition
-from pisync.stores.interfaces.ranking import Position, RankedBy
 
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -51,91 +48,77 @@ _MOMENT_SCHEMA: Final = WithJsonSchema({"type": "string", "format": "date-time"}
 MomentDown = Annotated[datetime | None, BeforeValidator(_moment), _MOMENT_SCHEMA]
 MomentUp = Annotated[datetime | None, BeforeValidator(_moment_up), _MOMENT_SCHEMA]
 Limit = Annotated[int, Query(ge=1, le=limits.PAGE_MAX, description="Rows on a page, at most.")]
+CursorText = Annotated[
+    str | None,
+    WithJsonSchema({"type": "string"}),
+    Query(description="From the `next` link of the page before."),
+]
 
 
-T = TypeVar("T")
+class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """Where a page of a list ended, as opaque text that is safe in a URL.
 
-
-class _Ranked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    ranked_by: RankedBy
-    score: Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
-    device_id: Annotated[str, msgspec.Meta(pattern=rf"^{topics.DEVICE_ID_PATTERN}\Z")]
-
-
-def encode_cursor(ranked_by: RankedBy, position: Position) -> str:
-    """The position as opaque text that is safe in a URL."""
-    return _pack(_Ranked(ranked_by, position.score, position.device_id))
-
-
-def decode_cursor(text: str, ranked_by: RankedBy) -> Position:
-    """The position in a cursor.
-
-    Raises:
-        ValueError: the text is no cursor, or one of another order.
+    A list makes a class of its own whose members are the position of a row. The name of the class is part
+    of the text, so that no other list takes it for one of its own.
     """
-    cursor = _unpack(text, _Ranked)
-    if cursor.ranked_by is not ranked_by:
-        raise ValueError(f"belongs to sort={cursor.ranked_by}, not to sort={ranked_by}")
-    return Position(score=cursor.score, device_id=cursor.device_id)
+
+    def encode(self) -> str:
+        """The cursor as the text of the parameter `cursor`."""
+        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, text: str | None, **order: str) -> Self | None:
+        """The cursor in the parameter `cursor`; None where there is none.
+
+        `order` has the members, with their values, that say in which order the list is asked for.
+
+        Raises:
+            RequestValidationError: the text is no cursor, or one of another list or another order.
+        """
+        if text is None:
+            return None
+        try:
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+            cursor = msgspec.json.decode(raw, type=cls)
+        except (msgspec.DecodeError, ValueError, RecursionError):  # base64's and UTF-8's are ValueErrors
+            raise _refused("is not a cursor that came in a `next` link of this list") from None
+        for name, value in order.items():
+            if getattr(cursor, name) != value:
+                raise _refused(f"belongs to {name}={getattr(cursor, name)}, not to {name}={value}")
+        return cursor
 
 
-class _Letter(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    received_ms: Annotated[int, msgspec.Meta(ge=0, le=to_ms(datetime.max.replace(tzinfo=UTC)))]
-    letter_id: Annotated[str, msgspec.Meta(pattern=rf"^{dead_letters.ID_PATTERN}\Z")]
+def _refused(message: str) -> RequestValidationError:
+    return RequestValidationError([{"loc": ("query", "cursor"), "msg": message}])
 
 
-def encode_letter_cursor(position: DeadLetterPosition) -> str:
-    """The position as opaque text that is safe in a URL."""
-    return _pack(_Letter(to_ms(position.received_at), position.letter_id))
+Row = TypeVar("Row")
 
 
-def decode_letter_cursor(text: str) -> DeadLetterPosition:
-    """The position in a cursor.
+def list_page(
+    request: Request,
+    name: str,
+    rows: Sequence[Row],
+    *,
+    limit: int,
+    next_parameters: Callable[[Row], Mapping[str, str]],
+    as_json: Callable[[Row], object] | None = None,
+    **members: object,
+) -> Response:
+    """A page as JSON, with the way to the next one in its body and in its `Link` header (RFC 8288).
 
-    Raises:
-        ValueError: the text is no cursor, or one of another resource.
+    `rows` are what the store returned when it was asked for `limit + 1`: if they are so many, there is a next
+    page. `next_parameters` gives the parameters that continue this request after a row. `as_json` makes a
+    row of the answer, None where rows are ready to be encoded. `members` stand beside the rows.
     """
-    cursor = _unpack(text, _Letter)
-    return DeadLetterPosition(received_at=from_ms(cursor.received_ms), letter_id=cursor.letter_id)
+    page = rows[:limit]
+    next_page = _url(request, next_parameters(page[-1])) if len(rows) > limit else None
+    answer = members | {name: page if as_json is None else [as_json(row) for row in page], "next": next_page}
+    headers = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
+    return Response(msgspec.json.encode(answer), 200, headers, "application/json")
 
 
-class _Alert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    alert_id: Annotated[str, msgspec.Meta(pattern=rf"^{ALERT_ID_PATTERN}\Z")]
-
-
-def encode_alert_cursor(alert_id: str) -> str:
-    """The last alert of a page as opaque text that is safe in a URL."""
-    return _pack(_Alert(alert_id))
-
-
-def decode_alert_cursor(text: str) -> str:
-    """The id of the alert in a cursor.
-
-    Raises:
-        ValueError: the text is no cursor, or one of another resource.
-    """
-    return _unpack(text, _Alert).alert_id
-
-
-def _pack(cursor: msgspec.Struct) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
-
-
-def _unpack(text: str, kind: type[T]) -> T:
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, ValueError):  # of which base64's and UTF-8's errors are kinds
-        raise ValueError("is not a cursor that came in a `next` link") from None
-
-
-def next_url(request: Request, **changes: str) -> str:
+def _url(request: Request, changes: Mapping[str, str]) -> str:
     """The path and query of this request with some of its parameters changed."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changes]
     return f"{quote(request.scope['path'])}?{urlencode([*kept, *changes.items()])}"
-
-
-def page(body: dict[str, Any], next_page: str | None) -> Response:
-    """A page as JSON, with the way to the next one in its body and in its `Link` header (RFC 8288)."""
-    headers = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
-    return Response(msgspec.json.encode(body | {"next": next_page}), 200, headers, "application/json")

@@ -1,16 +1,18 @@
-"""Errors as RFC 9457 problem documents, whatever went wrong."""
+"""Errors as RFC 9457 problem documents, whatever went wrong, and the models of these documents."""
 
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api import models
 from pisync import logs
 from pisync.domain.events import Reason, Rejection
 from pisync.errors import StoreUnavailable, Unavailable
@@ -19,6 +21,47 @@ from pisync.limits import RETRY_AFTER_S
 log = logs.get("api")
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class NamedRejection(models.Rejection):
+    """One event that was not taken in, and the member at fault."""
+
+    member: Annotated[str | None, Field(examples=["total_errors"])]
+
+
+class EventsProblem(Problem):
+    """A problem with the events in the body."""
+
+    errors: list[NamedRejection]
+
+
+class ParameterFault(BaseModel):
+    """One parameter at fault."""
+
+    in_: Annotated[Literal["path", "query"], Field(alias="in")]
+    parameter: str
+    detail: str
+
+
+class ParametersProblem(Problem):
+    """A problem with the request's parameters."""
+
+    errors: list[ParameterFault]
+
+
+class UnavailableProblem(Problem):
+    """A part of the system is unavailable; the same request may succeed later."""
+
+    part: Literal["mqtt", "mongodb", "redis"]
 
 
 def problem(
@@ -39,12 +82,12 @@ def rejected(status: int, rejections: Iterable[Rejection]) -> Response:
     """The problem of a body in which nothing was good; `errors` names each event's place and member."""
     errors = [
         {
-            "index": each.index,
-            "reason": each.reason,
-            "detail": each.detail,
-            "member": _member(each.reason, each.detail),
+            "index": rejection.index,
+            "reason": rejection.reason,
+            "detail": rejection.detail,
+            "member": _member(rejection.reason, rejection.detail),
         }
-        for each in rejections
+        for rejection in rejections
     ]
     detail = (
         str(errors[0]["detail"]) if len(errors) == 1 else f"None of the {len(errors)} events was taken in."

@@ -6,6 +6,7 @@ import math
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Final
 
 import uvicorn
 import uvloop
@@ -13,17 +14,17 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.publisher import MqttPublisher
-from pisync import logs, tasks
+from api.state import State
+from pisync import logs
 from pisync.errors import ConfigurationError
 from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
 from pisync.settings import ApiSettings
-from pisync.stores.mongodb.alerts import MongoAlertStore
-from pisync.stores.mongodb.connection import MongoConnection
-from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
-from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.projection import RedisProjection
+from pisync.stores.opening import open_stores
+from pisync.tasks import supervise
 
 log = logs.get("api.service")
+
+_SERVER: Final = "http server"
 
 
 def run(settings: ApiSettings) -> None:
@@ -40,47 +41,41 @@ def run(settings: ApiSettings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, stopped by signals in our way: its own raises the signal again, so that it never exits 0."""
+    """Uvicorn, without its own way with signals: it raises them again, so that it never exits 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        def stop() -> None:
-            self.should_exit = True
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
         yield
 
 
 async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     publisher = MqttPublisher(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        mongodb = MongoConnection(settings.mongodb_url)
-        stack.push_async_callback(mongodb.close)
-        streaks = RedisProjection.connect(settings.redis_url)
-        stack.push_async_callback(streaks.close)
-        app = create_app(
-            settings,
-            events=MongoEventStore(mongodb),
-            streaks=streaks,
-            letters=MongoDeadLetterStore(mongodb),
-            alerts=MongoAlertStore(mongodb),
+    async with open_stores(settings) as stores:
+        state = State(
+            events=stores.events,
+            projection=stores.projection,
+            dead_letters=stores.dead_letters,
+            alerts=stores.alerts,
             publisher=publisher,
         )
+        app = create_app(settings, state)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         server = _Server(server_config(app, stop_s=stop_s))
-        connection = asyncio.create_task(publisher.run(), name="mqtt connection")
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="http server")
-        host, port = listener.getsockname()[:2]
-        log.info("api listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        # The connection never ends by itself but with an error; the server ends by a signal.
-        await asyncio.wait({connection, serving}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        try:
-            await serving
-        finally:
-            await tasks.end(connection)
+        works = {"mqtt connection": publisher.run(), _SERVER: server.serve(sockets=[listener])}
+        async with supervise(works) as running:
+            host, port = listener.getsockname()[:2]
+            log.info("api listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            try:
+                # Neither ends by itself but with an error.
+                await running.until(stop)
+            finally:
+                # What is under way is answered while the connection is still there.
+                server.should_exit = True
+                await running.ended(_SERVER)
     log.info("api stopped")
 
 

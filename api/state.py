@@ -1,9 +1,8 @@
-"""What the routes work with, handed to the app once and to each request from there."""
+"""What the routes work with: given to the app once, and read from there by every route."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from api.publisher import Publisher
 from pisync.stores.interfaces.alerts import AlertStore
@@ -13,30 +12,23 @@ from pisync.stores.interfaces.projection import ProjectionReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
+class State:
     """The stores that are read, and the one way in.
 
     The one thing that the api writes itself is the mark of a replay on a dead letter.
     """
 
     events: EventStore
-    streaks: ProjectionReader
-    letters: DeadLetterStore
+    projection: ProjectionReader
+    dead_letters: DeadLetterStore
     alerts: AlertStore
     publisher: Publisher
 
 
-def parts_of(request: Request) -> Parts:
-    """What the app was made of.
+def state_of(request: Request) -> State:
+    """The state of the app that serves this request.
 
-    The routes with much traffic ask here: a dependency would cost them a third of a bare answer again.
+    A dependency would cost the routes with much traffic a third of a bare answer again.
     """
-    parts: Parts = request.app.state.parts
-    return parts
-
-
-async def _parts(request: Request) -> Parts:
-    return parts_of(request)
-
-
-Injected = Annotated[Parts, Depends(_parts)]
+    state: State = request.app.state.pisync
+    return state

@@ -19,7 +19,7 @@ from bench.traffic import TOGETHER, Traffic, windows
 from local_stack.process import running
 from pisync import clock, limits
 from pisync.domain.events import SyncEvent
-from pisync.stores.mongodb.events import document as as_document
+from pisync.stores.mongodb.events import documents
 
 SINGLE_EVENTS: Final = 200_000
 ARRAY_EVENTS: Final = 1_000_000
@@ -183,8 +183,8 @@ async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
     received_at = clock.now()
     meter = rig.meter()
     seconds = 0.0
-    documents = (as_document(event, received_at) for event in _in_order(traffic))
-    while chunk := list(islice(documents, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE)):
+    events = _in_order(traffic)
+    while chunk := documents(islice(events, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE), received_at):
         parts = [chunk[part.start : part.stop] for part in windows(len(chunk), limits.BATCH_EVENTS_MAX)]
         began = time.perf_counter()
         await asyncio.gather(*(collection.insert_many(part, ordered=False) for part in parts))

@@ -15,7 +15,7 @@ from local_stack import ports
 from local_stack.process import running
 from pisync import clock, limits
 from pisync.domain import topics
-from pisync.stores.mongodb.events import document as as_document
+from pisync.stores.mongodb.events import documents
 
 MESSAGES_PER_S: Final = 2_000
 SECONDS: Final = 15
@@ -78,7 +78,7 @@ async def _bare_inserts(rig: Rig, traffic: Traffic) -> list[float]:
     collection: Any = rig.database.bare
     waits_ms = []
     for number in range(_INSERTS):
-        document = as_document(traffic.event(number, 0), clock.now())
+        [document] = documents([traffic.event(number, 0)], clock.now())
         began = time.perf_counter()
         await collection.insert_one(document)
         waits_ms.append((time.perf_counter() - began) * 1000)

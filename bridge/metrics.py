@@ -191,8 +191,12 @@ class Metrics:
         self.events_replayed = self._counter(
             "pisync_bridge_events_replayed_total", "Events replayed from MongoDB into the projection."
         )
-        self.alerts_opened = self._counter("pisync_bridge_alerts_opened_total", "Alerts this bridge opened.")
-        self.alerts_closed = self._counter("pisync_bridge_alerts_closed_total", "Alerts this bridge closed.")
+        self.alerts_opened = self._read_counter(
+            "pisync_bridge_alerts_opened_total", "Alerts this bridge opened."
+        )
+        self.alerts_closed = self._read_counter(
+            "pisync_bridge_alerts_closed_total", "Alerts this bridge closed."
+        )
 
     def _broker(self) -> None:
         self.broker_dropped = self._read_counter(

@@ -2,25 +2,31 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from bridge.metrics import Metrics
 from pisync import backoff, logs
-from pisync.errors import Unavailable
+from pisync.errors import Part, Unavailable
 
 log = logs.get(__name__)
 T = TypeVar("T")
 
 
-async def until_available(step: Callable[[], Awaitable[T]], metrics: Metrics | None = None) -> T:
+class RetryCounter(Protocol):
+    """Where retries are counted; the bridge's metrics are one such place."""
+
+    def store_unavailable(self, part: Part) -> None:
+        """Count that a step failed because a store was unavailable, and will be tried again."""
+
+
+async def until_available(step: Callable[[], Awaitable[T]], retries: RetryCounter | None = None) -> T:
     """The result of a step, which must be safe to repeat; says in the log why it waits, and counts it."""
     delays = backoff.delays()
     while True:
         try:
             return await step()
         except Unavailable as error:
-            if metrics is not None:
-                metrics.store_unavailable(error.part)
+            if retries is not None:
+                retries.store_unavailable(error.part)
             delay_s = next(delays)
             log.warning(
                 "store unavailable", store=error.part.label, why=str(error), retry_in_s=round(delay_s, 2)

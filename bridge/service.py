@@ -4,12 +4,14 @@ import asyncio
 import gc
 import secrets
 import signal
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 
 import uvloop
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
+from bridge.alerts.rules import all_rules
+from bridge.alerts.sinks.mqtt import MqttSink
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
@@ -23,14 +25,9 @@ from pisync.domain import topics
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import serving
 from pisync.settings import BridgeSettings
-from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
-from pisync.stores.mongodb.alerts import MongoAlertStore
-from pisync.stores.mongodb.bridges import MongoBridgeRegistry
-from pisync.stores.mongodb.connection import MongoConnection
-from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
-from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.projection import RedisProjection
-from pisync.tasks import cancel
+from pisync.stores.interfaces.bridges import Claim
+from pisync.stores.opening import Stores, open_stores
+from pisync.tasks import supervise
 
 log = logs.get(__name__)
 
@@ -50,45 +47,28 @@ async def _main(settings: BridgeSettings, *, leave: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with AsyncExitStack() as stack:
-        connection = MongoConnection(settings.mongodb_url)
-        stack.push_async_callback(connection.close)
-        projection = RedisProjection.connect(settings.redis_url)
-        stack.push_async_callback(projection.close)
-        bridge = _Bridge(settings, connection, projection, leaving=leave)
-        await stack.enter_async_context(bridge.serving_metrics())
-        preparing = asyncio.create_task(bridge.prepare(), name="prepare")
-        await _until(stop, [preparing])
-        if preparing.done():
-            await bridge.serve(stop)
+    async with open_stores(settings) as stores:
+        bridge = _Bridge(settings, stores, leaving=leave)
+        async with bridge.serving_metrics():
+            async with supervise({"prepare": bridge.prepare()}) as preparing:
+                await preparing.until(stop)
+            if not stop.is_set():
+                await bridge.serve(stop)
             if bridge.has_left:
                 await bridge.forget()
-        else:
-            await cancel([preparing])
 
 
 class _Bridge:
     """One bridge's parts and their life together."""
 
-    def __init__(
-        self,
-        settings: BridgeSettings,
-        connection: MongoConnection,
-        projection: RedisProjection,
-        *,
-        leaving: bool,
-    ) -> None:
+    def __init__(self, settings: BridgeSettings, stores: Stores, *, leaving: bool) -> None:
         self._settings = settings
+        self._stores = stores
         self._leaving = leaving
         self._metrics = Metrics(settings)
         self._session: Session | None = None
         self.has_left = False
         self._instance = secrets.token_hex(8)
-        self._projection = projection
-        self._events = MongoEventStore(connection)
-        self._alert_store = MongoAlertStore(connection)
-        self._dead_letters = MongoDeadLetterStore(connection)
-        self._registry: BridgeRegistry = MongoBridgeRegistry(connection)
         self._claim = Claim(known_before=False, replay_from=clock.now())
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
@@ -105,35 +85,41 @@ class _Bridge:
     async def prepare(self) -> None:
         """Make sure of MongoDB, and claim the bridge's id there."""
         log.info("starting", bridge_id=self._settings.bridge_id, broker=str(self._settings.mqtt))
-        await until_available(self._events.prepare, self._metrics)
-        await until_available(self._alert_store.prepare, self._metrics)
-        await until_available(self._dead_letters.prepare, self._metrics)
-        days = self._settings.dead_letter_days
-        await until_available(lambda: self._dead_letters.apply_retention(days), self._metrics)
+        stores, days = self._stores, self._settings.dead_letter_days
+        await until_available(stores.events.prepare, self._metrics)
+        await until_available(stores.alerts.prepare, self._metrics)
+        await until_available(stores.dead_letters.prepare, self._metrics)
+        await until_available(lambda: stores.dead_letters.apply_retention(days), self._metrics)
         self._claim = await until_available(
-            lambda: self._registry.claim(self._settings.bridge_id, self._instance, clock.now()),
+            lambda: stores.bridges.claim(self._settings.bridge_id, self._instance, clock.now()),
             self._metrics,
         )
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain what is in flight."""
-        metrics = self._metrics
-        alerts = Alerts(
-            store=self._alert_store, events=self._events, projection=self._projection, metrics=metrics
+        stores, metrics = self._stores, self._metrics
+        outbox = Outbox(store=stores.alerts, retries=metrics)
+        judge = Judge(
+            store=stores.alerts,
+            rules=all_rules(events=stores.events, projection=stores.projection),
+            on_change=outbox.wake,
+            retries=metrics,
         )
-        projector = Projector(projection=self._projection, alerts=alerts, metrics=metrics)
+        metrics.alerts_opened.set_function(lambda: judge.opened)
+        metrics.alerts_closed.set_function(lambda: judge.closed)
+        projector = Projector(projection=stores.projection, alerts=judge, metrics=metrics)
         catch_up = CatchUp(
             bridge_id=self._settings.bridge_id,
-            events=self._events,
-            projection=self._projection,
+            events=stores.events,
+            projection=stores.projection,
             projector=projector,
-            alerts=alerts,
-            registry=self._registry,
+            alerts=judge,
+            registry=stores.bridges,
             claim=self._claim,
             metrics=metrics,
         )
         kinds = kinds_of_messages(
-            events=self._events, dead_letters=self._dead_letters, projector=projector, metrics=metrics
+            events=stores.events, dead_letters=stores.dead_letters, projector=projector, metrics=metrics
         )
         intake = Intake(kinds=kinds, settings=self._settings, metrics=metrics)
         session = self._session = Session(
@@ -144,48 +130,43 @@ class _Bridge:
             status_filter=STATUS_FILTER,
             on_message=intake.offer,
             on_status=BrokerWatch(metrics).take,
-            on_connected=alerts.publish_again,
+            on_connected=outbox.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
             metrics=metrics,
             leaving=self._leaving,
         )
         intake.attach(session)
-        tasks = [
-            asyncio.create_task(catch_up.run(), name="catch-up"),
-            asyncio.create_task(intake.run(), name="intake"),
-            asyncio.create_task(alerts.run(), name="alerts"),
-            asyncio.create_task(alerts.announce(session), name="announcements"),
-            asyncio.create_task(session.run(), name="session"),
-        ]
+        works = {
+            "catch-up": catch_up.run(),
+            "intake": intake.run(),
+            "judge": judge.run(),
+            "outbox": outbox.run(MqttSink(session)),
+            "session": session.run(),
+        }
         if self._leaving:
-            tasks = [
-                *tasks,
-                asyncio.create_task(self._quiet(session, intake, projector, alerts), name="leave"),
-            ]
-        try:
-            await _until(stop, tasks)
+            works["leave"] = self._quiet(session, intake, projector, judge)
+        async with supervise(works, children=intake.batches) as running:
+            await running.until(stop)
             await _drain(intake, self._settings.drain_timeout_s)
             with suppress(RedisUnavailable):
                 await catch_up.finish()
-        finally:
-            await cancel([*tasks, *intake.batches])
         log.info("stopped", bridge_id=self._settings.bridge_id)
 
     async def _is_ours(self) -> bool:
         try:
-            return await self._registry.holder(self._settings.bridge_id) in {self._instance, None}
+            return await self._stores.bridges.holder(self._settings.bridge_id) in {self._instance, None}
         except MongodbUnavailable:
             return True  # we cannot know; the next time will tell
 
-    async def _quiet(self, session: Session, intake: Intake, projector: Projector, alerts: Alerts) -> None:
+    async def _quiet(self, session: Session, intake: Intake, projector: Projector, judge: Judge) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
         seen = -1
         while not (
             session.is_ready
             and intake.is_idle
             and projector.is_current
-            and alerts.is_idle
+            and judge.is_idle
             and intake.offered == seen
         ):
             seen = intake.offered
@@ -197,8 +178,8 @@ class _Bridge:
     async def forget(self) -> None:
         """Retire the bridge's watermark and name, after its last life."""
         bridge_id = self._settings.bridge_id
-        await until_available(lambda: self._projection.leave(bridge_id), self._metrics)
-        await until_available(lambda: self._registry.forget(bridge_id), self._metrics)
+        await until_available(lambda: self._stores.projection.leave(bridge_id), self._metrics)
+        await until_available(lambda: self._stores.bridges.forget(bridge_id), self._metrics)
 
 
 def _spare_the_collector() -> None:
@@ -209,18 +190,6 @@ def _spare_the_collector() -> None:
     """
     gc.freeze()
     gc.set_threshold(*limits.GC_THRESHOLDS)
-
-
-async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for `stop` or the end of any task; a task that failed brings us down with its reason."""
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-    for task in tasks:
-        if task.done():
-            task.result()
 
 
 async def _drain(intake: Intake, timeout_s: float) -> None:

@@ -1,6 +1,5 @@
 """What `pisync rebuild` does around the work: opens the stores, shows the progress, prints the result."""
 
-from contextlib import AsyncExitStack
 from typing import Final
 
 import uvloop
@@ -8,16 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridge.alerts.judge import Alerts
-from bridge.metrics import Metrics
+from bridge.alerts.judge import Judge
+from bridge.alerts.rules import all_rules
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from cli.progress import progress
 from pisync.settings import BridgeSettings
-from pisync.stores.mongodb.alerts import MongoAlertStore
-from pisync.stores.mongodb.connection import MongoConnection
-from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.projection import RedisProjection
+from pisync.stores.opening import Stores, open_stores
 
 TABLE_ROWS_MAX: Final = 20
 # A table is no narrower than this, also in a pipe, so that times stay whole.
@@ -34,29 +30,26 @@ def run(settings: BridgeSettings, *, check: bool) -> int:
 
 
 async def _main(settings: BridgeSettings, *, check: bool) -> int:
-    async with AsyncExitStack() as stack:
-        connection = MongoConnection(settings.mongodb_url)
-        stack.push_async_callback(connection.close)
-        projection = RedisProjection.connect(settings.redis_url)
-        stack.push_async_callback(projection.close)
-        events, alerts = MongoEventStore(connection), MongoAlertStore(connection)
+    async with open_stores(settings) as stores:
+        events, projection = stores.events, stores.projection
         await events.ping()
         await projection.ping()
         if check:
-            return await _check(events, projection, alerts)
-        await alerts.prepare()
-        handler = Alerts(store=alerts, events=events, projection=projection, metrics=Metrics(settings))
+            return await _check(stores)
+        await stores.alerts.prepare()
+        judge = Judge(store=stores.alerts, rules=all_rules(events=events, projection=projection))
         with progress("Rebuilding", "events") as update:
-            replayed = await rebuild(events=events, projection=projection, alerts=handler, progress=update)
+            replayed = await rebuild(events=events, projection=projection, alerts=judge, progress=update)
         Console().print(f"The projection is rebuilt from {replayed:,} events.", highlight=False)
         return 0
 
 
-async def _check(events: MongoEventStore, streaks: RedisProjection, alerts: MongoAlertStore) -> int:
-    if not (await streaks.status()).complete:
+async def _check(stores: Stores) -> int:
+    if not (await stores.projection.status()).complete:
         Console(stderr=True).print("The projection is catching up: differences are to be expected.")
     with progress("Checking", "events") as update:
-        findings = await Check(events=events, streaks=streaks, alerts=alerts).run(update)
+        check = Check(events=stores.events, streaks=stores.projection, alerts=stores.alerts)
+        findings = await check.run(update)
     _print(findings)
     return 1 if findings.differing else 0
 

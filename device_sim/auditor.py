@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 ALERT_STREAK: Final = 3
-"""Failures in a row that make an alert, as the protocol promises operators."""
+"""Failures in a row that make an alert of the rule `STREAK`, as the protocol promises operators."""
+
+STREAK: Final = "streak"
 
 Key = tuple[str, int]
 """An event's identity: the device's id and the event's time, in epoch milliseconds."""
@@ -132,16 +134,17 @@ def differences(failure_records: Mapping[str, FailureRecord], projection: Answer
 
 
 def differences_retained(
-    failure_records: Mapping[str, FailureRecord], retained: Collection[str]
+    failure_records: Mapping[str, FailureRecord], retained: Collection[tuple[str, str]]
 ) -> list[str]:
-    """In words, where the alerts that the broker retains differ from what the stored events come to."""
-    due = {
-        device_id
-        for device_id, failure_record in failure_records.items()
-        if failure_record.streak >= ALERT_STREAK
-    }
-    missing, stale = sorted(due - set(retained)), sorted(set(retained) - due)
+    """In words, where the alerts that the broker retains differ from what the stored events come to.
+
+    `retained` are the devices and rules of the topics.
+    """
+    due = _due(failure_records)
+    of_streaks = {device_id for device_id, rule in retained if rule == STREAK}
+    missing, stale = sorted(due - of_streaks), sorted(of_streaks - due)
     return [
+        *(_unknown(device_id, rule) for device_id, rule in sorted(retained) if rule != STREAK),
         *(f"{device_id}: the broker retains no alert, although it keeps failing" for device_id in missing),
         *(f"{device_id}: the broker retains an alert, although its streak ended" for device_id in stale),
     ]
@@ -221,6 +224,9 @@ def _differing_alerts(
     opened: set[str] = set()
     for alert in alerts:
         device_id = alert["device_id"]
+        if alert["rule"] != STREAK:
+            found.append(_unknown(device_id, alert["rule"]))
+            continue
         failure_record = failure_records.get(device_id)
         if failure_record is None or failure_record.failures < ALERT_STREAK:
             found.append(f"{device_id}: an alert that no order of its events explains")
@@ -229,14 +235,23 @@ def _differing_alerts(
         if device_id in opened:
             found.append(f"{device_id} has two open alerts")
         opened.add(device_id)
-    due = {
+    due = _due(failure_records)
+    found += [f"{device_id}: no open alert, although it keeps failing" for device_id in sorted(due - opened)]
+    found += [f"{device_id}: an open alert, although its streak ended" for device_id in sorted(opened - due)]
+    return found
+
+
+def _due(failure_records: Mapping[str, FailureRecord]) -> set[str]:
+    """The devices that should have an open alert of the rule `STREAK`."""
+    return {
         device_id
         for device_id, failure_record in failure_records.items()
         if failure_record.streak >= ALERT_STREAK
     }
-    found += [f"{device_id}: no open alert, although it keeps failing" for device_id in sorted(due - opened)]
-    found += [f"{device_id}: an open alert, although its streak ended" for device_id in sorted(opened - due)]
-    return found
+
+
+def _unknown(device_id: str, rule: str) -> str:
+    return f"{device_id}: an alert of the rule {rule}, which is not known"
 
 
 def _read(event: bytes) -> tuple[Key, str]:

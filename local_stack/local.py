@@ -6,15 +6,16 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from local_stack import ports, services
 from local_stack.process import ChildFailed, ChildProcess
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.errors import ConfigurationError
+from pisync.tasks import supervise
 
 MQTT_PORT: Final = 11883
 HTTP_PORT: Final = 8080
@@ -103,11 +104,13 @@ class LocalStack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
         try:
-            await _unless(interrupted, self._start())
+            async with supervise({"start": self._start()}) as starting:
+                await starting.until(interrupted)
             if not interrupted.is_set():
                 on_ready()
-                watches = [keep_running(child, self._say) for child in self._children]
-                await _unless(interrupted, *watches, self._simulate(interrupted))
+                works = {child.name: keep_running(child, self._say) for child in self._children}
+                async with supervise({**works, "simulation": self._simulate(interrupted)}) as running:
+                    await running.until(interrupted)
         finally:
             await self._stop()
 
@@ -160,20 +163,6 @@ async def keep_running(child: ChildProcess, say: Say) -> None:
             say(str(error))
         else:
             say(f"{child.name} is ready again")
-
-
-async def _unless(interrupted: asyncio.Event, *works: Coroutine[Any, Any, None]) -> None:
-    """Run the works together until the first of them ends, or until the interruption; then drop the rest."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    waiting = asyncio.ensure_future(interrupted.wait())
-    try:
-        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (waiting, *tasks):
-            task.cancel()
-        await asyncio.gather(waiting, *tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 @contextlib.contextmanager

@@ -36,11 +36,11 @@ REPLAY_BATCH_EVENTS: Final = 2000
 # Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
 ALERTS_BATCH: Final = 200
 ALERTS_WAITING_MAX: Final = 100_000
-# How often a bridge looks for alerts that another one left unpublished.
-ANNOUNCE_INTERVAL_S: Final = 10.0
-ANNOUNCE_BATCH: Final = 100
+# How often a bridge looks for alerts that another one left unpublished, and how many it publishes at once.
+ALERTS_PUBLISH_INTERVAL_S: Final = 10.0
+ALERTS_PUBLISH_BATCH: Final = 100
 # How long ago an alert that a broker may have brought back from a snapshot can have been closed.
-ANNOUNCE_AGAIN_H: Final = 24
+ALERTS_PUBLISH_AGAIN_H: Final = 24
 # A bridge that leaves waits so long for what the broker still holds for it, after the last message.
 LEAVE_QUIET_S: Final = 2.0
 

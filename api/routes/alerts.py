@@ -1,21 +1,49 @@
 """`GET /api/alerts`: the devices that keep failing, and those that did."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
+import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 
-from api import paging, schemas
-from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
-from api.state import Injected
+from api import paging
+from api.models import DeviceId, DeviceIdFilter, NextUrl
+from api.openapi import list_responses
+from api.paging import list_page
+from api.state import state_of
 from pisync import limits
 from pisync.clock import rfc3339
-from pisync.domain.alerts import Alert
+from pisync.domain import alerts as domain
+from pisync.domain.alerts import Rule
 from pisync.stores.interfaces.alerts import AlertQuery
 
 router = APIRouter(tags=["operators"])
+
+
+class Alert(BaseModel):
+    """An alert of one rule about one device. Times are by the bridge's clock."""
+
+    id: Annotated[str, Field(description="Opaque.")]
+    device_id: DeviceId
+    rule: Annotated[Rule, Field(description="Why it was opened. `streak`: the device kept failing.")]
+    streak: Annotated[int, Field(ge=0, description="The device's streak when the alert was opened.")]
+    opened_at: datetime
+    closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
+
+
+class Alerts(BaseModel):
+    """A page of alerts, newest first."""
+
+    alerts: list[Alert]
+    next: NextUrl
+
+
+class AlertsCursor(paging.Cursor, frozen=True):
+    """The last alert of a page."""
+
+    alert_id: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class AlertState(StrEnum):
@@ -29,64 +57,47 @@ class AlertState(StrEnum):
 _IS_OPEN: Final = {AlertState.OPEN: True, AlertState.CLOSED: False, AlertState.ALL: None}
 
 
-@router.get(
-    "/alerts",
-    summary="Alerts, newest first",
-    response_model=None,
-    responses={
-        200: {"model": schemas.Alerts, "description": "A page.", "headers": LINK},
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    },
-)
+@router.get("/alerts", summary="Alerts, newest first", response_model=None, responses=list_responses(Alerts))
 async def alerts(
     *,
     request: Request,
-    parts: Injected,
     state: Annotated[AlertState, Query(description="Which alerts.")] = AlertState.OPEN,
-    device_id: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string", "pattern": schemas.DEVICE_ID_PATTERN}),
-        Query(pattern=schemas.DEVICE_ID_PATTERN, description="Only alerts of this device."),
+    rule: Annotated[
+        Rule | None,
+        WithJsonSchema({"type": "string", "enum": list(Rule)}),
+        Query(description="Only alerts of this rule."),
     ] = None,
+    device_id: Annotated[DeviceIdFilter, Query(description="Only alerts of this device.")] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
-    cursor: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string"}),
-        Query(description="From the `next` link of the page before."),
-    ] = None,
+    cursor: paging.CursorText = None,
 ) -> Response:
-    """An alert opens when a device's streak reaches 3, and closes when a success ends the streak.
+    """By the rule `streak`, an alert opens when a streak reaches 3, and closes when a success ends it.
 
-    A device has at most one open alert. Newest first by when they were opened.
+    A device has at most one open alert of a rule. Newest first by when they were opened.
     """
+    end = AlertsCursor.decode(cursor)
     query = AlertQuery(
         limit=limit + 1,
         is_open=_IS_OPEN[state],
+        rule=rule,
         device_id=device_id,
-        before=None if cursor is None else _before(cursor),
+        before=None if end is None else end.alert_id,
     )
-    rows = await parts.alerts.find(query)
-    shown = rows[:limit]
-    next_page = None
-    if len(rows) > limit:
-        end = paging.encode_alert_cursor(shown[-1].alert_id)
-        next_page = paging.next_url(request, cursor=end)
-    return paging.page({"alerts": [_row(alert) for alert in shown]}, next_page)
+    return list_page(
+        request,
+        "alerts",
+        await state_of(request).alerts.find(query),
+        limit=limit,
+        next_parameters=lambda alert: {"cursor": AlertsCursor(alert.alert_id).encode()},
+        as_json=_row,
+    )
 
 
-def _before(cursor: str) -> str:
-    try:
-        return paging.decode_alert_cursor(cursor)
-    except ValueError as error:
-        raise RequestValidationError([{"loc": ("query", "cursor"), "msg": str(error)}]) from None
-
-
-def _row(alert: Alert) -> dict[str, object]:
+def _row(alert: domain.Alert) -> dict[str, object]:
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
+        "rule": alert.rule,
         "streak": alert.streak,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),

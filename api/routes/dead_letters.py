@@ -2,20 +2,22 @@
 
 import base64
 import re
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from api import paging, problems, schemas
-from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
-from api.state import Injected, Parts
+from api import models, paging, problems
+from api.models import Count, DeviceId, DeviceIdFilter, NextUrl
+from api.openapi import UNAVAILABLE, UNEXPECTED, declare, list_responses
+from api.paging import list_page
+from api.state import State, state_of
 from pisync import clock, limits, logs
-from pisync.clock import rfc3339
+from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import payloads, receipts
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
@@ -41,32 +43,95 @@ LetterId = Annotated[str, Path(description="The dead letter's id.", examples=["0
 _ID: Final = re.compile(ID_PATTERN)
 
 
+class Preview(BaseModel):
+    """The beginning of a payload."""
+
+    encoding: Annotated[
+        Literal["text", "base64"], Field(description="`base64` where the payload does not begin as UTF-8.")
+    ]
+    content: Annotated[
+        str,
+        Field(
+            description=f"The first {payloads.PREVIEW_CHARS_MAX} characters or so;"
+            r" in text, those that cannot be seen are escaped as `\n`, `\x1b`, `\u202e`."
+        ),
+    ]
+    truncated: Annotated[bool, Field(description="Whether the payload goes on.")]
+
+
+class ReplayOutcome(BaseModel):
+    """How many events of a replayed letter were stored, stored before, and rejected."""
+
+    stored: Count
+    duplicates: Count
+    rejected: Count
+
+
+class _DeadLetter(BaseModel):
+    id: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+    reason: Reason
+    detail: str
+    topic: Annotated[str, Field(description="The MQTT topic that it came on.")]
+    device_id: Annotated[DeviceId | None, Field(description="The device in the topic; null: there is none.")]
+    received_at: Annotated[datetime, Field(description="When it came first.")]
+    last_received_at: Annotated[datetime, Field(description="When it came last.")]
+    size_bytes: Count
+    replayed_at: Annotated[datetime | None, Field(description="When a replay took it in, the latest one.")]
+    replay_outcome: ReplayOutcome | None
+
+
+class DeadLetterRow(_DeadLetter):
+    """A message, or one event of a message, that could not be taken in."""
+
+    preview: Preview
+
+
+class DeadLetters(BaseModel):
+    """A page of dead letters, newest first."""
+
+    dead_letters: list[DeadLetterRow]
+    next: NextUrl
+
+
+class DeadLetter(_DeadLetter):
+    """A dead letter with its payload."""
+
+    raw_base64: Annotated[str, Field(description="The payload.")]
+    text: Annotated[str | None, Field(description="The payload as text; null where it is not UTF-8.")]
+
+
+class DeadLettersCursor(paging.Cursor, frozen=True):
+    """The last dead letter of a page."""
+
+    received_ms: Annotated[int, msgspec.Meta(ge=0, le=to_ms(datetime.max.replace(tzinfo=UTC)))]
+    letter_id: Annotated[str, msgspec.Meta(pattern=rf"^{ID_PATTERN}\Z")]
+
+    @classmethod
+    def of(cls, entry: DeadLetterEntry) -> Self:
+        """The cursor that continues after this dead letter."""
+        return cls(to_ms(entry.received_at), entry.letter_id)
+
+    def position(self) -> DeadLetterPosition:
+        """Where the store goes on."""
+        return DeadLetterPosition(received_at=from_ms(self.received_ms), letter_id=self.letter_id)
+
+
 @router.get(
     "/dead-letters",
     summary="What could not be taken in, newest first",
     response_model=None,
-    responses={
-        200: {"model": schemas.DeadLetters, "description": "A page.", "headers": LINK},
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    },
+    responses=list_responses(DeadLetters),
 )
 async def dead_letters(
     *,
     request: Request,
-    parts: Injected,
     reason: Annotated[
         Reason | None,
         WithJsonSchema({"type": "string", "enum": list(Reason)}),
         Query(description="Only letters rejected for this reason."),
     ] = None,
     device_id: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string", "pattern": schemas.DEVICE_ID_PATTERN}),
-        Query(
-            pattern=schemas.DEVICE_ID_PATTERN, description="Only letters that came on this device's topic."
-        ),
+        DeviceIdFilter, Query(description="Only letters that came on this device's topic.")
     ] = None,
     before: Annotated[paging.MomentUp, Query(description="Only letters first received before this.")] = None,
     after: Annotated[paging.MomentDown, Query(description="Only letters first received after this.")] = None,
@@ -76,16 +141,13 @@ async def dead_letters(
         Query(description="Only letters that a replay took in, or only the others."),
     ] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
-    cursor: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string"}),
-        Query(description="From the `next` link of the page before."),
-    ] = None,
+    cursor: paging.CursorText = None,
 ) -> Response:
     """The same bytes on the same topic, rejected for the same reason, are one letter.
 
     Newest first by `received_at`, when a letter came first.
     """
+    end = DeadLettersCursor.decode(cursor)
     query = DeadLetterQuery(
         limit=limit + 1,
         reason=reason,
@@ -93,15 +155,16 @@ async def dead_letters(
         before=before,
         after=after,
         replayed=replayed,
-        position=None if cursor is None else _position(cursor),
+        position=None if end is None else end.position(),
     )
-    rows = await parts.letters.find(query)
-    shown = rows[:limit]
-    next_page = None
-    if len(rows) > limit:
-        end = DeadLetterPosition(received_at=shown[-1].received_at, letter_id=shown[-1].letter_id)
-        next_page = paging.next_url(request, cursor=paging.encode_letter_cursor(end))
-    return paging.page({"dead_letters": [_row(entry) for entry in shown]}, next_page)
+    return list_page(
+        request,
+        "dead_letters",
+        await state_of(request).dead_letters.find(query),
+        limit=limit,
+        next_parameters=lambda entry: {"cursor": DeadLettersCursor.of(entry).encode()},
+        as_json=_row,
+    )
 
 
 @router.get(
@@ -109,15 +172,15 @@ async def dead_letters(
     summary="One dead letter with its payload",
     response_model=None,
     responses={
-        200: {"model": schemas.DeadLetter, "description": "The letter."},
+        200: {"model": DeadLetter, "description": "The letter."},
         404: _UNKNOWN,
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },
 )
-async def dead_letter(parts: Injected, letter_id: LetterId) -> Response:
+async def dead_letter(request: Request, letter_id: LetterId) -> Response:
     """The payload is from outside and may hold anything: whoever shows its `text` escapes it."""
-    kept = await _kept(parts, letter_id)
+    kept = await _kept(state_of(request), letter_id)
     try:
         text = kept.raw.decode()
     except UnicodeDecodeError:
@@ -131,21 +194,22 @@ async def dead_letter(parts: Injected, letter_id: LetterId) -> Response:
     summary="Publish a dead letter's payload again",
     response_model=None,
     responses={
-        200: {"model": schemas.Receipt, "description": "At least one event was stored, now or before."},
+        200: {"model": models.Receipt, "description": "At least one event was stored, now or before."},
         404: _UNKNOWN,
         409: declare("The letter cannot be published again: its topic named no device, or it is too large."),
-        422: declare("Everything in it was rejected again; `errors` says why.", schemas.EventsProblem),
+        422: declare("Everything in it was rejected again; `errors` says why.", problems.EventsProblem),
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },
 )
-async def replay(parts: Injected, letter_id: LetterId) -> Response:
+async def replay(request: Request, letter_id: LetterId) -> Response:
     """The payload goes the way of every message, as it is; repeating is safe, a duplicate counts once.
 
     A letter that was taken in is marked with the time and the outcome: an operator's action, and the only
     thing that the api itself writes to MongoDB. One that is rejected again stays as it is.
     """
-    kept = await _kept(parts, letter_id)
+    state = state_of(request)
+    kept = await _kept(state, letter_id)
     if kept.entry.device_id is None:
         raise HTTPException(
             HTTPStatus.CONFLICT, "The letter's topic named no device, so there is none to publish it for."
@@ -155,26 +219,19 @@ async def replay(parts: Injected, letter_id: LetterId) -> Response:
             HTTPStatus.CONFLICT,
             f"The letter has {len(kept.raw)} bytes; the broker lets no more than {REPLAY_BYTES_MAX} through.",
         )
-    receipt = await parts.publisher.publish(kept.entry.device_id, kept.raw)
+    receipt = await state.publisher.publish(kept.entry.device_id, kept.raw)
     if not (receipt.stored or receipt.duplicates):
         return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
-    await parts.letters.record_replay(letter_id, _replay(receipt))
+    await state.dead_letters.record_replay(letter_id, _replay(receipt))
     log.info("dead letter replayed", id=letter_id, stored=receipt.stored, duplicates=receipt.duplicates)
     return Response(receipts.encode(receipt), media_type="application/json")
 
 
-async def _kept(parts: Parts, letter_id: str) -> KeptDeadLetter:
-    kept = await parts.letters.get(letter_id) if _ID.fullmatch(letter_id) else None
+async def _kept(state: State, letter_id: str) -> KeptDeadLetter:
+    kept = await state.dead_letters.get(letter_id) if _ID.fullmatch(letter_id) else None
     if kept is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "There is no dead letter with this id.")
     return kept
-
-
-def _position(cursor: str) -> DeadLetterPosition:
-    try:
-        return paging.decode_letter_cursor(cursor)
-    except ValueError as error:
-        raise RequestValidationError([{"loc": ("query", "cursor"), "msg": str(error)}]) from None
 
 
 def _replay(receipt: Receipt) -> Replay:

@@ -1,25 +1,54 @@
 """`/api/device/{device_id}`: one device's history."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, WithJsonSchema, create_model
 from starlette.exceptions import HTTPException
 
-from api import paging, schemas
-from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
-from api.state import parts_of
+from api import models, paging
+from api.models import NextUrl
+from api.openapi import declare, list_responses
+from api.paging import list_page
+from api.state import state_of
 from pisync import limits
 from pisync.domain import topics
-from pisync.domain.events import Outcome
+from pisync.domain.events import Outcome, SyncEvent
 from pisync.stores.interfaces.events import HistoryQuery
 
 router = APIRouter(tags=["operators"])
 
+
+def _history_item() -> type[BaseModel]:
+    """A sync as history tells it: the event's members, so that a new one needs no word here."""
+    members = models.members_of(SyncEvent)
+    del members["device_id"]  # told once, for all
+    return create_model(
+        "HistoryItem",
+        __doc__="One sync of the device; `internet_speed` is in Mbit/s.",
+        timestamp=members.pop("timestamp"),
+        outcome=(Outcome, ...),
+        **members,
+        received_at=(datetime, ...),
+    )
+
+
+HistoryItem = _history_item()
+
+
+class History(BaseModel):
+    """A page of one device's history, newest first."""
+
+    device_id: models.DeviceId
+    events: list[HistoryItem]  # type: ignore[valid-type] # it is made at import
+    next: NextUrl
+
+
 DeviceId = Annotated[
     str,
     Path(
-        pattern=schemas.DEVICE_ID_PATTERN,
+        pattern=models.DEVICE_ID_PATTERN,
         description="The device's id: " + topics.DEVICE_ID_RULE + ".",
         examples=["PB-000123"],
     ),
@@ -30,13 +59,7 @@ DeviceId = Annotated[
     "/device/{device_id}/sync-history",
     summary="One device's syncs, newest first",
     response_model=None,
-    responses={
-        200: {"model": schemas.History, "description": "A page.", "headers": LINK},
-        404: declare("No event of this device is stored."),
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    },
+    responses=list_responses(History, {404: declare("No event of this device is stored.")}),
 )
 async def sync_history(
     *,
@@ -53,13 +76,18 @@ async def sync_history(
 ) -> Response:
     """Each sync with the device's own timestamp, and when it was received."""
     query = HistoryQuery(device_id=device_id, limit=limit + 1, before=before, after=after, outcome=outcome)
-    parts = parts_of(request)
-    rows = await parts.events.page(query)
-    if not rows and not (_is_narrowed(query) and await parts.events.knows(device_id)):
+    events = state_of(request).events
+    rows = await events.page(query)
+    if not rows and not (_is_narrowed(query) and await events.knows(device_id)):
         raise HTTPException(404, "No event of this device is stored.")
-    shown = rows[:limit]
-    next_page = paging.next_url(request, before=shown[-1].timestamp) if len(rows) > limit else None
-    return paging.page({"device_id": device_id, "events": shown}, next_page)
+    return list_page(
+        request,
+        "events",
+        rows,
+        limit=limit,
+        next_parameters=lambda row: {"before": row["timestamp"]},
+        device_id=device_id,
+    )
 
 
 def _is_narrowed(query: HistoryQuery) -> bool:

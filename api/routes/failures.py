@@ -4,32 +4,72 @@ import asyncio
 from datetime import datetime
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, Field
 
-from api import paging, schemas
-from api.openapi import LINK, PARAMETERS, UNAVAILABLE, UNEXPECTED
-from api.state import parts_of
+from api import paging
+from api.models import DeviceId, NextUrl
+from api.openapi import list_responses
+from api.paging import list_page
+from api.state import state_of
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain import topics
 from pisync.limits import EXACT_COUNTS_INFLIGHT_MAX
+from pisync.stores.interfaces import ranking
 from pisync.stores.interfaces.events import EventStore, FailureCounts
-from pisync.stores.interfaces.ranking import FailingDevice, Position, ProjectionStatus, RankedBy, RankingQuery
+from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy, RankingQuery
 
 router = APIRouter(tags=["operators"])
+
+
+class FailingDevice(BaseModel):
+    """A device that failed repeatedly. Times are by the device's own clock."""
+
+    device_id: DeviceId
+    failures: Annotated[int, Field(ge=0, description="All its failures.")]
+    failures_since: Annotated[int, Field(ge=0, description="Its failures since `since`, where given.")] = 0
+    streak: Annotated[int, Field(ge=0, description="Failures newer than its newest success.")]
+    last_failure: datetime
+    last_success: datetime | None
+    last_seen: datetime
+
+
+class Completeness(BaseModel):
+    """How true the answer is: `complete`, or how far the replay of stored events is that makes it so.
+
+    An answer that is not complete lacks failures, or successes that end streaks.
+    """
+
+    complete: bool
+    replayed: Annotated[int, Field(ge=0, description="Only while it is not complete.")] = 0
+    to_replay: Annotated[
+        int, Field(ge=0, description="Only while it is not complete; about so many events, 0: not known yet.")
+    ] = 0
+
+
+class RepeatedFailures(BaseModel):
+    """A page of failing devices."""
+
+    devices: list[FailingDevice]
+    projection: Completeness
+    next: NextUrl
+
+
+class FailuresCursor(paging.Cursor, frozen=True):
+    """The last device of a page, and the order that it is the last one in."""
+
+    sort: RankedBy
+    score: Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
+    device_id: Annotated[str, msgspec.Meta(pattern=rf"^{topics.DEVICE_ID_PATTERN}\Z")]
 
 
 @router.get(
     "/devices/repeated-failures",
     summary="Devices with repeated failures",
     response_model=None,
-    responses={
-        200: {"model": schemas.RepeatedFailures, "description": "A page.", "headers": LINK},
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    },
+    responses=list_responses(RepeatedFailures),
 )
 async def repeated_failures(
     *,
@@ -44,49 +84,44 @@ async def repeated_failures(
     ] = None,
     sort: Annotated[RankedBy, Query(description="The order, each descending.")] = RankedBy.FAILURES,
     limit: paging.Limit = limits.PAGE_DEFAULT,
-    cursor: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string"}),
-        Query(description="From the `next` link of the page before."),
-    ] = None,
+    cursor: paging.CursorText = None,
 ) -> Response:
     """A failure is a sync with errors; the streak is the failures newer than the newest success.
 
     Counts are exact, once `projection` is complete. Devices with 1,000 failures and more rank as equals.
     """
+    end = FailuresCursor.decode(cursor, sort=sort)
     query = RankingQuery(
         more_than=more_than,
         ranked_by=sort,
         limit=limit + 1,
         since_ms=None if since is None else to_ms(since),
-        after=None if cursor is None else _position(cursor, sort),
+        after=None if end is None else Position(score=end.score, device_id=end.device_id),
     )
-    parts = parts_of(request)
-    ranking = await parts.streaks.repeated_failures(query)
-    shown = ranking.devices[:limit]
-    exact = await _exact_counts(parts.events, shown, since)
-    devices = [_item(row, exact.get(row.device_id), since) for row in shown]
-    next_page = None
-    if len(ranking.devices) > limit:
-        next_page = paging.next_url(request, cursor=paging.encode_cursor(sort, shown[-1].position))
-    return paging.page({"devices": devices, "projection": _projection(ranking.projection)}, next_page)
+    state = state_of(request)
+    found = await state.projection.repeated_failures(query)
+    exact = await _exact_counts(state.events, found.devices[:limit], since)
+    return list_page(
+        request,
+        "devices",
+        found.devices,
+        limit=limit,
+        next_parameters=lambda row: {
+            "cursor": FailuresCursor(sort, row.position.score, row.position.device_id).encode()
+        },
+        as_json=lambda row: _row(row, exact.get(row.device_id), since),
+        projection=_completeness(found.projection),
+    )
 
 
-def _position(cursor: str, sort: RankedBy) -> Position:
-    try:
-        return paging.decode_cursor(cursor, sort)
-    except ValueError as error:
-        raise RequestValidationError([{"loc": ("query", "cursor"), "msg": str(error)}]) from None
-
-
-def _projection(status: ProjectionStatus) -> dict[str, object]:
+def _completeness(status: ProjectionStatus) -> dict[str, object]:
     if status.complete:
         return {"complete": True}
     return {"complete": False, "replayed": status.replayed, "to_replay": status.to_replay}
 
 
 async def _exact_counts(
-    store: EventStore, rows: list[FailingDevice], since: datetime | None
+    store: EventStore, rows: list[ranking.FailingDevice], since: datetime | None
 ) -> dict[str, FailureCounts]:
     """Counts of the rare devices whose failures exceed what the projection keeps."""
     gate = asyncio.Semaphore(EXACT_COUNTS_INFLIGHT_MAX)
@@ -99,8 +134,10 @@ async def _exact_counts(
     return dict(zip(capped, await asyncio.gather(*map(counts, capped)), strict=True))
 
 
-def _item(row: FailingDevice, exact: FailureCounts | None, since: datetime | None) -> dict[str, object]:
-    item: dict[str, object] = {
+def _row(
+    row: ranking.FailingDevice, exact: FailureCounts | None, since: datetime | None
+) -> dict[str, object]:
+    members: dict[str, object] = {
         "device_id": row.device_id,
         "failures": row.failures if exact is None else exact.total,
         "streak": row.streak if exact is None else exact.streak,
@@ -109,5 +146,5 @@ def _item(row: FailingDevice, exact: FailureCounts | None, since: datetime | Non
         "last_seen": rfc3339(from_ms(row.last_seen_ms)),
     }
     if since is not None:
-        item["failures_since"] = row.failures_since if exact is None else exact.since
-    return item
+        members["failures_since"] = row.failures_since if exact is None else exact.since
+    return members

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
-from api import schemas
 from api.openapi import UNEXPECTED
-from api.state import Injected
+from api.state import state_of
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
 from pisync.stores.interfaces.projection import ProjectionReader
@@ -16,11 +17,32 @@ from pisync.stores.interfaces.projection import ProjectionReader
 router = APIRouter(tags=["probes"])
 
 
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Of each part: `ok`, or what is wrong."""
+
+    mongodb: str
+    redis: str
+    mqtt: str
+    projection: Annotated[
+        str,
+        Field(
+            description="`ok`, or how far Redis is with the events that it lost; no reason for a 503.",
+            examples=["catching up: 120,000 of 500,000 events"],
+        ),
+    ]
+
+
 @router.get(
     "/healthz",
     summary="Is the process up?",
     response_model=None,
-    responses={200: {"model": schemas.Health, "description": "It is."}, 500: UNEXPECTED},
+    responses={200: {"model": Health, "description": "It is."}, 500: UNEXPECTED},
 )
 async def healthz() -> Response:
     """Answers as long as the process does; asks nobody else."""
@@ -32,24 +54,25 @@ async def healthz() -> Response:
     summary="Is everything there?",
     response_model=None,
     responses={
-        200: {"model": schemas.Readiness, "description": "Every part answers."},
+        200: {"model": Readiness, "description": "Every part answers."},
         500: UNEXPECTED,
-        503: {"model": schemas.Readiness, "description": "A part is unavailable."},
+        503: {"model": Readiness, "description": "A part is unavailable."},
     },
 )
-async def readyz(parts: Injected) -> Response:
+async def readyz(request: Request) -> Response:
     """Asks MongoDB, Redis and the MQTT connection at the same time.
 
     While the projection in Redis catches up, this is 200: reads are answered, and say so themselves.
     """
+    state = state_of(request)
     mongodb, redis, mqtt, projection = await asyncio.gather(
-        _state(parts.events.ping),
-        _state(parts.streaks.ping),
-        _state(parts.publisher.ping),
-        _state(lambda: _projection(parts.streaks)),
+        _condition(state.events.ping),
+        _condition(state.projection.ping),
+        _condition(state.publisher.ping),
+        _condition(lambda: _catch_up(state.projection)),
     )
     needed = {"mongodb": mongodb, "redis": redis, "mqtt": mqtt}
-    ready = all(state == "ok" for state in needed.values())
+    ready = all(condition == "ok" for condition in needed.values())
     return Response(
         msgspec.json.encode(needed | {"projection": projection}),
         200 if ready else 503,
@@ -57,7 +80,7 @@ async def readyz(parts: Injected) -> Response:
     )
 
 
-async def _state(ask: Callable[[], Awaitable[str | None]]) -> str:
+async def _condition(ask: Callable[[], Awaitable[str | None]]) -> str:
     """What the part says about itself, `ok` where it has nothing to say, or why it does not answer."""
     try:
         async with asyncio.timeout(READY_PING_S):
@@ -65,11 +88,12 @@ async def _state(ask: Callable[[], Awaitable[str | None]]) -> str:
     except TimeoutError:
         return f"no answer within {READY_PING_S:g} s"
     except Unavailable as error:
-        return str(error) or "away"
+        return str(error) or "unavailable"
 
 
-async def _projection(streaks: ProjectionReader) -> str | None:
-    status = await streaks.status()
+async def _catch_up(projection: ProjectionReader) -> str | None:
+    """How far the projection's catch-up is; None where the projection is complete."""
+    status = await projection.status()
     if status.complete:
         return None
     if status.to_replay == 0:

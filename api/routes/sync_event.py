@@ -1,13 +1,14 @@
 """`POST /api/sync-event`: a device's events over HTTP, by the same way in as over MQTT."""
 
 from http import HTTPStatus
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from api import problems, schemas
-from api.openapi import UNAVAILABLE, UNEXPECTED, declare
-from api.state import parts_of
+from api import models, problems
+from api.openapi import UNAVAILABLE, UNEXPECTED, declare, reference
+from api.state import state_of
 from pisync import clock, limits
 from pisync.domain import decoding, receipts
 from pisync.domain.events import Reason, Rejection
@@ -15,19 +16,61 @@ from pisync.domain.receipts import Receipt
 
 router = APIRouter(tags=["devices"])
 
+_EXAMPLE: Final = {
+    "device_id": "PB-000123",
+    "timestamp": "2026-05-08T12:00:00Z",
+    "total_files_synced": 20,
+    "total_errors": 1,
+    "internet_speed": 3.2,
+    "device_type": "PiBook",
+    "sync_duration_ms": 5400,
+    "errors": [{"code": "timeout", "message": "lesson-14.mp4: no answer in 30 s"}],
+}
+
+_EVENT: Final = reference("SyncEvent")
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": f"One event, or an array of 1 to {limits.MESSAGE_EVENTS_MAX} events of one device;"
+        f" at most {limits.HTTP_BODY_BYTES_MAX} bytes.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        _EVENT,
+                        {
+                            "type": "array",
+                            "items": _EVENT,
+                            "minItems": 1,
+                            "maxItems": limits.MESSAGE_EVENTS_MAX,
+                        },
+                    ]
+                },
+                "examples": {
+                    "one": {"summary": "One event", "value": _EXAMPLE},
+                    "backlog": {
+                        "summary": "A backlog",
+                        "value": [_EXAMPLE, _EXAMPLE | {"timestamp": "2026-05-08T13:00:00Z"}],
+                    },
+                },
+            }
+        },
+    }
+}
+
 
 @router.post(
     "/sync-event",
     summary="Store one sync event, or a backlog",
     status_code=HTTPStatus.CREATED,
     response_model=None,
-    openapi_extra=schemas.SYNC_EVENT_BODY,
+    openapi_extra=_BODY,
     responses={
-        200: {"model": schemas.Receipt, "description": "Nothing new: every good event was stored before."},
-        201: {"model": schemas.Receipt, "description": "At least one event was stored."},
-        409: declare("Another event of the same device and timestamp is stored.", schemas.EventsProblem),
+        200: {"model": models.Receipt, "description": "Nothing new: every good event was stored before."},
+        201: {"model": models.Receipt, "description": "At least one event was stored."},
+        409: declare("Another event of the same device and timestamp is stored.", problems.EventsProblem),
         413: declare("The body is too large."),
-        422: declare("No event was good; `errors` names the members at fault.", schemas.EventsProblem),
+        422: declare("No event was good; `errors` names the members at fault.", problems.EventsProblem),
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },
@@ -45,7 +88,7 @@ async def sync_event(request: Request) -> Response:
     decoded = decoding.decode(body, device_id, clock.now())
     if not decoded.events:
         return _refusal(decoded.rejections)
-    return _answer(await parts_of(request).publisher.publish(device_id, body))
+    return _answer(await state_of(request).publisher.publish(device_id, body))
 
 
 async def _body(request: Request) -> bytes:
@@ -69,5 +112,5 @@ def _answer(receipt: Receipt) -> Response:
 
 
 def _refusal(rejections: list[Rejection]) -> Response:
-    conflict = any(each.reason is Reason.CONFLICT for each in rejections)
+    conflict = any(rejection.reason is Reason.CONFLICT for rejection in rejections)
     return problems.rejected(HTTPStatus.CONFLICT if conflict else HTTPStatus.UNPROCESSABLE_ENTITY, rejections)

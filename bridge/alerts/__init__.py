@@ -1,1 +1,1 @@
-"""Alerts: judged, kept until they are published, and published."""
+"""Alerts: judged by rules, kept in MongoDB until they are published, and published by a sink."""

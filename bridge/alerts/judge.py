@@ -1,67 +1,76 @@
-"""Alerts: written to MongoDB, told to operators, and only then confirmed in the projection.
+"""Opens and closes alerts as their rules say: written to MongoDB, and only then confirmed.
 
-A crash in between repeats what was not confirmed: MongoDB allows one open alert for a device, and what was
-published once may be published again.
+A crash in between repeats what was not confirmed: MongoDB allows one open alert for a device and a rule. What
+is published, and when, is the outbox's business.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-import msgspec
-
-from bridge.metrics import Metrics
-from bridge.publisher import Publisher
-from bridge.retry import until_available
+from bridge.alerts.rules import AlertRule
+from bridge.retry import RetryCounter, until_available
 from pisync import backoff, clock, limits, logs
-from pisync.domain import topics
-from pisync.domain.alerts import Alert, AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertStore
-from pisync.stores.interfaces.events import EventStore
-from pisync.stores.interfaces.projection import Projection
 
 log = logs.get(__name__)
 
 
-class Announcer(Publisher, Protocol):
-    """What alerts ask of the MQTT session."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether we are connected and subscribed."""
-
-
-class Alerts:
-    """Opens and closes alerts, and publishes each device's present one as a retained message."""
+class Judge:
+    """Handles what may have to change, beside the hot path. `opened` and `closed` count the alerts."""
 
     def __init__(
-        self, *, store: AlertStore, events: EventStore, projection: Projection, metrics: Metrics
+        self,
+        *,
+        store: AlertStore,
+        rules: Iterable[AlertRule],
+        on_change: Callable[[], None] | None = None,
+        retries: RetryCounter | None = None,
     ) -> None:
+        """Prepare; nothing is asked of any store yet.
+
+        Args:
+            store: where alerts are kept.
+            rules: what is due, by each rule.
+            on_change: called when alerts were opened or closed, which are now to be published.
+            retries: where it is counted that a store was unavailable.
+        """
         self._store = store
-        self._events = events
-        self._projection = projection
-        self._metrics = metrics
-        self._waiting: dict[str, AlertChange] = {}
+        self._rules = {rule.rule: rule for rule in rules}
+        self._on_change = on_change
+        self._retries = retries
+        self._waiting: dict[tuple[str, Rule], AlertChange] = {}
         self._reported = asyncio.Event()
         self._handling = False
-        self._changed = asyncio.Event()
-        self._changed.set()
-        self._reconnected = False
+        self.opened = 0
+        self.closed = 0
 
-    async def open_devices(self) -> list[str]:
-        """The devices with an open alert."""
-        return await self._store.open_devices()
+    async def open_devices(self, rule: Rule) -> list[str]:
+        """The devices with an open alert of the rule."""
+        return await self._store.open_devices(rule)
+
+    async def compare(self) -> list[AlertChange]:
+        """What every rule finds in a comparison of everything: a change may have been missed in a crash.
+
+        Raises:
+            Unavailable: a store is unavailable.
+        """
+        return [
+            change
+            for rule in self._rules.values()
+            for change in await rule.compare(await self._store.open_devices(rule.rule))
+        ]
 
     def report(self, changes: Iterable[AlertChange]) -> None:
-        """Have these handled by `run`, soon; whoever stored the events need not wait for it.
+        """Have these handled by `run`, soon; the caller need not wait for it.
 
         Beyond the limit they are dropped, as they are in a crash: all alerts are compared now and then.
         """
         for change in changes:
-            if len(self._waiting) < limits.ALERTS_WAITING_MAX or change.device_id in self._waiting:
-                self._waiting[change.device_id] = change
+            key = (change.device_id, change.rule)
+            if len(self._waiting) < limits.ALERTS_WAITING_MAX or key in self._waiting:
+                self._waiting[key] = change
                 self._reported.set()
 
     @property
@@ -89,7 +98,7 @@ class Alerts:
                 self._handling = False
 
     async def handle(self, changes: Collection[AlertChange]) -> None:
-        """Bring the alerts of these devices in step with their streaks.
+        """Bring the alerts of these devices in step with what is due.
 
         Raises:
             RedisUnavailable: Redis is unavailable; what is not confirmed will be reported again.
@@ -97,83 +106,35 @@ class Alerts:
         waiting = list(changes)
         while waiting:
             batch, waiting = waiting[: limits.ALERTS_BATCH], waiting[limits.ALERTS_BATCH :]
-            agreed = await self._true(batch)
-            await self._open({change.device_id: change.streak for change in agreed if change.opens})
-            await self._resolve([change.device_id for change in agreed if not change.opens])
-            waiting += await self._projection.confirm(agreed)
+            for name, rule in self._rules.items():
+                of_rule = [change for change in batch if change.rule == name]
+                if of_rule:
+                    waiting += await self._apply(rule, of_rule)
 
-    async def _true(self, changes: Collection[AlertChange]) -> list[AlertChange]:
-        """Those that MongoDB confirms: the projection may be behind another bridge, and come to it later."""
+    async def _apply(self, rule: AlertRule, changes: Sequence[AlertChange]) -> list[AlertChange]:
+        """Write and confirm those changes that are true; returns what is out of date again."""
         device_ids = [change.device_id for change in changes]
-        failing = await until_available(
-            lambda: self._events.failing(device_ids, limits.STREAK_ALERT), self._metrics
-        )
-        return [change for change in changes if change.opens == (change.device_id in failing)]
+        due = await until_available(lambda: rule.due(device_ids), self._retries)
+        agreed = [change for change in changes if change.opens == (change.device_id in due)]
+        streaks = {change.device_id: change.streak for change in agreed if change.opens}
+        opened = await self._open(rule, streaks)
+        closed = await self._close(rule, [change.device_id for change in agreed if not change.opens])
+        if (opened or closed) and self._on_change is not None:
+            self._on_change()
+        return await rule.confirm(agreed)
 
-    async def _open(self, streaks: Mapping[str, int]) -> None:
+    async def _open(self, rule: AlertRule, streaks: dict[str, int]) -> int:
         now = clock.now()
-        opened = await until_available(lambda: self._store.open(streaks, now), self._metrics)
+        opened = await until_available(lambda: self._store.open(rule.rule, streaks, now), self._retries)
         for device_id in opened:
-            log.warning(
-                "device keeps failing",
-                device_id=device_id,
-                streak=streaks[device_id],
-                threshold=limits.STREAK_ALERT,
-            )
-        self._metrics.alerts_opened.inc(len(opened))
-        if opened:
-            self._changed.set()
+            log.warning(rule.opened, device_id=device_id, rule=rule.rule.value, streak=streaks[device_id])
+        self.opened += len(opened)
+        return len(opened)
 
-    async def _resolve(self, device_ids: Collection[str]) -> None:
+    async def _close(self, rule: AlertRule, device_ids: Sequence[str]) -> int:
         now = clock.now()
-        resolved = await until_available(lambda: self._store.resolve(device_ids, now), self._metrics)
-        for device_id in resolved:
-            log.info("device recovered", device_id=device_id)
-        self._metrics.alerts_closed.inc(len(resolved))
-        if resolved:
-            self._changed.set()
-
-    def publish_again(self) -> None:
-        """Say that we are connected to a broker which may have lost what was published."""
-        self._reconnected = True
-        self._changed.set()
-
-    async def announce(self, publisher: Announcer) -> None:
-        """Publish what was not published yet, until cancelled; all bridges share this work."""
-        while True:
-            try:
-                async with asyncio.timeout(limits.ANNOUNCE_INTERVAL_S):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass  # another bridge may have left something
-            self._changed.clear()
-            if not publisher.is_ready:
-                continue
-            if self._reconnected:
-                self._reconnected = False
-                await until_available(self._announce_again, self._metrics)
-            while batch := await until_available(
-                lambda: self._store.unannounced(limits.ANNOUNCE_BATCH), self._metrics
-            ):
-                await self._announce(batch, publisher)
-
-    async def _announce_again(self) -> None:
-        await self._store.announce_again(clock.now() - timedelta(hours=limits.ANNOUNCE_AGAIN_H))
-
-    async def _announce(self, batch: Sequence[Alert], publisher: Announcer) -> None:
-        device_ids = {alert.device_id for alert in batch}
-        present = await until_available(lambda: self._store.open_alerts(device_ids), self._metrics)
-        for device_id in device_ids:
-            payload = _payload(present[device_id]) if device_id in present else b""
-            publisher.publish(topics.alerts(device_id), payload, retain=True)
-        await until_available(lambda: self._store.announced(batch), self._metrics)
-
-
-def _payload(alert: Alert) -> bytes:
-    return msgspec.json.encode(
-        {
-            "device_id": alert.device_id,
-            "streak": alert.streak,
-            "opened_at": clock.rfc3339(alert.opened_at),
-        }
-    )
+        closed = await until_available(lambda: self._store.resolve(rule.rule, device_ids, now), self._retries)
+        for device_id in closed:
+            log.info(rule.closed, device_id=device_id, rule=rule.rule.value)
+        self.closed += len(closed)
+        return len(closed)

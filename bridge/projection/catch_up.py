@@ -11,6 +11,7 @@ from typing import Protocol
 from bridge.metrics import Metrics
 from bridge.projection.projector import AlertReports, Projector
 from pisync import backoff, clock, limits, logs
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.errors import MongodbUnavailable, RebuildInProgress, RedisUnavailable, Unavailable
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
@@ -23,8 +24,11 @@ log = logs.get(__name__)
 class Alerts(AlertReports, Protocol):
     """What the catch-up asks of the alerts."""
 
-    async def open_devices(self) -> list[str]:
-        """The devices with an open alert."""
+    async def open_devices(self, rule: Rule) -> list[str]:
+        """The devices with an open alert of the rule."""
+
+    async def compare(self) -> list[AlertChange]:
+        """Every alert that may have to change, found in a comparison of everything."""
 
 
 class CatchUp:
@@ -133,7 +137,7 @@ class CatchUp:
             await self._projection.leave(gone)
 
     async def _rebuild(self) -> None:
-        alerting = await self._alerts.open_devices()
+        alerting = await self._alerts.open_devices(Rule.STREAK)
         if not await self._projection.begin_rebuild(self._bridge_id, alerting):
             raise RebuildInProgress("another bridge rebuilds the projection")
         log.warning("rebuilding the projection from MongoDB")
@@ -165,6 +169,7 @@ class CatchUp:
 
     async def _finish_catch_up(self) -> None:
         await self._write_watermark(catching_up=False)
+        await self._projection.finish_catch_up(self._bridge_id)
         await self._compare_alerts()
         await self._registry.caught_up(self._bridge_id)
         self._replay_from_ms = None
@@ -172,8 +177,7 @@ class CatchUp:
 
     async def _compare_alerts(self) -> None:
         """Bring every alert in step: one may have been missed in a crash between MongoDB and Redis."""
-        open_alerts = await self._alerts.open_devices()
-        self._alerts.report(await self._projection.settle(self._bridge_id, open_alerts))
+        self._alerts.report(await self._alerts.compare())
 
     async def _keep_watermark(self) -> None:
         """Write down every second how far we are; compare all alerts now and then."""

@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import DeviceState, LastEvent, project
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryQuery
@@ -55,7 +58,7 @@ class Check:
             Unavailable: a store is unavailable.
         """
         total = await self._events.count(None)
-        opened = set(await self._alerts.open_devices())
+        opened = set(await self._alerts.open_devices(Rule.STREAK))
         seen: set[str] = set()
         suspects: list[str] = []
         async for states in self._by_device():
@@ -97,7 +100,7 @@ class Check:
     async def _differences(self, device_id: str) -> list[Difference]:
         expected = await self._state(device_id)
         [found] = await self._streaks.records([device_id])
-        query = AlertQuery(limit=1, is_open=True, device_id=device_id)
+        query = AlertQuery(limit=1, is_open=True, rule=Rule.STREAK, device_id=device_id)
         opened = bool(await self._alerts.find(query))
         should, there = _facts(DeviceRecord.of(expected)), _facts(found)
         should["open alert in MongoDB"] = _yes(expected is not None and expected.alerting)
@@ -159,10 +162,10 @@ def _time(moment_ms: int | None) -> str:
 def _event(event: LastEvent | None) -> str:
     if event is None:
         return "-"
-    return (
-        f"{_time(event.timestamp_ms)}: {event.total_files_synced} files, {event.total_errors} errors,"
-        f" {event.internet_speed} Mbit/s, {event.device_type}, {event.sync_duration_ms} ms"
+    members = (
+        f"{name} {value}" for name, value in msgspec.structs.asdict(event).items() if name != "timestamp_ms"
     )
+    return f"{_time(event.timestamp_ms)}: {', '.join(members)}"
 
 
 def _yes(is_so: bool) -> str:

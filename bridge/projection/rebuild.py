@@ -8,8 +8,9 @@ import asyncio
 import secrets
 from collections.abc import Callable
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
 from pisync import limits, logs
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.errors import PiSyncError, ProjectionLost, RebuildInProgress, Unavailable
 from pisync.stores.interfaces.events import EventStore
@@ -22,7 +23,7 @@ async def rebuild(
     *,
     events: EventStore,
     projection: Projection,
-    alerts: Alerts,
+    alerts: Judge,
     progress: Callable[[int, int], None],
 ) -> int:
     """Replay every event into an empty projection, and bring the alerts in step with it.
@@ -44,7 +45,7 @@ async def rebuild(
     owner = f"rebuild-{secrets.token_hex(4)}"
     await projection.attach([])
     try:
-        opened = await alerts.open_devices()
+        opened = await alerts.open_devices(Rule.STREAK)
         if not await projection.begin_rebuild(owner, opened, from_nothing=True):
             raise RebuildInProgress(
                 "a bridge or another `pisync rebuild` rebuilds the projection, or did within the last"
@@ -58,8 +59,8 @@ async def rebuild(
             f" {limits.REBUILDER_SILENT_S} s; without one, run this again"
         ) from error
     try:
-        # Asked again: whoever was about to open or close an alert of the old projection has done so by now.
-        await alerts.handle(await projection.settle(owner, await alerts.open_devices()))
+        # Open alerts are read again: a bridge that was about to change one by the old projection has done so.
+        await alerts.handle(await alerts.compare())
     except ProjectionLost:
         log.info("complete; a bridge that saw it incomplete rebuilds it once more, and sees to the alerts")
     return replayed

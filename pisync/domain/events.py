@@ -1,8 +1,13 @@
-"""The sync event, its outcome, and why one may be rejected."""
+"""The sync event: the one list of its members, its outcome, and why one may be rejected.
 
+A new optional member is written in this file alone: in `SyncEvent`, `quotation_marks`, `add_content` and
+`from_content`. Stores, pages and schemas follow from these.
+"""
+
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -35,6 +40,58 @@ class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     errors: list[ErrorDetail] | None = None
 
 
+def quotation_marks(event: SyncEvent) -> int:
+    """The fewest quotation marks that JSON of the event can have: what an encoder writes, but for escapes."""
+    marks = 14  # five required members and two string values
+    if event.device_type is not None:
+        marks += 4
+    if event.sync_duration_ms is not None:
+        marks += 2
+    if event.errors is not None:
+        marks += 2 + 8 * len(event.errors)  # each error's two members and their values
+    return marks
+
+
+# The members beside the identity.
+CONTENT: Final = tuple(name for name in SyncEvent.__struct_fields__ if name not in {"device_id", "timestamp"})
+
+
+def add_content(event: SyncEvent, document: dict[str, Any]) -> dict[str, Any]:
+    """Write what is kept of an event beside its identity into a document, and return that.
+
+    Members that the event lacks are left out. Members are named one by one, and no second dictionary is made,
+    because this is done for every event that comes in.
+    """
+    document["total_files_synced"] = event.total_files_synced
+    document["total_errors"] = event.total_errors
+    document["internet_speed"] = event.internet_speed
+    if event.device_type is not None:
+        document["device_type"] = event.device_type
+    if event.sync_duration_ms is not None:
+        document["sync_duration_ms"] = event.sync_duration_ms
+    if event.errors is not None:
+        document["errors"] = [{"code": error.code, "message": error.message} for error in event.errors]
+    return document
+
+
+def from_content(device_id: str, timestamp: datetime, content: Mapping[str, Any]) -> SyncEvent:
+    """The event of which this content is kept; other fields of the content are ignored.
+
+    Nothing is checked: what was valid when it was stored must stay readable.
+    """
+    errors = content.get("errors")
+    return SyncEvent(
+        device_id=device_id,
+        timestamp=timestamp,
+        total_files_synced=content["total_files_synced"],
+        total_errors=content["total_errors"],
+        internet_speed=content["internet_speed"],
+        device_type=content.get("device_type"),
+        sync_duration_ms=content.get("sync_duration_ms"),
+        errors=None if errors is None else [ErrorDetail(**error) for error in errors],
+    )
+
+
 class Outcome(StrEnum):
     """How a sync went. Partial and failed both count as failures."""
 
@@ -48,6 +105,29 @@ def outcome(total_files_synced: int, total_errors: int) -> Outcome:
     if total_errors == 0:
         return Outcome.SUCCESS
     return Outcome.PARTIAL if total_files_synced > 0 else Outcome.FAILED
+
+
+def rows(entries: Iterable[tuple[Mapping[str, Any], str, str]]) -> list[dict[str, Any]]:
+    """Stored events as pages show them, ready to be encoded.
+
+    Args:
+        entries: the content of each event, its timestamp and when it was received, both as RFC 3339 text.
+
+    Returns:
+        For each event its timestamp, its outcome, all members of `CONTENT` and when it was received. Members
+        that it lacks are None, and other fields of the content are left out.
+    """
+    found = []
+    for content, timestamp, received_at in entries:
+        row: dict[str, Any] = {
+            "timestamp": timestamp,
+            "outcome": outcome(content["total_files_synced"], content["total_errors"]),
+        }
+        for name in CONTENT:
+            row[name] = content.get(name)
+        row["received_at"] = received_at
+        found.append(row)
+    return found
 
 
 class Reason(StrEnum):
@@ -73,15 +153,3 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None
     reason: Reason
     detail: str
-
-
-def quotation_marks(event: SyncEvent) -> int:
-    """The fewest that the event can be written with."""
-    marks = 14  # five required members and two string values
-    if event.device_type is not None:
-        marks += 4
-    if event.sync_duration_ms is not None:
-        marks += 2
-    if event.errors is not None:
-        marks += 2 + 8 * len(event.errors)  # each error's two members and their values
-    return marks

@@ -45,9 +45,9 @@ def status(device_id: str) -> str:
     return f"{_DEVICES}{device_id}/status"
 
 
-def alerts(device_id: str) -> str:
-    """Where the retained open alert of a device stands."""
-    return f"{PREFIX}/alerts/{device_id}"
+def alerts(device_id: str, rule: str) -> str:
+    """Where a device's open alert of a rule is retained."""
+    return f"{PREFIX}/alerts/{device_id}/{rule}"
 
 
 def api_receipts(api_id: str) -> str:

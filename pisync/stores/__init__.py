@@ -1,1 +1,1 @@
-"""The two stores behind interfaces: events in MongoDB (the truth), streaks in Redis (the projection)."""
+"""The stores behind interfaces: in MongoDB the truth, in Redis its projection, in memory both for tests."""

@@ -54,17 +54,18 @@ class Evidence:
             alerts=list(self._database.alerts.find()),
         )
 
-    async def retained_alerts(self) -> list[str]:
-        """The devices whose alert the broker retains."""
+    async def retained_alerts(self) -> list[tuple[str, str]]:
+        """The devices and rules whose alert the broker retains."""
         found = []
         async with aiomqtt.Client(ports.HOST, self._mqtt_port, protocol=aiomqtt.ProtocolVersion.V5) as client:
             await client.subscribe(END_TOPIC, qos=1)
-            await client.subscribe(f"{ALERT_TOPICS}+", qos=1)
+            await client.subscribe(f"{ALERT_TOPICS}+/+", qos=1)
             await client.publish(END_TOPIC, qos=1)  # comes back behind everything retained
             async for message in client.messages:
                 if message.topic.value == END_TOPIC:
                     break
-                found.append(message.topic.value.removeprefix(ALERT_TOPICS))
+                device_id, rule = message.topic.value.removeprefix(ALERT_TOPICS).split("/")
+                found.append((device_id, rule))
         return found
 
     def _failing(self) -> list[Document]:

@@ -116,7 +116,7 @@ ROW = {
     "last_success": "1970-01-01T00:00:01.000Z",
     "last_seen": "1970-01-01T00:00:04.000Z",
 }
-ALERT = {"device_id": "PB-1", "closed_at": None}
+ALERT = {"device_id": "PB-1", "rule": "streak", "closed_at": None}
 PROJECTION = Answers(failing=[ROW], seen={"PB-1": (1_000, 4_000), "PB-2": (5_000, 5_000)}, alerts=[ALERT])
 
 
@@ -173,7 +173,8 @@ CLOSED = datetime(2026, 5, 8, tzinfo=UTC)
         ([], "no open alert"),
         ([ALERT | {"closed_at": CLOSED}], "no open alert"),
         ([ALERT, ALERT], "two open alerts"),
-        ([ALERT, {"device_id": "PB-2", "closed_at": CLOSED}], "no order of its events"),
+        ([ALERT, ALERT | {"device_id": "PB-2", "closed_at": CLOSED}], "no order of its events"),
+        ([ALERT, ALERT | {"rule": "mood"}], "the rule mood"),
     ],
 )
 def test_wrong_alerts(alerts: list[dict[str, Any]], named: str) -> None:
@@ -190,7 +191,8 @@ def test_an_alert_too_many() -> None:
 
 
 def test_retained_alerts() -> None:
-    assert differences_retained(STANDINGS, ["PB-1"]) == []
-    missing, stale = differences_retained(STANDINGS, ["PB-2"])
+    assert differences_retained(STANDINGS, [("PB-1", "streak")]) == []
+    unknown, missing, stale = differences_retained(STANDINGS, [("PB-1", "mood"), ("PB-2", "streak")])
+    assert unknown.startswith("PB-1: an alert of the rule mood")
     assert missing.startswith("PB-1: the broker retains no alert")
     assert stale.startswith("PB-2: the broker retains an alert")

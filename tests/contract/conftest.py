@@ -22,7 +22,7 @@ def event_store_url(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture(params=["memory", "redis"])
 def projection_url(request: pytest.FixtureRequest) -> str | None:
-    """Where the streak store is; None: in memory."""
+    """Where the projection is; None: in memory."""
     return None if request.param == "memory" else request.getfixturevalue("redis_url")
 
 
@@ -37,7 +37,7 @@ async def event_store(event_store_url: str | None) -> AsyncIterator[EventStore]:
 
 @pytest_asyncio.fixture
 async def projection_store(projection_url: str | None) -> AsyncIterator[Projection]:
-    """An empty streak store, complete, to which `bridge-0` is attached."""
+    """An empty projection, complete, to which `bridge-0` is attached."""
     store: Projection = RedisProjection.connect(projection_url) if projection_url else MemoryProjection()
     await attach_anew(store)
     yield store

@@ -16,7 +16,7 @@ async def minutes(store: EventStore, **query: object) -> list[int]:
     """The minutes after START of a page of PB-1's history."""
     asked = HistoryQuery(**{"device_id": "PB-1", "limit": 100, **query})  # type: ignore[arg-type]
     page = await store.history(asked)
-    assert [row.timestamp for row in await store.page(asked)] == [
+    assert [row["timestamp"] for row in await store.page(asked)] == [
         rfc3339(entry.event.timestamp) for entry in page
     ]
     return [int((entry.event.timestamp - START) / timedelta(minutes=1)) for entry in page]

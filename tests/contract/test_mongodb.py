@@ -11,7 +11,7 @@ from pymongo import AsyncMongoClient
 from local_stack.process import running
 from local_stack.servers import MongodbServer
 from pisync.errors import ConfigurationError, MongodbUnavailable
-from pisync.stores.interfaces.events import InsertOutcome
+from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome
 from pisync.stores.mongodb import connection
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.samples import NOW, event
@@ -32,6 +32,19 @@ async def store(mongodb_url: str) -> AsyncIterator[MongoEventStore]:
     await store.prepare()
     yield store
     await store.close()
+
+
+async def test_a_field_of_another_version_is_not_given_out(
+    store: MongoEventStore, database: Database
+) -> None:
+    await store.insert([event("PB-1", errors=1)], NOW)
+    query = HistoryQuery(device_id="PB-1", limit=1)
+    (before,) = await store.page(query)
+    await database.sync_events.update_one({}, {"$set": {"later": "a field of another version"}})
+    assert await store.page(query) == [before]
+    (entry,) = await store.history(query)
+    assert entry.event == event("PB-1", errors=1)
+    assert [batch async for batch in store.replay(None)] == [[entry.event]]
 
 
 async def test_a_document_that_mongodb_refuses_is_alone_in_it(

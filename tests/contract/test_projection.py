@@ -1,4 +1,4 @@
-"""What every streak store does, and that it is the pure rule applied to the set of events."""
+"""What every projection does, and that it is the pure rule applied to the set of events."""
 
 import asyncio
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.clock import to_ms
-from pisync.domain.alerts import AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.errors import ProjectionLost
@@ -63,12 +63,12 @@ async def test_only_the_newest_failures_are_kept(projection_store: Projection) -
 
 async def test_an_alert_is_reported_until_it_is_confirmed(projection_store: Projection) -> None:
     assert await apply(projection_store, [event("PB-1", 0, 1), event("PB-1", 1, 1)]) == []
-    opened = [AlertChange(device_id="PB-1", streak=3, opens=True)]
+    opened = [AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=3, opens=True)]
     assert await apply(projection_store, [event("PB-1", 2, 1)]) == opened
     assert await apply(projection_store, [event("PB-1", 2, 1)]) == opened
     assert await projection_store.confirm(opened) == []
     assert await apply(projection_store, [event("PB-1", 3, 1)]) == []
-    closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
+    closed = [AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=0, opens=False)]
     assert await apply(projection_store, [event("PB-1", 4)]) == closed
     assert await projection_store.confirm(closed) == []
     assert await apply(projection_store, [event("PB-1", 5)]) == []
@@ -78,16 +78,77 @@ async def test_a_late_success_closes_the_alert_it_ends(projection_store: Project
     opened = await apply(projection_store, [event("PB-1", minute, 1) for minute in range(3)])
     await projection_store.confirm(opened)
     assert await apply(projection_store, [event("PB-1", 0.5)]) == [
-        AlertChange(device_id="PB-1", streak=2, opens=False)
+        AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=2, opens=False)
     ]
 
 
 async def test_an_alert_that_is_outdated_when_confirmed_is_reported(projection_store: Projection) -> None:
     opened = await apply(projection_store, [event("PB-1", minute, 1) for minute in range(3)])
     assert await apply(projection_store, [event("PB-1", 9)]) == []  # never confirmed, so nothing to close
-    closed = [AlertChange(device_id="PB-1", streak=0, opens=False)]
+    closed = [AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=0, opens=False)]
     assert await projection_store.confirm(opened) == closed
     assert await projection_store.confirm(closed) == []
+
+
+FAILING = [event("PB-1", minute, 1) for minute in range(3)]
+OPENED = [AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=3, opens=True)]
+
+
+async def test_alerts_are_compared_with_those_open_and_those_confirmed(projection_store: Projection) -> None:
+    await apply(projection_store, FAILING)
+    assert await projection_store.compare_alerts([]) == OPENED
+    assert await projection_store.compare_alerts(["PB-1"]) == OPENED  # it is not confirmed
+    await projection_store.confirm(OPENED)
+    assert await projection_store.compare_alerts(["PB-1"]) == []
+    assert await projection_store.compare_alerts([]) == OPENED
+    closed = [AlertChange(device_id="PB-2", rule=Rule.STREAK, streak=0, opens=False)]
+    assert await projection_store.compare_alerts(["PB-1", "PB-2"]) == closed
+
+
+async def test_the_last_bridge_to_catch_up_compares_everything(projection_store: Projection) -> None:
+    for bridge_id in ("bridge-0", "bridge-1"):
+        await projection_store.set_watermark(bridge_id, 0, catching_up=True)
+    assert await apply(projection_store, FAILING) == []
+    # Neither while a bridge catches up itself, nor while another does.
+    assert await projection_store.compare_alerts([]) == []
+    await projection_store.finish_catch_up("bridge-1")
+    assert await projection_store.compare_alerts([]) == []
+    assert await apply(projection_store, FAILING) == []
+    await projection_store.finish_catch_up("bridge-0")
+    assert await projection_store.compare_alerts([]) == OPENED
+    assert await apply(projection_store, FAILING) == OPENED
+
+
+async def test_comparing_does_not_say_that_a_bridge_has_caught_up(projection_store: Projection) -> None:
+    await projection_store.set_watermark("bridge-0", 0, catching_up=True)
+    await projection_store.compare_alerts([])
+    assert not (await projection_store.status()).complete
+    await projection_store.finish_catch_up("bridge-0")
+    assert (await projection_store.status()).complete
+
+
+async def test_confirmed_alerts_have_a_key_for_their_rule(redis_url: str) -> None:
+    store = RedisProjection.connect(redis_url)
+    try:
+        await attach_anew(store)
+        await store.confirm(await apply(store, FAILING))
+        assert await store._client.smembers(f"{shard('PB-1')}:alerting:streak") == {"PB-1"}
+        assert not await store._client.exists(f"{shard('PB-1')}:alerting")
+    finally:
+        await store.close()
+
+
+async def test_a_bridge_learns_that_what_it_caught_up_with_is_lost(redis_url: str) -> None:
+    store = RedisProjection.connect(redis_url)
+    try:
+        await attach_anew(store)
+        await store._client.flushall()
+        with pytest.raises(ProjectionLost):
+            await store.finish_catch_up("bridge-0")
+        with pytest.raises(ProjectionLost):
+            await store.compare_alerts([])
+    finally:
+        await store.close()
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.alerts.judge import Alerts
-from bridge.metrics import Metrics
+from bridge.alerts.judge import Judge
+from bridge.alerts.rules import all_rules
 from bridge.projection import check
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.errors import PiSyncError, ProjectionLost
-from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection
@@ -41,21 +41,19 @@ class World:
         self.events = events
         self.projection = projection
         self.alerts = MemoryAlertStore()
-        self._handler = Alerts(
-            store=self.alerts, events=events, projection=projection, metrics=Metrics(BridgeSettings())
-        )
+        self._judge = Judge(store=self.alerts, rules=all_rules(events=events, projection=projection))
 
     async def take_in(self, events: Sequence[SyncEvent]) -> None:
         """As a bridge does."""
         await self.events.insert(events, NOW)
-        await self._handler.handle(await self.projection.apply(project(events)))
+        await self._judge.handle(await self.projection.apply(project(events)))
 
     async def rebuild(self) -> int:
         told: list[int] = []
         replayed = await rebuild(
             events=self.events,
             projection=self.projection,
-            alerts=self._handler,
+            alerts=self._judge,
             progress=lambda done, of: told.append(done),
         )
         assert told[-1] == replayed
@@ -146,7 +144,7 @@ async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
     await world.projection.confirm(await world.projection.apply(project(wrong)))
     # An event that was never merged, and an alert about nothing.
     await world.events.insert([event("PB-2", 100)], NOW)
-    await world.alerts.open({"PB-0": 3}, NOW)
+    await world.alerts.open(Rule.STREAK, {"PB-0": 3}, NOW)
     found = await world.differences()
     assert {device_id for device_id, _ in found} == {"PB-0", "PB-1", "PB-2", "PB-none"}
     assert {("PB-0", "open alert in MongoDB"), ("PB-1", "failures"), ("PB-2", "last success")} <= found
@@ -154,7 +152,7 @@ async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
     assert (await world.check()).differing == 4
     await world.rebuild()
     assert await world.differences() == set()
-    assert "PB-none" not in await world.alerts.open_devices()
+    assert "PB-none" not in await world.alerts.open_devices(Rule.STREAK)
 
 
 async def test_an_empty_projection_differs_in_every_device(

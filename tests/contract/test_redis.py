@@ -1,59 +1,223 @@
-"""What only the streak store in Redis can show: lost scripts, being unavailable, one round trip a batch."""
+"""What only the projection in Redis can show: defects in scripts, being unavailable, shards."""
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
+from redis.exceptions import ResponseError
 
 from local_stack.process import running
 from local_stack.servers import RedisServer
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
-from pisync.errors import ConfigurationError, RedisUnavailable
-from pisync.stores.redis import keys, projection
+from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
+from pisync.stores.redis import connection, keys, scripts
 from pisync.stores.redis.projection import RedisProjection
+from pisync.stores.redis.scripts import Script
 from tests.support.samples import attach_anew, event
+
+BATCH: Final = project([event("PB-1", 0, 1)])
+
+
+@pytest.fixture
+async def projection(redis_url: str) -> AsyncIterator[RedisProjection]:
+    """An empty projection, complete, to which `bridge-0` is attached."""
+    projection = RedisProjection.connect(redis_url)
+    await attach_anew(projection)
+    yield projection
+    await projection.close()
 
 
 async def test_redis_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "SOCKET_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 0.3)
     async with running(RedisServer(tmp_path)) as server:
-        store = RedisProjection.connect(server.url)
+        projection = RedisProjection.connect(server.url)
         try:
-            await attach_anew(store)
-            await store.apply(project([event("PB-1", 0, 1)]))
+            await attach_anew(projection)
+            await projection.apply(BATCH)
             server.pause()
             with pytest.raises(RedisUnavailable, match="Redis"):
-                await store.apply(project([event("PB-1", 1, 1)]))
+                await projection.apply(BATCH)
             server.resume()
             await server.kill()
             with pytest.raises(RedisUnavailable, match="Redis"):
-                await store.ping()
+                await projection.ping()
             await server.start()
             # It may have lost what it was given: it is another process now.
             for _ in range(2):
                 with pytest.raises(RedisUnavailable, match="restarted"):
-                    await store.apply(project([event("PB-1", 2, 1)]))
-            await store.attach(())
-            await store.apply(project([event("PB-1", 2, 1)]))
+                    await projection.apply(BATCH)
+            await projection.attach(())
+            await projection.apply(BATCH)
         finally:
-            await store.close()
+            await projection.close()
 
 
-async def test_every_key_of_a_device_is_in_its_shard(redis_url: str) -> None:
-    store = RedisProjection.connect(redis_url)
-    try:
-        await attach_anew(store)
-        await store.apply(project([event(f"PB-{number}", 0, 1) for number in range(40)]))
-        found = [key async for key in store._client.scan_iter()]
-        assert {key.split("}")[0] + "}" for key in found} == {keys.root(number) for number in range(16)}
-        for number in range(40):
-            owned = [key for key in found if key.endswith(f":PB-{number}")]
-            assert {key.split(":PB-")[0] for key in owned} == {
-                f"{keys.shard(f'PB-{number}')}:{kind}" for kind in ("device", "failures")
-            }
-    finally:
-        await store.close()
+async def test_scripts_that_redis_forgot_are_loaded_again(projection: RedisProjection) -> None:
+    await projection.apply(BATCH)
+    await projection._client.script_flush()
+    await projection.apply(project([event("PB-1", 1, 1)]))
+    state = await projection.state("PB-1")
+    assert state is not None
+    assert state.failures == 2
+
+
+async def test_every_key_of_a_device_is_in_its_shard(projection: RedisProjection) -> None:
+    await projection.apply(project([event(f"PB-{number}", 0, 1) for number in range(40)]))
+    found = [key async for key in projection._client.scan_iter()]
+    assert {keys.root_of(key) for key in found} == {keys.root(number) for number in range(16)}
+    for number in range(40):
+        owned = [key for key in found if key.endswith(f":PB-{number}")]
+        assert {key.split(":PB-")[0] for key in owned} == {
+            f"{keys.shard(f'PB-{number}')}:{kind}" for kind in ("device", "failures")
+        }
 
 
 def test_a_url_that_cannot_be_understood() -> None:
     with pytest.raises(ConfigurationError, match="PISYNC_REDIS_URL"):
         RedisProjection.connect("redis://h:port/0")
+
+
+USES: Final[dict[str, Callable[[RedisProjection], Awaitable[object]]]] = {
+    "merge_states.lua": lambda projection: projection.apply(BATCH),
+    "confirm_alerts.lua": lambda projection: projection.confirm(
+        [AlertChange(device_id="PB-1", rule=Rule.STREAK, streak=3, opens=True)]
+    ),
+    "compare_alerts.lua": lambda projection: projection.compare_alerts([]),
+    "finish_catch_up.lua": lambda projection: projection.finish_catch_up("bridge-0"),
+    "set_watermark.lua": lambda projection: projection.set_watermark("bridge-0", 1, catching_up=False),
+    "finish_rebuild.lua": lambda projection: projection.finish_rebuild("bridge-0"),
+    "delete_keys.lua": lambda projection: projection.begin_rebuild("bridge-0", [], from_nothing=True),
+    "rank_devices.lua": lambda projection: projection.status(),
+}
+
+
+def test_every_script_is_among_the_uses() -> None:
+    lua = Path(scripts.__file__).parent / "lua"
+    assert {path.name for path in lua.iterdir()} == set(USES)
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        "redis.cal('GET', KEYS[1])",
+        "return nothing",
+        "return 1 +",
+        "redis.call('GETT', KEYS[1])",
+        "redis.call('ZADD', KEYS[1] .. ':by:streak', 'many', 'PB-1')",
+    ],
+)
+@pytest.mark.parametrize("name", USES)
+async def test_a_defect_in_a_script_is_no_reason_to_try_again(
+    projection: RedisProjection, name: str, defect: str
+) -> None:
+    """It comes out as the driver's error, which nobody waits for to pass."""
+    await projection.apply(BATCH)
+    for owner in (projection, projection._ranking):
+        for script in vars(owner).values():
+            if isinstance(script, Script) and script._name == name:
+                script._source, script._digest = f"{defect}\n{script._source}", ""
+    with pytest.raises(ResponseError) as raised:
+        await USES[name](projection)
+    assert raised.value.__notes__ == [f"in {name}"]
+
+
+async def test_a_key_of_a_type_that_no_script_makes_is_a_defect(projection: RedisProjection) -> None:
+    await projection._client.set(f"{keys.shard('PB-1')}:by:streak", "text")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await projection.apply(BATCH)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await projection.compare_alerts([])
+
+
+async def test_another_projection_than_the_attached_one_is_said(projection: RedisProjection) -> None:
+    await projection._client.set(f"{keys.shard('PB-1')}:epoch", "another")
+    with pytest.raises(ProjectionLost):
+        await projection.apply(BATCH)
+
+
+@pytest.mark.parametrize(
+    ("condition", "back", "word"),
+    [
+        ({"maxmemory": "1"}, {"maxmemory": "0"}, "OOM"),
+        ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}, "NOREPLICAS"),
+    ],
+)
+async def test_a_redis_that_does_not_write_for_now_is_unavailable(
+    projection: RedisProjection, condition: dict[str, str], back: dict[str, str], word: str
+) -> None:
+    for name, value in condition.items():
+        await projection._client.config_set(name, value)
+    try:
+        with pytest.raises(RedisUnavailable, match=word):
+            await projection.apply(BATCH)
+    finally:
+        for name, value in back.items():
+            await projection._client.config_set(name, value)
+    await projection.apply(BATCH)
+
+
+async def test_a_replica_is_unavailable(tmp_path: Path) -> None:
+    """Redis was made one under us, or has lost its primary and may not answer."""
+    async with running(RedisServer(tmp_path)) as server:
+        projection = RedisProjection.connect(server.url)
+        try:
+            await attach_anew(projection)
+            await projection._client.replicaof("127.0.0.1", "1")
+            with pytest.raises(RedisUnavailable, match="READONLY"):
+                await projection.apply(BATCH)
+            await projection._client.config_set("replica-serve-stale-data", "no")
+            with pytest.raises(RedisUnavailable, match="MASTERDOWN"):
+                await projection.apply(BATCH)
+            await projection._client.replicaof("NO", "ONE")
+            await projection.apply(BATCH)
+        finally:
+            await projection.close()
+
+
+async def applied_forever(projection: RedisProjection) -> None:
+    while True:
+        await projection.apply(BATCH)
+
+
+async def test_a_redis_that_is_busy_is_unavailable(tmp_path: Path) -> None:
+    """Another script runs for too long; that an operator kills one of ours is no defect either."""
+    async with running(RedisServer(tmp_path)) as server:
+        projection, endless = RedisProjection.connect(server.url), RedisProjection.connect(server.url)
+        try:
+            await attach_anew(projection)
+            await projection._client.config_set("busy-reply-threshold", "10")
+            await projection.apply(BATCH)
+            await endless.attach(())
+            endless._apply._source = "while true do end"
+            stuck = asyncio.create_task(endless.apply(BATCH))
+            with pytest.raises(RedisUnavailable, match="BUSY"):
+                await applied_forever(projection)
+            await projection._client.script_kill()
+            with pytest.raises(RedisUnavailable, match="killed"):
+                await stuck
+        finally:
+            await projection.close()
+            await endless.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "MOVED 1234 127.0.0.1:7001",
+        "NOAUTH Authentication required.",
+        "NOPERM this user has no permissions to run the 'evalsha' command",
+        "ERR The user executing the script can't run this command or subcommand script: 0, on line 1.",
+        "ERR max number of clients reached",
+    ],
+)
+async def test_what_else_redis_may_answer_for_a_while(projection: RedisProjection, reply: str) -> None:
+    projection._apply._source = f'return redis.error_reply("{reply}")'
+    with pytest.raises(RedisUnavailable):
+        await projection.apply(BATCH)

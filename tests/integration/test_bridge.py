@@ -61,7 +61,7 @@ class World:
 
     async def alerts(self) -> list[dict[str, Any]]:
         """What operators were told, without whether they were."""
-        found = self.truth.database.alerts.find({}, {"announced": 0}).sort("device_id")
+        found = self.truth.database.alerts.find({}, {"published": 0}).sort("device_id")
         return [alert async for alert in found]
 
     async def complete(self) -> None:
@@ -286,15 +286,17 @@ async def test_a_replay_opens_no_alert_that_is_over(world: World) -> None:
 
 async def test_alerts_are_retained_messages(world: World) -> None:
     async with device(world) as operator:
-        await operator.subscribe("pisync/v1/alerts/+", qos=1)
+        await operator.subscribe("pisync/v1/alerts/+/+", qos=1)
         messages = aiter(operator.messages)
         await publish(world, [event("PB-7", minute, errors=1) for minute in range(6)])
         async with asyncio.timeout(20):
             opened = await anext(messages)
-        assert str(opened.topic) == topics.alerts("PB-7")
-        assert json.loads(bytes(opened.payload))["device_id"] == "PB-7"
+        assert str(opened.topic) == topics.alerts("PB-7", "streak")
+        told = json.loads(bytes(opened.payload))
+        assert told.keys() == {"device_id", "rule", "streak", "opened_at"}
+        assert (told["device_id"], told["rule"]) == ("PB-7", "streak")
         async with device(world) as late:
-            await late.subscribe("pisync/v1/alerts/+", qos=1)
+            await late.subscribe("pisync/v1/alerts/+/+", qos=1)
             async with asyncio.timeout(20):
                 assert (await anext(aiter(late.messages))).payload == opened.payload
         await publish(world, [event("PB-7", 9)])
@@ -309,9 +311,9 @@ async def test_a_broker_that_lost_everything_gets_the_alerts_again(world: World)
     (world.mosquitto.directory / "mosquitto.db").unlink(missing_ok=True)
     await world.mosquitto.start()
     async with device(world) as operator:
-        await operator.subscribe("pisync/v1/alerts/+", qos=1)
+        await operator.subscribe("pisync/v1/alerts/+/+", qos=1)
         async with asyncio.timeout(30):
-            assert str((await anext(aiter(operator.messages))).topic) == topics.alerts("PB-7")
+            assert str((await anext(aiter(operator.messages))).topic) == topics.alerts("PB-7", "streak")
 
 
 async def test_a_second_bridge_with_the_same_id_ends_the_first(world: World, tmp_path: Path) -> None:

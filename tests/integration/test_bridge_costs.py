@@ -8,12 +8,13 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.rules import all_rules
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync import clock, limits
-from pisync.domain.alerts import AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -28,6 +29,10 @@ from tests.support.samples import NOW, attach_anew, event
 DEVICES: Final = (10, 200)
 
 
+def streak_change(device_id: str, *, opens: bool) -> AlertChange:
+    return AlertChange(device_id=device_id, rule=Rule.STREAK, streak=3 if opens else 0, opens=opens)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """A bridge's stores, and what was asked of them."""
@@ -36,7 +41,7 @@ class Costs:
     events: MongoEventStore
     streaks: RedisProjection
     alert_store: MongoAlertStore
-    alerts: Alerts
+    judge: Judge
     projector: Projector
     commands: Commands
     packets: list[object]
@@ -60,28 +65,28 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         stack.push_async_callback(streaks.close)
         await attach_anew(streaks)
         metrics = Metrics(BridgeSettings())
-        alerts = Alerts(store=alert_store, events=events, projection=streaks, metrics=metrics)
-        projector = Projector(projection=streaks, alerts=alerts, metrics=metrics)
+        judge = Judge(store=alert_store, rules=all_rules(events=events, projection=streaks), retries=metrics)
+        projector = Projector(projection=streaks, alerts=judge, metrics=metrics)
         catch_up = CatchUp(
             bridge_id="bridge-0",
             events=events,
             projection=streaks,
             projector=projector,
-            alerts=alerts,
+            alerts=judge,
             registry=MongoBridgeRegistry(connection),
             claim=Claim(known_before=False, replay_from=NOW),
             metrics=metrics,
         )
         await catch_up._catch_up()
         await projector.merge([event("PB-warm")])  # loads the script
-        await alerts.handle([AlertChange(device_id="PB-warm", streak=3, opens=True)])
-        await streaks.confirm([AlertChange(device_id="PB-warm", streak=0, opens=False)])
+        await judge.handle([streak_change("PB-warm", opens=True)])
+        await streaks.confirm([streak_change("PB-warm", opens=False)])
         costs = Costs(
             connection=connection,
             events=events,
             streaks=streaks,
             alert_store=alert_store,
-            alerts=alerts,
+            judge=judge,
             projector=projector,
             commands=commands,
             packets=counting.packets_to_redis(monkeypatch),
@@ -116,18 +121,18 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     await costs.events.insert(batch, NOW)
     await costs.projector.merge(batch)
     costs.forget()
-    await costs.alerts.handle([AlertChange(device_id=each, streak=3, opens=True) for each in ids])
+    await costs.judge.handle([streak_change(each, opens=True) for each in ids])
     assert costs.commands.names == ["aggregate", "insert"]
     assert len(costs.packets) == 1
-    assert sorted(await costs.alert_store.open_devices()) == sorted(ids)
+    assert sorted(await costs.alert_store.open_devices(Rule.STREAK)) == sorted(ids)
     costs.forget()
     recovered = [event(device_id, 10) for device_id in ids]
     await costs.events.insert(recovered, NOW)
     await costs.projector.merge(recovered)
     costs.forget()
-    await costs.alerts.handle([AlertChange(device_id=each, streak=0, opens=False) for each in ids])
+    await costs.judge.handle([streak_change(each, opens=False) for each in ids])
     assert costs.commands.names == ["aggregate", "find", "update"]
-    assert await costs.alert_store.open_devices() == []
+    assert await costs.alert_store.open_devices(Rule.STREAK) == []
 
 
 async def test_a_verdict_looks_at_the_newest_events_alone(costs: Costs) -> None:

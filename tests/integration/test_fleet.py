@@ -21,7 +21,7 @@ from device_sim.report import Summary
 from device_sim.scenario import Scenario
 from local_stack.process import running
 from local_stack.servers import MosquittoServer
-from pisync.clock import to_ms
+from pisync.clock import now, to_ms
 from pisync.domain import receipts, topics
 from pisync.domain.decoding import decode
 from pisync.domain.receipts import Receipt
@@ -83,7 +83,7 @@ class StandIn:
         device_id = topics.sync_device(message.topic.value)
         assert device_id is not None
         assert isinstance(message.payload, bytes)
-        decoded = decode(message.payload, device_id, datetime.now(UTC))
+        decoded = decode(message.payload, device_id, now())
         assert not decoded.rejections
         ids = {(device_id, to_ms(event.timestamp)) for event in decoded.events}
         stored = len(ids - self.events)

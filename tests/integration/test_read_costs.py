@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from api.app import create_app
 from api.publisher import Publisher
+from api.state import State
 from pisync.domain.device_state import project
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
@@ -35,14 +36,14 @@ class Costs:
 
     client: httpx.AsyncClient
     events: MongoEventStore
-    streaks: RedisProjection
+    projection: RedisProjection
     connection: MongoConnection
     commands: Commands
     packets: list[object] = field(default_factory=list)
 
     async def of(self, method: str, path: str, status: int = 200, **options: Any) -> httpx.Response:
         """The answer to one request, which is alone counted; connections are there already."""
-        for part in (self.events, self.streaks):
+        for part in (self.events, self.projection):
             await part.ping()
         await self.client.get(FAILURES)  # the driver loads the script
         self.commands.sent.clear()
@@ -72,22 +73,22 @@ async def costs(
         stack.push_async_callback(connection.close)
         events = MongoEventStore(connection)
         await events.prepare()
-        streaks = RedisProjection.connect(redis_url)
-        stack.push_async_callback(streaks.close)
-        await attach_anew(streaks)
-        app = create_app(
-            ApiSettings(),
+        projection = RedisProjection.connect(redis_url)
+        stack.push_async_callback(projection.close)
+        await attach_anew(projection)
+        state = State(
             events=events,
-            streaks=streaks,
-            letters=MongoDeadLetterStore(connection),
+            projection=projection,
+            dead_letters=MongoDeadLetterStore(connection),
             alerts=MongoAlertStore(connection),
             publisher=publisher,
         )
+        app = create_app(ApiSettings(), state)
         client = await stack.enter_async_context(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pisync")
         )
         counted = Costs(
-            client=client, events=events, streaks=streaks, connection=connection, commands=commands
+            client=client, events=events, projection=projection, connection=connection, commands=commands
         )
         counted.packets = counting.packets_to_redis(monkeypatch)
         yield counted
@@ -107,7 +108,7 @@ async def keep(api: Costs, devices: range, failures: int) -> None:
     """As if a bridge had taken in so many failures of each of these devices."""
     kept = [event(f"PB-{device}", minute, 1) for device in devices for minute in range(failures)]
     await api.events.insert(kept, NOW)
-    await api.streaks.apply(project(kept))
+    await api.projection.apply(project(kept))
 
 
 async def examined(api: Costs, command: Mapping[str, Any]) -> tuple[int, int]:
@@ -162,7 +163,7 @@ async def test_what_redis_does_for_a_page_hardly_grows_with_the_fleet(
                 await redis.config_resetstat()
                 body = (await api.client.get(path)).json()
                 stats = await redis.info("commandstats")
-                done.append(sum(each["calls"] for each in stats.values()))
+                done.append(sum(command["calls"] for command in stats.values()))
                 path = body["next"]
     (small_first, small_next), (large_first, large_next) = done[:2], done[2:]
     assert large_first <= GROWTH_MAX * small_first, done

@@ -67,10 +67,10 @@ async def test_redis_keeps_its_data(tmp_path: Path) -> None:
 async def test_the_broker_keeps_retained_messages_through_a_stop(tmp_path: Path) -> None:
     async with running(MosquittoServer(tmp_path)) as server:
         async with aiomqtt.Client(ports.HOST, server.port) as client:
-            await client.publish("pisync/v1/alerts/PB-1", b"open", qos=1, retain=True)
+            await client.publish("pisync/v1/alerts/PB-1/streak", b"open", qos=1, retain=True)
         await server.restart()
         async with aiomqtt.Client(ports.HOST, server.port) as client:
-            await client.subscribe("pisync/v1/alerts/+", qos=1)
+            await client.subscribe("pisync/v1/alerts/+/+", qos=1)
             message = await anext(aiter(client.messages))
             assert message.payload == b"open"
 

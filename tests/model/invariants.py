@@ -38,7 +38,7 @@ def broken(model: Model, state: State) -> Broken | None:
                 if watermark is not None and event.received_at < watermark:
                     return Broken.WATERMARK
     for bridge in state.bridges:
-        if bridge.phase == Phase.SETTLING and bridge.opens and not state.alert_open:
+        if bridge.phase == Phase.WRITING and bridge.opens and not state.alert_open:
             # What came in meanwhile may have been seen or not; a failure, at best, was.
             meanwhile = stored & ~bridge.base & failures(model)
             if not model.alerts(bridge.base | meanwhile):

@@ -10,7 +10,7 @@ away is one that nobody reaches for a while, so none of these needs a step of it
 """
 
 from collections.abc import Iterator
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from tests.model.state import (
     BRIDGES,
@@ -26,11 +26,10 @@ from tests.model.state import (
     Redis,
     State,
     StoredEvent,
-    settled_mask,
+    unheld_mask,
 )
 
 Step = tuple[str, State]
-PAST_THE_END: Final = NOTHING * 100
 Value = TypeVar("Value")
 
 
@@ -177,7 +176,7 @@ def _acknowledge(model: Model, state: State, b: int) -> Step:
     return f"{NAMES[b]} acknowledges {name}", done._replace(acknowledged=acknowledged)
 
 
-# A bridge and the projection: attach, catch up, compare the alerts, keep the watermark.
+# A bridge and the projection: attach, catch up, say that it has, compare the alerts, keep the watermark.
 
 
 def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
@@ -189,22 +188,24 @@ def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
             yield _replay(model, state, b)
             if not model.rules.watermark_waits_for_catch_up:
                 yield from _set_watermark(model, state, b)
+        case Phase.CAUGHT_UP:
+            yield _finish_catch_up(model, state, b)
         case Phase.COMPARING:
             is_open = state.alert_open if model.rules.compares_with_mongodb else redis.alerting
             read = _with(state, b, bridge._replace(phase=Phase.COMPARED, opens=is_open))
             yield f"{NAMES[b]} reads from MongoDB that the alert is {'open' if is_open else 'not open'}", read
         case Phase.COMPARED:
             yield _compare(model, state, b)
-        case Phase.SETTLING:
-            settled = _with(state, b, bridge._replace(phase=Phase.SETTLED))._replace(alert_open=bridge.opens)
-            yield _wrote(b, bridge.opens), settled
-        case Phase.SETTLED:
+        case Phase.WRITING:
+            written = _with(state, b, bridge._replace(phase=Phase.CONFIRMING))
+            yield _wrote(b, bridge.opens), written._replace(alert_open=bridge.opens)
+        case Phase.CONFIRMING:
             confirmed, change = _confirming(model, state, b, bridge.opens)
             label = _confirmed(b, bridge.opens, change)
             if change is None:
                 yield label, _compared(confirmed, b)
             else:
-                yield label, _with(confirmed, b, bridge._replace(phase=Phase.SETTLING, opens=change))
+                yield label, _with(confirmed, b, bridge._replace(phase=Phase.WRITING, opens=change))
         case Phase.STEADY:
             if redis.pending and redis.lock is None:
                 yield _rebuild(model, state, b)
@@ -224,7 +225,7 @@ def _attach(model: Model, state: State, b: int) -> Step:
         position=start * len(state.stored),
         rebuilding=False,
         unprojected=start,
-        base=settled_mask(model, state),
+        base=unheld_mask(model, state),
     )
     redis = redis._replace(catching_up=_put(redis.catching_up, b, True))
     since = "nothing" if start == NOTHING else f"what was received since {start}"
@@ -235,7 +236,7 @@ def _attach(model: Model, state: State, b: int) -> Step:
 def _rebuild(model: Model, state: State, b: int) -> Step:
     redis = state.redis._replace(lock=b, catching_up=_put(state.redis.catching_up, b, True))
     bridge = state.bridges[b]._replace(
-        phase=Phase.REPLAYING, position=0, rebuilding=True, unprojected=0, base=settled_mask(model, state)
+        phase=Phase.REPLAYING, position=0, rebuilding=True, unprojected=0, base=unheld_mask(model, state)
     )
     return f"{NAMES[b]} takes the lock to rebuild everything", _with(state._replace(redis=redis), b, bridge)
 
@@ -271,48 +272,49 @@ def _replay(model: Model, state: State, b: int) -> Step:
     state, change = _joined(model, state, b, 1 << place % count)
     label = f"{NAMES[b]} replays {model.name(place % count)}{_heard(change)}"
     if change is not None:
-        state = _with(state, b, state.bridges[b]._replace(phase=Phase.SETTLING, opens=change))
+        state = _with(state, b, state.bridges[b]._replace(phase=Phase.WRITING, opens=change))
     return label, state
 
 
 def _caught_up(model: Model, state: State, b: int) -> Step:
+    """Write the watermark, and that a rebuild is complete; the bridge still counts as catching up."""
     redis, bridge = state.redis, state.bridges[b]
-    if not model.rules.compares_after_catch_up_is_over and bridge.position != PAST_THE_END:
-        compared = _with(state, b, bridge._replace(phase=Phase.COMPARING, position=PAST_THE_END))
-        return f"{NAMES[b]} has replayed what there was", compared
-    redis = redis._replace(
-        catching_up=_put(redis.catching_up, b, False),
-        watermarks=_put(redis.watermarks, b, low_watermark(model, state, b)),
-    )
+    redis = redis._replace(watermarks=_put(redis.watermarks, b, low_watermark(model, state, b)))
     if bridge.rebuilding:
         redis = redis._replace(pending=False, lock=None if redis.lock == b else redis.lock)
-    compares = bridge.position != PAST_THE_END and (bridge.rebuilding or model.rules.compares_at_every_attach)
+    phase = Phase.CAUGHT_UP if model.rules.compares_after_catch_up_is_over else Phase.COMPARING
+    bridge = bridge._replace(phase=phase, position=0, unprojected=NOTHING)
+    label = f"{NAMES[b]} has replayed everything; its watermark is {redis.watermarks[b]}"
+    return label, _with(state._replace(redis=redis), b, bridge)
+
+
+def _finish_catch_up(model: Model, state: State, b: int) -> Step:
+    rules, bridge = model.rules, state.bridges[b]
+    redis = state.redis._replace(catching_up=_put(state.redis.catching_up, b, False))
+    compares = rules.compares_after_catch_up_is_over and (bridge.rebuilding or rules.compares_at_every_attach)
     bridge = bridge._replace(
         phase=Phase.COMPARING if compares else Phase.STEADY,
-        position=0,
         rebuilding=False,
-        unprojected=NOTHING,
         base=bridge.base if compares else 0,
     )
-    label = f"{NAMES[b]} has caught up; its watermark is {redis.watermarks[b]}"
-    return label, _with(state._replace(redis=redis), b, bridge)
+    return f"{NAMES[b]} says that it has caught up", _with(state._replace(redis=redis), b, bridge)
 
 
 def _compare(model: Model, state: State, b: int) -> Step:
     redis, bridge = state.redis, state.bridges[b]
-    if _silent(model, redis, besides=b):
+    if _silent(model, redis):
         return f"{NAMES[b]} leaves comparing to whoever is still catching up", _compared(state, b)
     alerts = model.alerts(redis.projected)
     if alerts == bridge.opens == redis.alerting:
         return f"{NAMES[b]} finds the alert right", _compared(state, b)
     label = f"{NAMES[b]} compares{_heard(alerts)}"
-    return label, _with(state, b, bridge._replace(phase=Phase.SETTLING, opens=alerts))
+    return label, _with(state, b, bridge._replace(phase=Phase.WRITING, opens=alerts))
 
 
 def _compared(state: State, b: int) -> State:
     bridge = state.bridges[b]
     if state.redis.catching_up[b]:  # only where a rule is broken
-        return _with(state, b, bridge._replace(phase=Phase.REPLAYING, opens=False))
+        return _with(state, b, bridge._replace(phase=Phase.CAUGHT_UP, opens=False))
     return _with(state, b, bridge._replace(phase=Phase.STEADY, opens=False, base=0))
 
 
@@ -344,10 +346,8 @@ def _reported(model: Model, redis: Redis) -> bool | None:
     return None if alerts == redis.alerting else alerts
 
 
-def _silent(model: Model, redis: Redis, besides: int | None = None) -> bool:
-    if not model.rules.silent_while_catching_up:
-        return False
-    return redis.pending or any(redis.catching_up[b] for b in BRIDGES if b != besides)
+def _silent(model: Model, redis: Redis) -> bool:
+    return model.rules.silent_while_catching_up and (redis.pending or any(redis.catching_up))
 
 
 # Faults.

@@ -36,10 +36,11 @@ class Phase:
 
     DETACHED: Final = "detached"
     REPLAYING: Final = "replaying"
+    CAUGHT_UP: Final = "to say that it has caught up"
     COMPARING: Final = "to compare alerts"
     COMPARED: Final = "open alerts read"
-    SETTLING: Final = "settling an alert"
-    SETTLED: Final = "settled alert to confirm"
+    WRITING: Final = "alert to write"
+    CONFIRMING: Final = "alert to confirm"
     STEADY: Final = "steady"
 
 
@@ -60,7 +61,7 @@ class Bridge(NamedTuple):
     position: int = 0  # replaying: the next received_at, times the number of events, plus the event
     rebuilding: bool = False
     unprojected: int = UNKNOWN
-    opens: bool = False  # comparing and settling: the alert as read, and as it is to become
+    opens: bool = False  # comparing, writing and confirming: the alert as read, and as it is to become
     base: int = 0  # for the invariants only: what was in MongoDB and in nobody's hands when it attached
 
 
@@ -114,9 +115,9 @@ class Rules:
 
     Those of the catch-up: a bridge that attaches replays from the lowest of all bridges' watermarks, or from
     what it remembers where that is lower; a watermark that is missing counts as zero. Meanwhile its
-    watermark stays where it is, and no script reports alerts. When it is over, and only then, the streaks in
-    Redis are compared with the open alerts in MongoDB, at every attach: a bridge killed between the two
-    leaves nothing else behind.
+    watermark stays where it is, and no script reports alerts. The bridge says that it is over, and only then
+    compares the streaks in Redis with the open alerts in MongoDB, at every attach: so the last bridge to
+    catch up compares everything, and one that is killed before it does so compares in its next life.
     """
 
     acknowledges_after_storing: bool = True
@@ -209,8 +210,8 @@ def stored_mask(state: State) -> int:
     return sum(1 << index for index, stored in enumerate(state.stored) if stored is not None)
 
 
-def settled_mask(model: Model, state: State) -> int:
-    """The set of the events in MongoDB that no running bridge has yet to project."""
+def unheld_mask(model: Model, state: State) -> int:
+    """The set of the events in MongoDB that no running bridge holds and has yet to project."""
     held = {
         model.deliveries[b][batch.number]
         for b in BRIDGES

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from fastapi.routing import APIRoute
 
-from api import schemas
-from api.app import create_app
+from api.app import GUARDED, OPEN, create_app
+from api.openapi import PROBLEMS
+from api.state import State
 from pisync import clock
 from pisync.domain import decoding
 from pisync.domain.device_state import project
@@ -77,7 +79,7 @@ class FakePublisher:
     """A publisher with a small bridge behind it; `answer` takes the bridge's place where it is set."""
 
     events: MemoryEventStore
-    streaks: MemoryProjection
+    projection: MemoryProjection
     answer: Receipt | Exception | None = None
     published: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -93,7 +95,7 @@ class FakePublisher:
             return self.answer
         decoded = decoding.decode(payload, device_id, clock.now())
         outcomes = await self.events.insert(decoded.events, clock.now())
-        await self.streaks.apply(project(decoded.events))
+        await self.projection.apply(project(decoded.events))
         conflicts = [
             Rejection(index=index, reason=Reason.CONFLICT, detail="stored with other content")
             for index, outcome in zip(decoded.indexes, outcomes, strict=True)
@@ -106,6 +108,23 @@ class FakePublisher:
         )
 
 
+# The models that answers are declared by, under the names that they have in the document.
+MODELS = {
+    model.__name__: model
+    for model in (
+        *PROBLEMS,
+        *(
+            answer["model"]
+            for router in (*GUARDED, *OPEN)
+            for route in router.routes
+            if isinstance(route, APIRoute)
+            for answer in route.responses.values()
+            if "model" in answer
+        ),
+    )
+}
+
+
 class Api:
     """A client of the app that refuses any answer which the OpenAPI document does not declare."""
 
@@ -113,24 +132,24 @@ class Api:
         self,
         *,
         events: MemoryEventStore | None = None,
-        streaks: MemoryProjection | None = None,
-        letters: MemoryDeadLetterStore | None = None,
+        projection: MemoryProjection | None = None,
+        dead_letters: MemoryDeadLetterStore | None = None,
         alerts: MemoryAlertStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
-        self.streaks = streaks or MemoryProjection()
-        self.letters = letters or MemoryDeadLetterStore()
+        self.projection = projection or MemoryProjection()
+        self.dead_letters = dead_letters or MemoryDeadLetterStore()
         self.alerts = alerts or MemoryAlertStore()
-        self.publisher = FakePublisher(self.events, self.streaks)
-        self.app = create_app(
-            ApiSettings(**settings),
+        self.publisher = FakePublisher(self.events, self.projection)
+        state = State(
             events=self.events,
-            streaks=self.streaks,
-            letters=self.letters,
+            projection=self.projection,
+            dead_letters=self.dead_letters,
             alerts=self.alerts,
             publisher=self.publisher,
         )
+        self.app = create_app(ApiSettings(**settings), state)
         self.document = self.app.openapi()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://pisync")
@@ -138,7 +157,7 @@ class Api:
     async def keep(self, *kept: SyncEvent) -> None:
         """As if the bridge had taken these in."""
         await self.events.insert(kept, clock.now())
-        await self.streaks.apply(project(kept))
+        await self.projection.apply(project(kept))
 
     async def get(self, url: str, **options: Any) -> httpx.Response:
         return await self.request("GET", url, **options)
@@ -173,7 +192,7 @@ class Api:
             if operation and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
                 declared = operation["responses"][str(response.status_code)]
                 schema = declared["content"][response.headers["content-type"]]["schema"]
-                model = getattr(schemas, schema["$ref"].rpartition("/")[2])
+                model = MODELS[schema["$ref"].rpartition("/")[2]]
                 model.model_validate_json(response.content, extra="forbid")
                 assert set(declared.get("headers", {})) <= {"Link"} or all(
                     name in response.headers for name in declared["headers"]

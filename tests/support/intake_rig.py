@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
 
-from bridge.alerts.judge import Alerts
+from bridge.alerts.judge import Judge
+from bridge.alerts.rules import all_rules
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
@@ -108,16 +109,20 @@ class Rig:
         self.store = GatedStore()
         self.streaks = FlakyProjection()
         self.alerts = MemoryAlertStore()
-        self.handler = Alerts(
-            store=self.alerts, events=self.store, projection=self.streaks, metrics=self.metrics
+        self.judge = Judge(
+            store=self.alerts,
+            rules=all_rules(events=self.store, projection=self.streaks),
+            retries=self.metrics,
         )
-        self.projector = Projector(projection=self.streaks, alerts=self.handler, metrics=self.metrics)
+        self.metrics.alerts_opened.set_function(lambda: self.judge.opened)
+        self.metrics.alerts_closed.set_function(lambda: self.judge.closed)
+        self.projector = Projector(projection=self.streaks, alerts=self.judge, metrics=self.metrics)
         self.catch_up = CatchUp(
             bridge_id="bridge-0",
             events=self.store,
             projection=self.streaks,
             projector=self.projector,
-            alerts=self.handler,
+            alerts=self.judge,
             registry=MemoryBridgeRegistry(),
             claim=Claim(known_before=False, replay_from=NOW),
             metrics=self.metrics,
@@ -175,7 +180,7 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
     tasks = [
         asyncio.create_task(rig.catch_up.run()),
         asyncio.create_task(rig.intake.run()),
-        asyncio.create_task(rig.handler.run()),
+        asyncio.create_task(rig.judge.run()),
     ]
     await until(lambda: "bridge-0" in rig.streaks.watermarks and not rig.streaks.catching_up)
     try:

@@ -1,21 +1,25 @@
-"""Alerts beside the hot path: what is reported is handled, whatever is unavailable meanwhile."""
+"""Alerts beside the hot path: what is reported is judged, and what is opened or closed is published."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from bridge.alerts.judge import Alerts
-from bridge.metrics import Metrics
-from pisync import limits
-from pisync.domain.alerts import AlertChange
+from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
+from bridge.alerts.rules import all_rules
+from bridge.alerts.sinks.mqtt import MqttSink
+from pisync import clock, limits
+from pisync.domain import topics
+from pisync.domain.alerts import Alert, AlertChange, Rule, encode_retained, new_alert_id
 from pisync.domain.device_state import project
 from pisync.errors import RedisUnavailable
-from pisync.settings import BridgeSettings
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
+from tests.support.rules import NamedDevices, another_rule
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
 
@@ -38,26 +42,32 @@ class Confirming(MemoryProjection):
 class World:
     """Alerts over stores in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more_rules: NamedDevices) -> None:
         self.events = MemoryEventStore()
         self.streaks = Confirming()
         self.store = MemoryAlertStore()
-        self.alerts = Alerts(
+        self.outbox = Outbox(store=self.store)
+        self.judge = Judge(
             store=self.store,
-            events=self.events,
-            projection=self.streaks,
-            metrics=Metrics(BridgeSettings()),
+            rules=[*all_rules(events=self.events, projection=self.streaks), *more_rules],
+            on_change=self.outbox.wake,
         )
 
-    async def fail(self, *device_ids: str, minutes: Sequence[int] = (0, 1, 2), errors: int = 1) -> None:
+    async def sync(self, *device_ids: str, minutes: Sequence[int] = (0, 1, 2), errors: int = 1) -> None:
         batch = [event(device_id, minute, errors=errors) for device_id in device_ids for minute in minutes]
         await self.events.insert(batch, NOW)
-        self.alerts.report(await self.streaks.apply(project(batch)))
+        self.judge.report(await self.streaks.apply(project(batch)))
+
+    async def compare(self) -> None:
+        await self.judge.handle(await self.judge.compare())
+
+    async def open(self) -> set[tuple[str, str]]:
+        return {(alert.device_id, alert.rule) for alert in self.store.alerts if alert.closed_at is None}
 
 
 @asynccontextmanager
 async def running(world: World) -> AsyncIterator[World]:
-    task = asyncio.create_task(world.alerts.run())
+    task = asyncio.create_task(world.judge.run())
     try:
         yield world
     finally:
@@ -67,19 +77,20 @@ async def running(world: World) -> AsyncIterator[World]:
 
 async def test_what_is_reported_is_opened_and_confirmed() -> None:
     async with running(World()) as world:
-        await world.fail("PB-1", "PB-2")
-        assert not world.alerts.is_idle
-        await until(lambda: world.alerts.is_idle)
-        assert sorted(await world.store.open_devices()) == ["PB-1", "PB-2"]
+        await world.sync("PB-1", "PB-2")
+        assert not world.judge.is_idle
+        await until(lambda: world.judge.is_idle)
+        assert sorted(await world.store.open_devices(Rule.STREAK)) == ["PB-1", "PB-2"]
         assert world.streaks.alerting == {"PB-1", "PB-2"}
+        assert (world.judge.opened, world.judge.closed) == (2, 0)
 
 
 async def test_the_newest_word_on_a_device_counts() -> None:
     world = World()
-    await world.fail("PB-1")
-    await world.fail("PB-1", minutes=[3], errors=0)
+    await world.sync("PB-1")
+    await world.sync("PB-1", minutes=[3], errors=0)
     async with running(world):
-        await until(lambda: world.alerts.is_idle)
+        await until(lambda: world.judge.is_idle)
         assert world.store.alerts == []
 
 
@@ -87,35 +98,225 @@ async def test_what_could_not_be_confirmed_is_tried_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(limits, "BACKOFF_BASE_S", 0.001)
     async with running(World()) as world:
         world.streaks.away = True
-        await world.fail("PB-1")
+        await world.sync("PB-1")
         await until(lambda: len(world.streaks.batches) >= 2)
-        assert not world.alerts.is_idle
+        assert not world.judge.is_idle
         world.streaks.away = False
-        await until(lambda: world.alerts.is_idle)
+        await until(lambda: world.judge.is_idle)
         assert world.streaks.alerting == {"PB-1"}
-        assert len(world.store.alerts) == 1
+        assert len(world.store.alerts) == world.judge.opened == 1
 
 
 async def test_however_many_are_handled_at_once_it_is_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a projection was rebuilt: a look at a hundred thousand devices would not end in time."""
     monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
     world = World()
-    ids = [f"PB-{number:02}" for number in range(25)]
-    await world.fail(*ids)
-    await world.alerts.handle([AlertChange(device_id=each, streak=3, opens=True) for each in ids])
+    await world.sync(*(f"PB-{number:02}" for number in range(25)))
+    await world.compare()
     assert world.streaks.batches == [10, 10, 5]
-    assert len(await world.store.open_devices()) == 25
+    assert len(await world.open()) == 25
 
 
 async def test_a_storm_is_handled_in_batches_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
     monkeypatch.setattr(limits, "ALERTS_WAITING_MAX", 25)
     world = World()
-    await world.fail(*(f"PB-{number:02}" for number in range(30)))
+    await world.sync(*(f"PB-{number:02}" for number in range(30)))
     async with running(world):
-        await until(lambda: world.alerts.is_idle)
+        await until(lambda: world.judge.is_idle)
         assert world.streaks.batches == [10, 10, 5]
         # What was dropped is out of step, and so reported by the next comparison.
-        world.alerts.report(await world.streaks.settle("bridge-0", await world.store.open_devices()))
-        await until(lambda: world.alerts.is_idle)
-        assert len(await world.store.open_devices()) == 30
+        world.judge.report(await world.judge.compare())
+        await until(lambda: world.judge.is_idle)
+        assert len(await world.open()) == 30
+
+
+async def test_a_second_rule_opens_and_closes_beside_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = NamedDevices(another_rule(monkeypatch), set())
+    world = World(second)
+    await world.sync("PB-1")
+    await world.compare()
+    assert await world.open() == {("PB-1", "streak")}
+
+    second.devices |= {"PB-1", "PB-2"}
+    await world.compare()
+    assert await world.open() == {("PB-1", "streak"), ("PB-1", "test-only"), ("PB-2", "test-only")}
+    assert [(change.device_id, change.opens) for change in second.confirmed] == [
+        ("PB-1", True),
+        ("PB-2", True),
+    ]
+    # Neither rule hears of the other's changes, and a success ends the streak alone.
+    assert (world.streaks.alerting, world.streaks.batches) == ({"PB-1"}, [1])
+    await world.sync("PB-1", minutes=[9], errors=0)
+    await world.compare()
+    assert await world.open() == {("PB-1", "test-only"), ("PB-2", "test-only")}
+    assert len(second.confirmed) == 2
+
+    await world.sync("PB-1", minutes=[10, 11, 12])
+    await world.compare()
+    second.devices.clear()
+    await world.compare()
+    assert await world.open() == {("PB-1", "streak")}
+    assert world.streaks.alerting == {"PB-1"}
+
+
+async def test_changes_of_two_rules_wait_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = NamedDevices(another_rule(monkeypatch), {"PB-1"})
+    world = World(second)
+    await world.sync("PB-1")
+    world.judge.report(await second.compare([]))
+    async with running(world):
+        await until(lambda: world.judge.is_idle)
+        assert await world.open() == {("PB-1", "streak"), ("PB-1", "test-only")}
+
+
+async def test_a_rule_that_does_not_agree_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = NamedDevices(another_rule(monkeypatch), set())
+    world = World(second)
+    await world.judge.handle([AlertChange(device_id="PB-1", rule=second.rule, streak=0, opens=True)])
+    assert (world.store.alerts, second.confirmed) == ([], [])
+
+
+class Session:
+    """A publisher that remembers what a broker would retain, and all that was published."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.times_asked = 0
+        self.retained: dict[str, bytes] = {}
+        self.published: list[tuple[str, bytes]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        self.times_asked += 1
+        return self.connected
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+        retain: bool = False,
+    ) -> None:
+        assert retain
+        self.published.append((topic, payload))
+        self.retained[topic] = payload
+
+
+@asynccontextmanager
+async def publishing(outbox: Outbox, session: Session) -> AsyncIterator[None]:
+    task = asyncio.create_task(outbox.run(MqttSink(session)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def topic(device_id: str, rule: str = "streak") -> str:
+    return topics.alerts(device_id, rule)
+
+
+async def test_an_alert_is_retained_while_it_is_open() -> None:
+    world, session = World(), Session()
+    await world.sync("PB-1")
+    await world.compare()
+    async with publishing(world.outbox, session):
+        await until(lambda: session.retained)
+        (alert,) = world.store.alerts
+        assert session.retained == {topic("PB-1"): encode_retained(alert)}
+        await until(lambda: not world.store.silent)
+        await world.sync("PB-1", minutes=[9], errors=0)
+        await world.compare()  # and so wakes the outbox
+        await until(lambda: session.retained == {topic("PB-1"): b""})
+
+
+async def test_each_rule_has_a_retained_message_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = NamedDevices(another_rule(monkeypatch), {"PB-1"})
+    world, session = World(second), Session()
+    await world.sync("PB-1")
+    await world.compare()
+    async with publishing(world.outbox, session):
+        await until(lambda: len(session.retained) == 2)
+        assert json.loads(session.retained[topic("PB-1", "test-only")])["rule"] == "test-only"
+        streak = session.retained[topic("PB-1")]
+        second.devices.clear()
+        await world.compare()
+        await until(lambda: session.retained[topic("PB-1", "test-only")] == b"")
+        assert session.retained[topic("PB-1")] == streak
+
+
+async def test_an_alert_waits_until_it_can_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ALERTS_PUBLISH_INTERVAL_S", 0.001)
+    world, session = World(), Session()
+    session.connected = False
+    await world.sync("PB-1")
+    await world.compare()
+    async with publishing(world.outbox, session):
+        await until(lambda: session.times_asked > 2)
+        assert session.published == []
+    # Another life, or another bridge, which nobody woke.
+    session.connected = True
+    async with publishing(Outbox(store=world.store), session):
+        await until(lambda: session.retained)
+        await until(lambda: not world.store.silent)
+        assert len(session.published) == 1
+
+
+async def test_all_is_published_again_to_a_broker_that_may_have_lost_it() -> None:
+    world, session = World(), Session()
+    await world.sync("PB-1", "PB-2")
+    await world.compare()
+    await world.sync("PB-2", minutes=[9], errors=0)
+    await world.compare()
+    async with publishing(world.outbox, session):
+        await until(lambda: session.retained.keys() == {topic("PB-1"), topic("PB-2")})
+        await until(lambda: not world.store.silent)
+        before = dict(session.retained)
+        session.retained.clear()
+        world.outbox.publish_again()
+        await until(lambda: session.retained == before)
+
+
+class Overtaken(MemoryAlertStore):
+    """Closes an alert, as another bridge may, just after it was read that it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overtakes = True
+
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:
+        found = await super().open_alerts(device_ids)
+        if self.overtakes:
+            self.overtakes = False
+            await self.resolve(Rule.STREAK, device_ids, NOW)
+            await self.published(self.alerts)
+        return found
+
+
+async def test_an_older_state_does_not_outlast_one_that_another_bridge_published() -> None:
+    store, session = Overtaken(), Session()
+    await store.open(Rule.STREAK, {"PB-1": 3}, NOW)
+    async with publishing(Outbox(store=store), session):
+        await until(lambda: len(session.published) > 1)
+    assert session.retained == {topic("PB-1"): b""}
+
+
+def test_what_is_retained_says_why_and_since_when() -> None:
+    alert = Alert(alert_id="7", device_id="PB-1", rule=Rule.STREAK, streak=3, opened_at=NOW, closed_at=None)
+    assert json.loads(encode_retained(alert)) == {
+        "device_id": "PB-1",
+        "rule": "streak",
+        "streak": 3,
+        "opened_at": "2026-06-01T00:00:00.000Z",
+    }
+    assert encode_retained(None) == b""
+
+
+def test_ids_sort_by_the_time_of_opening_whoever_makes_them() -> None:
+    moments = [0, 9, 10, 1_780_000_000_000, 1_780_000_000_001, 253_402_300_799_999]
+    ids = [new_alert_id(clock.from_ms(moment), nonce) for moment in moments for nonce in ("00", "ff")]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == len(ids)

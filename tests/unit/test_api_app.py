@@ -135,8 +135,8 @@ async def test_probes_when_all_is_well() -> None:
         assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": "ok"}
 
 
-async def test_readyz_says_what_is_away() -> None:
-    async with api(events=UnavailableEventStore(), streaks=UnavailableProjection()) as pisync:
+async def test_readyz_says_what_is_unavailable() -> None:
+    async with api(events=UnavailableEventStore(), projection=UnavailableProjection()) as pisync:
         response = await pisync.get("/readyz")
         assert response.status_code == 503
         assert "refused" in response.json()["mongodb"]
@@ -173,7 +173,7 @@ async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.Monkey
     ],
 )
 async def test_readyz_says_how_far_a_catch_up_is(status: ProjectionStatus, said: str) -> None:
-    async with api(streaks=CatchingUpProjection(status)) as pisync:
+    async with api(projection=CatchingUpProjection(status)) as pisync:
         response = await pisync.get("/readyz")
         assert response.status_code == 200
         assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": said}

@@ -35,11 +35,11 @@ def letter(raw: bytes = b"{", **changes: Any) -> DeadLetter:
 
 async def keep(pisync: Api, *letters: DeadLetter, offset_ms: int = 0) -> list[str]:
     """As if the bridge had rejected these."""
-    await pisync.letters.add(letters, from_ms(START_MS + offset_ms))
-    return [identity(each) for each in letters]
+    await pisync.dead_letters.add(letters, from_ms(START_MS + offset_ms))
+    return [identity(dead_letter) for dead_letter in letters]
 
 
-class AwayDeadLetterStore(MemoryDeadLetterStore):
+class UnavailableDeadLetterStore(MemoryDeadLetterStore):
     async def find(self, query: object) -> Any:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
@@ -71,7 +71,7 @@ async def test_filters_reach_the_store() -> None:
     async with api() as pisync:
         [first] = await keep(pisync, letter(b"1"), offset_ms=1)
         [second] = await keep(pisync, letter(b"2", device_id=None, reason=Reason.DEVICE_ID), offset_ms=2)
-        await pisync.letters.record_replay(
+        await pisync.dead_letters.record_replay(
             first, Replay(replayed_at=from_ms(START_MS), stored=1, duplicates=0, rejected=0)
         )
 
@@ -117,14 +117,15 @@ async def test_pages_under_one_moment_and_filters_in_the_link() -> None:
             ("cursor", base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode())
             for cursor in (
                 [],
+                [0, "0" * 32],
                 ["failures", 3, "PB-1"],
-                [-1, "0" * 32],
-                [2**62, "0" * 32],
-                [0, "0" * 31],
-                [0, "0" * 32, 0],
-                [0, "0" * 32 + "\n"],
-                [0.5, "0" * 32],
-                [0, {"$gt": ""}],
+                ["DeadLettersCursor", -1, "0" * 32],
+                ["DeadLettersCursor", 2**62, "0" * 32],
+                ["DeadLettersCursor", 0, "0" * 31],
+                ["DeadLettersCursor", 0, "0" * 32, 0],
+                ["DeadLettersCursor", 0, "0" * 32 + "\n"],
+                ["DeadLettersCursor", 0.5, "0" * 32],
+                ["DeadLettersCursor", 0, {"$gt": ""}],
             )
         ],
     ],
@@ -133,6 +134,12 @@ async def test_a_bad_parameter_is_422_naming_it(name: str, value: str) -> None:
     async with api() as pisync:
         faults = is_problem(await pisync.get(URL, params={name: value}), 422)["errors"]
         assert [(fault["in"], fault["parameter"]) for fault in faults] == [("query", name)]
+
+
+async def test_a_cursor_made_by_hand_is_taken_where_it_is_well_formed() -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(["DeadLettersCursor", 0, "0" * 32]).encode()).decode()
+    async with api() as pisync:
+        assert (await pisync.get(URL, params={"cursor": cursor})).json() == {"dead_letters": [], "next": None}
 
 
 @pytest.mark.parametrize(
@@ -235,21 +242,21 @@ async def test_without_a_receipt_it_is_503_and_nothing_is_marked() -> None:
 
 
 async def test_a_record_that_fails_is_503_and_repeating_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def away(*_: object) -> None:
+    async def unavailable(*_: object) -> None:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
     async with api() as pisync:
         [letter_id] = await keep(pisync, letter(GOOD))
         with monkeypatch.context() as patch:
-            patch.setattr(pisync.letters, "record_replay", away)
+            patch.setattr(pisync.dead_letters, "record_replay", unavailable)
             response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
             assert is_problem(response, 503)["part"] == "mongodb"
         response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
         assert (response.status_code, response.json()["duplicates"]) == (200, 1)
 
 
-async def test_mongodb_away_is_503_without_its_address() -> None:
-    async with api(letters=AwayDeadLetterStore()) as pisync:
+async def test_mongodb_unavailable_is_503_without_its_address() -> None:
+    async with api(dead_letters=UnavailableDeadLetterStore()) as pisync:
         for method, url in (("GET", URL), ("GET", UNKNOWN), ("POST", f"{UNKNOWN}/replay")):
             response = await pisync.request(method, url)
             assert is_problem(response, 503)["part"] == "mongodb"

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.paging import decode_cursor, encode_cursor
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
-from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy
+from pisync.stores.interfaces.ranking import ProjectionStatus
 from tests.support.api_client import (
     START_MS,
     Api,
@@ -58,7 +57,7 @@ async def test_devices_with_more_than_three_failures() -> None:
 
 async def test_an_answer_while_the_projection_catches_up_says_so() -> None:
     status = ProjectionStatus(complete=False, replayed=3, to_replay=9)
-    async with api(streaks=CatchingUpProjection(status)) as pisync:
+    async with api(projection=CatchingUpProjection(status)) as pisync:
         body = (await pisync.get(URL)).json()
     assert body["projection"] == {"complete": False, "replayed": 3, "to_replay": 9}
 
@@ -86,8 +85,8 @@ async def test_beyond_what_the_projection_keeps_the_counts_are_exact() -> None:
         assert row["failures_since"] == limits.FAILURES_KEPT_MAX + 3
 
 
-async def test_redis_away_is_503_without_its_address() -> None:
-    async with api(streaks=UnavailableProjection()) as pisync:
+async def test_redis_unavailable_is_503_without_its_address() -> None:
+    async with api(projection=UnavailableProjection()) as pisync:
         response = await pisync.get(URL)
         assert is_problem(response, 503)["part"] == "redis"
         assert "internal" not in response.text
@@ -117,14 +116,16 @@ def raw_cursor(text: str) -> str:
         ("cursor", "\0"),
         ("cursor", "////"),
         ("cursor", raw_cursor("[]")),
-        ("cursor", raw_cursor('["failures",1]')),
-        ("cursor", raw_cursor('["failures",-1,"PB-1"]')),
-        ("cursor", raw_cursor('["failures",1e400,"PB-1"]')),
-        ("cursor", raw_cursor('["failures",1' + "0" * 400 + ',"PB-1"]')),
-        ("cursor", raw_cursor('["failures",1,"PB-1\\n"]')),
-        ("cursor", raw_cursor('["failures",1,"\\ud800"]')),
-        ("cursor", raw_cursor('["failures",1,"PB-1","more"]')),
-        ("cursor", raw_cursor('["streak",1,"PB-1"]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",1]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",-1,"PB-1"]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",1e400,"PB-1"]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",1' + "0" * 400 + ',"PB-1"]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",1,"PB-1\\n"]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",1,"\\ud800"]')),
+        ("cursor", raw_cursor('["FailuresCursor","failures",1,"PB-1","more"]')),
+        ("cursor", raw_cursor('["failures",1,"PB-1"]')),
+        ("cursor", raw_cursor('["FailuresCursor","name",1,"PB-1"]')),
+        ("cursor", raw_cursor('["FailuresCursor","streak",1,"PB-1"]')),
         ("cursor", raw_cursor("[" * 10_000)),
     ],
 )
@@ -134,22 +135,15 @@ async def test_a_bad_parameter_is_422_naming_it(name: str, value: str) -> None:
         assert [(fault["in"], fault["parameter"]) for fault in faults] == [("query", name)]
 
 
-@given(
-    ranked_by=st.sampled_from(RankedBy),
-    score=st.integers(0, limits.COUNT_MAX),
-    device_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
-)
-def test_a_cursor_comes_back_as_it_was(ranked_by: RankedBy, score: int, device_id: str) -> None:
-    position = Position(score=score, device_id=device_id)
-    cursor = encode_cursor(ranked_by, position)
-    assert urlencode({"cursor": cursor}) == f"cursor={cursor}"
-    assert decode_cursor(cursor, ranked_by) == position
-
-
-@given(text=st.text(max_size=60))
-def test_no_text_breaks_the_cursor(text: str) -> None:
-    with pytest.raises(ValueError, match="cursor"):
-        decode_cursor(text, RankedBy.FAILURES)
+async def test_a_cursor_continues_after_its_row_in_its_order() -> None:
+    async with api() as pisync:
+        for number in range(3):
+            await keep(pisync, f"PB-{number}", "xxxx")
+        cursor = raw_cursor('["FailuresCursor","failures",4,"PB-2"]')
+        rows = (await pisync.get(f"{URL}?cursor={cursor}")).json()["devices"]
+        assert [row["device_id"] for row in rows] == ["PB-1", "PB-0"]
+        document = is_problem(await pisync.get(f"{URL}?cursor={cursor}&sort=streak"), 422)
+        assert document["detail"] == "cursor: belongs to sort=failures, not to sort=streak"
 
 
 def expected_rows(

@@ -164,7 +164,7 @@ async def test_extreme_but_possible_times_are_taken() -> None:
         assert len((await pisync.get(URL, params=bounds)).json()["events"]) == 1
 
 
-async def test_mongodb_away_is_503_without_its_address() -> None:
+async def test_mongodb_unavailable_is_503_without_its_address() -> None:
     async with api(events=UnavailableEventStore()) as pisync:
         response = await pisync.get(URL)
         document = is_problem(response, 503)

@@ -22,7 +22,7 @@ from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.projection import MemoryProjection
-from pisync.stores.mongodb.events import document
+from pisync.stores.mongodb.events import documents
 from tests.support import counting
 from tests.support.samples import backlog, members, payload
 from tests.unit.test_connection import CONNACK, SUBACK, FakeTransport
@@ -123,8 +123,7 @@ def test_calls_for_a_document_and_its_projection() -> None:
         events += decoded(f"PB-{number}")
     received_at = clock.now()
     with counting.calls() as calls:
-        for event in events:
-            document(event, received_at)
+        documents(events, received_at)
         states: Mapping[str, object] = project(events)
     assert len(states) == MESSAGES
     assert calls.count / MESSAGES <= CALLS_KEEPING_MAX

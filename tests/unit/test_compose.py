@@ -32,7 +32,7 @@ def seconds(duration: str) -> float:
 def load(
     monkeypatch: pytest.MonkeyPatch, service: str, program: type[settings.AnySettings]
 ) -> settings.AnySettings:
-    for name in list(os.environ):
+    for name in list(os.environ):  # noqa: TID251 - the settings of the shell that runs the tests go
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
     for name, value in SERVICES[service]["environment"].items():

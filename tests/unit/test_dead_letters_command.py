@@ -52,7 +52,7 @@ class Served:
 
     def keep(self, *letters: DeadLetter) -> list[str]:
         for index, each in enumerate(letters):
-            asyncio.run(self.pisync.letters.add([each], from_ms(START_MS + index)))
+            asyncio.run(self.pisync.dead_letters.add([each], from_ms(START_MS + index)))
         return [identity(each) for each in letters]
 
     def run(self, *arguments: str, key: str | None = KEY) -> tuple[int, str, str]:
@@ -75,7 +75,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
+    for name in list(os.environ):  # noqa: TID251 - the settings of the shell that runs the tests go
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
 
@@ -221,7 +221,7 @@ def test_an_export_that_fails_leaves_the_older_one(
     async def gone(letter_id: str) -> Any:
         raise BrokerUnavailable("away")
 
-    monkeypatch.setattr(served.pisync.letters, "get", gone)
+    monkeypatch.setattr(served.pisync.dead_letters, "get", gone)
     assert served.run("export", str(file))[0] == 1
     assert file.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [file]
@@ -231,12 +231,12 @@ def test_a_letter_that_went_meanwhile_is_not_exported(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served.keep(letter(GOOD), letter(b"{"))
-    kept = served.pisync.letters.get
+    kept = served.pisync.dead_letters.get
 
     async def get(letter_id: str) -> Any:
         return None if letter_id == identity(letter(GOOD)) else await kept(letter_id)
 
-    monkeypatch.setattr(served.pisync.letters, "get", get)
+    monkeypatch.setattr(served.pisync.dead_letters, "get", get)
     assert served.run("export", str(tmp_path / "file"))[1].startswith("1 dead letters")
 
 

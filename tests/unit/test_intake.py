@@ -100,7 +100,7 @@ async def test_a_receipt_goes_nowhere_else() -> None:
         for topic in (
             "$SYS/x",
             topics.receipts("other"),
-            topics.alerts(DEVICE),
+            topics.alerts(DEVICE, "streak"),
             topics.api_receipts("api-1"),
         ):
             rig.send(payload(), response_topic=topic)

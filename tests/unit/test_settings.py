@@ -12,7 +12,7 @@ from pisync.settings import ApiSettings, BridgeSettings, CommonSettings
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
+    for name in list(os.environ):  # noqa: TID251 - the settings of the shell that runs the tests go
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
 

@@ -34,7 +34,7 @@ def test_only_sync_topics_name_a_device(topic: str) -> None:
         (topics.receipts("b"), False),
         (topics.sync("a"), False),
         (topics.commands("a"), False),
-        (topics.alerts("a"), False),
+        (topics.alerts("a", "streak"), False),
         ("pisync/v1/api/a/b/receipts", False),
         ("pisync/v1/api/+/receipts", False),
         ("pisync/v1/api/x/receipts\n", False),

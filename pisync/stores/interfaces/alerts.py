@@ -3,27 +3,28 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Protocol
 
-from pisync.domain.alerts import Alert
+from pisync.domain.alerts import Alert, Rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertQuery:
-    """A page of alerts, newest first; `is_open` None: open and closed; `before`: an alert's id."""
+    """A page of alerts, newest first by when they were opened.
+
+    `is_open` None: open and closed; `rule` and `device_id` None: of all; `before`: the id of an alert, of
+    which only older ones are found.
+    """
 
     limit: int
     is_open: bool | None = None
+    rule: Rule | None = None
     device_id: str | None = None
     before: str | None = None
 
 
-# What an alert's id looks like.
-ALERT_ID_PATTERN: Final = "[0-9a-f]{24}"
-
-
 class AlertStore(Protocol):
-    """Keeps alerts, at most one open for a device.
+    """Keeps alerts, of each rule at most one open for a device.
 
     Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
     """
@@ -31,26 +32,26 @@ class AlertStore(Protocol):
     async def prepare(self) -> None:
         """Create what the store needs (indexes); may be repeated."""
 
-    async def open(self, streaks: Mapping[str, int], now: datetime) -> set[str]:
-        """Open an alert for each device, which has this streak; returns those that had none open."""
+    async def open(self, rule: Rule, streaks: Mapping[str, int], now: datetime) -> set[str]:
+        """Open the rule's alert for each device, which has this streak; returns those that had none open."""
 
-    async def resolve(self, device_ids: Collection[str], now: datetime) -> set[str]:
-        """Close the devices' open alerts; returns those that had one."""
+    async def resolve(self, rule: Rule, device_ids: Collection[str], now: datetime) -> set[str]:
+        """Close the rule's open alerts for these devices; returns those that had one."""
 
-    async def open_devices(self) -> list[str]:
-        """The devices with an open alert."""
+    async def open_devices(self, rule: Rule) -> list[str]:
+        """The devices with an open alert of the rule."""
 
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""
 
-    async def open_alerts(self, device_ids: Collection[str]) -> dict[str, Alert]:
-        """The open alert of each of these devices that has one."""
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:
+        """The open alerts of these devices, by device and rule."""
 
-    async def unannounced(self, limit: int) -> list[Alert]:
+    async def unpublished(self, limit: int) -> list[Alert]:
         """Alerts whose present state was not published yet, oldest first."""
 
-    async def announce_again(self, closed_since: datetime) -> None:
+    async def publish_again(self, closed_since: datetime) -> None:
         """Count open alerts, and those closed since then, as not published: the broker may have lost them."""
 
-    async def announced(self, alerts: Sequence[Alert]) -> None:
+    async def published(self, alerts: Sequence[Alert]) -> None:
         """Record that this state of each alert was published."""

@@ -1,14 +1,12 @@
 """What PiSync asks of the store of events."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
-import msgspec
-
-from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
+from pisync.domain.events import Outcome, SyncEvent
 
 
 class InsertOutcome(StrEnum):
@@ -26,20 +24,6 @@ class HistoryEntry:
 
     event: SyncEvent
     received_at: datetime
-
-
-class HistoryRow(msgspec.Struct, frozen=True):
-    """A stored event as a page shows it, ready to be encoded; times are RFC 3339 text."""
-
-    timestamp: str
-    outcome: Outcome
-    total_files_synced: int
-    total_errors: int
-    internet_speed: float
-    device_type: str | None
-    sync_duration_ms: int | None
-    errors: Sequence[ErrorDetail | Mapping[str, str]] | None
-    received_at: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +64,8 @@ class EventStore(Protocol):
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
 
-    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
-        """The same page, for showing: no event is made of what is stored."""
+    async def page(self, query: HistoryQuery) -> list[dict[str, Any]]:
+        """The same page as `pisync.domain.events.rows` makes it: no event is made of what is stored."""
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
@@ -102,4 +86,4 @@ class EventStore(Protocol):
         """Those of the devices whose newest `in_a_row` events are all failures."""
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""

@@ -13,7 +13,8 @@ from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking
 class DeviceRecord:
     """All that the projection holds of one device, right or wrong: its state and what follows from it.
 
-    `ranks` are its scores among the failing devices; `alerting`: its alert is open and confirmed.
+    `ranks` are its scores among the failing devices; `alerting`: its alert of the rule `streak` is open and
+    confirmed.
     """
 
     last_success_ms: int | None
@@ -66,7 +67,7 @@ class ProjectionReader(Protocol):
         """Every device of which anything is kept, in batches; some more than once."""
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +88,10 @@ class Attachment:
 class Projection(ProjectionReader, Protocol):
     """Keeps each device's state by merging what it is given, and knows how complete it is.
 
-    The bridge's side of the streak store. A bridge attaches first. Every writing method raises
-    `ProjectionLost` once the projection is not the one that was attached to: it is not written to then.
+    This is the bridge's side. Of alerts it knows those of the rule `streak`: it reports which may have to
+    change, so that not every batch has to be judged by MongoDB. A bridge attaches first. Every writing
+    method raises `ProjectionLost` once the projection is not the one that was attached to: it is not
+    written to then.
     """
 
     async def attach(self, known: Collection[str]) -> Attachment:
@@ -108,16 +111,19 @@ class Projection(ProjectionReader, Protocol):
         """
 
     async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
-        """Record that all this bridge's events received before `low_ms` are merged.
+        """Record that all this bridge's events received before `watermark_ms` are merged.
 
         Returns whether a rebuild is pending.
         """
 
-    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
-        """Record that this bridge has caught up.
+    async def finish_catch_up(self, bridge_id: str) -> None:
+        """Record that this bridge has caught up; it compares the alerts next, for it may be the last."""
+
+    async def compare_alerts(self, open_alerts: Collection[str]) -> list[AlertChange]:
+        """Compare all streaks with all alerts; these devices have an open one.
 
         Returns every device whose streak, whose open alert and whose confirmed alert do not all agree; none
-        while another bridge catches up, which will compare in its turn.
+        while any bridge catches up, which will compare in its turn.
         """
 
     async def begin_rebuild(
@@ -130,7 +136,7 @@ class Projection(ProjectionReader, Protocol):
         """
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
-        """Say how far a replay is, and that whoever does it is alive."""
+        """Say how far a replay is, and that its bridge is alive."""
 
     async def finish_rebuild(self, bridge_id: str) -> None:
         """Declare the projection complete."""

@@ -1,10 +1,11 @@
 """Alerts in memory."""
 
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from pisync.domain.alerts import Alert
+from pisync.domain.alerts import Alert, Rule, new_alert_id
 from pisync.stores.interfaces.alerts import AlertQuery
 
 
@@ -18,34 +19,36 @@ class MemoryAlertStore:
     async def prepare(self) -> None:
         """Nothing to create."""
 
-    async def open(self, streaks: Mapping[str, int], now: datetime) -> set[str]:
+    async def open(self, rule: Rule, streaks: Mapping[str, int], now: datetime) -> set[str]:
         """Open alerts."""
-        opened = streaks.keys() - set(await self.open_devices())
+        opened = streaks.keys() - set(await self.open_devices(rule))
         for device_id in opened:
             alert = Alert(
-                alert_id=f"{len(self.alerts):024}",
+                alert_id=new_alert_id(now, secrets.token_hex(8)),
                 device_id=device_id,
+                rule=rule,
                 streak=streaks[device_id],
                 opened_at=now,
                 closed_at=None,
             )
             self.alerts.append(alert)
             self.silent.add(alert.alert_id)
+        self.alerts.sort(key=lambda alert: alert.alert_id)
         return opened
 
-    async def resolve(self, device_ids: Collection[str], now: datetime) -> set[str]:
+    async def resolve(self, rule: Rule, device_ids: Collection[str], now: datetime) -> set[str]:
         """Close the open alerts."""
         closed = set()
         for place, alert in enumerate(self.alerts):
-            if alert.device_id in device_ids and alert.closed_at is None:
+            if alert.device_id in device_ids and alert.rule == rule and alert.closed_at is None:
                 self.alerts[place] = replace(alert, closed_at=now)
                 self.silent.add(alert.alert_id)
                 closed.add(alert.device_id)
         return closed
 
-    async def open_devices(self) -> list[str]:
-        """The devices with an open alert."""
-        return [alert.device_id for alert in self.alerts if alert.closed_at is None]
+    async def open_devices(self, rule: Rule) -> list[str]:
+        """The devices with an open alert of the rule."""
+        return [alert.device_id for alert in self.alerts if alert.closed_at is None and alert.rule == rule]
 
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""
@@ -53,24 +56,25 @@ class MemoryAlertStore:
             alert
             for alert in reversed(self.alerts)
             if query.is_open in {None, alert.closed_at is None}
+            and query.rule in {None, alert.rule}
             and query.device_id in {None, alert.device_id}
             and (query.before is None or alert.alert_id < query.before)
         ]
         return page[: query.limit]
 
-    async def open_alerts(self, device_ids: Collection[str]) -> dict[str, Alert]:
-        """The open alert of each device."""
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:
+        """The open alerts of these devices."""
         return {
-            alert.device_id: alert
+            (alert.device_id, alert.rule): alert
             for alert in self.alerts
             if alert.closed_at is None and alert.device_id in device_ids
         }
 
-    async def unannounced(self, limit: int) -> list[Alert]:
+    async def unpublished(self, limit: int) -> list[Alert]:
         """Alerts whose present state was not published."""
         return [alert for alert in self.alerts if alert.alert_id in self.silent][:limit]
 
-    async def announce_again(self, closed_since: datetime) -> None:
+    async def publish_again(self, closed_since: datetime) -> None:
         """Count them as not published."""
         self.silent |= {
             alert.alert_id
@@ -78,7 +82,7 @@ class MemoryAlertStore:
             if alert.closed_at is None or alert.closed_at >= closed_since
         }
 
-    async def announced(self, alerts: Sequence[Alert]) -> None:
+    async def published(self, alerts: Sequence[Alert]) -> None:
         """Record that these states were published."""
         for alert in alerts:
             if alert in self.alerts:

@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
+from typing import Any
+
+import msgspec
 
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.events import SyncEvent, outcome
+from pisync.domain.events import SyncEvent, add_content, outcome, rows
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
     HistoryQuery,
-    HistoryRow,
     InsertOutcome,
 )
 
@@ -50,9 +52,12 @@ class MemoryEventStore:
         ]
         return page[: query.limit]
 
-    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
-        """The same page, for showing."""
-        return [_row(entry) for entry in await self.history(query)]
+    async def page(self, query: HistoryQuery) -> list[dict[str, Any]]:
+        """The same page, as rows."""
+        return rows(
+            (add_content(entry.event, {}), rfc3339(entry.event.timestamp), rfc3339(entry.received_at))
+            for entry in await self.history(query)
+        )
 
     async def knows(self, device_id: str) -> bool:
         """Whether the device has any event."""
@@ -91,25 +96,9 @@ class MemoryEventStore:
         )
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
 
 def _as_kept(event: SyncEvent) -> SyncEvent:
     """The event with its timestamp as MongoDB keeps it: UTC, to the millisecond."""
-    fields = {name: getattr(event, name) for name in event.__struct_fields__}
-    return SyncEvent(**fields | {"timestamp": from_ms(to_ms(event.timestamp))})
-
-
-def _row(entry: HistoryEntry) -> HistoryRow:
-    event = entry.event
-    return HistoryRow(
-        timestamp=rfc3339(event.timestamp),
-        outcome=outcome(event.total_files_synced, event.total_errors),
-        total_files_synced=event.total_files_synced,
-        total_errors=event.total_errors,
-        internet_speed=event.internet_speed,
-        device_type=event.device_type,
-        sync_duration_ms=event.sync_duration_ms,
-        errors=event.errors,
-        received_at=rfc3339(entry.received_at),
-    )
+    return msgspec.structs.replace(event, timestamp=from_ms(to_ms(event.timestamp)))

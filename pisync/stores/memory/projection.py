@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from pisync import limits
-from pisync.domain.alerts import AlertChange
+from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord
 from pisync.stores.interfaces.ranking import (
@@ -34,12 +34,14 @@ class MemoryProjection:
 
     async def attach(self, known: Collection[str]) -> Attachment:
         """Find what is kept."""
-        lows = (self.watermarks.get(each, 0) for each in {*known, *self.watermarks})
+        lowest_ms = min(
+            (self.watermarks.get(bridge_id, 0) for bridge_id in {*known, *self.watermarks}), default=0
+        )
         return Attachment(
             built=self.built,
             pending=self.pending,
             watermarked=frozenset(self.watermarks),
-            watermark_ms=min(lows, default=0),
+            watermark_ms=lowest_ms,
         )
 
     async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
@@ -49,9 +51,12 @@ class MemoryProjection:
             self.catching_up.add(bridge_id)
         return self.pending
 
-    async def settle(self, bridge_id: str, open_alerts: Sequence[str]) -> list[AlertChange]:
+    async def finish_catch_up(self, bridge_id: str) -> None:
         """Record that the bridge has caught up."""
         self.catching_up.discard(bridge_id)
+
+    async def compare_alerts(self, open_alerts: Collection[str]) -> list[AlertChange]:
+        """Compare everything."""
         if self.pending or self.catching_up:
             return []
         changes = []
@@ -59,7 +64,7 @@ class MemoryProjection:
             streak = self._streak(device_id)
             opens = streak >= limits.STREAK_ALERT
             if not opens == (device_id in self.alerting) == (device_id in open_alerts):
-                changes.append(AlertChange(device_id=device_id, streak=streak, opens=opens))
+                changes.append(_change(device_id, streak, opens=opens))
         return changes
 
     async def begin_rebuild(
@@ -110,7 +115,7 @@ class MemoryProjection:
         opens = streak >= limits.STREAK_ALERT
         if self.pending or self.catching_up or opens == (device_id in self.alerting):
             return []
-        return [AlertChange(device_id=device_id, streak=streak, opens=opens)]
+        return [_change(device_id, streak, opens=opens)]
 
     def _streak(self, device_id: str) -> int:
         return self.states[device_id].streak if device_id in self.states else 0
@@ -156,7 +161,11 @@ class MemoryProjection:
         return Ranking(devices=rows[: query.limit], projection=await self.status())
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
+
+
+def _change(device_id: str, streak: int, *, opens: bool) -> AlertChange:
+    return AlertChange(device_id=device_id, rule=Rule.STREAK, streak=streak, opens=opens)
 
 
 def _score(state: DeviceState, ranked_by: RankedBy) -> int:

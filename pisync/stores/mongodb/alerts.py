@@ -1,20 +1,24 @@
 """Alerts in MongoDB: what operators are told, and what was told already."""
 
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
-from pisync.domain.alerts import Alert
+from pisync.domain.alerts import Alert, Rule, new_alert_id
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConnection, map_driver_errors
 
 
 class MongoAlertStore:
-    """An `AlertStore` in a MongoDB database; a unique partial index allows one open alert for a device."""
+    """An `AlertStore` in a MongoDB database.
+
+    A unique partial index allows one open alert for a device and a rule. `_id` is the alert's id, which
+    sorts by when it was opened.
+    """
 
     def __init__(self, connection: MongoConnection) -> None:
         self._alerts = connection.database.get_collection("alerts")
@@ -25,7 +29,7 @@ class MongoAlertStore:
             await self._alerts.create_indexes(
                 [
                     IndexModel(
-                        [("device_id", ASCENDING)],
+                        [("device_id", ASCENDING), ("rule", ASCENDING)],
                         name="one_open",
                         unique=True,
                         partialFilterExpression={"is_open": True},
@@ -33,23 +37,28 @@ class MongoAlertStore:
                     IndexModel([("device_id", ASCENDING), ("_id", DESCENDING)], name="device"),
                     IndexModel([("is_open", ASCENDING), ("_id", DESCENDING)], name="state"),
                     IndexModel(
-                        [("announced", ASCENDING)],
-                        name="unannounced",
-                        partialFilterExpression={"announced": False},
+                        [("rule", ASCENDING), ("is_open", ASCENDING), ("_id", DESCENDING)], name="rule"
+                    ),
+                    IndexModel(
+                        [("published", ASCENDING), ("_id", ASCENDING)],
+                        name="unpublished",
+                        partialFilterExpression={"published": False},
                     ),
                 ]
             )
 
-    async def open(self, streaks: Mapping[str, int], now: datetime) -> set[str]:
+    async def open(self, rule: Rule, streaks: Mapping[str, int], now: datetime) -> set[str]:
         """Open alerts, in one write; returns the devices that had none open."""
         documents = [
             {
+                "_id": new_alert_id(now, secrets.token_hex(8)),
                 "device_id": device_id,
+                "rule": rule.value,
                 "streak": streak,
                 "opened_at": now,
                 "closed_at": None,
                 "is_open": True,
-                "announced": False,
+                "published": False,
             }
             for device_id, streak in streaks.items()
         ]
@@ -63,20 +72,20 @@ class MongoAlertStore:
                 faults = (error.details or {}).get("writeErrors", [])
                 if not faults or any(fault["code"] != DUPLICATE_KEY for fault in faults):
                     raise
-                opened -= {documents[fault["index"]]["device_id"] for fault in faults}
+                opened -= {str(documents[fault["index"]]["device_id"]) for fault in faults}
         return opened
 
-    async def resolve(self, device_ids: Collection[str], now: datetime) -> set[str]:
+    async def resolve(self, rule: Rule, device_ids: Collection[str], now: datetime) -> set[str]:
         """Close open alerts, in one write; returns the devices that had one."""
         if not device_ids:
             return set()
         with map_driver_errors():
-            matching = {"device_id": {"$in": list(device_ids)}, "is_open": True}
+            matching = {"device_id": {"$in": list(device_ids)}, "rule": rule.value, "is_open": True}
             open_ones = self._alerts.find(matching, {"device_id": 1}).batch_size(len(device_ids) + 1)
             found = {alert["_id"]: alert["device_id"] async for alert in open_ones}
             result = await self._alerts.update_many(
                 {"_id": {"$in": list(found)}, "is_open": True},
-                {"$set": {"is_open": False, "closed_at": now, "announced": False}},
+                {"$set": {"is_open": False, "closed_at": now, "published": False}},
             )
             if result.modified_count not in {0, len(found)}:
                 # Another bridge was at it, too. Should both have chosen the same millisecond, both say so.
@@ -84,58 +93,62 @@ class MongoAlertStore:
                 return {alert["device_id"] async for alert in ours}
         return set(found.values()) if result.modified_count else set()
 
-    async def open_devices(self) -> list[str]:
-        """The devices with an open alert."""
+    async def open_devices(self, rule: Rule) -> list[str]:
+        """The devices with an open alert of the rule."""
         with map_driver_errors():
-            return [
-                found["device_id"] async for found in self._alerts.find({"is_open": True}, {"device_id": 1})
-            ]
+            matching = {"rule": rule.value, "is_open": True}
+            return [found["device_id"] async for found in self._alerts.find(matching, {"device_id": 1})]
 
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts, newest first."""
         matching: Document = {}
         if query.is_open is not None:
             matching["is_open"] = query.is_open
+        if query.rule is not None:
+            matching["rule"] = query.rule.value
         if query.device_id is not None:
             matching["device_id"] = query.device_id
         if query.before is not None:
-            matching["_id"] = {"$lt": ObjectId(query.before)}
+            matching["_id"] = {"$lt": query.before}
         with map_driver_errors():
             cursor = self._alerts.find(matching).sort("_id", DESCENDING).limit(query.limit)
             return [_alert(found) async for found in cursor]
 
-    async def open_alerts(self, device_ids: Collection[str]) -> dict[str, Alert]:
-        """The open alert of each of these devices that has one."""
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:
+        """The open alerts of these devices, by device and rule."""
         with map_driver_errors():
             found = self._alerts.find({"device_id": {"$in": list(device_ids)}, "is_open": True})
-            return {alert["device_id"]: _alert(alert) async for alert in found}
+            alerts = [_alert(document) async for document in found]
+        return {(alert.device_id, alert.rule): alert for alert in alerts}
 
-    async def unannounced(self, limit: int) -> list[Alert]:
-        """Alerts whose present state was not published yet."""
+    async def unpublished(self, limit: int) -> list[Alert]:
+        """Alerts whose present state was not published yet, oldest first."""
         with map_driver_errors():
-            return [_alert(found) async for found in self._alerts.find({"announced": False}).limit(limit)]
+            cursor = self._alerts.find({"published": False}).sort("_id", ASCENDING).limit(limit)
+            return [_alert(found) async for found in cursor]
 
-    async def announce_again(self, closed_since: datetime) -> None:
+    async def publish_again(self, closed_since: datetime) -> None:
         """Count open alerts, and those closed since then, as not published."""
         with map_driver_errors():
             for matching in ({"is_open": True}, {"is_open": False, "closed_at": {"$gte": closed_since}}):
-                await self._alerts.update_many(matching, {"$set": {"announced": False}})
+                await self._alerts.update_many(matching, {"$set": {"published": False}})
 
-    async def announced(self, alerts: Sequence[Alert]) -> None:
+    async def published(self, alerts: Sequence[Alert]) -> None:
         """Record that this state of each alert was published."""
         with map_driver_errors():
             for is_open in (True, False):
-                ids = [ObjectId(alert.alert_id) for alert in alerts if (alert.closed_at is None) is is_open]
+                ids = [alert.alert_id for alert in alerts if (alert.closed_at is None) is is_open]
                 if ids:
                     await self._alerts.update_many(
-                        {"_id": {"$in": ids}, "is_open": is_open}, {"$set": {"announced": True}}
+                        {"_id": {"$in": ids}, "is_open": is_open}, {"$set": {"published": True}}
                     )
 
 
 def _alert(document: dict[str, Any]) -> Alert:
     return Alert(
-        alert_id=str(document["_id"]),
+        alert_id=document["_id"],
         device_id=document["device_id"],
+        rule=Rule(document["rule"]),
         streak=document["streak"],
         opened_at=document["opened_at"],
         closed_at=document["closed_at"],

@@ -4,9 +4,9 @@
 device's history is one range of the `_id` index. Every write waits for the majority and its journal.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
@@ -22,13 +22,12 @@ from pymongo.errors import (
 
 from pisync import limits
 from pisync.clock import rfc3339_of_utc, to_ms
-from pisync.domain.events import ErrorDetail, Outcome, SyncEvent, outcome
+from pisync.domain.events import Outcome, SyncEvent, add_content, from_content, rows
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
     HistoryQuery,
-    HistoryRow,
     InsertOutcome,
 )
 from pisync.stores.mongodb.connection import (
@@ -55,7 +54,9 @@ class MongoEventStore:
         self._connection = connection
         self._events = connection.database.get_collection("sync_events")
         # Datetimes without a zone: the driver makes them without calling into Python.
-        self._shown: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
+        self._without_zone: AsyncCollection[Document] = self._events.with_options(
+            CodecOptions(tz_aware=False)
+        )
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -100,11 +101,11 @@ class MongoEventStore:
             return []
         received = received_at.replace(tzinfo=None)  # the encoder asks an aware one for its offset every time
         with map_driver_errors():
-            return await self._insert([document(event, received) for event in events])
+            return await self._insert(documents(events, received))
 
     async def _insert(self, documents: list[Document]) -> list[InsertOutcome]:
         # The command itself: the driver's insert_many looks at each document again, which took as long as
-        # encoding it. What its retry would do for us, whoever calls `insert` does anyway.
+        # encoding it. The callers of `insert` repeat it anyway, which is what the driver's retry would do.
         command = {
             "insert": self._events.name,
             "ordered": False,
@@ -149,10 +150,10 @@ class MongoEventStore:
         with map_driver_errors():
             return [_entry(found) async for found in _newest(self._events, query)]
 
-    async def page(self, query: HistoryQuery) -> list[HistoryRow]:
-        """The same page, for showing."""
+    async def page(self, query: HistoryQuery) -> list[dict[str, Any]]:
+        """The same page, as rows."""
         with map_driver_errors():
-            return _rows(await _newest(self._shown, query).to_list())
+            return _rows(await _newest(self._without_zone, query).to_list())
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
@@ -173,7 +174,7 @@ class MongoEventStore:
         async with cursor:
             with map_driver_errors():
                 while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
-                    yield [_entry(found).event for found in batch]
+                    yield [_event(found) for found in batch]
 
     async def count(self, since: datetime | None) -> int:
         """About how many events that is."""
@@ -227,26 +228,22 @@ class MongoEventStore:
             )
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._connection.close()
 
 
-def document(event: SyncEvent, received_at: datetime) -> Document:
-    """The event as it is kept."""
-    document = {
-        "_id": {"device_id": event.device_id, "timestamp": event.timestamp},
-        "received_at": received_at,
-        "total_files_synced": event.total_files_synced,
-        "total_errors": event.total_errors,
-        "internet_speed": event.internet_speed,
-    }
-    if event.device_type is not None:
-        document["device_type"] = event.device_type
-    if event.sync_duration_ms is not None:
-        document["sync_duration_ms"] = event.sync_duration_ms
-    if event.errors is not None:
-        document["errors"] = [{"code": error.code, "message": error.message} for error in event.errors]
-    return document
+def documents(events: Iterable[SyncEvent], received_at: datetime) -> list[Document]:
+    """The events as they are kept: the identity is the `_id`."""
+    return [
+        add_content(
+            event,
+            {
+                "_id": {"device_id": event.device_id, "timestamp": event.timestamp},
+                "received_at": received_at,
+            },
+        )
+        for event in events
+    ]
 
 
 def _key(document: Document) -> tuple[str, int]:
@@ -268,40 +265,15 @@ def _newest(events: AsyncCollection[Document], query: HistoryQuery) -> AsyncCurs
     return found.limit(query.limit).batch_size(query.limit)
 
 
-def _rows(documents: list[Document]) -> list[HistoryRow]:
-    times = iter(
-        rfc3339_of_utc(
-            [moment for found in documents for moment in (found["_id"]["timestamp"], found["received_at"])]
-        )
-    )
-    return [
-        HistoryRow(
-            timestamp,
-            outcome(found["total_files_synced"], found["total_errors"]),
-            found["total_files_synced"],
-            found["total_errors"],
-            found["internet_speed"],
-            found.get("device_type"),
-            found.get("sync_duration_ms"),
-            found.get("errors"),
-            received_at,
-        )
-        for found, timestamp, received_at in zip(documents, times, times, strict=True)
-    ]
+def _rows(found: list[Document]) -> list[dict[str, Any]]:
+    times = [moment for event in found for moment in (event["_id"]["timestamp"], event["received_at"])]
+    texts = iter(rfc3339_of_utc(times))
+    return rows(zip(found, texts, texts, strict=True))
+
+
+def _event(document: Document) -> SyncEvent:
+    return from_content(document["_id"]["device_id"], document["_id"]["timestamp"], document)
 
 
 def _entry(document: Document) -> HistoryEntry:
-    errors = document.get("errors")
-    return HistoryEntry(
-        event=SyncEvent(
-            device_id=document["_id"]["device_id"],
-            timestamp=document["_id"]["timestamp"],
-            total_files_synced=document["total_files_synced"],
-            total_errors=document["total_errors"],
-            internet_speed=document["internet_speed"],
-            device_type=document.get("device_type"),
-            sync_duration_ms=document.get("sync_duration_ms"),
-            errors=None if errors is None else [ErrorDetail(**error) for error in errors],
-        ),
-        received_at=document["received_at"],
-    )
+    return HistoryEntry(event=_event(document), received_at=document["received_at"])

@@ -1,15 +1,32 @@
-"""The names of keys in Redis."""
+"""The keys in Redis: their names, and which shard holds a device.
+
+Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spread by the CRC-32 of their id:
+
+| key | what |
+|---|---|
+| `pisync:{07}:device:ID` | hash: `last_success`, `last_seen`, `last_event` |
+| `pisync:{07}:failures:ID` | sorted set of failure times, the newest `limits.FAILURES_KEPT_MAX` |
+| `pisync:{07}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the failing devices |
+| `pisync:{07}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
+| `pisync:{07}:epoch` | which projection this is; without it there is none |
+| `pisync:{07}:watermarks` | hash: bridge → all its events received before this are merged |
+| `pisync:{07}:catching_up` | sorted set: bridges that catch up, by when they count as dead |
+| `pisync:{07}:pending` | there while a rebuild is not complete |
+"""
 
 import zlib
 from typing import Final
 
 from pisync import limits
+from pisync.domain.alerts import Rule
 
 # Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
 REBUILDER: Final = "pisync:rebuilder"
-
-
 PROGRESS: Final = "pisync:replay"
+# What follows a shard's root in the key of its confirmed alerts; the scripts name it too.
+ALERTING: Final = f"alerting:{Rule.STREAK}"
+# All keys of all shards, as SCAN matches them.
+PATTERN: Final = "pisync:{[0-9][0-9]}:*"
 
 
 def root(number: int) -> str:
@@ -17,9 +34,14 @@ def root(number: int) -> str:
     return f"pisync:{{{number:02}}}"
 
 
-_ROOTS: Final = tuple(root(number) for number in range(limits.SHARDS))
+ROOTS: Final = tuple(root(number) for number in range(limits.SHARDS))
 
 
 def shard(device_id: str) -> str:
     """The root of the shard that holds a device."""
-    return _ROOTS[zlib.crc32(device_id.encode()) % limits.SHARDS]
+    return ROOTS[zlib.crc32(device_id.encode()) % limits.SHARDS]
+
+
+def root_of(key: str) -> str:
+    """The root of the shard that holds a key."""
+    return key[: len(ROOTS[0])]

@@ -1,16 +1,34 @@
-"""Lua scripts in Redis, and the driver's errors in the words of our tree."""
+"""Lua scripts in Redis: how they are called, and which of their errors pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from redis import exceptions
 from redis.asyncio import Redis
 
 from pisync.errors import ProjectionLost, RedisUnavailable
+from pisync.stores.redis.connection import map_driver_errors
 
 Argument = str | bytes | int
+
+
+# What a script answers where the projection is not the one that the caller is attached to.
+_LOST: Final = "LOST the projection"
+
+
+# First words of errors that speak of Redis, its memory, its replicas, its cluster or our permissions, and not
+# of the script. Redis 7.0 and later keep that word where a command inside a script fails.
+_PASSING: Final = frozenset(
+    {
+        *("ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOPERM", "NOREPLICAS"),
+        *("NOSCRIPT", "OOM", "READONLY", "TRYAGAIN"),
+    }
+)
+
+
+# Two more, which have no word of their own: an operator's SCRIPT KILL, and a permission that is lacking.
+_PASSING_TEXTS: Final = ("Script killed by user", "The user executing the script can't run this command")
 
 
 class Script:
@@ -18,6 +36,7 @@ class Script:
 
     def __init__(self, client: Redis, name: str) -> None:
         self._client = client
+        self._name = name
         self._source = resources.files(__package__).joinpath("lua", name).read_text()
         self._digest = ""
 
@@ -27,38 +46,53 @@ class Script:
         """The replies in the order of the shards, then that to one more command that is sent along.
 
         Repeating a call is harmless, and so is a partial one.
+
+        Raises:
+            ProjectionLost: the projection is not the one that the caller is attached to.
+            RedisUnavailable: Redis cannot be reached, or refuses for now.
+            redis.exceptions.ResponseError: the script has a defect, or a key has a type that it never makes.
+                Repeating the call cannot help: this is none of our errors, and ends the process.
         """
         if not calls:
             return []
         with map_driver_errors():
+            replies = await self._replies(calls, also)
+        for reply in replies:
+            if isinstance(reply, exceptions.ResponseError):
+                raise self._meaning(reply)
+        return replies
+
+    async def _replies(self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]) -> list[Any]:
+        """What Redis answers, errors among it."""
+        try:
             if not self._digest:
                 self._digest = await self._client.script_load(self._source)
-            try:
-                return await self._execute(calls, also)
-            except exceptions.NoScriptError:  # Redis was restarted, or its scripts flushed
+            replies = await self._execute(calls, also)
+            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+                # Redis was restarted, or its scripts flushed.
                 await self._client.script_load(self._source)
-                return await self._execute(calls, also)
+                replies = await self._execute(calls, also)
+        except exceptions.ResponseError as error:  # the script cannot be loaded
+            return [error]
+        return replies
 
-    async def _execute(
-        self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]
-    ) -> list[list[Any]]:
+    async def _execute(self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:
             for key, arguments in calls.items():
                 pipeline.evalsha(self._digest, 1, key, *arguments)
             if also:
                 pipeline.execute_command(*also)
-            replies: list[list[Any]] = await pipeline.execute()
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
             return replies
 
-
-@contextmanager
-def map_driver_errors() -> Iterator[None]:
-    """Driver errors become ours; every one may pass, for Redis holds nothing that cannot be made again."""
-    try:
-        yield
-    except exceptions.ResponseError as error:
-        if "LOST the projection" in str(error):  # behind words of the driver's where it was in a pipeline
-            raise ProjectionLost("it does not hold the projection that we were attached to") from None
-        raise RedisUnavailable(f"{str(error)[:300]}") from error
-    except (exceptions.RedisError, OSError) as error:
-        raise RedisUnavailable(f"{str(error)[:300]}") from error
+    def _meaning(self, error: exceptions.ResponseError) -> Exception:
+        """An error of ours where it may pass; otherwise the error as it is."""
+        text = str(error)
+        if text.startswith(_LOST):
+            return ProjectionLost("it does not hold the projection that we were attached to")
+        # The driver takes the first word away where it knows it.
+        code = error.status_code or text.partition(" ")[0]
+        if code in _PASSING or text.startswith(_PASSING_TEXTS):
+            return RedisUnavailable(f"{code} {text}"[:300])
+        error.add_note(f"in {self._name}")
+        return error

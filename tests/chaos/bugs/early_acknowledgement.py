@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
-from bridge import service
 from bridge.retry import until_available
 from cli.commands.bridge import bridge
 from pisync.domain.events import SyncEvent
+from pisync.stores import opening
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.events import MongoEventStore
@@ -29,5 +29,5 @@ class HastyEventStore(MongoEventStore):
         return [InsertOutcome.STORED] * len(events)
 
 
-service.MongoEventStore = HastyEventStore  # type: ignore[attr-defined]
+opening.MongoEventStore = HastyEventStore  # type: ignore[attr-defined]
 bridge()

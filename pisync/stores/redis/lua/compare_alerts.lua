@@ -1,14 +1,13 @@
--- Records that one bridge has caught up, and compares all streaks with all alerts, open and confirmed.
+-- Compares all streaks with all alerts of the rule `streak`, open and confirmed.
 --
 -- KEYS[1]  the shard's root
--- ARGV     epoch, bridge id, alert threshold, devices with an open alert in MongoDB ...
--- Returns as merge_states.lua does; nothing while another bridge catches up, which will compare in its turn.
+-- ARGV     epoch, alert threshold, devices with an open alert in MongoDB ...
+-- Returns as merge_states.lua does; nothing while any bridge catches up, which will compare in its turn.
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
-redis.call('ZREM', root .. ':catching_up', ARGV[2])
-local threshold = tonumber(ARGV[3])
+local threshold = tonumber(ARGV[2])
 local now = redis.call('TIME')[1]
 local changes = {}
 if redis.call('EXISTS', root .. ':pending') == 1
@@ -16,7 +15,7 @@ if redis.call('EXISTS', root .. ':pending') == 1
   return changes
 end
 local open = {}
-for n = 4, #ARGV do
+for n = 3, #ARGV do
   open[ARGV[n]] = true
 end
 local function add(id, streak, opens)
@@ -27,11 +26,11 @@ end
 local ranked = redis.call('ZRANGEBYSCORE', root .. ':by:streak', threshold, '+inf', 'WITHSCORES')
 for n = 1, #ranked, 2 do
   local id = ranked[n]
-  if not open[id] or redis.call('SISMEMBER', root .. ':alerting', id) == 0 then
+  if not open[id] or redis.call('SISMEMBER', root .. ':alerting:streak', id) == 0 then
     add(id, tonumber(ranked[n + 1]), 1)
   end
 end
-for _, id in ipairs(redis.call('SMEMBERS', root .. ':alerting')) do
+for _, id in ipairs(redis.call('SMEMBERS', root .. ':alerting:streak')) do
   open[id] = true
 end
 for id in pairs(open) do

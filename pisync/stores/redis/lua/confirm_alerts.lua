@@ -1,4 +1,4 @@
--- Records which alerts were opened or closed, and returns those that are out of date again.
+-- Records which alerts of the rule `streak` were opened or closed, and returns those out of date again.
 --
 -- KEYS[1]  the shard's root
 -- ARGV     epoch, alert threshold, then for each device: id, 1 (opened) or 0 (closed)
@@ -14,7 +14,7 @@ local quiet = redis.call('EXISTS', root .. ':pending') == 1
 local changes = {}
 for i = 3, #ARGV, 2 do
   local id, opened = ARGV[i], ARGV[i + 1] == '1'
-  redis.call(opened and 'SADD' or 'SREM', root .. ':alerting', id)
+  redis.call(opened and 'SADD' or 'SREM', root .. ':alerting:streak', id)
   local streak = tonumber(redis.call('ZSCORE', root .. ':by:streak', id) or 0)
   if not quiet and opened ~= (streak >= threshold) then
     changes[#changes + 1] = id

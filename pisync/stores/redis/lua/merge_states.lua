@@ -4,7 +4,8 @@
 -- ARGV     epoch, failures kept, alert threshold, and the devices in MessagePack (one argument, because Redis
 --          and its client take time for each): an array of
 --          [id, last success or nil, newest event's time, newest event, [failure times]]
--- Times are epoch milliseconds. Returns a flat list: id, streak, 1 (alert to open) or 0 (to close), ...
+-- Times are epoch milliseconds. Returns a flat list of what the rule `streak` may have to change:
+--          id, streak, 1 (alert to open) or 0 (to close), ...
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
@@ -18,7 +19,7 @@ local quiet = call('EXISTS', root .. ':pending') == 1
   or call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0
 local device_prefix, failures_prefix = root .. ':device:', root .. ':failures:'
 local by_failures, by_streak, by_last_seen = root .. ':by:failures', root .. ':by:streak', root .. ':by:last_seen'
-local all_alerting = root .. ':alerting'
+local all_alerting = root .. ':alerting:streak'
 local changes = {}
 for _, state in ipairs(cmsgpack.unpack(ARGV[4])) do
   local id, success, seen, event, failed = state[1], state[2], state[3], state[4], state[5]

@@ -1,0 +1,51 @@
+"""Opens the real stores of a program: one connection to MongoDB and one to Redis, which they share."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from pisync.settings import CommonSettings
+from pisync.stores.interfaces.alerts import AlertStore
+from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.projection import Projection
+from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.connection import RedisConnection
+from pisync.stores.redis.projection import RedisProjection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stores:
+    """Every store there is."""
+
+    events: EventStore
+    dead_letters: DeadLetterStore
+    alerts: AlertStore
+    bridges: BridgeRegistry
+    projection: Projection
+
+
+@asynccontextmanager
+async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
+    """The stores at the addresses in the settings; nothing is asked of a server before a store is used.
+
+    Raises:
+        ConfigurationError: an address cannot be understood.
+    """
+    async with AsyncExitStack() as stack:
+        mongodb = MongoConnection(settings.mongodb_url)
+        stack.push_async_callback(mongodb.close)
+        redis = RedisConnection(settings.redis_url)
+        stack.push_async_callback(redis.close)
+        yield Stores(
+            events=MongoEventStore(mongodb),
+            dead_letters=MongoDeadLetterStore(mongodb),
+            alerts=MongoAlertStore(mongodb),
+            bridges=MongoBridgeRegistry(mongodb),
+            projection=RedisProjection(redis),
+        )

@@ -1,0 +1,75 @@
+"""The connection to Redis that its stores share, and the driver's errors in the words of our tree."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from pisync.errors import ConfigurationError, RedisUnavailable
+
+SOCKET_TIMEOUT_S: Final = 5.0
+
+
+class RedisConnection:
+    """A client, which the stores in Redis share; connects on first use."""
+
+    def __init__(self, url: str) -> None:
+        """Parse the URL.
+
+        Raises:
+            ConfigurationError: the URL cannot be understood.
+        """
+        try:
+            self.client = Redis.from_url(
+                url,
+                decode_responses=True,
+                socket_timeout=SOCKET_TIMEOUT_S,
+                socket_connect_timeout=SOCKET_TIMEOUT_S,
+                client_name="pisync",
+                # The callers retry: they know what must not be acknowledged meanwhile.
+                retry=Retry(NoBackoff(), 0),
+                redis_connect_func=self._on_connect,
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"PISYNC_REDIS_URL: {error}") from None
+        self._is_pinned = False
+        self._run_id = ""
+
+    async def pin(self) -> None:
+        """Connect anew, and from then on to this Redis process alone.
+
+        Another process at the same address may have lost what this one was given: connecting to it fails
+        until `pin` is called again.
+        """
+        self._is_pinned, self._run_id = True, ""
+        with map_driver_errors():
+            await self.client.connection_pool.disconnect()
+
+    async def _on_connect(self, connection: Any) -> None:
+        await connection.on_connect()
+        if not self._is_pinned:
+            return
+        await connection.send_command("INFO", "server")
+        facts = dict(
+            line.split(":", 1) for line in (await connection.read_response()).splitlines() if ":" in line
+        )
+        self._run_id = self._run_id or facts["run_id"]
+        if facts["run_id"] != self._run_id:
+            raise exceptions.ConnectionError("it was restarted")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()
+
+
+@contextmanager
+def map_driver_errors() -> Iterator[None]:
+    """Driver errors become ours; every one may pass, for Redis holds nothing that cannot be made again."""
+    try:
+        yield
+    except (exceptions.RedisError, OSError) as error:
+        raise RedisUnavailable(f"{str(error)[:300]}") from error

@@ -1,0 +1,9 @@
+-- Records that one bridge has caught up.
+--
+-- KEYS[1]  the shard's root
+-- ARGV     epoch, bridge id
+local root = KEYS[1]
+if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+  return redis.error_reply('LOST the projection')
+end
+return redis.call('ZREM', root .. ':catching_up', ARGV[2])

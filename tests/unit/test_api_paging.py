@@ -1,0 +1,98 @@
+"""What all lists share: cursors that belong to one list, and pages that lead to the next one."""
+
+from itertools import product
+from typing import Annotated
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import msgspec
+import pytest
+from fastapi.exceptions import RequestValidationError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.paging import Cursor
+from pisync.clock import from_ms
+from pisync.domain.alerts import Rule
+from pisync.domain.events import Reason
+from pisync.stores.interfaces.dead_letters import DeadLetter
+from tests.support.api_client import START_MS, Api, api, is_problem, sync_event
+
+
+class PlacesCursor(Cursor, frozen=True):
+    sort: str
+    place: Annotated[int, msgspec.Meta(ge=0)]
+    name: str
+
+
+class OtherCursor(Cursor, frozen=True):
+    sort: str
+    place: int
+    name: str
+
+
+def refusal(text: str, **order: str) -> str:
+    with pytest.raises(RequestValidationError) as refused:
+        PlacesCursor.decode(text, **order)
+    [fault] = refused.value.errors()
+    assert fault["loc"] == ("query", "cursor")
+    return str(fault["msg"])
+
+
+@given(sort=st.text(), place=st.integers(0, 2**63), name=st.text())
+def test_a_cursor_comes_back_as_it_was_and_needs_no_escapes_in_a_url(
+    sort: str, place: int, name: str
+) -> None:
+    cursor = PlacesCursor(sort, place, name)
+    text = cursor.encode()
+    assert urlencode({"cursor": text}) == f"cursor={text}"
+    assert PlacesCursor.decode(text, sort=sort) == cursor
+
+
+@given(text=st.text(max_size=60))
+def test_no_text_breaks_the_cursor(text: str) -> None:
+    assert "cursor" in refusal(text)
+
+
+def test_a_cursor_of_another_list_of_another_order_or_past_its_bounds_is_refused() -> None:
+    assert "of this list" in refusal(OtherCursor("name", 1, "a").encode())
+    assert "of this list" in refusal(PlacesCursor("name", -1, "a").encode())
+    right = PlacesCursor("name", 1, "a").encode()
+    assert refusal(right, sort="size") == "belongs to sort=name, not to sort=size"
+
+
+def test_without_a_cursor_a_list_begins_at_its_beginning() -> None:
+    assert PlacesCursor.decode(None, sort="name") is None
+
+
+async def keep_two_of_everything(pisync: Api) -> None:
+    for number in range(2):
+        await pisync.keep(*(sync_event(f"PB-{number}", START_MS + at, errors=1) for at in range(4)))
+        await pisync.alerts.open(Rule.STREAK, {f"PB-{number}": 3}, from_ms(START_MS))
+        dead_letter = DeadLetter(
+            topic="t", device_id=None, reason=Reason.EMPTY, detail="no bytes", raw=b"%d" % number
+        )
+        await pisync.dead_letters.add([dead_letter], from_ms(START_MS))
+
+
+async def test_every_list_takes_its_own_cursor_and_refuses_that_of_another() -> None:
+    async with api() as pisync:
+        await keep_two_of_everything(pisync)
+        lists = [
+            path
+            for path, operations in pisync.document["paths"].items()
+            for parameter in operations.get("get", {}).get("parameters", [])
+            if parameter["name"] == "cursor"
+        ]
+        cursors: dict[str, str] = {}
+        for path in lists:
+            following = (await pisync.get(path, params={"limit": 1})).json()["next"]
+            if following is not None:
+                [cursors[path]] = parse_qs(urlsplit(following).query)["cursor"]
+        assert len(cursors) >= 3
+        for path, (made_by, cursor) in product(lists, cursors.items()):
+            response = await pisync.get(path, params={"cursor": cursor})
+            if path == made_by:
+                assert response.status_code == 200
+            else:
+                [fault] = is_problem(response, 422)["errors"]
+                assert (fault["in"], fault["parameter"]) == ("query", "cursor")

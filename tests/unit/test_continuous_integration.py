@@ -1,0 +1,61 @@
+"""The workflow and the pre-commit hooks run what a person runs, and nothing of their own."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a make target."""
+    lines = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[0].splitlines()
+    return [line.strip().removeprefix("@").replace("$(BIN)", ".venv/bin") for line in lines]
+
+
+def test_the_hooks_are_the_fast_part_of_make_check() -> None:
+    """All of it but the types, which take mypy many seconds."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    [repository] = config["repos"]
+    assert repository["repo"] == "local"
+    hooks = repository["hooks"]
+    assert [hook["entry"] for hook in hooks] == [
+        command for command in recipe("check") if command != ".venv/bin/mypy"
+    ]
+    for hook in hooks:
+        # Each looks at the whole tree, as `make check` does, and whenever a module or the rules change.
+        assert (hook["language"], hook["pass_filenames"]) == ("system", False)
+        assert re.search(hook["files"], "api/app.py")
+        assert re.search(hook["files"], "pyproject.toml")
+
+
+def test_the_workflow_runs_what_every_machine_runs() -> None:
+    workflow: dict[Any, Any] = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` as a boolean
+    [job] = workflow["jobs"].values()
+    assert 0 < job["timeout-minutes"] <= 90
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_workflow_tries_the_oldest_python_and_the_makefile_takes_it() -> None:
+    workflow: dict[Any, Any] = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    [job] = workflow["jobs"].values()
+    versions = job["strategy"]["matrix"]["python"]
+    assert f">={versions[0]}" == PYPROJECT["project"]["requires-python"]
+    assert versions == ["3.11", "3.13"]
+    assert job["env"] == {"PYTHON": "python${{ matrix.python }}"}
+    assert "PYTHON ?= " in MAKEFILE
+
+
+def test_a_fresh_clone_is_checked_and_tested() -> None:
+    commands = [
+        line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")
+    ]
+    assert commands[-2:] == ["make check", "make test"]
