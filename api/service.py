@@ -13,7 +13,7 @@ import uvloop
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.publisher import MqttPublisher
+from api.publisher import MqttSyncPublisher
 from api.state import State
 from pisync import logs
 from pisync.errors import ConfigurationError
@@ -53,7 +53,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    publisher = MqttPublisher(settings)
+    publisher = MqttSyncPublisher(settings)
     async with open_stores(settings) as stores:
         state = State(
             events=stores.events,

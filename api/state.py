@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from api.publisher import Publisher
+from api.publisher import SyncPublisher
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
@@ -22,7 +22,7 @@ class State:
     projection: ProjectionReader
     dead_letters: DeadLetterStore
     alerts: AlertStore
-    publisher: Publisher
+    publisher: SyncPublisher
 
 
 def state_of(request: Request) -> State:

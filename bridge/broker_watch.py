@@ -22,10 +22,10 @@ from typing import Final
 
 from bridge.metrics import Metrics
 from pisync import logs
+from pisync.mqtt.messages import Message
 
 log = logs.get(__name__)
 
-STATUS_PREFIX: Final = "$SYS/"
 STATUS_FILTER: Final = "$SYS/broker/+/messages/+"
 _DROPPED: Final = "$SYS/broker/publish/messages/dropped"
 _STORED_MESSAGES: Final = "$SYS/broker/store/messages/count"
@@ -48,8 +48,12 @@ class BrokerWatch:
         metrics.broker_messages.set_function(lambda: self.stored_messages)
         metrics.broker_bytes.set_function(lambda: self.stored_bytes)
 
+    def on_message(self, message: Message) -> None:
+        """Take in one message under `$SYS/`, as the handler of the subscription to `STATUS_FILTER`."""
+        self.take(message.topic, message.payload)
+
     def take(self, topic: str, payload: bytes) -> None:
-        """Take in one message under `$SYS/`."""
+        """Take in one figure."""
         if topic not in {_DROPPED, _STORED_MESSAGES, _STORED_BYTES}:
             return
         if not payload.isdigit() or len(payload) > _DIGITS_MAX:

@@ -14,10 +14,9 @@ from typing import Protocol
 
 from bridge.kinds import Kind
 from bridge.metrics import Metrics
-from bridge.publisher import Publisher
 from pisync import limits
-from pisync.domain import topics
-from pisync.mqtt.connection import Message
+from pisync.mqtt.client import Publisher
+from pisync.mqtt.messages import Message, topic_pattern
 from pisync.settings import BridgeSettings
 
 
@@ -53,6 +52,7 @@ class Intake:
             metrics: where batches are counted, and what reads how much is held.
         """
         self._kinds = kinds
+        self._routes = [(topic_pattern(kind.topic_filter).fullmatch, kind) for kind in kinds]
         self._metrics = metrics
         self._batch_messages_max = settings.batch_events_max
         self._linger_s = settings.linger_ms / 1000
@@ -169,8 +169,7 @@ class Intake:
         return answers
 
     def _kind_of(self, topic: str) -> Kind:
-        found = (kind for kind in self._kinds if topics.matches(kind.topic_filter, topic))
-        return next(found, self._kinds[0])
+        return next((kind for matches, kind in self._routes if matches(topic)), self._kinds[0])
 
     def _answer(self, messages: Iterable[Message], answers: Iterable[bytes | None]) -> None:
         """Publish the answers to the Response Topics of their messages, in order."""

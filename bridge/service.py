@@ -21,9 +21,9 @@ from bridge.projection.projector import Projector
 from bridge.retry import until_available
 from bridge.session import Session
 from pisync import clock, limits, logs
-from pisync.domain import topics
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import serving
+from pisync.mqtt.messages import Subscription
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.opening import Stores, open_stores
@@ -125,11 +125,12 @@ class _Bridge:
         session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
-            client_id=self._settings.bridge_id,
-            topic_filter=topics.SHARED_SYNC_FILTER,
-            status_filter=STATUS_FILTER,
-            on_message=intake.offer,
-            on_status=BrokerWatch(metrics).take,
+            bridge_id=self._settings.bridge_id,
+            subscriptions=[
+                *(Subscription(kind.topic_filter, 1, intake.offer) for kind in kinds),
+                # What the broker drops will not be seen where it refuses this one.
+                Subscription(STATUS_FILTER, 0, BrokerWatch(metrics).on_message, required=False),
+            ],
             on_connected=outbox.publish_again,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
@@ -172,7 +173,7 @@ class _Bridge:
             seen = intake.offered
             await asyncio.sleep(limits.LEAVE_QUIET_S)
         self.has_left = True
-        session.end()
+        session.end_session()
         log.info("left", bridge_id=self._settings.bridge_id, messages=intake.offered)
 
     async def forget(self) -> None:

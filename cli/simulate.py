@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import signal
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +19,7 @@ from device_sim.report import Summary, summarize, to_json
 from device_sim.scenario import Scenario
 from pisync import clock
 from pisync.errors import ConfigurationError
+from pisync.mqtt.tls import tls_context
 from pisync.settings import CommonSettings
 
 REFRESH_S: Final = 0.2
@@ -103,7 +103,7 @@ async def _run(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]
         scenario,
         what.settings.mqtt,
         connections=min(what.connections, what.devices),
-        tls_context=_tls_context(what.settings),
+        tls_context=tls_context(what.settings.mqtt, what.settings.mqtt_ca_file),
     )
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
@@ -146,17 +146,6 @@ def _note(fleet: Fleet, elapsed_s: float) -> str:
     rate = tally.counters.confirmed / elapsed_s if elapsed_s else 0.0
     note = f"{rate:,.0f}/s · {tally.online:,} devices online"
     return f"{note} · {tally.trouble}" if tally.trouble and not tally.online else note
-
-
-def _tls_context(settings: CommonSettings) -> ssl.SSLContext | None:
-    if not settings.mqtt.tls:
-        return None
-    try:
-        return ssl.create_default_context(cafile=settings.mqtt_ca_file)
-    except ssl.SSLError as error:
-        raise ConfigurationError(
-            f"PISYNC_MQTT_CA_FILE: {settings.mqtt_ca_file} holds no usable certificate: {error}"
-        ) from None
 
 
 def _write(path: Path, content: bytes) -> None:

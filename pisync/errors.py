@@ -7,6 +7,8 @@ PiSyncError
 ├── RebuildInProgress           wait: somebody else rebuilds the projection, and is alive
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
+│   │   ├── PublishRefused      the broker did not take the message
+│   │   └── ReplyLost           the request may have been carried out
 │   └── StoreUnavailable
 │       ├── MongodbUnavailable
 │       └── RedisUnavailable
@@ -62,6 +64,18 @@ class BrokerUnavailable(Unavailable):
     """The MQTT broker cannot be reached, or refuses for now; the text is for whoever asked."""
 
     part = Part.MQTT
+
+
+class PublishRefused(BrokerUnavailable):
+    """The broker did not take a message: no subscription matches it, or it may not be published."""
+
+    def __init__(self, reason_code: int) -> None:
+        super().__init__(f"The MQTT broker refused a message: 0x{reason_code:02X}.")
+        self.reason_code = reason_code
+
+
+class ReplyLost(BrokerUnavailable):
+    """The connection on which a reply was to come is lost; the request may have been carried out."""
 
 
 class StoreUnavailable(Unavailable):

@@ -10,7 +10,7 @@ from typing import Protocol
 from bridge.kinds.sync_events import SyncEvents
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
-from pisync.mqtt.connection import Message
+from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
 

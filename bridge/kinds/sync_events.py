@@ -17,7 +17,7 @@ from pisync import clock, logs
 from pisync.domain import decoding, receipts, topics
 from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
-from pisync.mqtt.connection import Message
+from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.dead_letters import DeadLetter, DeadLetterStore
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 

@@ -64,24 +64,6 @@ def sync_device(topic: str) -> str | None:
     return device_id if is_device_id(device_id) else None
 
 
-@lru_cache(maxsize=TOPICS_REMEMBERED)
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a subscription, shared or not, takes a topic (MQTT 5, 4.7)."""
-    if topic_filter.startswith("$share/"):
-        topic_filter = topic_filter.split("/", 2)[2]
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    if topic.startswith("$") and wanted[0] in {"#", "+"}:
-        return False  # [MQTT-4.7.2-1]
-    if wanted[-1] == "#":
-        wanted.pop()
-        if len(levels) < len(wanted):
-            return False
-        levels = levels[: len(wanted)]
-    return len(wanted) == len(levels) and all(
-        level in {"+", found} for level, found in zip(wanted, levels, strict=True)
-    )
-
-
 def may_receive_receipt(topic: str, device_id: str) -> bool:
     """Whether a Response Topic is one the bridge answers.
 

@@ -1,20 +1,15 @@
 """One MQTT 5 network connection: bytes in, messages out, acknowledgements back.
 
-The packets come from the `mqtt5` codec. A connection lives from TCP connect to close and is then done; who
-needs another makes it (`bridge/session.py`, `api/publisher.py`). When a message is acknowledged, and in which
-order, is the concern of who takes it.
+The packets come from the `mqtt5` codec. A connection lives from TCP connect to close; `pisync/mqtt/client.py`
+makes one after another. When a message is acknowledged, and in which order, is its handler's concern.
 """
 
 import asyncio
-import errno
-import os
-import ssl
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Final, cast
 
 import mqtt5
-import msgspec
 
 from pisync import limits, logs
 from pisync.errors import (
@@ -24,7 +19,7 @@ from pisync.errors import (
     ProtocolError,
     SessionTakenOver,
 )
-from pisync.mqtt.address import MqttAddress
+from pisync.mqtt.messages import Message, Subscription, dispatcher
 
 log = logs.get(__name__)
 
@@ -44,26 +39,7 @@ _QOS_2: Final = mqtt5.QoS.EXACTLY_ONCE
 _QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
 
 
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """A received PUBLISH, travelling with the connection that its acknowledgement must go back on."""
-
-    topic: str
-    payload: bytes
-    packet_id: int | None
-    response_topic: str | None
-    correlation_data: bytes | None
-    connection: "Connection"
-
-
-class Subscription(msgspec.Struct, frozen=True):
-    """A topic filter at QoS 0 or 1; one that is not `required` may be refused by the broker."""
-
-    topic_filter: str
-    qos: int
-    required: bool = True
-
-
-class State(Enum):
+class ConnectionState(Enum):
     """Where a connection stands."""
 
     CONNECTING = auto()  # CONNECT sent, CONNACK awaited
@@ -85,8 +61,6 @@ class Connection(asyncio.Protocol):
         connect: mqtt5.ConnectPacket,
         subscriptions: Sequence[Subscription],
         leaving: bool = False,
-        on_message: Callable[[Message], None],
-        on_message_at_qos_0: Callable[[Message], None],
         on_puback: Callable[[int, int], None] | None = None,
         unacknowledged: dict[int, bytes] | None = None,
     ) -> None:
@@ -94,11 +68,9 @@ class Connection(asyncio.Protocol):
 
         Args:
             connect: the CONNECT packet.
-            subscriptions: what to subscribe to; without the required ones the connection ends.
+            subscriptions: what to subscribe to, one at least; without the required ones the connection ends.
             leaving: unsubscribe from them instead.
-            on_message: takes each message that wants an acknowledgement.
-            on_message_at_qos_0: takes each that wants none.
-            on_puback: is told packet id and reason code when the broker acknowledges a publish of ours.
+            on_puback: called with packet id and reason code when the broker acknowledges a publish of ours.
             unacknowledged: our own publishes by packet id that the broker has not acknowledged yet, handed
                 from one connection to the next of a session. None: nothing is sent again.
         """
@@ -108,14 +80,15 @@ class Connection(asyncio.Protocol):
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         for future in (self.accepted, self.ready, self.closed):
-            # Whoever awaits one of them need not look at the others.
+            # A task that awaits one of them need not look at the others.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self.state = State.CONNECTING
+        self.state = ConnectionState.CONNECTING
         self._connect = connect
         self._subscriptions = subscriptions
         self._leaving = leaving
-        self._on_message = on_message
-        self._on_message_at_qos_0 = on_message_at_qos_0
+        # At QoS 1 come only the messages of subscriptions that ask for it [MQTT-3.8.4-8].
+        self._on_message = dispatcher([one for one in subscriptions if one.qos] or subscriptions)
+        self._on_message_at_qos_0 = dispatcher(subscriptions)
         self._on_puback = on_puback
         self._resends = unacknowledged is not None  # [MQTT-4.4.0-1]
         self._unacknowledged = {} if unacknowledged is None else unacknowledged
@@ -131,11 +104,11 @@ class Connection(asyncio.Protocol):
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._heard_at = loop.time()
 
-    # What its owner asks for
+    # For the client and the handlers
 
     def acknowledge(self, packet_ids: Collection[int]) -> bool:
         """Send PUBACKs in this order, in one write; False on a closed connection: the broker redelivers."""
-        if self._transport is None or self.state is State.CLOSED:
+        if self._transport is None or self.state is ConnectionState.CLOSED:
             return False
         self._write(b"".join([_PUBACK + id_.to_bytes(2, "big") for id_ in packet_ids]))
         return True
@@ -155,9 +128,9 @@ class Connection(asyncio.Protocol):
         It never waits: a wait here would hold back the acknowledgements that free the very quota.
 
         Returns:
-            the packet id; None at QoS 0, and where there is nobody to send to.
+            the packet id; None at QoS 0, and before CONNACK or after the end, when nothing is sent.
         """
-        if self.state not in {State.SUBSCRIBING, State.READY}:
+        if self.state not in {ConnectionState.SUBSCRIBING, ConnectionState.READY}:
             return None
         packet_id = self._free_packet_id() if self._send_quota > 0 else None
         packet = mqtt5.PublishPacket(
@@ -196,12 +169,12 @@ class Connection(asyncio.Protocol):
 
     def disconnect(self, *, end_session: bool = False) -> None:
         """Say goodbye and close, after everything written so far; unless ended, the session stays."""
-        if self.state is not State.CLOSED:
+        if self.state is not ConnectionState.CLOSED:
             expiry_s = 0 if end_session else None
             self._write(mqtt5.DisconnectPacket(session_expiry_interval=expiry_s).write())
         self._end(None)
 
-    # What asyncio calls
+    # For asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send CONNECT."""
@@ -209,7 +182,7 @@ class Connection(asyncio.Protocol):
         self._write(self._connect.write())
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell whoever waits."""
+        """Fail `accepted`, `ready` and `closed`, those that are not done."""
         detail = "the broker closed the connection" if error is None else f"connection lost: {error}"
         self._end(BrokerUnavailable(detail))
 
@@ -232,7 +205,7 @@ class Connection(asyncio.Protocol):
     # Inside
 
     def _apply_backpressure(self) -> None:
-        if self._transport is None or self._transport.is_closing() or self.state is State.CLOSED:
+        if self._transport is None or self._transport.is_closing() or self.state is ConnectionState.CLOSED:
             return
         if self._reading and self._writable:
             self._heard_at = self._loop.time()
@@ -246,7 +219,7 @@ class Connection(asyncio.Protocol):
         consumed = 0
         try:
             with memoryview(self._buffer) as view:
-                while self._reading and self._writable and self.state is not State.CLOSED:
+                while self._reading and self._writable and self.state is not ConnectionState.CLOSED:
                     packet, size = mqtt5.read(view[consumed:])
                     consumed += size
                     self._handle(packet)
@@ -261,7 +234,7 @@ class Connection(asyncio.Protocol):
             if type(error).__name__ != "PanicException":
                 raise
             self._malformed("text that is not UTF-8")
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             self._buffer = bytearray()
         else:
             del self._buffer[:consumed]
@@ -276,7 +249,7 @@ class Connection(asyncio.Protocol):
         self._end(ProtocolError(f"the broker sent a malformed packet: {detail}"))
 
     def _handle(self, packet: mqtt5.Packet) -> None:
-        if isinstance(packet, mqtt5.PublishPacket) and self.state is not State.CONNECTING:
+        if isinstance(packet, mqtt5.PublishPacket) and self.state is not ConnectionState.CONNECTING:
             topic, packet_id = packet.topic, packet.packet_id
             if packet.qos == _QOS_2 or not topic:
                 raise ProtocolError("the broker sent a PUBLISH at QoS 2 or with a topic alias")
@@ -297,12 +270,12 @@ class Connection(asyncio.Protocol):
                     self._on_puback(packet.packet_id, int(packet.reason_code))
         elif isinstance(packet, mqtt5.PingRespPacket):
             pass
-        elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is State.CONNECTING:
+        elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is ConnectionState.CONNECTING:
             self._connected(packet)
-        elif isinstance(packet, mqtt5.SubAckPacket) and self.state is State.SUBSCRIBING:
+        elif isinstance(packet, mqtt5.SubAckPacket) and self.state is ConnectionState.SUBSCRIBING:
             self._subscribed(packet)
         elif isinstance(packet, mqtt5.UnsubAckPacket) and self._leaving:
-            self.state = State.READY
+            self.state = ConnectionState.READY
             self.ready.set_result(None)
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self._disconnected(packet)
@@ -322,7 +295,7 @@ class Connection(asyncio.Protocol):
             self._keep_alive_s = packet.server_keep_alive
         self._send_quota = packet.receive_max
         self._keep_alive()
-        self.state = State.SUBSCRIBING
+        self.state = ConnectionState.SUBSCRIBING
         if self._leaving:
             filters = [wanted.topic_filter for wanted in self._subscriptions]
             self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, filters).write())
@@ -352,15 +325,12 @@ class Connection(asyncio.Protocol):
             if wanted.required:
                 raise ConfigurationError(f"MQTT: {refusal}")
             log.warning("subscription refused", why=refusal)
-        self.state = State.READY
+        self.state = ConnectionState.READY
         self.ready.set_result(None)
 
     def _disconnected(self, packet: mqtt5.DisconnectPacket) -> None:
         if packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
-            raise SessionTakenOver(
-                f"another client connected as {self._connect.client_id!r}:"
-                " every bridge needs a PISYNC_BRIDGE_ID of its own"
-            )
+            raise SessionTakenOver(f"another client connected as {self._connect.client_id!r}")
         raise BrokerUnavailable(f"the broker disconnected us: {_named(packet.reason_code)}")
 
     def _free_packet_id(self) -> int:
@@ -373,7 +343,7 @@ class Connection(asyncio.Protocol):
 
     def _keep_alive(self) -> None:
         """Ping twice within each keep-alive interval, and give up on a broker that is silent for two."""
-        if self.state is State.CLOSED or not self._keep_alive_s:
+        if self.state is ConnectionState.CLOSED or not self._keep_alive_s:
             return
         silent_s = self._loop.time() - self._heard_at
         # While we do not read, silence is our own doing.
@@ -395,9 +365,9 @@ class Connection(asyncio.Protocol):
         self._outgoing.clear()
 
     def _end(self, error: PiSyncError | None) -> None:
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return
-        self.state = State.CLOSED
+        self.state = ConnectionState.CLOSED
         if self._keep_alive_timer is not None:
             self._keep_alive_timer.cancel()
         self._flush()
@@ -406,32 +376,12 @@ class Connection(asyncio.Protocol):
         for future in (self.accepted, self.ready):
             if not future.done():
                 future.set_exception(error or BrokerUnavailable("the connection was closed"))
-        if self.closed.done():  # cancelled with whoever awaited it
+        if self.closed.done():  # cancelled with the task that awaited it
             return
         if error is None:
             self.closed.set_result(None)
         else:
             self.closed.set_exception(error)
-
-
-async def connected(connection: Connection, address: MqttAddress, tls: ssl.SSLContext | None) -> bool:
-    """Connect to the broker; returns whether it resumed a session of ours. `ready` comes later.
-
-    Raises:
-        ConfigurationError: the broker, or its certificate, says that only a person can help.
-        BrokerUnavailable: there is no broker, or it did not answer in time.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
-            await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
-            return await connection.accepted
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigurationError(f"MQTT: the broker's certificate is not to be trusted: {error}") from None
-    except ConnectionError as error:  # whose text is the event loop's, and not the same in all of them
-        raise BrokerUnavailable(os.strerror(error.errno or errno.ECONNABORTED)) from None
-    except OSError as error:  # TimeoutError is one of them
-        raise BrokerUnavailable(str(error) or "no answer in time") from None
 
 
 def _named(code: mqtt5.ConnAckReasonCode | mqtt5.SubAckReasonCode | mqtt5.DisconnectReasonCode) -> str:

@@ -130,6 +130,8 @@ async def test_a_key_of_a_type_that_no_script_makes_is_a_defect(projection: Redi
         await projection.apply(BATCH)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await projection.compare_alerts([])
+    assert await projection.begin_rebuild("bridge-0", [], from_nothing=True)  # as `pisync rebuild` does
+    await projection.apply(BATCH)
 
 
 async def test_another_projection_than_the_attached_one_is_said(projection: RedisProjection) -> None:

@@ -15,8 +15,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from api import publisher as module
-from api.publisher import MqttPublisher
+from api.publisher import MqttSyncPublisher
 from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
@@ -30,9 +29,9 @@ Reply = Callable[[aiomqtt.Client, aiomqtt.Message], Awaitable[None]]
 
 
 @asynccontextmanager
-async def connected(settings: ApiSettings) -> AsyncIterator[MqttPublisher]:
+async def connected(settings: ApiSettings) -> AsyncIterator[MqttSyncPublisher]:
     """A publisher that is connected and subscribed."""
-    publisher = MqttPublisher(settings)
+    publisher = MqttSyncPublisher(settings)
     connection = asyncio.create_task(publisher.run())
     try:
         await until_ready(publisher, connection)
@@ -41,7 +40,7 @@ async def connected(settings: ApiSettings) -> AsyncIterator[MqttPublisher]:
         await tasks.end(connection)
 
 
-async def until_ready(publisher: MqttPublisher, connection: asyncio.Task[None] | None = None) -> None:
+async def until_ready(publisher: MqttSyncPublisher, connection: asyncio.Task[None] | None = None) -> None:
     while True:
         if connection is not None and connection.done():
             connection.result()
@@ -49,6 +48,11 @@ async def until_ready(publisher: MqttPublisher, connection: asyncio.Task[None] |
             return await publisher.ping()
         except BrokerUnavailable:
             await asyncio.sleep(0.01)
+
+
+def requests_waiting(publisher: MqttSyncPublisher) -> int:
+    assert publisher._client._requests is not None
+    return publisher._client._requests.waiting
 
 
 @asynccontextmanager
@@ -136,7 +140,6 @@ async def test_receipts_it_did_not_ask_for_are_ignored(mqtt_url: str) -> None:
         topic, correlation = property_of(message, "ResponseTopic"), property_of(message, "CorrelationData")
         await send(client, topic, stored(99), b"sixteen bytes...")
         await send(client, topic, stored(99), None)
-        await send(client, topic, b"no receipt", correlation)
         await answer(client, message)
         await send(client, topic, stored(99), correlation)
 
@@ -154,14 +157,24 @@ async def test_only_foreign_receipts_are_no_receipt(mqtt_url: str) -> None:
             await publisher.publish("PB-1", b"1")
 
 
+async def test_a_receipt_that_is_not_readable_is_no_receipt(mqtt_url: str) -> None:
+    async def babble(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
+        topic, correlation = property_of(message, "ResponseTopic"), property_of(message, "CorrelationData")
+        await send(client, topic, b"no receipt", correlation)
+
+    async with bridge(mqtt_url, babble), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
+        with pytest.raises(BrokerUnavailable, match=r"not readable.*repeating the request is safe"):
+            await publisher.publish("PB-1", b"1")
+
+
 async def test_where_no_bridge_has_subscribed_it_says_so_at_once(mqtt_url: str) -> None:
     async with connected(ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=60)) as publisher:
         with pytest.raises(BrokerUnavailable, match=r"No bridge has subscribed.*not stored"):
             await publisher.publish("PB-1", b"1")
-        assert publisher._waiting == {}
+        assert requests_waiting(publisher) == 0
 
 
-async def test_a_bridge_that_is_away_gives_no_receipt(mqtt_url: str) -> None:
+async def test_a_bridge_that_is_unavailable_gives_no_receipt(mqtt_url: str) -> None:
     address = ApiSettings(mqtt_url=mqtt_url).mqtt
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 60
@@ -187,17 +200,17 @@ async def test_what_the_broker_does_not_take_is_bounded(
                 await publisher.publish("PB-1", b"1" * 250_000)
             except BrokerUnavailable as error:
                 said.add(str(error)[:40])
-        assert publisher._connected().unsent_bytes < 2_000_000
+        assert publisher._client._ready_connection().unsent_bytes < 2_000_000
         assert "The MQTT broker does not take in what it" in said
         mosquitto_server.resume()
 
 
 async def test_before_it_is_connected_it_says_so_at_once() -> None:
-    publisher = MqttPublisher(ApiSettings(mqtt_url=f"mqtt://127.0.0.1:{ports.any_free()}"))
+    publisher = MqttSyncPublisher(ApiSettings(mqtt_url=f"mqtt://127.0.0.1:{ports.any_free()}"))
     connection = asyncio.create_task(publisher.run())
     with pytest.raises(BrokerUnavailable, match="not connected yet"):
         await publisher.ping()
-    while "refused" not in publisher._away:
+    while "refused" not in publisher._client._down_reason:
         await asyncio.sleep(0.01)
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         await publisher.publish("PB-1", b"1")
@@ -245,14 +258,14 @@ async def test_a_silent_broker_is_no_receipt(mosquitto_server: MosquittoServer) 
 async def test_the_number_of_waiting_requests_is_bounded(
     mqtt_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_MAX", 2)
+    monkeypatch.setattr(limits, "WAITING_MAX", 2)
     settings = ApiSettings(mqtt_url=mqtt_url, receipt_timeout_s=0.5)
     async with bridge(mqtt_url, say_nothing), connected(settings) as publisher:
         found = await asyncio.gather(
             *(publisher.publish("PB-1", b"1") for _ in range(3)), return_exceptions=True
         )
         assert sorted("waiting" in str(error) for error in found) == [False, False, True]
-        assert publisher._waiting == {}
+        assert requests_waiting(publisher) == 0
 
 
 class GuardedBroker(ChildProcess):
@@ -305,7 +318,7 @@ async def test_it_connects_with_tls_and_credentials(tmp_path: Path) -> None:
 async def test_refused_credentials_stop_it(tmp_path: Path) -> None:
     async with running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker:
         with pytest.raises(ConfigurationError, match="PISYNC_MQTT_URL") as caught:
-            await MqttPublisher(broker.settings("wrong")).run()
+            await MqttSyncPublisher(broker.settings("wrong")).run()
     assert "wrong" not in str(caught.value)
 
 
@@ -313,11 +326,4 @@ async def test_an_untrusted_certificate_stops_it(tmp_path: Path) -> None:
     async with running(GuardedBroker(tmp_path, ALL_ACCESS)) as broker:
         settings = broker.settings()
         with pytest.raises(ConfigurationError, match="certificate verify failed"):
-            await MqttPublisher(ApiSettings(mqtt_url=settings.mqtt_url)).run()
-
-
-def test_a_ca_file_without_certificates_is_a_configuration_error(tmp_path: Path) -> None:
-    empty = tmp_path / "ca.pem"
-    empty.write_text("nothing")
-    with pytest.raises(ConfigurationError, match="PISYNC_MQTT_CA_FILE"):
-        MqttPublisher(ApiSettings(mqtt_url="mqtts://127.0.0.1", mqtt_ca_file=empty))
+            await MqttSyncPublisher(ApiSettings(mqtt_url=settings.mqtt_url)).run()

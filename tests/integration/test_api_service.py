@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from local_stack import ports
 from local_stack.process import ChildProcess, running
@@ -19,6 +20,7 @@ from pisync import clock
 from pisync.domain.device_state import project
 from pisync.settings import child_environment
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.keys import root
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
 from tests.support.api_client import EVENT, START_MS
@@ -78,10 +80,10 @@ async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[st
     await store.prepare()
     await store.insert(events, clock.now())
     await store.close()
-    streaks = RedisProjection.connect(settings["redis_url"])
-    await attach_anew(streaks)
-    await streaks.apply(project(events))
-    await streaks.close()
+    projection = RedisProjection.connect(settings["redis_url"])
+    await attach_anew(projection)
+    await projection.apply(project(events))
+    await projection.close()
     async with served(tmp_path, settings) as (_, client):
         found = []
         following: str | None = "/api/device/PB-1/sync-history?limit=3"
@@ -147,6 +149,19 @@ async def test_stores_that_are_away_are_said_and_nothing_falls_over(tmp_path: Pa
         response = await client.get("/api/device/PB-1/sync-history")
         assert (response.status_code, response.json()["part"]) == (503, "mongodb")
     assert "Traceback" not in process.text()
+
+
+async def test_a_defect_in_a_script_is_a_fault_of_ours(tmp_path: Path, settings: dict[str, str]) -> None:
+    """Such as a key of a type that no script makes: no 503, for nothing passes."""
+    async with Redis.from_url(settings["redis_url"]) as redis:
+        await redis.set(f"{root(0)}:by:failures", "text")
+    async with running(ApiProcess(tmp_path, settings)) as process:
+        for path, status in (("/api/devices/repeated-failures", 500), ("/healthz", 200)):
+            # A connection for each: uvicorn closes one on which a fault came up.
+            async with httpx.AsyncClient(base_url=process.url) as client:
+                assert (await client.get(path)).status_code == status
+    assert "WRONGTYPE" in process.text()
+    assert "rank_devices.lua" in process.text()
 
 
 async def test_a_busy_port_is_a_configuration_error(tmp_path: Path) -> None:

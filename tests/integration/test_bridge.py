@@ -9,6 +9,7 @@ import pytest
 
 from local_stack.process import running
 from pisync.domain import topics
+from pisync.stores.redis.keys import shard
 from tests.support.programs import program
 from tests.support.samples import event
 from tests.support.world import World, device, fleet, publish
@@ -126,6 +127,21 @@ async def test_redis_rolled_back(world: World, tmp_path: Path) -> None:
     await world.redis.start()
     await world.projected(events)
     await world.complete()
+
+
+async def test_a_defect_in_a_script_ends_the_bridge_with_its_reason(world: World) -> None:
+    """Such as a key of a type that no script makes: waiting would mend nothing, and say nothing."""
+    await world.complete()
+    await redis_command(world, f"SET {shard('PB-1')}:by:streak text")
+    failure = event("PB-1", 0, errors=1)
+    await publish(world, [failure])
+    assert await world.bridge.wait() == 1
+    assert "Traceback" in world.log()
+    assert "WRONGTYPE" in world.log()
+    # Nothing was acknowledged.
+    await redis_command(world, "FLUSHALL")
+    await world.bridge.start()
+    await world.projected([failure])
 
 
 async def test_a_replay_opens_no_alert_that_is_over(world: World) -> None:

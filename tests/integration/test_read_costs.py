@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api.app import create_app
-from api.publisher import Publisher
+from api.publisher import SyncPublisher
 from api.state import State
 from pisync.domain.device_state import project
 from pisync.settings import ApiSettings
@@ -65,7 +65,7 @@ async def costs(
     redis_url: str,
     commands: Commands,
     monkeypatch: pytest.MonkeyPatch,
-    publisher: Publisher,
+    publisher: SyncPublisher,
 ) -> AsyncIterator[Costs]:
     """An api over these servers that counts."""
     async with AsyncExitStack() as stack:

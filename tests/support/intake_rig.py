@@ -9,7 +9,7 @@ from typing import Any, cast
 from bridge.alerts.judge import Judge
 from bridge.alerts.rules import all_rules
 from bridge.intake import Intake
-from bridge.kinds import kinds_of_messages
+from bridge.kinds import Kind, kinds_of_messages
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
@@ -19,7 +19,8 @@ from pisync.domain.device_state import DeviceState
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
 from pisync.errors import MongodbUnavailable, RedisUnavailable
-from pisync.mqtt.connection import Connection, Message
+from pisync.mqtt.connection import Connection
+from pisync.mqtt.messages import Message
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.interfaces.dead_letters import DeadLetter, KeptDeadLetter
@@ -103,7 +104,7 @@ class FakeConnection:
 class Rig:
     """A intake, and everything that it talks to."""
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, *more_kinds: Kind, **changes: Any) -> None:
         settings = BridgeSettings(**{"linger_ms": 0, **changes})
         self.metrics = Metrics(settings)
         self.store = GatedStore()
@@ -131,7 +132,7 @@ class Rig:
         kinds = kinds_of_messages(
             events=self.store, dead_letters=self.dead_letters, projector=self.projector, metrics=self.metrics
         )
-        self.intake = Intake(kinds=kinds, settings=settings, metrics=self.metrics)
+        self.intake = Intake(kinds=[*kinds, *more_kinds], settings=settings, metrics=self.metrics)
         self.intake.attach(self)
         self.connection = FakeConnection()
         self.paused = False

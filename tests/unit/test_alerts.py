@@ -19,6 +19,8 @@ from pisync.errors import RedisUnavailable
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
+from tests.support.intake_rig import Rig
+from tests.support.intake_rig import running as running_bridge
 from tests.support.rules import NamedDevices, another_rule
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
@@ -175,6 +177,17 @@ async def test_a_rule_that_does_not_agree_opens_nothing(monkeypatch: pytest.Monk
     rig = AlertsRig(second)
     await rig.judge.handle([AlertChange(device_id="PB-1", rule=second.rule, streak=0, opens=True)])
     assert (rig.store.alerts, second.confirmed) == ([], [])
+
+
+async def test_a_bridge_that_has_caught_up_compares_what_it_found() -> None:
+    """What is merged in a catch-up is not reported, and no event need come after it."""
+    rig = Rig()
+    await rig.store.insert([event("PB-1", minute, errors=1) for minute in range(3)], NOW)
+    async with running_bridge(rig):
+        await until(lambda: rig.judge.opened == 1)
+        await until(lambda: rig.judge.is_idle)
+        assert await rig.alerts.open_devices(Rule.STREAK) == ["PB-1"]
+        assert rig.streaks.alerting == {"PB-1"}
 
 
 class Session:

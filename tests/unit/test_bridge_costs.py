@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 import mqtt5
 import pytest
 
+from bridge.broker_watch import BrokerWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
@@ -17,7 +18,8 @@ from pisync.domain import topics
 from pisync.domain.decoding import decode
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
-from pisync.mqtt.connection import Connection, Subscription
+from pisync.mqtt.connection import Connection
+from pisync.mqtt.messages import Subscription
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
@@ -60,9 +62,10 @@ class Bridge:
         self.transport = FakeTransport()
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0"),
-            subscriptions=[Subscription(topics.SHARED_SYNC_FILTER, 1), Subscription("$SYS/+", 0)],
-            on_message=self.intake.offer,
-            on_message_at_qos_0=self.intake.offer,
+            subscriptions=[
+                Subscription(topics.SHARED_SYNC_FILTER, 1, self.intake.offer),
+                Subscription("$SYS/+", 0, BrokerWatch(metrics).on_message),
+            ],
             unacknowledged={},
         )
         self.connection.connection_made(self.transport)

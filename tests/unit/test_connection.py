@@ -9,13 +9,10 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.metrics import Metrics
-from bridge.session import Session
 from pisync import limits
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, ProtocolError, SessionTakenOver
-from pisync.mqtt.address import MqttAddress
-from pisync.mqtt.connection import Connection, Message, State, Subscription
-from pisync.settings import BridgeSettings
+from pisync.mqtt.connection import Connection, ConnectionState
+from pisync.mqtt.messages import Message, Subscription
 
 CONNACK = mqtt5.ConnAckPacket(receive_max=2).write()
 GRANTED = [
@@ -88,15 +85,16 @@ class Bench:
         leaving: bool = False,
     ) -> None:
         self.received: list[Message] = []
-        self.received_at_qos_0: list[Message] = []
+        self.told: list[Message] = []
         self.pubacks: list[tuple[int, int]] = []
         self.unacknowledged = {} if unacknowledged is None else unacknowledged
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0", keep_alive=limits.KEEP_ALIVE_S),
-            subscriptions=[Subscription("$share/g/t/+", 1), Subscription("$SYS/+", 0, required=False)],
+            subscriptions=[
+                Subscription("$share/g/t/+", 1, self.received.append),
+                Subscription("$SYS/+", 0, self.told.append, required=False),
+            ],
             leaving=leaving,
-            on_message=self.received.append,
-            on_message_at_qos_0=self.received_at_qos_0.append,
             on_puback=lambda packet_id, code: self.pubacks.append((packet_id, code)),
             unacknowledged=self.unacknowledged,
         )
@@ -119,7 +117,7 @@ class Bench:
         return packets
 
     def error(self) -> PiSyncError:
-        assert self.connection.state is State.CLOSED
+        assert self.connection.state is ConnectionState.CLOSED
         assert self.transport.closed
         error = self.connection.closed.exception()
         assert isinstance(error, PiSyncError)
@@ -141,7 +139,7 @@ async def test_handshake() -> None:
     assert bench.connection.accepted.result() is True
     assert not bench.connection.ready.done()
     bench.connection.data_received(SUBACK)
-    assert bench.connection.state is State.READY
+    assert bench.connection.state is ConnectionState.READY
     assert bench.connection.ready.done()
 
 
@@ -194,7 +192,7 @@ async def test_a_broker_that_keeps_its_figures_to_itself_is_warned_of() -> None:
     with structlog.testing.capture_logs() as logs:
         bench.connection.data_received(CONNACK + mqtt5.SubAckPacket(65_535, refused).write())
     assert bench.connection.ready.done()
-    assert bench.connection.state is State.READY
+    assert bench.connection.state is ConnectionState.READY
     (warning,) = logs
     assert warning["log_level"] == "warning"
     assert "$SYS/+: NOT_AUTHORIZED" in warning["why"]
@@ -207,35 +205,18 @@ async def test_a_suback_answers_both_subscriptions(codes: list[mqtt5.SubAckReaso
     assert isinstance(bench.error(), ProtocolError)
 
 
-async def test_messages_without_acknowledgement_come_apart() -> None:
+async def test_a_message_goes_to_the_handler_of_the_subscription_that_matches() -> None:
     bench = Bench()
-    bench.connection.data_received(publish(None) + publish(7))
-    assert [message.packet_id for message in bench.received_at_qos_0] == [None]
-    assert [message.packet_id for message in bench.received] == [7]
+    told = mqtt5.PublishPacket("$SYS/uptime", b"7").write()
+    bench.connection.data_received(publish(None) + told + publish(7))
+    assert [(message.topic, message.packet_id) for message in bench.received] == [("t/1", None), ("t/1", 7)]
+    assert [(message.topic, message.payload) for message in bench.told] == [("$SYS/uptime", b"7")]
 
 
-async def test_what_the_broker_says_of_itself_is_no_message_of_a_device() -> None:
-    messages: list[Message] = []
-    status: list[tuple[str, bytes]] = []
-    session = Session(
-        address=MqttAddress("mqtt://127.0.0.1"),
-        ca_file=None,
-        client_id="bridge-0",
-        topic_filter="$share/g/t/+",
-        status_filter="$SYS/+",
-        on_message=messages.append,
-        on_status=lambda topic, payload: status.append((topic, payload)),
-        on_connected=lambda: None,
-        is_ours=cast("Any", None),
-        known_before=False,
-        metrics=Metrics(BridgeSettings()),
-    )
-    connection = session._new_connection()
-    connection.connection_made(FakeTransport())
-    connection.data_received(CONNACK + SUBACK)
-    connection.data_received(mqtt5.PublishPacket("$SYS/broker/x", b"7").write() + publish(None) + publish(7))
-    assert status == [("$SYS/broker/x", b"7")]
-    assert [(message.topic, message.packet_id) for message in messages] == [("t/1", None), ("t/1", 7)]
+async def test_a_lone_handler_at_qos_1_is_called_directly() -> None:
+    """Nothing stands between the bridge's intake and the packet, as `test_bridge_costs.py` counts."""
+    bench = Bench()
+    assert bench.connection._on_message == bench.received.append
 
 
 async def test_an_acknowledgement_is_told_with_its_reason() -> None:
@@ -256,7 +237,7 @@ async def test_leaving_unsubscribes_from_both() -> None:
     assert unsubscribe.patterns == ["$share/g/t/+", "$SYS/+"]
     gone = [mqtt5.UnsubAckReasonCode.SUCCESS, mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED]
     bench.connection.data_received(mqtt5.UnsubAckPacket(65_535, gone).write())
-    assert bench.connection.state is State.READY
+    assert bench.connection.state is ConnectionState.READY
 
 
 async def test_a_session_taken_over_is_told_apart() -> None:
@@ -385,7 +366,7 @@ async def test_a_packet_may_come_in_any_two_parts(packet: bytes) -> None:
         for part in parts:
             bench.connection.data_received(part)
         error = bench.connection.closed.exception() if bench.connection.closed.done() else None
-        received = bench.received + bench.received_at_qos_0
+        received = bench.received + bench.told
         messages = [(message.payload, message.correlation_data) for message in received]
         return bench.connection.state, messages, str(error)
 
@@ -401,7 +382,7 @@ async def test_nothing_but_a_connack_may_come_first(packet: bytes) -> None:
     bench = Bench(subscribed=False)
     bench.connection.data_received(packet)
     if packet == CONNACK:
-        assert bench.connection.state is State.SUBSCRIBING
+        assert bench.connection.state is ConnectionState.SUBSCRIBING
     elif packet != mqtt5.PingRespPacket().write():
         assert isinstance(bench.error(), PiSyncError)
         assert bench.received == []
@@ -453,7 +434,7 @@ async def test_any_bytes_in_any_parts_end_in_a_known_state(
         bench.connection.data_received(rest[:size])
         rest = rest[size:]
     bench.connection.data_received(rest)
-    if bench.connection.state is State.CLOSED:
+    if bench.connection.state is ConnectionState.CLOSED:
         assert isinstance(bench.connection.closed.exception(), PiSyncError)
     bench.connection.disconnect()
     assert bench.transport.closed
@@ -479,7 +460,7 @@ async def test_a_broker_we_do_not_read_is_not_silent(monkeypatch: pytest.MonkeyP
     assert [type(packet) for packet in bench.written()] == [mqtt5.PingReqPacket]
     bench.connection.resume()
     bench.connection._keep_alive()
-    assert bench.connection.state is State.READY
+    assert bench.connection.state is ConnectionState.READY
 
 
 async def test_goodbye_keeps_the_session() -> None:

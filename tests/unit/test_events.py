@@ -64,15 +64,15 @@ def test_quotation_marks_are_counted_for_every_subset_of_members() -> None:
 
 
 class WithNumber(SyncEvent, frozen=True, kw_only=True):
-    battery_percent: int | None = None
+    added_number: int | None = None
 
 
 class WithText(SyncEvent, frozen=True, kw_only=True):
-    firmware: str | None = None
+    added_text: str | None = None
 
 
 class WithRequired(SyncEvent, frozen=True, kw_only=True):
-    battery_percent: int
+    added_number: int
 
 
 @pytest.mark.parametrize("kind", [WithNumber, WithText, WithRequired])

@@ -9,7 +9,7 @@ from pisync import limits
 from pisync.domain import receipts, topics
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
-from pisync.mqtt.connection import Message
+from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.tasks import cancel
 from tests.support.intake_rig import DEVICE, Rig, running
@@ -346,16 +346,9 @@ class Echo:
         return [message.payload for message in messages]
 
 
-def with_echo(rig: Rig) -> Echo:
-    echo = Echo()
-    rig.intake._kinds = (*rig.intake._kinds, echo)
-    return echo
-
-
 async def test_every_kind_gets_its_own_messages_and_order_is_one_for_all() -> None:
-    rig = Rig()
-    echo = with_echo(rig)
-    async with running(rig):
+    echo = Echo()
+    async with running(Rig(echo)) as rig:
         receipts_topic = topics.receipts(DEVICE)
         rig.send(payload(), response_topic=receipts_topic)
         rig.send(receipt_of(stored=7), topic=f"pisync/v1/devices/{DEVICE}/echo", response_topic="answers")
@@ -372,8 +365,9 @@ async def test_every_kind_gets_its_own_messages_and_order_is_one_for_all() -> No
 
 
 async def test_a_kind_that_fails_leaves_the_batch_unacknowledged() -> None:
-    rig = Rig()
-    with_echo(rig).fails = True
+    echo = Echo()
+    echo.fails = True
+    rig = Rig(echo)
     rig.send(payload())
     rig.send(b"{}", topic=f"pisync/v1/devices/{DEVICE}/echo")
     with pytest.raises(ExceptionGroup):

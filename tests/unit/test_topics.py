@@ -44,26 +44,3 @@ def test_only_sync_topics_name_a_device(topic: str) -> None:
 )
 def test_where_a_receipt_may_go(topic: str, allowed: bool) -> None:
     assert topics.may_receive_receipt(topic, "a") is allowed
-
-
-@pytest.mark.parametrize(
-    ("topic_filter", "topic", "expected"),
-    [
-        ("a/+/c", "a/b/c", True),
-        ("a/+/c", "a/b/d", False),
-        ("a/+/c", "a/b/c/d", False),
-        ("a/+", "a", False),
-        ("a/#", "a/b/c", True),
-        ("a/#", "a", True),
-        ("a/#", "b", False),
-        ("#", "a/b", True),
-        ("#", "$SYS/broker", False),
-        ("+/broker", "$SYS/broker", False),
-        ("$SYS/#", "$SYS/broker/uptime", True),
-        ("+/", "a/", True),
-        (topics.SHARED_SYNC_FILTER, topics.sync("PB-1"), True),
-        (topics.SHARED_SYNC_FILTER, topics.status("PB-1"), False),
-    ],
-)
-def test_which_topics_a_subscription_takes(topic_filter: str, topic: str, *, expected: bool) -> None:
-    assert topics.matches(topic_filter, topic) is expected

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from bridge.publisher import Publisher
 from pisync.domain import topics
 from pisync.domain.alerts import Alert, Rule, encode_retained
+from pisync.mqtt.client import Publisher
 
 
 class RetainingPublisher(Publisher, Protocol):
