@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from bench import markdown as markdowns
 from bench import rows
 from bench.machine import Machine
-from bench.report import Outcome, Report, from_json, table, to_json
+from bench.report import MeasuredRow, Report, from_json, table, to_json
 from bench.scale import QUICK_FACTOR, Scale
 from pisync.errors import PiSyncError
 
@@ -88,7 +88,7 @@ def _run(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> Report:
     try:
         machine = Machine.here()
         console.print(machine.sentence(), highlight=False)
-        outcomes = asyncio.run(_measured(chosen, scale, console))
+        measured_rows = asyncio.run(_measured_rows(chosen, scale, console))
     except PiSyncError as error:
         console.print(f"bench: {error}", style="bold red", markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -96,10 +96,10 @@ def _run(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> Report:
         console.print("Interrupted; everything that was started has been stopped.", highlight=False)
         raise typer.Exit(128 + signal.SIGINT) from None
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    return Report(command=command, machine=machine, scale=scale, outcomes=outcomes)
+    return Report(command=command, machine=machine, scale=scale, rows=measured_rows)
 
 
-async def _measured(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> list[Outcome]:
+async def _measured_rows(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> list[MeasuredRow]:
     """Measure one row after the other; one that fails does not keep the others from being measured.
 
     Raises:
@@ -109,28 +109,28 @@ async def _measured(chosen: Sequence[rows.Row], scale: Scale, console: Console) 
     assert task is not None
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
-    outcomes = []
+    measured_rows = []
     for number, row in enumerate(chosen, 1):
-        with _shown(console, f"{number}/{len(chosen)} {row.name}"):
-            outcomes.append(await _outcome(row, scale))
-        last = outcomes[-1]
+        with _spinner(console, f"{number}/{len(chosen)} {row.name}"):
+            measured_rows.append(await _measured_row(row, scale))
+        last = measured_rows[-1]
         how = "measured" if last.error is None else f"FAILED: {last.error}"
         console.print(f"{row.name} {how} in {last.seconds:.1f} s", markup=False, highlight=False)
-    return outcomes
+    return measured_rows
 
 
-async def _outcome(row: rows.Row, scale: Scale) -> Outcome:
+async def _measured_row(row: rows.Row, scale: Scale) -> MeasuredRow:
     began = time.perf_counter()
     try:
         results, error = await row.measure(scale), None
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported in the row's place
         results, error = [], f"{type(failure).__name__}: {failure}"
     seconds = time.perf_counter() - began
-    return Outcome(row=row.name, what=row.what, seconds=seconds, results=results, error=error)
+    return MeasuredRow(name=row.name, what=row.what, seconds=seconds, results=results, error=error)
 
 
 @contextmanager
-def _shown(console: Console, what: str) -> Iterator[None]:
+def _spinner(console: Console, what: str) -> Iterator[None]:
     """Show what is being measured and for how long; where there is no terminal, only the line after it is."""
     if not console.is_terminal:
         yield

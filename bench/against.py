@@ -6,15 +6,13 @@ from itertools import islice
 from typing import Final
 
 from bench import rig as rigs
-from bench.drain import TOGETHER
-from bench.draining import Drain, drained, queue, queue_for_returning
+from bench.draining import Drain, drained, drained_by_bridge, queue
 from bench.results import AT_LEAST, Result, Target
 from bench.rig import Rig
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.traffic import TOGETHER, Traffic
 from local_stack.process import ChildProcess
 
-DEVICES: Final = 10_000
 EVENTS: Final = 200_000
 OBVIOUS_EVENTS: Final = 20_000
 _CLIENT_ID: Final = "bridge-0"
@@ -26,14 +24,12 @@ async def rivals(scale: Scale) -> list[Result]:
     The obvious one gets the first part of it: it takes a message after the other, so that its rate does not
     depend on how many wait, and all of it would take minutes.
     """
-    devices = scale.of(DEVICES, at_least=TOGETHER)
-    events = devices * (EVENTS // DEVICES)
     part = scale.of(OBVIOUS_EVENTS, at_least=500)
-    traffic = Traffic(devices=devices, events=events)
+    traffic = Traffic.of_fleet(scale, EVENTS)
     obvious = await _drain("obvious", islice(traffic.single_messages(together=TOGETHER), part))
-    pisync = await _drain("bridge", traffic.single_messages(together=TOGETHER))
+    pisync = await _drain(None, traffic.single_messages(together=TOGETHER))
     batched = await _drain("batched", traffic.single_messages(together=TOGETHER))
-    queued = f"{events:,} queued messages over {devices:,} devices"
+    queued = f"{traffic.events:,} queued messages over {traffic.devices:,} devices"
     return [
         Result(
             name="drain, against the obvious bridge",
@@ -59,20 +55,13 @@ async def rivals(scale: Scale) -> list[Result]:
     ]
 
 
-async def _drain(name: str, messages: Iterable[tuple[str, bytes]]) -> Drain:
-    """Drain single events on new servers with PiSync's bridge (`bridge`) or a rival."""
+async def _drain(rival: str | None, messages: Iterable[tuple[str, bytes]]) -> Drain:
+    """Drain single events on new servers with a rival, or with PiSync's bridge."""
     async with rigs.fresh() as rig:
-        process: ChildProcess
-        if name == "bridge":
-            process = bridge = rig.bridge(_CLIENT_ID)
-            count = await queue_for_returning(rig, bridge, messages)
-        else:
-            process = _rival(rig, name)
-            count = await queue(rig, _CLIENT_ID, messages)
-        try:
-            return await drained(rig, process, count, count)
-        finally:
-            await process.terminate()
+        if rival is None:
+            return await drained_by_bridge(rig, messages)
+        count = await queue(rig, _CLIENT_ID, messages)
+        return await drained(rig, _rival(rig, rival), count, count)
 
 
 def _rival(rig: Rig, name: str) -> ChildProcess:

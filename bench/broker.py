@@ -15,7 +15,7 @@ from pisync.domain import topics
 
 _UNACKNOWLEDGED_MAX: Final = 2000
 _CHUNK: Final = 200
-_SESSION_EXPIRY_S: Final = 3600
+SESSION_EXPIRY_S: Final = 3600
 _TIMEOUT_S: Final = 60.0
 
 
@@ -103,7 +103,7 @@ def _connected(port: int, client_id: str, *, persistent: bool) -> Iterator[_Wire
             mqtt5.ConnectPacket(
                 client_id,
                 clean_start=True,
-                session_expiry_interval=_SESSION_EXPIRY_S if persistent else 0,
+                session_expiry_interval=SESSION_EXPIRY_S if persistent else 0,
             ).write()
         )
         answer = wire.next()

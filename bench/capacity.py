@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from bench import rig as rigs
 from bench.results import Result
 from bench.scale import Scale
+from bench.traffic import BEGIN_MS, HOUR_MS, windows
 from pisync.domain.device_state import DeviceState, LastEvent
-from pisync.stores.redis.projection import RedisProjection
 
 DEVICES: Final = 100_000
 FAILURES: Final = 20
@@ -18,9 +18,7 @@ WITHOUT: Final = "Redis: a device without failures"
 WITH: Final = f"Redis: a device with {FAILURES} failures"
 _FLEETS: Final = (100_000, 1_000_000)
 _BATCH: Final = 1_000
-_BEGIN_MS: Final = 1_767_225_600_000
-_INTERVAL_MS: Final = 3_600_000
-_SETTLE_S: Final = 2.0
+_QUIET_S: Final = 2.0
 _MEGABYTE: Final = 1e6
 
 
@@ -31,8 +29,8 @@ async def redis(scale: Scale) -> list[Result]:
     keys, values, rankings and Redis's own tables. What the allocator wastes beyond it is in the note.
     """
     devices = scale.of(DEVICES, at_least=5_000)
-    without, _ = await _bytes_each(devices, 0)
-    with_failures, waste = await _bytes_each(devices, FAILURES)
+    without, _ = await _bytes_per_device(devices, 0)
+    with_failures, waste = await _bytes_per_device(devices, FAILURES)
     return [
         Result(name=WITHOUT, value=without, unit="bytes", note=f"{devices:,} devices, used_memory"),
         Result(
@@ -49,11 +47,11 @@ async def redis(scale: Scale) -> list[Result]:
 
 def table(results: Iterable[Result]) -> list[tuple[str, ...]]:
     """What fleets need in Redis, from the row's results: a head and lines; empty without them."""
-    each = {result.name: result.value for result in results}
-    if WITHOUT not in each or WITH not in each:
+    found = {result.name: result.value for result in results}
+    if WITHOUT not in found or WITH not in found:
         return []
-    tenth = each[WITHOUT] + (each[WITH] - each[WITHOUT]) / 10
-    costs = (each[WITHOUT], tenth, each[WITH])
+    tenth = found[WITHOUT] + (found[WITH] - found[WITHOUT]) / 10
+    costs = (found[WITHOUT], tenth, found[WITH])
     head = ("devices", "none fails", f"a tenth has {FAILURES} failures", f"each has {FAILURES} failures")
     return [
         head,
@@ -64,33 +62,32 @@ def table(results: Iterable[Result]) -> list[tuple[str, ...]]:
     ]
 
 
-async def _bytes_each(devices: int, failures: int) -> tuple[float, float]:
-    """Bytes a device in a fleet that has so many failures each, and resident over allocated memory."""
-    async with rigs.fresh() as rig, Redis.from_url(rig.redis.url) as client:
-        streaks = RedisProjection.connect(rig.redis.url)
-        try:
-            await streaks.begin_rebuild("bench", [])
-            await streaks.finish_rebuild("bench")
-            await asyncio.sleep(_SETTLE_S)
-            before = await client.info("memory")
-            for first in range(0, devices, _BATCH):
-                numbers = range(first, min(first + _BATCH, devices))
-                changes = await streaks.apply({f"PB-{each:06d}": _state(each, failures) for each in numbers})
-                await streaks.confirm(changes)
-            # The buffers of the append-only file come and go; here they have gone.
-            await asyncio.sleep(_SETTLE_S)
-            after = await client.info("memory")
-        finally:
-            await streaks.close()
+async def _bytes_per_device(devices: int, failures: int) -> tuple[float, float]:
+    """Bytes a device with so many failures, and resident over allocated memory."""
+    async with (
+        rigs.fresh() as rig,
+        Redis.from_url(rig.redis.url) as client,
+        rig.projection() as projection,
+    ):
+        await projection.begin_rebuild("bench", [])
+        await projection.finish_rebuild("bench")
+        await asyncio.sleep(_QUIET_S)
+        before = await client.info("memory")
+        for numbers in windows(devices, _BATCH):
+            states = {f"PB-{number:06d}": _state(number, failures) for number in numbers}
+            await projection.confirm(await projection.apply(states))
+        # The buffers of the append-only file come and go; here they have gone.
+        await asyncio.sleep(_QUIET_S)
+        after = await client.info("memory")
     used = after["used_memory"] - before["used_memory"]
     return used / devices, after["used_memory_rss"] / after["used_memory"]
 
 
 def _state(device: int, failures: int) -> DeviceState:
     """A device that had a success and then so many failures, an hour or so apart."""
-    begin_ms = _BEGIN_MS + device % 1000
+    begin_ms = BEGIN_MS + device % 1000
     moments_ms = tuple(
-        begin_ms + _INTERVAL_MS * number + device * number % 1000 for number in range(1, failures + 1)
+        begin_ms + HOUR_MS * number + device * number % 1000 for number in range(1, failures + 1)
     )
     return DeviceState(
         last_success_ms=begin_ms,

@@ -11,22 +11,19 @@ from typing import Any, Final
 
 from bench import broker
 from bench import rig as rigs
-from bench.draining import Drain, drained, mosquitto_sub_drain, queue_for_returning
+from bench.draining import Drain, drain_of, drained_by_bridge, mosquitto_sub_drain, queue_for_returning
 from bench.results import AT_LEAST, AT_MOST, Result, Target
 from bench.rig import Rig, reached
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.traffic import TOGETHER, Traffic, windows
 from local_stack.process import running
 from pisync import clock, limits
 from pisync.domain.events import SyncEvent
-from pisync.stores.mongodb.events import MongoEventStore, documents
+from pisync.stores.mongodb.events import documents
 
-DEVICES: Final = 10_000
 SINGLE_EVENTS: Final = 200_000
 ARRAY_EVENTS: Final = 1_000_000
 EVENTS_AN_ARRAY: Final = 50
-# How many devices take turns, as many as the simulated fleet connects at once: each sends its whole backlog.
-TOGETHER: Final = 200
 ROUNDS: Final = 3
 _INSERTS_AT_ONCE: Final = 4
 
@@ -35,11 +32,10 @@ Messages = Callable[[], Iterable[tuple[str, bytes]]]
 
 async def single(scale: Scale) -> list[Result]:
     """Drain one event a message, in turn with `mosquitto_sub`; medians of three rounds."""
-    traffic = _traffic(scale, SINGLE_EVENTS)
+    traffic = Traffic.of_fleet(scale, SINGLE_EVENTS)
     waves = await _next_to_mosquitto_sub(traffic, lambda: traffic.single_messages(together=TOGETHER))
     mixed = await _next_to_mosquitto_sub(traffic, traffic.single_messages)
     queued = f"{traffic.events:,} QoS 1 messages queued, of {traffic.devices:,} devices"
-    bridge, mongod = waves.cpu_us("bridge"), waves.cpu_us("mongod")
     return [
         Result(
             name="drain, one event a message",
@@ -51,14 +47,7 @@ async def single(scale: Scale) -> list[Result]:
             cpu_us_per_event=waves.cpu_us_per_event,
             note=f"{queued}; {TOGETHER} devices at a time come back, and take turns until each has sent all",
         ),
-        Result(
-            name="drain, one event a message: the bridge's CPU",
-            value=bridge,
-            unit="us/event",
-            against="mongod's",
-            against_value=mongod,
-            target=Target(AT_MOST, 1.0),
-        ),
+        _bridges_cpu("drain, one event a message", waves, at_most=1.0),
         Result(
             name="drain, one event a message, all devices in turn",
             value=mixed.per_second,
@@ -74,13 +63,13 @@ async def single(scale: Scale) -> list[Result]:
 
 async def arrays(scale: Scale) -> list[Result]:
     """Drain arrays, in turn with a bare insert of the same documents; medians of three rounds."""
-    traffic = _traffic(scale, ARRAY_EVENTS)
+    traffic = Traffic.of_fleet(scale, ARRAY_EVENTS)
     drains, inserts = [], []
     for _ in range(ROUNDS):
         async with rigs.fresh() as rig:
             inserts.append(await _bare_insert(rig, traffic))
         drains.append(await _drain(traffic, lambda: traffic.backlogs(EVENTS_AN_ARRAY)))
-    both = _Medians(drains=drains, limits_per_second=[each.per_second for each in inserts])
+    both = _Medians(drains=drains, limits_per_second=[insert.per_second for insert in inserts])
     return [
         Result(
             name=f"drain, arrays of {EVENTS_AN_ARRAY}",
@@ -94,27 +83,20 @@ async def arrays(scale: Scale) -> list[Result]:
             f" journal, {limits.BATCH_EVENTS_MAX:,} documents each, {_INSERTS_AT_ONCE} at once, into the same"
             " indexes",
         ),
-        Result(
-            name=f"drain, arrays of {EVENTS_AN_ARRAY}: the bridge's CPU",
-            value=both.cpu_us("bridge"),
-            unit="us/event",
-            against="mongod's",
-            against_value=both.cpu_us("mongod"),
-            target=Target(AT_MOST, 0.6),
-        ),
+        _bridges_cpu(f"drain, arrays of {EVENTS_AN_ARRAY}", both, at_most=0.6),
     ]
 
 
 async def two_bridges(scale: Scale) -> list[Result]:
     """Drain the same backlog with one bridge, and with two that share the subscription."""
-    traffic = _traffic(scale, SINGLE_EVENTS)
+    traffic = Traffic.of_fleet(scale, SINGLE_EVENTS)
 
     def messages() -> Iterable[tuple[str, bytes]]:
         return traffic.single_messages(together=TOGETHER)
 
     one = [await _drain(traffic, messages) for _ in range(ROUNDS)]
     two = [await _drain_by_two(traffic, messages) for _ in range(ROUNDS)]
-    pair = _Medians(drains=two, limits_per_second=[each.per_second for each in one])
+    pair = _Medians(drains=two, limits_per_second=[drain.per_second for drain in one])
     used = sum(pair.cpu_us_per_event.values()) * pair.per_second / 1e6
     return [
         Result(
@@ -130,11 +112,6 @@ async def two_bridges(scale: Scale) -> list[Result]:
     ]
 
 
-def _traffic(scale: Scale, events: int) -> Traffic:
-    devices = scale.of(DEVICES, at_least=TOGETHER)
-    return Traffic(devices=devices, events=devices * (events // DEVICES))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Medians:
     """The medians of several rounds: of the bridge's, and of what bounds it."""
@@ -144,7 +121,7 @@ class _Medians:
 
     @property
     def per_second(self) -> float:
-        return median(each.per_second for each in self.drains)
+        return median(drain.per_second for drain in self.drains)
 
     @property
     def limit_per_second(self) -> float:
@@ -155,7 +132,18 @@ class _Medians:
         return {name: self.cpu_us(name) for name in self.drains[0].cpu_us_per_event}
 
     def cpu_us(self, name: str) -> float:
-        return median(each.cpu_us_per_event[name] for each in self.drains)
+        return median(drain.cpu_us_per_event[name] for drain in self.drains)
+
+
+def _bridges_cpu(what: str, medians: _Medians, *, at_most: float) -> Result:
+    return Result(
+        name=f"{what}: the bridge's CPU",
+        value=medians.cpu_us("bridge"),
+        unit="us/event",
+        against="mongod's",
+        against_value=medians.cpu_us("mongod"),
+        target=Target(AT_MOST, at_most),
+    )
 
 
 async def _next_to_mosquitto_sub(traffic: Traffic, messages: Messages) -> _Medians:
@@ -164,21 +152,16 @@ async def _next_to_mosquitto_sub(traffic: Traffic, messages: Messages) -> _Media
         async with rigs.fresh() as rig:
             subs.append(await mosquitto_sub_drain(rig, messages(), traffic.events))
         drains.append(await _drain(traffic, messages))
-    return _Medians(drains=drains, limits_per_second=[each.per_second for each in subs])
+    return _Medians(drains=drains, limits_per_second=[drain.per_second for drain in subs])
 
 
 async def _drain(traffic: Traffic, messages: Messages) -> Drain:
     async with rigs.fresh() as rig:
-        bridge = rig.bridge()
-        count = await queue_for_returning(rig, bridge, messages())
-        try:
-            return await drained(rig, bridge, count, traffic.events)
-        finally:
-            await bridge.terminate()
+        return await drained_by_bridge(rig, messages(), events=traffic.events)
 
 
 async def _drain_by_two(traffic: Traffic, messages: Messages) -> Drain:
-    """Each has a half waiting: the broker deals the messages out as they come."""
+    """Drain with two bridges, each with half the backlog: the broker deals the messages out as they come."""
     async with rigs.fresh() as rig, AsyncExitStack() as stack:
         bridges = [rig.bridge(f"bridge-{number}") for number in range(2)]
         for bridge in bridges:
@@ -190,30 +173,22 @@ async def _drain_by_two(traffic: Traffic, messages: Messages) -> Drain:
         await reached(rig.stored, traffic.events)
         for bridge in bridges:
             await reached(bridge.acknowledged, count // 2)
-        usage = meter.usage()
-        events = traffic.events - before
-        return Drain(
-            messages=count, events=events, seconds=usage.seconds, cpu_us_per_event=usage.per_event_us(events)
-        )
+        return drain_of(meter, count, traffic.events - before)
 
 
 async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
     """Insert the events' documents; making them is not counted."""
-    store = MongoEventStore.connect(rig.mongodb.url)
-    await store.prepare()
-    collection: Any = rig.database.sync_events
+    async with rig.event_store():
+        collection: Any = rig.database.sync_events  # with the product's indexes
     received_at = clock.now()
     meter = rig.meter()
     seconds = 0.0
     events = _in_order(traffic)
     while chunk := documents(islice(events, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE), received_at):
-        parts = [
-            chunk[at : at + limits.BATCH_EVENTS_MAX] for at in range(0, len(chunk), limits.BATCH_EVENTS_MAX)
-        ]
+        parts = [chunk[part.start : part.stop] for part in windows(len(chunk), limits.BATCH_EVENTS_MAX)]
         began = time.perf_counter()
         await asyncio.gather(*(collection.insert_many(part, ordered=False) for part in parts))
         seconds += time.perf_counter() - began
-    await store.close()
     usage = meter.usage()
     return Drain(
         messages=0,
@@ -225,7 +200,7 @@ async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
 
 def _in_order(traffic: Traffic) -> Iterator[SyncEvent]:
     """The events as the arrays hold them."""
-    for first in range(0, traffic.each, EVENTS_AN_ARRAY):
+    for numbers in windows(traffic.events_per_device, EVENTS_AN_ARRAY):
         for device in range(traffic.devices):
-            for number in range(first, min(first + EVENTS_AN_ARRAY, traffic.each)):
+            for number in numbers:
                 yield traffic.event(device, number)

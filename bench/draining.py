@@ -13,7 +13,6 @@ from local_stack import ports
 from local_stack.process import ChildFailed, ChildProcess, running
 from pisync.domain import topics
 
-SESSION_EXPIRY_S: Final = 3600
 _LOOK_INTERVAL_S: Final = 0.02
 
 
@@ -44,7 +43,7 @@ class Drain:
 async def queue(rig: Rig, client_id: str, messages: Iterable[tuple[str, bytes]]) -> int:
     """Let the broker keep these messages for a member of the bridges' group; returns how many.
 
-    The member is a session under this client id and nobody is connected: whoever connects under it gets them.
+    The member is a session under this client id, and nobody is connected: the next one that is gets them.
     """
     port = rig.mosquitto.port
     await asyncio.to_thread(broker.subscribe_and_leave, port, client_id)
@@ -64,7 +63,7 @@ async def queue_for_returning(rig: Rig, bridge: MeteredBridge, messages: Iterabl
 async def drained(
     rig: Rig, process: ChildProcess, messages: int, events: int, *, name: str = "bridge"
 ) -> Drain:
-    """Start the process and measure until all is stored and acknowledged; whoever called stops it.
+    """Start the process, measure until all is stored and acknowledged, and stop it.
 
     Clock and meter begin when the process is up and its first event is stored, and what was stored before
     that does not count: the start of a Python program is no part of the rate. They end when every event is
@@ -84,12 +83,30 @@ async def drained(
         TooSmall: all was stored before the first look.
     """
     before = await rig.stored()
-    await process.start()
-    await reached(_alive(process, rig.stored), before + 1, interval_s=_LOOK_INTERVAL_S)
-    meter = rig.meter(**{name: process.pid})
-    began_at = await rig.stored()
-    await finished(rig, process, messages, before + events)
-    return _drain(meter, messages, before + events - began_at)
+    async with running(process):
+        await reached(_alive(process, rig.stored), before + 1, interval_s=_LOOK_INTERVAL_S)
+        meter = rig.meter(**{name: process.pid})
+        began_at = await rig.stored()
+        await finished(rig, process, messages, before + events)
+        return drain_of(meter, messages, before + events - began_at)
+
+
+async def drained_by_bridge(
+    rig: Rig, messages: Iterable[tuple[str, bytes]], *, events: int | None = None
+) -> Drain:
+    """Queue the messages for a bridge that ran before, and measure how it drains them.
+
+    Args:
+        rig: the servers; they may hold events already.
+        messages: what is queued.
+        events: how many new events the messages hold; None: one each.
+
+    Raises:
+        Stalled, ChildFailed, TooSmall: as `drained` does.
+    """
+    bridge = rig.bridge()
+    count = await queue_for_returning(rig, bridge, messages)
+    return await drained(rig, bridge, count, count if events is None else events)
 
 
 async def finished(rig: Rig, process: ChildProcess, messages: int, stored: int) -> None:
@@ -119,13 +136,13 @@ async def mosquitto_sub_drain(
     meter = rig.meter()
     process = await asyncio.create_subprocess_exec(
         *("mosquitto_sub", "-h", ports.HOST, "-p", port, "-V", "5", "-q", "1"),
-        *("-i", client_id, "-c", "-x", str(SESSION_EXPIRY_S)),
+        *("-i", client_id, "-c", "-x", str(broker.SESSION_EXPIRY_S)),
         *("-C", str(count), "-t", topics.SHARED_SYNC_FILTER),
         stdout=subprocess.DEVNULL,
     )
     try:
         code = await process.wait()
-        drain = _drain(meter, count, events)
+        drain = drain_of(meter, count, events)
     finally:
         if process.returncode is None:
             process.kill()
@@ -136,7 +153,12 @@ async def mosquitto_sub_drain(
     return drain
 
 
-def _drain(meter: Meter, messages: int, events: int) -> Drain:
+def drain_of(meter: Meter, messages: int, events: int) -> Drain:
+    """What the meter saw, as a drain.
+
+    Raises:
+        TooSmall: there were no events.
+    """
     usage = meter.usage()
     if events <= 0:
         raise TooSmall(f"{messages:,} messages are too few to measure: take a larger scale")
@@ -149,7 +171,7 @@ def _drain(meter: Meter, messages: int, events: int) -> Drain:
 
 
 def _alive(process: ChildProcess, look: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[float]]:
-    """The same look, as long as the process runs: nobody should wait a minute for one that has ended."""
+    """The same look, as long as the process runs: one that has ended is an error at once."""
 
     async def look_alive() -> float:
         if not process.running:

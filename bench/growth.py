@@ -14,18 +14,16 @@ from bson.min_key import MinKey
 
 from bench import http_load
 from bench import rig as rigs
-from bench.drain import TOGETHER
-from bench.draining import Drain, drained, queue_for_returning
+from bench.draining import Drain, drained_by_bridge
 from bench.results import AT_LEAST, AT_MOST, Result, Target
 from bench.rig import Rig, Stalled
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.traffic import TOGETHER, Traffic, windows
 from local_stack.process import running
 from local_stack.servers import MONGOD_CACHE_GB, MongodbServer
 from pisync import limits
 from pisync.domain import topics
 from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.projection import RedisProjection
 
 EVENTS_EACH: Final = 50
 DEVICES_FEW: Final = 1_000
@@ -82,9 +80,9 @@ async def growth(scale: Scale) -> list[Result]:
     longer = EVENTS_EACH * many // few
     young = await _grown(few, EVENTS_EACH, new_events, requests)
     results = []
-    for devices, each in ((few, longer), (many, EVENTS_EACH)):
-        old = await _grown(devices, each, new_events, requests)
-        stored = f"{devices * each:,} events of {devices:,} devices"
+    for devices, events_per_device in ((few, longer), (many, EVENTS_EACH)):
+        old = await _grown(devices, events_per_device, new_events, requests)
+        stored = f"{devices * events_per_device:,} events of {devices:,} devices"
         results += _compared(young, old, stored, f"{few * EVENTS_EACH:,} of {few:,}", requests)
     return results
 
@@ -123,20 +121,20 @@ def _compared(
     return results
 
 
-async def _grown(devices: int, each: int, new_events: int, requests: int) -> list[_Measured]:
+async def _grown(devices: int, events_per_device: int, new_events: int, requests: int) -> list[_Measured]:
     """Store a fleet's history and measure: with the large cache, which then is full of it, and the small."""
-    traffic = Traffic(devices=devices, events=devices * each)
+    traffic = Traffic(devices=devices, events=devices * events_per_device)
     async with rigs.fresh(cache_gb=CACHE_GB) as rig:
         await _fill(rig, traffic)
         await _build_projection(rig)
         await rig.database.client.admin.command("fsync")  # what was filled in is not written in our time
         sizes = {"new_events": new_events, "requests": requests}
-        roomy = await _measured(rig, traffic, cache_gb=CACHE_GB, first=each, **sizes)
+        roomy = await _measured(rig, traffic, cache_gb=CACHE_GB, first=events_per_device, **sizes)
         await rig.mongodb.terminate()
         async with running(MongodbServer(rig.mongodb.directory, port=rig.mongodb.port)) as mongodb:
             small = replace(rig, mongodb=mongodb)
             await rig.database.sync_events.count_documents({"_id": {"$gt": MinKey()}})  # fills the cache
-            first = each + len(PATTERNS) * _NUMBERS
+            first = events_per_device + len(PATTERNS) * _NUMBERS
             tight = await _measured(small, traffic, cache_gb=MONGOD_CACHE_GB, first=first, **sizes)
     return [roomy, tight]
 
@@ -147,16 +145,11 @@ async def _measured(
     """Measure with new events whose numbers begin with the first."""
     drains = []
     for at, pattern in enumerate(PATTERNS):
-        bridge = rig.bridge()
         messages = islice(_messages(traffic, pattern, first + at * _NUMBERS), new_events)
-        count = await queue_for_returning(rig, bridge, messages)
-        try:
-            drains.append(await drained(rig, bridge, count, count))
-        finally:
-            await bridge.terminate()
+        drains.append(await drained_by_bridge(rig, messages))
     async with running(rig.api()) as api:
         drawn = Random(traffic.devices).choices(range(traffic.devices), k=_WARM_UP_REQUESTS + requests)
-        pages = [http_load.get(f"/api/device/{traffic.device_id(each)}/sync-history") for each in drawn]
+        pages = [http_load.get(f"/api/device/{traffic.device_id(device)}/sync-history") for device in drawn]
         await http_load.send(api.port, pages[:_WARM_UP_REQUESTS], connections=1)
         sent = await http_load.send(api.port, pages[_WARM_UP_REQUESTS:], connections=1)
     return _Measured(cache_gb=cache_gb, drains=drains, history_p95_ms=sent.percentile_ms(95))
@@ -164,38 +157,33 @@ async def _measured(
 
 async def _fill(rig: Rig, traffic: Traffic) -> None:
     """Store the fleet's history, interval after interval, as it would have come."""
-    store = MongoEventStore.connect(rig.mongodb.url)
-    await store.prepare()
-    places = itertools.product(range(traffic.each), range(0, traffic.devices, _INSERT_EVENTS))
+    places = itertools.product(range(traffic.events_per_device), windows(traffic.devices, _INSERT_EVENTS))
 
-    async def insert() -> None:
-        for number, first in places:
-            devices = range(first, min(first + _INSERT_EVENTS, traffic.devices))
+    async def insert(store: MongoEventStore) -> None:
+        for number, devices in places:
             events = [traffic.event(device * _STRIDE % traffic.devices, number) for device in devices]
             await store.insert(events, events[0].timestamp + timedelta(minutes=1))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_INSERTS_AT_ONCE):
-                group.create_task(insert())
-    finally:
-        await store.close()
+    async with rig.event_store() as store, asyncio.TaskGroup() as group:
+        for _ in range(_INSERTS_AT_ONCE):
+            group.create_task(insert(store))
 
 
 async def _build_projection(rig: Rig) -> None:
     """Let a bridge build the projection of all that is stored, raise the alerts that follow, and go."""
-    streaks = RedisProjection.connect(rig.redis.url)
     try:
-        async with running(rig.bridge()), asyncio.timeout(_REBUILD_TIMEOUT_S):
-            while not (await streaks.status()).complete:
+        async with (
+            rig.projection() as projection,
+            running(rig.bridge()),
+            asyncio.timeout(_REBUILD_TIMEOUT_S),
+        ):
+            while not (await projection.status()).complete:
                 await asyncio.sleep(0.1)
             open_alerts = -1
             while open_alerts != (open_alerts := await rig.database.alerts.estimated_document_count()):
                 await asyncio.sleep(1)
     except TimeoutError:
         raise Stalled(f"the projection was not built within {_REBUILD_TIMEOUT_S} s") from None
-    finally:
-        await streaks.close()
 
 
 def _messages(traffic: Traffic, pattern: _Pattern, first: int) -> Iterator[tuple[str, bytes]]:

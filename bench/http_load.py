@@ -14,6 +14,7 @@ from typing import Final, cast
 import msgspec
 import uvloop
 
+from bench.results import percentile
 from local_stack import ports
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
@@ -47,8 +48,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
     def percentile_ms(self, percent: int) -> float:
         """The latency that so many percent of the requests did not exceed."""
-        ordered = sorted(self.latencies_ms)
-        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+        return percentile(self.latencies_ms, percent)
 
 
 class Failed(RuntimeError):  # noqa: N818 - what happened

@@ -2,14 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from statistics import quantiles
 from typing import Any, Final, cast
 
 import mqtt5
 
 from bench import rig as rigs
-from bench.results import AT_MOST, Result, Target
+from bench.results import AT_MOST, Result, Target, percentile
 from bench.rig import Rig, Stalled
 from bench.scale import Scale
 from bench.traffic import Traffic
@@ -36,13 +34,13 @@ async def live(scale: Scale) -> list[Result]:
     seconds = scale.of(SECONDS, at_least=3)
     traffic = Traffic(devices=DEVICES, events=MESSAGES_PER_S * seconds)
     async with rigs.fresh() as rig, running(rig.bridge()) as bridge:
-        publisher = await _Publisher.connect(rig.mosquitto.port)
+        client = await _SteadyClient.connect(rig.mosquitto.port)
         meter = rig.meter(bridge=bridge.pid)
-        waits_ms = await publisher.run(traffic)
+        waits_ms = await client.run(traffic)
         cpu = meter.usage().per_event_us(traffic.events)
-        publisher.close()
-        insert_ms = _percentile(await _bare_inserts(rig, traffic), 50)
-    p50, p99 = _percentile(waits_ms, 50), _percentile(waits_ms, 99)
+        client.close()
+        insert_ms = percentile(await _bare_inserts(rig, traffic), 50)
+    p50, p99 = percentile(waits_ms, 50), percentile(waits_ms, 99)
     rate = f"{MESSAGES_PER_S:,} messages/s for {seconds} s"
     return [
         Result(
@@ -76,10 +74,6 @@ async def live(scale: Scale) -> list[Result]:
     ]
 
 
-def _percentile(values: Sequence[float], percent: int) -> float:
-    return quantiles(values, n=100)[percent - 1]
-
-
 async def _bare_inserts(rig: Rig, traffic: Traffic) -> list[float]:
     collection: Any = rig.database.bare
     waits_ms = []
@@ -91,7 +85,7 @@ async def _bare_inserts(rig: Rig, traffic: Traffic) -> list[float]:
     return waits_ms
 
 
-class _Publisher(asyncio.Protocol):
+class _SteadyClient(asyncio.Protocol):
     """Publishes with a Response Topic and notes when each receipt comes; on plain packets, to cost little."""
 
     def __init__(self) -> None:
@@ -104,7 +98,7 @@ class _Publisher(asyncio.Protocol):
         self._expected = 0
 
     @classmethod
-    async def connect(cls, port: int) -> "_Publisher":
+    async def connect(cls, port: int) -> "_SteadyClient":
         """Connect and subscribe to the receipts."""
         _, protocol = await asyncio.get_running_loop().create_connection(cls, ports.HOST, port)
         await protocol.subscribed

@@ -24,9 +24,7 @@ def document(report: Report) -> str:
         else f"at **{report.scale.factor:g} times** the sizes that the targets are stated for"
     )
     lines = [cells(result) for result in report.results]
-    lines += [
-        (outcome.row, "failed", outcome.error or "", *[""] * (len(HEAD) - 3)) for outcome in report.failed
-    ]
+    lines += [(row.name, "failed", row.error or "", *[""] * (len(HEAD) - 3)) for row in report.failed]
     fleets = capacity.table(report.results)
     sections = [
         INTRODUCTION.read_text().rstrip(),

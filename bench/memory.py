@@ -8,10 +8,9 @@ from bench import rig as rigs
 from bench.meter import Peaks, resident_mb
 from bench.results import AT_MOST, Result, Target
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.traffic import DEVICES, Traffic
 from local_stack.process import running
 
-DEVICES: Final = 10_000
 EVENTS_EARLY: Final = 50_000
 EVENTS: Final = 1_000_000
 EVENTS_EARLY_LEAST: Final = 20_000
@@ -28,8 +27,8 @@ async def memory(scale: Scale) -> list[Result]:
     early = scale.of(EVENTS_EARLY, at_least=EVENTS_EARLY_LEAST)
     messages = scale.of(EVENTS // ARRAY_EVENTS, at_least=EVENTS_LEAST // ARRAY_EVENTS)
     devices = min(DEVICES, messages)
-    each = -(-messages // devices) * ARRAY_EVENTS
-    traffic = Traffic(devices=devices, events=devices * each)
+    events_per_device = -(-messages // devices) * ARRAY_EVENTS
+    traffic = Traffic(devices=devices, events=devices * events_per_device)
     async with rigs.fresh() as rig:
         bridge = rig.bridge(_BRIDGE_ID)
         count = await draining.queue_for_returning(rig, bridge, traffic.backlogs(ARRAY_EVENTS))

@@ -28,7 +28,7 @@ class Meter:
     """Looks at processes by id, from when it is made."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
-        """Take the first look; a process is named for the table it will be shown in."""
+        """Take the first look; a process has the name that the table gives it."""
         self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
         self.reset()
 
@@ -46,7 +46,7 @@ class Meter:
         )
 
     def _cpu_s(self) -> dict[str, float]:
-        return {name: sum(each.cpu_times()[:2]) for name, each in self._processes.items()}
+        return {name: sum(process.cpu_times()[:2]) for name, process in self._processes.items()}
 
 
 def resident_mb(pid: int) -> float:

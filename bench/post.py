@@ -1,7 +1,7 @@
 """How many sync events a second the api takes in over HTTP, through the broker and a real bridge."""
 
-import statistics
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -12,7 +12,8 @@ from bench.http_load import Sent
 from bench.results import AT_LEAST, Result, Target
 from bench.rig import fresh
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.sides import Sides
+from bench.traffic import Traffic, windows
 from local_stack.process import running
 
 CONNECTIONS: Final = 64
@@ -26,42 +27,36 @@ async def post(scale: Scale) -> list[Result]:
     """`POST /api/sync-event`, one new event each, against a bare route that only reads the body."""
     requests = scale.of(REQUESTS, at_least=1_000)
     traffic = Traffic(devices=DEVICES, events=0)
-    ours: list[Sent] = []
-    plain: list[Sent] = []
-    cpu_us: dict[str, float] = {}
     async with fresh() as rig, AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(running(rig.bridge()))
         api = await stack.enter_async_context(running(rig.api()))
         bare = await stack.enter_async_context(running(BareApp(rig.directory)))
-        meter = rig.meter(api=api.pid, bridge=bridge.pid)
-        for round_number in range(ROUNDS):
-            first = round_number * requests
-            bodies = [_body(traffic, number) for number in range(first, first + requests)]
-            plain.append(await _send(bare.port, "/read", bodies))
-            meter.reset()
-            ours.append(await _send(api.port, "/api/sync-event", bodies))
-            for name, used in meter.usage().per_event_us(requests).items():
-                cpu_us[name] = cpu_us.get(name, 0.0) + used / ROUNDS
-    per_second = statistics.median(sent.per_second for sent in ours)
-    p50_ms, p99_ms = (statistics.median(sent.percentile_ms(percent) for sent in ours) for percent in (50, 99))
+        sides = Sides(meter=rig.meter(api=api.pid, bridge=bridge.pid), requests=requests)
+        for numbers in windows(ROUNDS * requests, requests):
+            bodies = [_body(traffic, number) for number in numbers]
+            await sides.measure(
+                bare=partial(_send, bare.port, "/read", bodies),
+                ours=partial(_send, api.port, "/api/sync-event", bodies),
+            )
+    p50_ms, p99_ms = sides.percentile_ms(50), sides.percentile_ms(99)
     note = f"{CONNECTIONS} connections; p50 {p50_ms:.0f} ms, p99 {p99_ms:.0f} ms; CPU is a request's"
     return [
         Result(
             name="POST sync-event",
-            value=per_second,
+            value=sides.per_second,
             unit="requests/s",
             against=f"the {PER_SECOND_MIN:,} wanted",
             against_value=PER_SECOND_MIN,
             target=Target(AT_LEAST, 1.0),
-            cpu_us_per_event=cpu_us,
+            cpu_us_per_event=sides.cpu_us,
             note=note,
         ),
         Result(
             name="POST sync-event",
-            value=per_second,
+            value=sides.per_second,
             unit="requests/s",
             against="a bare FastAPI route that reads the body",
-            against_value=statistics.median(sent.per_second for sent in plain),
+            against_value=sides.bare_per_second,
         ),
     ]
 

@@ -17,14 +17,13 @@ from bench.http_load import Sent
 from bench.results import AT_LEAST, AT_MOST, Result, Target
 from bench.rig import Rig, fresh
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.sides import Sides
+from bench.traffic import BEGIN_MS, HOUR_MS, Traffic, windows
 from local_stack.process import running
 from local_stack.services import Api
 from pisync import clock
 from pisync.domain.device_state import DeviceState, LastEvent
 from pisync.stores.interfaces.ranking import RankedBy
-from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.projection import RedisProjection
 
 FLEETS: Final = (1_000, 100_000)
 FAILING_ONE_IN: Final = 10
@@ -41,8 +40,6 @@ HISTORY_CONNECTIONS: Final = 16
 HISTORY_REQUESTS: Final = 6_000
 HISTORY_ROUNDS: Final = 5
 
-_HOUR_MS: Final = 3_600_000
-_BEGIN_MS: Final = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 _FILL_BATCH: Final = 1_000
 _PATH: Final = "/api/devices/repeated-failures"
 
@@ -102,28 +99,24 @@ async def history(scale: Scale) -> list[Result]:
         ready = await _body(api, paths[1])
         bare = await stack.enter_async_context(running(BareApp(rig.directory, ready)))
         gets = [http_load.get(path) for path in paths]
-        ours: list[Sent] = []
-        plain: list[Sent] = []
-        meter = rig.meter(api=api.pid)
-        cpu_us: dict[str, float] = {}
+        sides = Sides(meter=rig.meter(api=api.pid), requests=requests)
         for _ in range(HISTORY_ROUNDS):
-            plain.append(await _send(bare.port, [http_load.get("/ready")], requests))
-            meter.reset()
-            ours.append(await _send(api.port, gets, requests))
-            for name, used in meter.usage().per_event_us(requests).items():
-                cpu_us[name] = cpu_us.get(name, 0.0) + used / HISTORY_ROUNDS
+            await sides.measure(
+                bare=lambda: _send(bare.port, [http_load.get("/ready")], requests),
+                ours=lambda: _send(api.port, gets, requests),
+            )
     return [
         Result(
             name="sync-history of 50 events",
-            value=statistics.median(sent.per_second for sent in ours),
+            value=sides.per_second,
             unit="requests/s",
             against="a bare FastAPI route with the same bytes",
-            against_value=statistics.median(sent.per_second for sent in plain),
+            against_value=sides.bare_per_second,
             target=Target(AT_LEAST, 0.4),
-            cpu_us_per_event=cpu_us,
+            cpu_us_per_event=sides.cpu_us,
             note=f"{HISTORY_CONNECTIONS} keep-alive connections; {len(ready):,} bytes an"
-            f" answer; p95 {statistics.median(sent.percentile_ms(95) for sent in ours):.1f} ms against"
-            f" {statistics.median(sent.percentile_ms(95) for sent in plain):.1f} ms; CPU is a request's",
+            f" answer; p95 {sides.percentile_ms(95):.1f} ms against {sides.bare_percentile_ms(95):.1f} ms;"
+            " CPU is a request's",
         )
     ]
 
@@ -134,35 +127,32 @@ async def _send(port: int, requests: list[bytes], total: int) -> Sent:
 
 async def _p95s_ms(targets: list[tuple[int, str]], requests: int) -> list[float]:
     """The 95th percentile of each target, the median over rounds in which they take turns."""
-    seen: list[list[float]] = [[] for _ in targets]
+    measured: list[list[float]] = [[] for _ in targets]
     for _ in range(ROUNDS):
-        for found, (port, path) in zip(seen, targets, strict=True):
+        for p95s_ms, (port, path) in zip(measured, targets, strict=True):
             sent = await http_load.send(port, [http_load.get(path)], connections=1, total=requests)
-            found.append(sent.percentile_ms(95))
-    return [statistics.median(found) for found in seen]
+            p95s_ms.append(sent.percentile_ms(95))
+    return [statistics.median(p95s_ms) for p95s_ms in measured]
 
 
 @asynccontextmanager
 async def _fleet_api(rig: Rig, database: int, devices: int) -> AsyncIterator[Api]:
     """An api over a projection of such a fleet, in a Redis database of its own."""
-    url = rig.redis.url.removesuffix("/0") + f"/{database}"
-    store = RedisProjection.connect(url)
-    await store.begin_rebuild("bench", [])
-    for first in range(0, devices, _FILL_BATCH):
-        numbers = range(first, min(first + _FILL_BATCH, devices))
-        await store.apply(dict(map(_state, numbers)))
-    await store.finish_rebuild("bench")
-    await store.close()
-    async with running(rig.api(redis_url=url)) as api:
+    async with rig.projection(database=database) as projection:
+        await projection.begin_rebuild("bench", [])
+        for numbers in windows(devices, _FILL_BATCH):
+            await projection.apply(dict(map(_state, numbers)))
+        await projection.finish_rebuild("bench")
+    async with running(rig.api(redis_url=rig.redis_url(database))) as api:
         yield api
 
 
 def _state(device: int) -> tuple[str, DeviceState]:
     """A device's state: one in ten failed 20 times, with a success somewhere among the failures."""
     fails = device % FAILING_ONE_IN == 0
-    seen_ms = _BEGIN_MS + FAILURES * _HOUR_MS + device * 7_919 % _HOUR_MS
-    failures_ms = tuple(seen_ms - back * _HOUR_MS for back in range(FAILURES - 1, -1, -1)) if fails else ()
-    success_ms = seen_ms - device // FAILING_ONE_IN % FAILURES * _HOUR_MS - 1 if fails else seen_ms
+    seen_ms = BEGIN_MS + FAILURES * HOUR_MS + device * 7_919 % HOUR_MS
+    failures_ms = tuple(seen_ms - back * HOUR_MS for back in range(FAILURES - 1, -1, -1)) if fails else ()
+    success_ms = seen_ms - device // FAILING_ONE_IN % FAILURES * HOUR_MS - 1 if fails else seen_ms
     return f"PB-{device:06d}", DeviceState(
         last_success_ms=success_ms,
         failures_ms=failures_ms,
@@ -171,14 +161,11 @@ def _state(device: int) -> tuple[str, DeviceState]:
 
 
 async def _fill_history(rig: Rig, traffic: Traffic) -> None:
-    store = MongoEventStore.connect(rig.mongodb.url)
-    await store.prepare()
     received_at = clock.now()
-    for first in range(0, traffic.devices, 10):
-        devices = range(first, min(first + 10, traffic.devices))
-        events = [traffic.event(device, number) for device in devices for number in range(HISTORY_EVENTS)]
-        await store.insert(events, received_at + timedelta(milliseconds=first))
-    await store.close()
+    async with rig.event_store() as store:
+        for devices in windows(traffic.devices, 10):
+            events = [traffic.event(device, number) for device in devices for number in range(HISTORY_EVENTS)]
+            await store.insert(events, received_at + timedelta(milliseconds=devices[0]))
 
 
 def _deep_page(devices: int) -> int:

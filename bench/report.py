@@ -16,10 +16,10 @@ CPU_ORDER: Final = f"CPU µs/event of {' / '.join(PROCESSES)}"
 HEAD: Final = ("what", "value", "against", "ratio", "target", "met", "CPU µs/event")
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredRow(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a row: its results, or the error that ended it."""
 
-    row: str
+    name: str
     what: str
     seconds: float
     results: Sequence[Result] = ()
@@ -27,29 +27,29 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A run: the command that made it, on which machine, at which scale, and what became of each row."""
+    """A run: the command that made it, on which machine, at which scale, and what became of the rows."""
 
     command: str
     machine: Machine
     scale: Scale
-    outcomes: Sequence[Outcome]
+    rows: Sequence[MeasuredRow]
 
     @property
-    def failed(self) -> list[Outcome]:
+    def failed(self) -> list[MeasuredRow]:
         """The rows that ended in an error."""
-        return [outcome for outcome in self.outcomes if outcome.error is not None]
+        return [row for row in self.rows if row.error is not None]
 
     @property
     def results(self) -> list[Result]:
         """The results of all rows."""
-        return [result for outcome in self.outcomes for result in outcome.results]
+        return [result for row in self.rows for result in row.results]
 
 
 def to_json(report: Report) -> bytes:
     """The report; each result has its ratio and whether the target is met beside what was measured."""
     content = msgspec.to_builtins(report)
-    for outcome, as_json in zip(report.outcomes, content["outcomes"], strict=True):
-        for result, result_as_json in zip(outcome.results, as_json["results"], strict=True):
+    for row, as_json in zip(report.rows, content["rows"], strict=True):
+        for result, result_as_json in zip(row.results, as_json["results"], strict=True):
             result_as_json |= {"ratio": result.ratio, "met": result.met}
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
@@ -69,10 +69,10 @@ def table(report: Report) -> Table:
     for name in ("value", "ratio"):
         made.columns[HEAD.index(name)].justify = "right"
     styles = {None: "", True: "green", False: "yellow"}
-    for outcome in report.outcomes:
-        if outcome.error is not None:
-            made.add_row(outcome.row, "failed", outcome.error, "", "", "", "", style="red")
-        for result in outcome.results:
+    for row in report.rows:
+        if row.error is not None:
+            made.add_row(row.name, "failed", row.error, "", "", "", "", style="red")
+        for result in row.results:
             made.add_row(*cells(result), style=styles[result.met])
     return made
 

@@ -1,6 +1,6 @@
 """What a measurement found, always next to something that was measured in the same run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -44,6 +44,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         if self.target is None or self.ratio is None:
             return None
         return self.target.met_by(self.ratio)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that so many percent of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 AT_LEAST: Final = "at least"

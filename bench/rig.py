@@ -17,6 +17,8 @@ from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MONGOD_CACHE_GB, MongodbServer, MosquittoServer, RedisServer
 from local_stack.services import Api, Bridge
+from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.redis.projection import RedisProjection
 
 _LOOK_INTERVAL_S: Final = 0.01
 _STALL_S: Final = 60.0
@@ -66,6 +68,29 @@ class Rig:
                 "redis": self.redis.pid,
             }
         )
+
+    @asynccontextmanager
+    async def event_store(self) -> AsyncIterator[MongoEventStore]:
+        """The product's own store of events, with its collection and indexes made."""
+        store = MongoEventStore.connect(self.mongodb.url)
+        try:
+            await store.prepare()
+            yield store
+        finally:
+            await store.close()
+
+    @asynccontextmanager
+    async def projection(self, *, database: int = 0) -> AsyncIterator[RedisProjection]:
+        """The product's own projection, in this database of Redis."""
+        projection = RedisProjection.connect(self.redis_url(database))
+        try:
+            yield projection
+        finally:
+            await projection.close()
+
+    def redis_url(self, database: int) -> str:
+        """The URL of a database of Redis."""
+        return f"{self.redis.url.removesuffix('/0')}/{database}"
 
     async def stored(self) -> int:
         """How many events MongoDB holds, from its own books: the count costs it nothing."""

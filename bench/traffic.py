@@ -7,32 +7,49 @@ belongs to device `i % devices`: neighbours in a backlog are of different device
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
+from bench.scale import Scale
 from pisync import clock
 from pisync.domain import topics
 from pisync.domain.events import ErrorDetail, SyncEvent
 
 FAILING_ONE_IN: Final = 10
-_BEGIN_MS: Final = clock.to_ms(datetime(2026, 1, 1, tzinfo=clock.EPOCH.tzinfo))
+DEVICES: Final = 10_000
+# How many devices take turns, as many as the simulated fleet connects at once: each sends its whole backlog.
+TOGETHER: Final = 200
+BEGIN_MS: Final = clock.to_ms(datetime(2026, 1, 1, tzinfo=clock.EPOCH.tzinfo))
+HOUR_MS: Final = 3_600_000
 _INTERVAL_MS: Final = 600_000
 _ERRORS: Final = [ErrorDetail(code="UPLOAD_TIMEOUT", message="The server did not answer within 30 s")]
 _encode: Final = msgspec.json.Encoder().encode
 
 
+def windows(total: int, size: int) -> Iterator[range]:
+    """The numbers from 0 to `total`, so many at a time."""
+    for first in range(0, total, size):
+        yield range(first, min(first + size, total))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """`events` events over `devices` devices, as many of each."""
+    """`events` events over `devices` devices, as many of one as of another."""
 
     devices: int
     events: int
     prefix: str = "PB"
 
+    @classmethod
+    def of_fleet(cls, scale: Scale, events: int) -> Self:
+        """The traffic of the fleet that most rows measure with, so many events in the full run."""
+        devices = scale.of(DEVICES, at_least=TOGETHER)
+        return cls(devices=devices, events=devices * (events // DEVICES))
+
     @property
-    def each(self) -> int:
-        """Events of each device."""
+    def events_per_device(self) -> int:
+        """Events of every device."""
         return self.events // self.devices
 
     def device_id(self, device: int) -> str:
@@ -45,7 +62,7 @@ class Traffic:
         mixed = device * 31 + number * 17
         return SyncEvent(
             device_id=self.device_id(device),
-            timestamp=clock.from_ms(_BEGIN_MS + number * _INTERVAL_MS + device % 1000),
+            timestamp=clock.from_ms(BEGIN_MS + number * _INTERVAL_MS + device % 1000),
             total_files_synced=0 if fails else 1 + mixed % 200,
             total_errors=int(fails),
             internet_speed=(mixed % 4000) / 100,
@@ -67,16 +84,14 @@ class Traffic:
         """
         together = together or self.devices
         topic_of = [topics.sync(self.device_id(device)) for device in range(self.devices)]
-        for first in range(0, self.devices, together):
-            wave = range(first, min(first + together, self.devices))
-            for number in range(self.each):
+        for wave in windows(self.devices, together):
+            for number in range(self.events_per_device):
                 for device in wave:
                     yield topic_of[device], _encode(self.event(device, number))
 
-    def backlogs(self, events_each: int) -> Iterator[tuple[str, bytes]]:
+    def backlogs(self, array_events: int) -> Iterator[tuple[str, bytes]]:
         """A topic and a payload for each array of so many events."""
-        for first in range(0, self.each, events_each):
-            numbers = range(first, min(first + events_each, self.each))
+        for numbers in windows(self.events_per_device, array_events):
             for device in range(self.devices):
                 yield (
                     topics.sync(self.device_id(device)),
@@ -87,5 +102,7 @@ class Traffic:
     def failures(self) -> int:
         """How many of the events are failures."""
         return sum(
-            self.fails(device, number) for device in range(self.devices) for number in range(self.each)
+            self.fails(device, number)
+            for device in range(self.devices)
+            for number in range(self.events_per_device)
         )

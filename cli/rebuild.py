@@ -12,7 +12,7 @@ from bridge.alerts.rules import all_rules
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from cli.progress import progress
-from pisync.settings import BridgeSettings
+from pisync.settings import CommonSettings
 from pisync.stores.opening import Stores, open_stores
 
 TABLE_ROWS_MAX: Final = 20
@@ -20,7 +20,7 @@ TABLE_ROWS_MAX: Final = 20
 TABLE_WIDTH_MIN: Final = 160
 
 
-def run(settings: BridgeSettings, *, check: bool) -> int:
+def run(settings: CommonSettings, *, check: bool) -> int:
     """Rebuild the projection, or check it; returns the exit code.
 
     Raises:
@@ -29,7 +29,7 @@ def run(settings: BridgeSettings, *, check: bool) -> int:
     return uvloop.run(_main(settings, check=check))
 
 
-async def _main(settings: BridgeSettings, *, check: bool) -> int:
+async def _main(settings: CommonSettings, *, check: bool) -> int:
     async with open_stores(settings) as stores:
         events, projection = stores.events, stores.projection
         await events.ping()

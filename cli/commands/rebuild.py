@@ -18,6 +18,6 @@ def rebuild(
     from cli.rebuild import run  # noqa: PLC0415
     from pisync import logs, settings  # noqa: PLC0415 - the other commands need none of it
 
-    loaded = settings.load(settings.BridgeSettings)
+    loaded = settings.load(settings.CommonSettings)
     logs.configure(loaded)
     raise typer.Exit(run(loaded, check=check))

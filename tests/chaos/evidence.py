@@ -1,4 +1,4 @@
-"""What the auditor is shown, read past the product: MongoDB and Redis by their drivers, the api by HTTP.
+"""The evidence for the auditor, read past the product: MongoDB and Redis by their drivers, the api by HTTP.
 
 Mostly plain blocking calls: the fleet is at rest when they are made.
 """

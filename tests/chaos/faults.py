@@ -1,7 +1,7 @@
 """What is done to the stack in a chaos run, and when: made up from a seed, pure.
 
 Faults strike by the fleet's progress and not by the clock, so that the fleet is publishing under each of them
-on any machine. Nothing here does harm: whoever runs the stack carries the schedule out.
+on any machine. Nothing here does harm: what runs the stack carries the schedule out.
 """
 
 from collections.abc import Collection, Iterator

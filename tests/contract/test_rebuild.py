@@ -34,7 +34,7 @@ def fleet(devices: int = 7, each: int = 9) -> list[SyncEvent]:
     ]
 
 
-class World:
+class StoresRig:
     """Stores that hold the events of a fleet, and its alerts."""
 
     def __init__(self, events: EventStore, projection: Projection) -> None:
@@ -68,9 +68,9 @@ class World:
 
 
 @pytest.fixture
-def world(event_store: EventStore, projection_store: Projection, monkeypatch: pytest.MonkeyPatch) -> World:
+def rig(event_store: EventStore, projection_store: Projection, monkeypatch: pytest.MonkeyPatch) -> StoresRig:
     monkeypatch.setattr(check, "PAUSE_S", 0)
-    return World(event_store, projection_store)
+    return StoresRig(event_store, projection_store)
 
 
 async def test_a_whole_replay_goes_device_after_device(event_store: EventStore) -> None:
@@ -108,74 +108,74 @@ async def test_from_nothing_removes_what_is_kept_but_the_marks(projection_store:
     assert (await projection_store.status()).complete
 
 
-async def test_what_is_right_is_found_right_before_and_after(world: World) -> None:
-    await world.take_in(fleet())
-    before = await world.check()
+async def test_what_is_right_is_found_right_before_and_after(rig: StoresRig) -> None:
+    await rig.take_in(fleet())
+    before = await rig.check()
     assert (before.events, before.devices, before.differing, before.differences) == (63, 7, 0, [])
-    alerts = await world.alerts.find(AlertQuery(limit=100))
+    alerts = await rig.alerts.find(AlertQuery(limit=100))
     assert alerts
-    assert await world.rebuild() == 63
-    assert await world.check() == before
-    assert await world.alerts.find(AlertQuery(limit=100)) == alerts
-    assert (await world.projection.status()).complete
-    assert (await world.projection.attach(())).watermarked == frozenset()
+    assert await rig.rebuild() == 63
+    assert await rig.check() == before
+    assert await rig.alerts.find(AlertQuery(limit=100)) == alerts
+    assert (await rig.projection.status()).complete
+    assert (await rig.projection.attach(())).watermarked == frozenset()
 
 
 async def test_a_device_whose_events_come_in_several_batches(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    rig: StoresRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 4)
     monkeypatch.setattr("pisync.limits.PAGE_MAX", 2)
-    await world.take_in(fleet())
-    assert (await world.check()).devices == 7
-    assert await world.differences() == set()
-    await world.projection.apply(project([event("PB-3", 0.5, 1)]))
-    assert await world.differences() == {
+    await rig.take_in(fleet())
+    assert (await rig.check()).devices == 7
+    assert await rig.differences() == set()
+    await rig.projection.apply(project([event("PB-3", 0.5, 1)]))
+    assert await rig.differences() == {
         ("PB-3", what)
         for what in ("failures", "failures as ranked", "streak as ranked", "last seen as ranked")
     }
 
 
-async def test_what_is_wrong_is_found_and_mended(world: World) -> None:
-    await world.take_in(fleet())
+async def test_what_is_wrong_is_found_and_mended(rig: StoresRig) -> None:
+    await rig.take_in(fleet())
     # Failures that are in no event, of a device that has some and of one that has none.
     wrong = [event("PB-1", 100 + minute, 1) for minute in range(3)]
     wrong += [event("PB-none", minute, 1) for minute in range(3)]
-    await world.projection.confirm(await world.projection.apply(project(wrong)))
+    await rig.projection.confirm(await rig.projection.apply(project(wrong)))
     # An event that was never merged, and an alert about nothing.
-    await world.events.insert([event("PB-2", 100)], NOW)
-    await world.alerts.open(Rule.STREAK, {"PB-0": 3}, NOW)
-    found = await world.differences()
+    await rig.events.insert([event("PB-2", 100)], NOW)
+    await rig.alerts.open(Rule.STREAK, {"PB-0": 3}, NOW)
+    found = await rig.differences()
     assert {device_id for device_id, _ in found} == {"PB-0", "PB-1", "PB-2", "PB-none"}
     assert {("PB-0", "open alert in MongoDB"), ("PB-1", "failures"), ("PB-2", "last success")} <= found
     assert {("PB-none", "failures"), ("PB-none", "streak as ranked"), ("PB-none", "alert confirmed")} <= found
-    assert (await world.check()).differing == 4
-    await world.rebuild()
-    assert await world.differences() == set()
-    assert "PB-none" not in await world.alerts.open_devices(Rule.STREAK)
+    assert (await rig.check()).differing == 4
+    await rig.rebuild()
+    assert await rig.differences() == set()
+    assert "PB-none" not in await rig.alerts.open_devices(Rule.STREAK)
 
 
 async def test_an_empty_projection_differs_in_every_device(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    rig: StoresRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "SECOND_LOOKS_MAX", 2)
-    await world.events.insert(fleet(), NOW)
-    findings = await world.check()
+    await rig.events.insert(fleet(), NOW)
+    findings = await rig.check()
     assert findings.differing == 7
     assert {each.device_id for each in findings.differences} == {"PB-0", "PB-1"}
 
 
-async def test_a_device_that_moved_meanwhile_is_no_difference(world: World) -> None:
-    await world.events.insert(fleet(), NOW)
+async def test_a_device_that_moved_meanwhile_is_no_difference(rig: StoresRig) -> None:
+    await rig.events.insert(fleet(), NOW)
 
     async def late(device_ids: Sequence[str]) -> list[DeviceRecord]:
         """Answer once from before the events were merged."""
-        del world.projection.records
-        await world.take_in(fleet())
+        del rig.projection.records
+        await rig.take_in(fleet())
         return [DeviceRecord.of(None) for _ in device_ids]
 
-    world.projection.records = late  # type: ignore[method-assign]
-    assert (await world.check()).differing == 0
+    rig.projection.records = late  # type: ignore[method-assign]
+    assert (await rig.check()).differing == 0
 
 
 async def redis_pair(url: str) -> tuple[RedisProjection, RedisProjection]:
@@ -201,13 +201,13 @@ async def test_who_is_attached_learns_that_it_is_lost(redis_url: str) -> None:
 
 async def test_one_rebuild_at_a_time(redis_url: str) -> None:
     bridge, rebuilder = await redis_pair(redis_url)
-    world = World(MemoryEventStore(), rebuilder)
+    rig = StoresRig(MemoryEventStore(), rebuilder)
     try:
         await attach_anew(bridge)
         await bridge.apply(project(fleet()))
         assert await bridge.begin_rebuild("bridge-0", [])
         with pytest.raises(PiSyncError, match="nothing was changed"):
-            await world.rebuild()
+            await rig.rebuild()
         assert await bridge.state("PB-1") == project(fleet())["PB-1"]
     finally:
         await bridge.close()

@@ -108,7 +108,7 @@ messages = st.lists(
 
 
 @dataclass(frozen=True)
-class World:
+class FuzzedBridge:
     """A bridge between real servers, and a device that sees every message that is published."""
 
     port: int
@@ -155,9 +155,9 @@ class World:
 
 
 @pytest_asyncio.fixture
-async def world(
+async def fuzzed(
     tmp_path: Path, mosquitto_server: MosquittoServer, mongodb_url: str, redis_url: str
-) -> AsyncIterator[World]:
+) -> AsyncIterator[FuzzedBridge]:
     bridge = program(
         "bridge",
         tmp_path / "bridge.log",
@@ -171,16 +171,16 @@ async def world(
         connected(mosquitto_server.port, "fuzz", "#") as (device, _),
         truth(mongodb_url) as view,
     ):
-        world = World(mosquitto_server.port, bridge, device, view, itertools.count(1))
+        fuzzed = FuzzedBridge(mosquitto_server.port, bridge, device, view, itertools.count(1))
 
         async def in_service() -> bool:
-            return "connected" in world.log()
+            return "connected" in fuzzed.log()
 
         await until(in_service)
-        yield world
+        yield fuzzed
         # After all that it was sent, it is on its first connection, and the broker holds nothing for it.
-        assert world.log().count("connected") == 1
-        assert "Traceback" not in world.log()
+        assert fuzzed.log().count("connected") == 1
+        assert "Traceback" not in fuzzed.log()
         await bridge.terminate()
         assert await bridge.wait() == 0
         async with connected(mosquitto_server.port, BRIDGE_ID, clean_start=False) as (heir, accepted):
@@ -195,14 +195,14 @@ PLAIN: Final = Draft(payload=payload(device_id=SENDER), qos=1, topic=None, respo
 
 @settings(max_examples=EXAMPLES_MAX, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(messages)
-async def test_every_message_is_accounted_for(world: World, drafts: list[Draft]) -> None:
-    world.device.received.clear()
-    everything = [await world.publish(draft) for draft in drafts]
+async def test_every_message_is_accounted_for(fuzzed: FuzzedBridge, drafts: list[Draft]) -> None:
+    fuzzed.device.received.clear()
+    everything = [await fuzzed.publish(draft) for draft in drafts]
     # Receipts come in the order of the messages: with the last one's, all the others' are there.
-    last = await world.publish(PLAIN)
-    await world.device.receipt(last.correlation_data)
+    last = await fuzzed.publish(PLAIN)
+    await fuzzed.device.receipt(last.correlation_data)
     came = [
-        packet for packet in world.device.received if not packet.topic.startswith(f"{topics.PREFIX}/alerts/")
+        packet for packet in fuzzed.device.received if not packet.topic.startswith(f"{topics.PREFIX}/alerts/")
     ]
     # One for each that asked, on the topic that it asked for, and nothing on any other.
     assert [(number_in(packet.correlation_data), packet.topic) for packet in came] == [
@@ -212,16 +212,16 @@ async def test_every_message_is_accounted_for(world: World, drafts: list[Draft])
     for sent in everything:
         receipt = receipts.get(sent.number)
         if not sent.names_its_device:
-            assert ("device_id", sent.payload) in await world.letters(sent)
+            assert ("device_id", sent.payload) in await fuzzed.letters(sent)
         elif receipt is not None:
-            await account(world, sent, receipt)
+            await account(fuzzed, sent, receipt)
         else:
-            assert await world.events(sent) or await world.letters(sent)
+            assert await fuzzed.events(sent) or await fuzzed.letters(sent)
 
 
-async def account(world: World, sent: Sent, receipt: dict[str, Any]) -> None:
+async def account(fuzzed: FuzzedBridge, sent: Sent, receipt: dict[str, Any]) -> None:
     """Check a receipt against the message and against what MongoDB has."""
-    events, letters = await world.events(sent), await world.letters(sent)
+    events, letters = await fuzzed.events(sent), await fuzzed.letters(sent)
     rejected = {fault["index"]: fault["reason"] for fault in receipt["rejected"]}
     assert len(rejected) == len(receipt["rejected"])
     assert receipt["stored"] == len(events)

@@ -23,8 +23,8 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.keys import root
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
-from tests.support.api_client import EVENT, START_MS, sync_event
-from tests.support.samples import attach_anew
+from tests.support.api_client import EVENT, START_MS
+from tests.support.samples import attach_anew, event_at
 from tests.support.waiting import until
 
 
@@ -75,7 +75,7 @@ async def served(
 
 
 async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[str, str]) -> None:
-    events = [sync_event("PB-1", START_MS + index, errors=index % 2) for index in range(10)]
+    events = [event_at(START_MS + index, "PB-1", errors=index % 2) for index in range(10)]
     store = MongoEventStore.connect(settings["mongodb_url"])
     await store.prepare()
     await store.insert(events, clock.now())

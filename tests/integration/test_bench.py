@@ -21,8 +21,8 @@ async def test_the_command_measures_and_writes_json_and_the_document(tmp_path: P
     report = from_json(results.read_bytes())
     assert report.scale.factor == 0.001
     assert report.machine.cores >= 1
-    [outcome] = report.outcomes
-    assert (outcome.row, outcome.error) == ("memory", None)
-    [result] = outcome.results
+    [row] = report.rows
+    assert (row.name, row.error) == ("memory", None)
+    [result] = row.results
     assert result.ratio is not None
     assert result.name in document.read_text()

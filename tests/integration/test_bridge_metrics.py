@@ -13,13 +13,12 @@ from paho.mqtt.properties import Properties
 from prometheus_client.parser import text_string_to_metric_families
 
 from local_stack import ports
-from local_stack.process import running
-from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from local_stack.servers import MosquittoServer
 from pisync.domain import topics
-from tests.integration.test_bridge import World, device, publish
-from tests.support.programs import program, truth
+from tests.support.programs import program
 from tests.support.samples import event
 from tests.support.waiting import until
+from tests.support.world import World, device, publish, running_world
 
 QUEUED_MAX = 10
 
@@ -82,25 +81,9 @@ class Scraped(World):
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[Scraped]:
-    async with (
-        running(ForgetfulBroker(tmp_path / "mosquitto")) as mosquitto,
-        running(MongodbServer(tmp_path / "mongodb")) as mongodb,
-        running(RedisServer(tmp_path / "redis")) as redis,
-        truth(mongodb.database_url("pisync")) as view,
-    ):
-        metrics_port = ports.any_free()
-        bridge = program(
-            "bridge",
-            tmp_path / "bridge.log",
-            mqtt_url=mosquitto.url,
-            mongodb_url=mongodb.database_url("pisync"),
-            redis_url=redis.url,
-            metrics_port=metrics_port,
-        )
-        async with running(bridge):
-            world = Scraped(mosquitto, mongodb, redis, bridge, view, metrics_port)
-            await world.said("connected")
-            yield world
+    metrics_port = ports.any_free()
+    async with running_world(tmp_path, broker=ForgetfulBroker, metrics_port=metrics_port) as world:
+        yield Scraped(**vars(world), metrics_port=metrics_port)
 
 
 async def test_what_is_counted_is_what_was_sent(world: Scraped) -> None:

@@ -7,13 +7,10 @@ from local_stack.process import ChildProcess, running
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.keys import REBUILDER, shard
 from pisync.stores.redis.projection import RedisProjection
-from tests.integration import test_bridge
-from tests.integration.test_bridge import World, fleet, publish
 from tests.support.programs import program
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
-
-world = test_bridge.world
+from tests.support.world import World, fleet, publish
 
 
 class Operator:

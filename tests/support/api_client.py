@@ -25,25 +25,10 @@ from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
+from tests.support.samples import members
 
-EVENT: dict[str, Any] = {
-    "device_id": "PB-000123",
-    "timestamp": "2026-05-08T12:00:00Z",
-    "total_files_synced": 20,
-    "total_errors": 1,
-    "internet_speed": 3.2,
-}
+EVENT = members()
 START_MS = 1_780_000_000_000
-
-
-def sync_event(device_id: str, moment_ms: int, *, errors: int = 0, files: int = 1) -> SyncEvent:
-    return SyncEvent(
-        device_id=device_id,
-        timestamp=clock.from_ms(moment_ms),
-        total_files_synced=files,
-        total_errors=errors,
-        internet_speed=1.5,
-    )
 
 
 class UnavailableEventStore(MemoryEventStore):

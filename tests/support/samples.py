@@ -1,12 +1,13 @@
 """Events and payloads that tests are made of."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import strategies as st
 
-from pisync.domain.events import SyncEvent
+from pisync.clock import from_ms, to_ms
+from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.stores.interfaces.projection import Projection
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -37,12 +38,25 @@ def backlog(*events: dict[str, Any]) -> bytes:
 
 def event(device_id: str = "PB-1", minute: float = 0, errors: int = 0, files: int = 3) -> SyncEvent:
     """A sync event, some minutes after `START`."""
+    return event_at(to_ms(START) + round(minute * 60_000), device_id, errors=errors, files=files)
+
+
+def event_at(
+    moment_ms: int,
+    device_id: str = "PB-1",
+    *,
+    errors: int = 0,
+    files: int = 1,
+    details: list[ErrorDetail] | None = None,
+) -> SyncEvent:
+    """A sync event at this moment."""
     return SyncEvent(
         device_id=device_id,
-        timestamp=START + timedelta(minutes=minute),
+        timestamp=from_ms(moment_ms),
         total_files_synced=files,
         total_errors=errors,
         internet_speed=3.2,
+        errors=details,
     )
 
 

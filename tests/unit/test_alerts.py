@@ -41,7 +41,7 @@ class Confirming(MemoryProjection):
         return await super().confirm(changes)
 
 
-class World:
+class AlertsRig:
     """Alerts over stores in memory."""
 
     def __init__(self, *more_rules: NamedDevices) -> None:
@@ -68,115 +68,115 @@ class World:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncIterator[World]:
-    task = asyncio.create_task(world.judge.run())
+async def running(rig: AlertsRig) -> AsyncIterator[AlertsRig]:
+    task = asyncio.create_task(rig.judge.run())
     try:
-        yield world
+        yield rig
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_what_is_reported_is_opened_and_confirmed() -> None:
-    async with running(World()) as world:
-        await world.sync("PB-1", "PB-2")
-        assert not world.judge.is_idle
-        await until(lambda: world.judge.is_idle)
-        assert sorted(await world.store.open_devices(Rule.STREAK)) == ["PB-1", "PB-2"]
-        assert world.streaks.alerting == {"PB-1", "PB-2"}
-        assert (world.judge.opened, world.judge.closed) == (2, 0)
+    async with running(AlertsRig()) as rig:
+        await rig.sync("PB-1", "PB-2")
+        assert not rig.judge.is_idle
+        await until(lambda: rig.judge.is_idle)
+        assert sorted(await rig.store.open_devices(Rule.STREAK)) == ["PB-1", "PB-2"]
+        assert rig.streaks.alerting == {"PB-1", "PB-2"}
+        assert (rig.judge.opened, rig.judge.closed) == (2, 0)
 
 
 async def test_the_newest_word_on_a_device_counts() -> None:
-    world = World()
-    await world.sync("PB-1")
-    await world.sync("PB-1", minutes=[3], errors=0)
-    async with running(world):
-        await until(lambda: world.judge.is_idle)
-        assert world.store.alerts == []
+    rig = AlertsRig()
+    await rig.sync("PB-1")
+    await rig.sync("PB-1", minutes=[3], errors=0)
+    async with running(rig):
+        await until(lambda: rig.judge.is_idle)
+        assert rig.store.alerts == []
 
 
 async def test_what_could_not_be_confirmed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BACKOFF_BASE_S", 0.001)
-    async with running(World()) as world:
-        world.streaks.away = True
-        await world.sync("PB-1")
-        await until(lambda: len(world.streaks.batches) >= 2)
-        assert not world.judge.is_idle
-        world.streaks.away = False
-        await until(lambda: world.judge.is_idle)
-        assert world.streaks.alerting == {"PB-1"}
-        assert len(world.store.alerts) == world.judge.opened == 1
+    async with running(AlertsRig()) as rig:
+        rig.streaks.away = True
+        await rig.sync("PB-1")
+        await until(lambda: len(rig.streaks.batches) >= 2)
+        assert not rig.judge.is_idle
+        rig.streaks.away = False
+        await until(lambda: rig.judge.is_idle)
+        assert rig.streaks.alerting == {"PB-1"}
+        assert len(rig.store.alerts) == rig.judge.opened == 1
 
 
 async def test_however_many_are_handled_at_once_it_is_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a projection was rebuilt: a look at a hundred thousand devices would not end in time."""
     monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
-    world = World()
-    await world.sync(*(f"PB-{number:02}" for number in range(25)))
-    await world.compare()
-    assert world.streaks.batches == [10, 10, 5]
-    assert len(await world.open()) == 25
+    rig = AlertsRig()
+    await rig.sync(*(f"PB-{number:02}" for number in range(25)))
+    await rig.compare()
+    assert rig.streaks.batches == [10, 10, 5]
+    assert len(await rig.open()) == 25
 
 
 async def test_a_storm_is_handled_in_batches_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
     monkeypatch.setattr(limits, "ALERTS_WAITING_MAX", 25)
-    world = World()
-    await world.sync(*(f"PB-{number:02}" for number in range(30)))
-    async with running(world):
-        await until(lambda: world.judge.is_idle)
-        assert world.streaks.batches == [10, 10, 5]
+    rig = AlertsRig()
+    await rig.sync(*(f"PB-{number:02}" for number in range(30)))
+    async with running(rig):
+        await until(lambda: rig.judge.is_idle)
+        assert rig.streaks.batches == [10, 10, 5]
         # What was dropped is out of step, and so reported by the next comparison.
-        world.judge.report(await world.judge.compare())
-        await until(lambda: world.judge.is_idle)
-        assert len(await world.open()) == 30
+        rig.judge.report(await rig.judge.compare())
+        await until(lambda: rig.judge.is_idle)
+        assert len(await rig.open()) == 30
 
 
 async def test_a_second_rule_opens_and_closes_beside_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     second = NamedDevices(another_rule(monkeypatch), set())
-    world = World(second)
-    await world.sync("PB-1")
-    await world.compare()
-    assert await world.open() == {("PB-1", "streak")}
+    rig = AlertsRig(second)
+    await rig.sync("PB-1")
+    await rig.compare()
+    assert await rig.open() == {("PB-1", "streak")}
 
     second.devices |= {"PB-1", "PB-2"}
-    await world.compare()
-    assert await world.open() == {("PB-1", "streak"), ("PB-1", "test-only"), ("PB-2", "test-only")}
+    await rig.compare()
+    assert await rig.open() == {("PB-1", "streak"), ("PB-1", "test-only"), ("PB-2", "test-only")}
     assert [(change.device_id, change.opens) for change in second.confirmed] == [
         ("PB-1", True),
         ("PB-2", True),
     ]
     # Neither rule hears of the other's changes, and a success ends the streak alone.
-    assert (world.streaks.alerting, world.streaks.batches) == ({"PB-1"}, [1])
-    await world.sync("PB-1", minutes=[9], errors=0)
-    await world.compare()
-    assert await world.open() == {("PB-1", "test-only"), ("PB-2", "test-only")}
+    assert (rig.streaks.alerting, rig.streaks.batches) == ({"PB-1"}, [1])
+    await rig.sync("PB-1", minutes=[9], errors=0)
+    await rig.compare()
+    assert await rig.open() == {("PB-1", "test-only"), ("PB-2", "test-only")}
     assert len(second.confirmed) == 2
 
-    await world.sync("PB-1", minutes=[10, 11, 12])
-    await world.compare()
+    await rig.sync("PB-1", minutes=[10, 11, 12])
+    await rig.compare()
     second.devices.clear()
-    await world.compare()
-    assert await world.open() == {("PB-1", "streak")}
-    assert world.streaks.alerting == {"PB-1"}
+    await rig.compare()
+    assert await rig.open() == {("PB-1", "streak")}
+    assert rig.streaks.alerting == {"PB-1"}
 
 
 async def test_changes_of_two_rules_wait_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     second = NamedDevices(another_rule(monkeypatch), {"PB-1"})
-    world = World(second)
-    await world.sync("PB-1")
-    world.judge.report(await second.compare([]))
-    async with running(world):
-        await until(lambda: world.judge.is_idle)
-        assert await world.open() == {("PB-1", "streak"), ("PB-1", "test-only")}
+    rig = AlertsRig(second)
+    await rig.sync("PB-1")
+    rig.judge.report(await second.compare([]))
+    async with running(rig):
+        await until(lambda: rig.judge.is_idle)
+        assert await rig.open() == {("PB-1", "streak"), ("PB-1", "test-only")}
 
 
 async def test_a_rule_that_does_not_agree_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     second = NamedDevices(another_rule(monkeypatch), set())
-    world = World(second)
-    await world.judge.handle([AlertChange(device_id="PB-1", rule=second.rule, streak=0, opens=True)])
-    assert (world.store.alerts, second.confirmed) == ([], [])
+    rig = AlertsRig(second)
+    await rig.judge.handle([AlertChange(device_id="PB-1", rule=second.rule, streak=0, opens=True)])
+    assert (rig.store.alerts, second.confirmed) == ([], [])
 
 
 async def test_a_bridge_that_has_caught_up_compares_what_it_found() -> None:
@@ -233,63 +233,63 @@ def topic(device_id: str, rule: str = "streak") -> str:
 
 
 async def test_an_alert_is_retained_while_it_is_open() -> None:
-    world, session = World(), Session()
-    await world.sync("PB-1")
-    await world.compare()
-    async with publishing(world.outbox, session):
+    rig, session = AlertsRig(), Session()
+    await rig.sync("PB-1")
+    await rig.compare()
+    async with publishing(rig.outbox, session):
         await until(lambda: session.retained)
-        (alert,) = world.store.alerts
+        (alert,) = rig.store.alerts
         assert session.retained == {topic("PB-1"): encode_retained(alert)}
-        await until(lambda: not world.store.silent)
-        await world.sync("PB-1", minutes=[9], errors=0)
-        await world.compare()  # and so wakes the outbox
+        await until(lambda: not rig.store.silent)
+        await rig.sync("PB-1", minutes=[9], errors=0)
+        await rig.compare()  # and so wakes the outbox
         await until(lambda: session.retained == {topic("PB-1"): b""})
 
 
 async def test_each_rule_has_a_retained_message_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     second = NamedDevices(another_rule(monkeypatch), {"PB-1"})
-    world, session = World(second), Session()
-    await world.sync("PB-1")
-    await world.compare()
-    async with publishing(world.outbox, session):
+    rig, session = AlertsRig(second), Session()
+    await rig.sync("PB-1")
+    await rig.compare()
+    async with publishing(rig.outbox, session):
         await until(lambda: len(session.retained) == 2)
         assert json.loads(session.retained[topic("PB-1", "test-only")])["rule"] == "test-only"
         streak = session.retained[topic("PB-1")]
         second.devices.clear()
-        await world.compare()
+        await rig.compare()
         await until(lambda: session.retained[topic("PB-1", "test-only")] == b"")
         assert session.retained[topic("PB-1")] == streak
 
 
 async def test_an_alert_waits_until_it_can_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ALERTS_PUBLISH_INTERVAL_S", 0.001)
-    world, session = World(), Session()
+    rig, session = AlertsRig(), Session()
     session.connected = False
-    await world.sync("PB-1")
-    await world.compare()
-    async with publishing(world.outbox, session):
+    await rig.sync("PB-1")
+    await rig.compare()
+    async with publishing(rig.outbox, session):
         await until(lambda: session.times_asked > 2)
         assert session.published == []
     # Another life, or another bridge, which nobody woke.
     session.connected = True
-    async with publishing(Outbox(store=world.store), session):
+    async with publishing(Outbox(store=rig.store), session):
         await until(lambda: session.retained)
-        await until(lambda: not world.store.silent)
+        await until(lambda: not rig.store.silent)
         assert len(session.published) == 1
 
 
 async def test_all_is_published_again_to_a_broker_that_may_have_lost_it() -> None:
-    world, session = World(), Session()
-    await world.sync("PB-1", "PB-2")
-    await world.compare()
-    await world.sync("PB-2", minutes=[9], errors=0)
-    await world.compare()
-    async with publishing(world.outbox, session):
+    rig, session = AlertsRig(), Session()
+    await rig.sync("PB-1", "PB-2")
+    await rig.compare()
+    await rig.sync("PB-2", minutes=[9], errors=0)
+    await rig.compare()
+    async with publishing(rig.outbox, session):
         await until(lambda: session.retained.keys() == {topic("PB-1"), topic("PB-2")})
-        await until(lambda: not world.store.silent)
+        await until(lambda: not rig.store.silent)
         before = dict(session.retained)
         session.retained.clear()
-        world.outbox.publish_again()
+        rig.outbox.publish_again()
         await until(lambda: session.retained == before)
 
 

@@ -19,8 +19,8 @@ from tests.support.api_client import (
     UnavailableProjection,
     api,
     is_problem,
-    sync_event,
 )
+from tests.support.samples import event_at
 
 URL = "/api/devices/repeated-failures"
 
@@ -28,7 +28,7 @@ URL = "/api/devices/repeated-failures"
 async def keep(pisync: Api, device_id: str, results: str) -> None:
     """Syncs a millisecond apart: `x` failed, `.` succeeded."""
     await pisync.keep(
-        *(sync_event(device_id, START_MS + at, errors=int(mark == "x")) for at, mark in enumerate(results))
+        *(event_at(START_MS + at, device_id, errors=int(mark == "x")) for at, mark in enumerate(results))
     )
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.events import ErrorDetail, SyncEvent
-from tests.support.api_client import START_MS, Api, UnavailableEventStore, api, is_problem, sync_event
+from tests.support.api_client import START_MS, Api, UnavailableEventStore, api, is_problem
+from tests.support.samples import event_at
 
 URL = "/api/device/PB-1/sync-history"
 
@@ -47,7 +48,7 @@ async def test_a_row_tells_everything_about_a_sync() -> None:
 
 async def test_fifty_rows_newest_first_and_a_link_to_more() -> None:
     async with api() as pisync:
-        await pisync.keep(*(sync_event("PB-1", START_MS + index) for index in range(120)))
+        await pisync.keep(*(event_at(START_MS + index, "PB-1") for index in range(120)))
         response = await pisync.get(URL)
         moments = [row["timestamp"] for row in response.json()["events"]]
         assert moments == [rfc3339(from_ms(START_MS + index)) for index in range(119, 69, -1)]
@@ -57,14 +58,14 @@ async def test_fifty_rows_newest_first_and_a_link_to_more() -> None:
 
 async def test_a_full_last_page_has_no_next() -> None:
     async with api() as pisync:
-        await pisync.keep(*(sync_event("PB-1", START_MS + index) for index in range(3)))
+        await pisync.keep(*(event_at(START_MS + index, "PB-1") for index in range(3)))
         assert (await pisync.get(URL + "?limit=3")).json()["next"] is None
         assert "Link" not in (await pisync.get(URL + "?limit=3")).headers
 
 
 async def test_next_keeps_the_other_parameters() -> None:
     async with api() as pisync:
-        await pisync.keep(*(sync_event("PB-1", START_MS + index, errors=1) for index in range(3)))
+        await pisync.keep(*(event_at(START_MS + index, "PB-1", errors=1) for index in range(3)))
         url = f"{URL}?limit=2&outcome=partial&note=a%26b&note=%C3%A9&after=2015-01-01T00:00:00%2B02:00"
         following = (await pisync.get(url)).json()["next"]
         assert following.startswith(URL + "?")
@@ -74,7 +75,7 @@ async def test_next_keeps_the_other_parameters() -> None:
 
 async def test_bounds_are_exclusive_to_the_fraction_of_a_millisecond() -> None:
     async with api() as pisync:
-        await pisync.keep(*(sync_event("PB-1", START_MS + index) for index in range(3)))
+        await pisync.keep(*(event_at(START_MS + index, "PB-1") for index in range(3)))
         whole = rfc3339(from_ms(START_MS + 1))
         fraction = whole.replace("Z", "5Z")
         counts = {}
@@ -92,7 +93,7 @@ async def test_bounds_are_exclusive_to_the_fraction_of_a_millisecond() -> None:
 
 async def test_an_unknown_device_is_404_and_an_empty_page_of_a_known_one_is_200() -> None:
     async with api() as pisync:
-        await pisync.keep(sync_event("PB-1", START_MS))
+        await pisync.keep(event_at(START_MS, "PB-1"))
         is_problem(await pisync.get("/api/device/PB-2/sync-history"), 404)
         response = await pisync.get(URL + "?outcome=failed")
         assert (response.status_code, response.json()["events"]) == (200, [])
@@ -159,7 +160,7 @@ async def test_a_forgotten_percent_encoding_is_explained() -> None:
 
 async def test_extreme_but_possible_times_are_taken() -> None:
     async with api() as pisync:
-        await pisync.keep(sync_event("PB-1", START_MS))
+        await pisync.keep(event_at(START_MS, "PB-1"))
         bounds = {"after": "0001-01-01T00:00:00Z", "before": "9999-12-31T23:59:59.999Z"}
         assert len((await pisync.get(URL, params=bounds)).json()["events"]) == 1
 
@@ -205,10 +206,10 @@ def test_the_pages_together_are_the_history(
         pisync = Api()
         await pisync.keep(
             *(
-                sync_event("PB-1", START_MS + offset, errors=errors, files=files)
+                event_at(START_MS + offset, "PB-1", errors=errors, files=files)
                 for offset, (errors, files) in syncs.items()
             ),
-            sync_event("PB-2", START_MS),
+            event_at(START_MS, "PB-2"),
         )
         rows = await pisync.pages(f"{URL}?{urlencode(query)}", "events")
         assert [row["timestamp"] for row in rows] == expected

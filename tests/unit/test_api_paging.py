@@ -15,7 +15,8 @@ from pisync.clock import from_ms
 from pisync.domain.alerts import Rule
 from pisync.domain.events import Reason
 from pisync.stores.interfaces.dead_letters import DeadLetter
-from tests.support.api_client import START_MS, Api, api, is_problem, sync_event
+from tests.support.api_client import START_MS, Api, api, is_problem
+from tests.support.samples import event_at
 
 
 class PlacesCursor(Cursor, frozen=True):
@@ -66,7 +67,7 @@ def test_without_a_cursor_a_list_begins_at_its_beginning() -> None:
 
 async def keep_two_of_everything(pisync: Api) -> None:
     for number in range(2):
-        await pisync.keep(*(sync_event(f"PB-{number}", START_MS + at, errors=1) for at in range(4)))
+        await pisync.keep(*(event_at(START_MS + at, f"PB-{number}", errors=1) for at in range(4)))
         await pisync.alerts.open(Rule.STREAK, {f"PB-{number}": 3}, from_ms(START_MS))
         dead_letter = DeadLetter(
             topic="t", device_id=None, reason=Reason.EMPTY, detail="no bytes", raw=b"%d" % number

@@ -13,12 +13,12 @@ from bench import capacity, markdown, meter, rows, scale
 from bench.__main__ import app
 from bench.draining import Drain
 from bench.machine import Machine
-from bench.report import HEAD, Outcome, Report, cells, figure_text, from_json, table, to_json
-from bench.results import AT_LEAST, AT_MOST, Target
+from bench.report import HEAD, MeasuredRow, Report, cells, figure_text, from_json, table, to_json
+from bench.results import AT_LEAST, AT_MOST, Target, percentile
 from bench.results import Result as Figure
 from bench.rivals import parts
 from bench.scale import Scale
-from bench.traffic import Traffic
+from bench.traffic import Traffic, windows
 from pisync import clock, limits
 from pisync.domain import decoding, topics
 
@@ -46,17 +46,17 @@ DRAIN = Figure(
 )
 
 
-def report(*outcomes: Outcome, factor: float = 1.0) -> Report:
+def report(*measured_rows: MeasuredRow, factor: float = 1.0) -> Report:
     return Report(
-        command="python -m bench", machine=MACHINE, scale=Scale(factor=factor), outcomes=list(outcomes)
+        command="python -m bench", machine=MACHINE, scale=Scale(factor=factor), rows=list(measured_rows)
     )
 
 
-def outcome(*results: Figure, error: str | None = None) -> Outcome:
-    return Outcome(row="single", what="Drain.", seconds=1.5, results=list(results), error=error)
+def measured_row(*results: Figure, error: str | None = None) -> MeasuredRow:
+    return MeasuredRow(name="single", what="Drain.", seconds=1.5, results=list(results), error=error)
 
 
-def shown(what: Report) -> str:
+def printed(what: Report) -> str:
     console = Console(width=300, record=True, quiet=True)
     console.quiet = False
     with console.capture() as capture:
@@ -104,6 +104,17 @@ def test_a_drains_rate_is_events_by_seconds() -> None:
     assert Drain(messages=10, events=500, seconds=0.25, cpu_us_per_event={}).per_second == 2000
 
 
+@pytest.mark.parametrize(("percent", "value"), [(0, 0), (50, 50), (95, 95), (100, 99)])
+def test_a_percentile_is_a_value_that_was_measured(percent: int, value: int) -> None:
+    assert percentile(list(range(99, -1, -1)), percent) == value
+
+
+def test_windows_cover_all_numbers_once() -> None:
+    assert list(windows(5, 2)) == [range(2), range(2, 4), range(4, 5)]
+    assert list(windows(4, 2)) == [range(2), range(2, 4)]
+    assert list(windows(0, 2)) == []
+
+
 @pytest.mark.parametrize(
     ("factor", "full", "least", "size"),
     [(1.0, 200_000, 1, 200_000), (0.05, 200_000, 1, 10_000), (0.001, 5_000, 400, 400), (0.5, 5, 1, 2)],
@@ -139,19 +150,19 @@ def test_a_line_of_a_figure_that_stands_alone() -> None:
 
 
 def test_the_table_shows_results_and_what_failed() -> None:
-    text = shown(report(outcome(DRAIN), outcome(error="Stalled: it stopped at 7")))
+    text = printed(report(measured_row(DRAIN), measured_row(error="Stalled: it stopped at 7")))
     assert "30,000 events/s" in text
     assert "failed" in text
     assert "Stalled: it stopped at 7" in text
 
 
 def test_json_has_what_follows_from_the_figures_beside_them_and_reads_back() -> None:
-    made = report(outcome(DRAIN), outcome(error="Stalled: gone"), factor=0.5)
+    made = report(measured_row(DRAIN), measured_row(error="Stalled: gone"), factor=0.5)
     content = to_json(made)
     found = json.loads(content)
     assert found["machine"]["mongod"] == "6.0.5"
     assert found["scale"] == {"factor": 0.5}
-    first, second = found["outcomes"]
+    first, second = found["rows"]
     assert first["results"][0]["ratio"] == pytest.approx(0.6)
     assert first["results"][0]["met"] is True
     assert first["results"][0]["cpu_us_per_event"]["bridge"] == 12.34
@@ -160,7 +171,7 @@ def test_json_has_what_follows_from_the_figures_beside_them_and_reads_back() -> 
 
 
 def test_the_document_has_figures_notes_machine_and_command() -> None:
-    text = markdown.document(report(outcome(DRAIN), outcome(error="Stalled: gone")))
+    text = markdown.document(report(measured_row(DRAIN), measured_row(error="Stalled: gone")))
     assert "| drain \\| single | 30,000 events/s |" in text
     assert "- drain | single: so many messages." in text
     assert "| single | failed | Stalled: gone |" in text
@@ -170,7 +181,7 @@ def test_the_document_has_figures_notes_machine_and_command() -> None:
 
 
 def test_the_document_says_when_the_sizes_were_smaller() -> None:
-    assert "at **0.05 times** the sizes" in markdown.document(report(outcome(DRAIN), factor=0.05))
+    assert "at **0.05 times** the sizes" in markdown.document(report(measured_row(DRAIN), factor=0.05))
 
 
 def test_the_introduction_explains_every_row() -> None:
@@ -187,7 +198,7 @@ def test_capacity_is_the_measured_bytes_multiplied() -> None:
     assert len(head) == len(small)
     assert small == ("100,000", "20 MB", "30 MB", "120 MB")
     assert large == ("1,000,000", "200 MB", "300 MB", "1,200 MB")
-    assert "| 100,000 | 20 MB | 30 MB | 120 MB |" in markdown.document(report(outcome(*measured)))
+    assert "| 100,000 | 20 MB | 30 MB | 120 MB |" in markdown.document(report(measured_row(*measured)))
     assert capacity.table(measured[:1]) == []
 
 
@@ -274,7 +285,7 @@ def test_a_row_that_fails_is_reported_and_the_others_go_on(
     said = run("single", "memory", "--quick", "--json", str(results), "--markdown", str(document))
     assert said.exit_code == 1
     assert seen == [("single", scale.QUICK_FACTOR), ("memory", scale.QUICK_FACTOR)]
-    failed, measured = from_json(results.read_bytes()).outcomes
+    failed, measured = from_json(results.read_bytes()).rows
     assert failed.error == "RuntimeError: it broke"
     assert measured.results == [DRAIN]
     assert "| single | failed | RuntimeError: it broke |" in document.read_text()
@@ -296,7 +307,7 @@ def test_a_target_that_is_not_met_is_no_failure(monkeypatch: pytest.MonkeyPatch,
 
 def test_earlier_results_are_shown_without_measuring(tmp_path: Path) -> None:
     results, document = tmp_path / "results.json", tmp_path / "benchmarks.md"
-    results.write_bytes(to_json(report(outcome(DRAIN))))
+    results.write_bytes(to_json(report(measured_row(DRAIN))))
     said = run("--from", str(results), "--markdown", str(document))
     assert said.exit_code == 0
     assert "Some CPU" in document.read_text()

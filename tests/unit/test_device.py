@@ -7,29 +7,23 @@ import pytest
 
 from device_sim.device import Action, Device, Options, Publish, Wake, backoff_s
 from pisync import limits
-from pisync.clock import from_ms
 from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent
 from pisync.domain.receipts import Receipt
+from tests.support.samples import event_at
 
 TIMEOUT_S = 10.0
 
 
-def event(number: int, message: str = "") -> SyncEvent:
-    return SyncEvent(
-        device_id="PB-000001",
-        timestamp=from_ms(1_700_000_000_000 + number),
-        total_files_synced=number,
-        total_errors=0,
-        internet_speed=1.5,
-        errors=[ErrorDetail(code="E", message=message)] if message else None,
-    )
+def numbered(number: int, message: str = "") -> SyncEvent:
+    details = [ErrorDetail(code="E", message=message)] if message else None
+    return event_at(1_700_000_000_000 + number, "PB-000001", files=number, details=details)
 
 
 def device(events: int = 0, *, array_events: int = 500, inflight: int = 2) -> Device:
     options = Options(array_events=array_events, inflight_messages_max=inflight, receipt_timeout_s=TIMEOUT_S)
     made = Device("PB-000001", random=Random(1), options=options)
     for number in range(events):
-        made.record(event(number))
+        made.record(numbered(number))
     return made
 
 
@@ -57,7 +51,7 @@ def test_a_backlog_goes_out_as_an_array_and_one_event_as_an_object() -> None:
     (message,) = published(backlog.connected(0.0))
     assert [e["total_files_synced"] for e in msgspec.json.decode(message.payload)] == [0, 1, 2]
     (message,) = published(single.connected(0.0))
-    assert msgspec.json.decode(message.payload, type=SyncEvent) == event(0)
+    assert msgspec.json.decode(message.payload, type=SyncEvent) == numbered(0)
 
 
 def test_singles_keep_to_the_inflight_limit_and_a_receipt_lets_the_next_one_go() -> None:
@@ -72,21 +66,21 @@ def test_singles_keep_to_the_inflight_limit_and_a_receipt_lets_the_next_one_go()
 def test_a_message_has_no_more_bytes_than_allowed() -> None:
     large = device(inflight=10)
     for number in range(10):
-        large.record(event(number, "x" * 60_000))
+        large.record(numbered(number, "x" * 60_000))
     messages = published(large.connected(0.0))
     assert [len(msgspec.json.decode(message.payload)) for message in messages] == [4, 4, 2]
     assert all(len(message.payload) <= limits.MESSAGE_BYTES_MAX for message in messages)
 
 
 def test_an_event_at_the_limit_goes_alone_and_one_beyond_it_is_refused() -> None:
-    padding = limits.MESSAGE_BYTES_MAX - len(msgspec.json.encode(event(1, "x"))) + 1
+    padding = limits.MESSAGE_BYTES_MAX - len(msgspec.json.encode(numbered(1, "x"))) + 1
     full = device(1)
-    full.record(event(1, "x" * padding))
+    full.record(numbered(1, "x" * padding))
     messages = published(full.connected(0.0))
     assert len(messages) == 2
     assert len(messages[1].payload) == limits.MESSAGE_BYTES_MAX
     with pytest.raises(ValueError, match="no message holds it"):
-        full.record(event(1, "x" * (padding + 1)))
+        full.record(numbered(1, "x" * (padding + 1)))
 
 
 def test_without_a_receipt_it_publishes_the_same_again() -> None:
@@ -178,7 +172,7 @@ def test_a_receipt_that_does_not_account_for_every_event_is_ignored() -> None:
 
 def test_another_life_of_the_device_has_other_correlation_data() -> None:
     one, other = device(1), device()
-    other.record(event(7))
+    other.record(numbered(7))
     (mine,) = published(one.connected(0.0))
     (theirs,) = published(other.connected(0.0))
     assert mine.correlation_data != theirs.correlation_data

@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 
 from device_sim.device import Action, Device, Options, Publish, Wake
 from pisync import limits
-from pisync.clock import from_ms
-from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.domain.events import ErrorDetail
 from pisync.domain.receipts import Receipt
+from tests.support.samples import event_at
 
 INFLIGHT_MAX = 3
 TIMEOUT_S = 5.0
@@ -82,13 +82,10 @@ class DeviceMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 12), padding=st.sampled_from([0, 0, 0, 100_000]))
     def record(self, count: int, padding: int) -> None:
         for _ in range(count):
-            event = SyncEvent(
-                device_id="PB-000001",
-                timestamp=from_ms(1_700_000_000_000 + len(self.recorded)),
-                total_files_synced=1,
-                total_errors=0,
-                internet_speed=1.0,
-                errors=[ErrorDetail(code="E", message="x" * padding)],
+            event = event_at(
+                1_700_000_000_000 + len(self.recorded),
+                "PB-000001",
+                details=[ErrorDetail(code="E", message="x" * padding)],
             )
             self.device.record(event)
             self.recorded.add(msgspec.json.encode(event))
