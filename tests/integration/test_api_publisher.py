@@ -24,6 +24,7 @@ from pisync.domain import receipts, topics
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError
 from pisync.settings import ApiSettings
+from tests.support.waiting import until
 
 Reply = Callable[[aiomqtt.Client, aiomqtt.Message], Awaitable[None]]
 
@@ -41,13 +42,16 @@ async def connected(settings: ApiSettings) -> AsyncIterator[MqttSyncPublisher]:
 
 
 async def until_ready(publisher: MqttSyncPublisher, connection: asyncio.Task[None] | None = None) -> None:
-    while True:
+    async def is_ready() -> bool:
         if connection is not None and connection.done():
             connection.result()
         try:
-            return await publisher.ping()
+            await publisher.ping()
         except BrokerUnavailable:
-            await asyncio.sleep(0.01)
+            return False
+        return True
+
+    await until(is_ready)
 
 
 def requests_waiting(publisher: MqttSyncPublisher) -> int:
@@ -210,8 +214,7 @@ async def test_before_it_is_connected_it_says_so_at_once() -> None:
     connection = asyncio.create_task(publisher.run())
     with pytest.raises(BrokerUnavailable, match="not connected yet"):
         await publisher.ping()
-    while "refused" not in publisher._client._down_reason:
-        await asyncio.sleep(0.01)
+    await until(lambda: "refused" in publisher._client._down_reason)
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         await publisher.publish("PB-1", b"1")
     assert not connection.done()

@@ -112,11 +112,11 @@ async def running_world(
             yield world
 
 
-def fleet(devices: int, each: int) -> list[SyncEvent]:
+def fleet(devices: int, minutes: int) -> list[SyncEvent]:
     """Events of some devices, some of which keep failing."""
     return [
         event(f"PB-{device}", minute, errors=device % 3 and (minute + device) % 4)
-        for minute in range(each)
+        for minute in range(minutes)
         for device in range(devices)
     ]
 
