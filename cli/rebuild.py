@@ -48,7 +48,7 @@ async def _check(stores: Stores) -> int:
     if not (await stores.projection.status()).complete:
         Console(stderr=True).print("The projection is catching up: differences are to be expected.")
     with progress("Checking", "events") as update:
-        check = Check(events=stores.events, streaks=stores.projection, alerts=stores.alerts)
+        check = Check(events=stores.events, projection=stores.projection, alerts=stores.alerts)
         findings = await check.run(update)
     _print(findings)
     return 1 if findings.differing else 0

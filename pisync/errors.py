@@ -61,7 +61,7 @@ class Unavailable(PiSyncError):  # noqa: N818 - a state that passes, not a mista
 
 
 class BrokerUnavailable(Unavailable):
-    """The MQTT broker cannot be reached, or refuses for now; the text is for whoever asked."""
+    """The MQTT broker cannot be reached, or refuses for now; the text is for the caller's own user."""
 
     part = Part.MQTT
 

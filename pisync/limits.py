@@ -75,6 +75,12 @@ METRICS_CONNECTIONS_MAX: Final = 16
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_CAP_S: Final = 10.0
 
+# The connections to the stores: how long looking for a server, an answer, and a goodbye may take.
+MONGODB_CONNECT_TIMEOUT_MS: Final = 5000
+MONGODB_SOCKET_TIMEOUT_MS: Final = 20_000
+MONGODB_CLOSE_TIMEOUT_S: Final = 1.0
+REDIS_SOCKET_TIMEOUT_S: Final = 5.0
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000

@@ -78,7 +78,7 @@ class _Endpoint:
             self._open.discard(writer)
 
     def abort(self) -> None:
-        """Hang up on whoever is still there."""
+        """Close the connections that are still open."""
         for writer in self._open:
             writer.transport.abort()
 

@@ -39,7 +39,7 @@ REPLAY_BYTES_MAX: Final = limits.BROKER_PACKET_BYTES_MAX - 1024
 
 _UNKNOWN: Final = declare("There is no such dead letter.")
 
-LetterId = Annotated[str, Path(description="The dead letter's id.", examples=["0" * 32])]
+DeadLetterId = Annotated[str, Path(description="The dead letter's id.", examples=["0" * 32])]
 _ID: Final = re.compile(ID_PATTERN)
 
 
@@ -104,16 +104,16 @@ class DeadLettersCursor(paging.Cursor, frozen=True):
     """The last dead letter of a page."""
 
     received_ms: Annotated[int, msgspec.Meta(ge=0, le=to_ms(datetime.max.replace(tzinfo=UTC)))]
-    letter_id: Annotated[str, msgspec.Meta(pattern=rf"^{ID_PATTERN}\Z")]
+    dead_letter_id: Annotated[str, msgspec.Meta(pattern=rf"^{ID_PATTERN}\Z")]
 
     @classmethod
     def of(cls, entry: DeadLetterEntry) -> Self:
         """The cursor that continues after this dead letter."""
-        return cls(to_ms(entry.received_at), entry.letter_id)
+        return cls(to_ms(entry.received_at), entry.dead_letter_id)
 
     def position(self) -> DeadLetterPosition:
         """Where the store goes on."""
-        return DeadLetterPosition(received_at=from_ms(self.received_ms), letter_id=self.letter_id)
+        return DeadLetterPosition(received_at=from_ms(self.received_ms), dead_letter_id=self.dead_letter_id)
 
 
 @router.get(
@@ -128,17 +128,21 @@ async def dead_letters(
     reason: Annotated[
         Reason | None,
         WithJsonSchema({"type": "string", "enum": list(Reason)}),
-        Query(description="Only letters rejected for this reason."),
+        Query(description="Only dead letters rejected for this reason."),
     ] = None,
     device_id: Annotated[
-        DeviceIdFilter, Query(description="Only letters that came on this device's topic.")
+        DeviceIdFilter, Query(description="Only dead letters that came on this device's topic.")
     ] = None,
-    before: Annotated[paging.MomentUp, Query(description="Only letters first received before this.")] = None,
-    after: Annotated[paging.MomentDown, Query(description="Only letters first received after this.")] = None,
+    before: Annotated[
+        paging.MomentUp, Query(description="Only dead letters first received before this.")
+    ] = None,
+    after: Annotated[
+        paging.MomentDown, Query(description="Only dead letters first received after this.")
+    ] = None,
     replayed: Annotated[
         bool | None,
         WithJsonSchema({"type": "boolean"}),
-        Query(description="Only letters that a replay took in, or only the others."),
+        Query(description="Only dead letters that a replay took in, or only the others."),
     ] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
@@ -168,7 +172,7 @@ async def dead_letters(
 
 
 @router.get(
-    "/dead-letters/{letter_id}",
+    "/dead-letters/{dead_letter_id}",
     summary="One dead letter with its payload",
     response_model=None,
     responses={
@@ -178,9 +182,9 @@ async def dead_letters(
         503: UNAVAILABLE,
     },
 )
-async def dead_letter(request: Request, letter_id: LetterId) -> Response:
-    """The payload is from outside and may hold anything: whoever shows its `text` escapes it."""
-    kept = await _kept(state_of(request), letter_id)
+async def dead_letter(request: Request, dead_letter_id: DeadLetterId) -> Response:
+    """The payload is from outside and may hold anything: who displays its `text` has to escape it."""
+    kept = await _kept(state_of(request), dead_letter_id)
     try:
         text = kept.raw.decode()
     except UnicodeDecodeError:
@@ -190,7 +194,7 @@ async def dead_letter(request: Request, letter_id: LetterId) -> Response:
 
 
 @router.post(
-    "/dead-letters/{letter_id}/replay",
+    "/dead-letters/{dead_letter_id}/replay",
     summary="Publish a dead letter's payload again",
     response_model=None,
     responses={
@@ -202,14 +206,14 @@ async def dead_letter(request: Request, letter_id: LetterId) -> Response:
         503: UNAVAILABLE,
     },
 )
-async def replay(request: Request, letter_id: LetterId) -> Response:
+async def replay(request: Request, dead_letter_id: DeadLetterId) -> Response:
     """The payload goes the way of every message, as it is; repeating is safe, a duplicate counts once.
 
     A letter that was taken in is marked with the time and the outcome: an operator's action, and the only
     thing that the api itself writes to MongoDB. One that is rejected again stays as it is.
     """
     state = state_of(request)
-    kept = await _kept(state, letter_id)
+    kept = await _kept(state, dead_letter_id)
     if kept.entry.device_id is None:
         raise HTTPException(
             HTTPStatus.CONFLICT, "The letter's topic named no device, so there is none to publish it for."
@@ -222,13 +226,13 @@ async def replay(request: Request, letter_id: LetterId) -> Response:
     receipt = await state.publisher.publish(kept.entry.device_id, kept.raw)
     if not (receipt.stored or receipt.duplicates):
         return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
-    await state.dead_letters.record_replay(letter_id, _replay(receipt))
-    log.info("dead letter replayed", id=letter_id, stored=receipt.stored, duplicates=receipt.duplicates)
+    await state.dead_letters.record_replay(dead_letter_id, _replay(receipt))
+    log.info("dead letter replayed", id=dead_letter_id, stored=receipt.stored, duplicates=receipt.duplicates)
     return Response(receipts.encode(receipt), media_type="application/json")
 
 
-async def _kept(state: State, letter_id: str) -> KeptDeadLetter:
-    kept = await state.dead_letters.get(letter_id) if _ID.fullmatch(letter_id) else None
+async def _kept(state: State, dead_letter_id: str) -> KeptDeadLetter:
+    kept = await state.dead_letters.get(dead_letter_id) if _ID.fullmatch(dead_letter_id) else None
     if kept is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "There is no dead letter with this id.")
     return kept
@@ -250,7 +254,7 @@ def _row(entry: DeadLetterEntry) -> dict[str, object]:
 def _fields(entry: DeadLetterEntry) -> dict[str, object]:
     done = entry.replay
     return {
-        "id": entry.letter_id,
+        "id": entry.dead_letter_id,
         "reason": entry.reason,
         "detail": entry.detail,
         "topic": entry.topic,

@@ -25,7 +25,7 @@ class Kind(Protocol):
     async def keep(self, messages: Sequence[Message]) -> Sequence[bytes | None]:
         """Make everything in the messages durable, however long that takes.
 
-        Whoever calls it acknowledges the messages once it has returned, and not if it raises.
+        The intake acknowledges the messages once this has returned, and not if it raises.
 
         Returns:
             for each message the payload of the answer to its Response Topic; None: no answer. A kind answers

@@ -58,7 +58,8 @@ class SyncEvents:
             if rejected:
                 await self._bury(rejected, received_at)
             self._metrics.kept(
-                outcomes, (rejection.reason for each in rejected for rejection in each.decoded.rejections)
+                outcomes,
+                (rejection.reason for delivery in rejected for rejection in delivery.decoded.rejections),
             )
             await reception.merge(kept)
         return [

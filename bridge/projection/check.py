@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -45,9 +46,9 @@ class Findings:
 class Check:
     """One comparison of everything."""
 
-    def __init__(self, *, events: EventStore, streaks: ProjectionReader, alerts: AlertStore) -> None:
+    def __init__(self, *, events: EventStore, projection: ProjectionReader, alerts: AlertStore) -> None:
         self._events = events
-        self._streaks = streaks
+        self._projection = projection
         self._alerts = alerts
         self._replayed = 0
 
@@ -62,7 +63,7 @@ class Check:
         seen: set[str] = set()
         suspects: list[str] = []
         async for states in self._by_device():
-            records = await self._streaks.records(list(states))
+            records = await self._projection.records(list(states))
             for (device_id, state), found in zip(states.items(), records, strict=True):
                 if found != DeviceRecord.of(state) or (device_id in opened) != state.alerting:
                     suspects.append(device_id)
@@ -70,17 +71,17 @@ class Check:
             progress(self._replayed, total)
         # What is there without any event.
         unknown = opened - seen
-        async for device_ids in self._streaks.device_ids():
-            unknown.update(each for each in device_ids if each not in seen)
+        async for device_ids in self._projection.device_ids():
+            unknown.update(device_id for device_id in device_ids if device_id not in seen)
         suspects += sorted(unknown)
         if suspects:
             await asyncio.sleep(PAUSE_S)
-        looked_at = [await self._differences(each) for each in suspects[:SECOND_LOOKS_MAX]]
+        differences = [await self._differences(device_id) for device_id in suspects[:SECOND_LOOKS_MAX]]
         return Findings(
             events=self._replayed,
             devices=len(seen),
-            differing=sum(map(bool, looked_at)) + len(suspects[SECOND_LOOKS_MAX:]),
-            differences=[difference for each in looked_at for difference in each],
+            differing=sum(map(bool, differences)) + len(suspects[SECOND_LOOKS_MAX:]),
+            differences=list(chain.from_iterable(differences)),
         )
 
     async def _by_device(self) -> AsyncIterator[dict[str, DeviceState]]:
@@ -99,7 +100,7 @@ class Check:
 
     async def _differences(self, device_id: str) -> list[Difference]:
         expected = await self._state(device_id)
-        [found] = await self._streaks.records([device_id])
+        [found] = await self._projection.records([device_id])
         query = AlertQuery(limit=1, is_open=True, rule=Rule.STREAK, device_id=device_id)
         opened = bool(await self._alerts.find(query))
         should, there = _facts(DeviceRecord.of(expected)), _facts(found)

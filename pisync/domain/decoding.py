@@ -25,26 +25,12 @@ class Decoded(msgspec.Struct, kw_only=True):
 
 
 _event = msgspec.json.Decoder(SyncEvent)
-
-
 _events = msgspec.json.Decoder(list[SyncEvent])
-
-
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
-
-
 _WHITESPACE: Final = b" \t\n\r"
-
-
 _OBJECT, _ARRAY = b"{"[0], b"["[0]
-
-
 _FIRST: Final = (0,)
-
-
 _CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
-
-
 _CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
 
 
@@ -187,8 +173,6 @@ def _shape(payload: bytes) -> int:
 
 
 _anything = msgspec.json.Decoder(msgspec.Raw)
-
-
 T = TypeVar("T")
 
 

@@ -31,9 +31,11 @@ def preview(head: bytes, size_bytes: int) -> Preview:
             content=base64.b64encode(head[:_BASE64_BYTES_MAX]).decode(),
             truncated=size_bytes > _BASE64_BYTES_MAX,
         )
-    shown = text[:PREVIEW_CHARS_MAX]
+    beginning = text[:PREVIEW_CHARS_MAX]
     return Preview(
-        encoding="text", content=printable(shown), truncated=len(head) < size_bytes or len(shown) < len(text)
+        encoding="text",
+        content=printable(beginning),
+        truncated=len(head) < size_bytes or len(beginning) < len(text),
     )
 
 
@@ -44,6 +46,8 @@ def printable(text: str, *, keep: str = "") -> str:
     stood in the text stays as it is. The characters in `keep` are left alone.
     """
     return "".join(
-        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
-        for each in text
+        character
+        if character.isprintable() or character in keep
+        else character.encode("unicode_escape").decode()
+        for character in text
     )

@@ -51,7 +51,7 @@ class Letters:
 
     async def ids(self, **query: Any) -> list[str]:
         page = await self.store.find(DeadLetterQuery(**{"limit": 100, **query}))
-        return [entry.letter_id for entry in page]
+        return [entry.dead_letter_id for entry in page]
 
 
 @pytest_asyncio.fixture
@@ -83,11 +83,11 @@ async def test_no_letters(letters: Letters) -> None:
 
 async def test_a_letter_comes_back_whole(letters: Letters) -> None:
     raw = bytes(range(256)) * 1000
-    [letter_id] = await letters.add(letter(raw, topic="pisync/v1/devices/a b/sync", device_id=None))
-    assert re.fullmatch(ID_PATTERN, letter_id)
-    kept = await letters.store.get(letter_id)
+    [dead_letter_id] = await letters.add(letter(raw, topic="pisync/v1/devices/a b/sync", device_id=None))
+    assert re.fullmatch(ID_PATTERN, dead_letter_id)
+    kept = await letters.store.get(dead_letter_id)
     assert kept is not None
-    assert (kept.raw, kept.entry.letter_id) == (raw, letter_id)
+    assert (kept.raw, kept.entry.dead_letter_id) == (raw, dead_letter_id)
     [entry] = await letters.store.find(DeadLetterQuery(limit=1))
     assert entry == kept.entry
     assert (entry.topic, entry.device_id) == ("pisync/v1/devices/a b/sync", None)
@@ -142,20 +142,22 @@ async def test_pages_cover_every_letter_once_also_those_of_one_moment(letters: L
     found: list[str] = []
     position = None
     while page := await letters.store.find(DeadLetterQuery(limit=limit, position=position, after=NOW)):
-        found += [entry.letter_id for entry in page]
-        position = DeadLetterPosition(received_at=page[-1].received_at, letter_id=page[-1].letter_id)
+        found += [entry.dead_letter_id for entry in page]
+        position = DeadLetterPosition(
+            received_at=page[-1].received_at, dead_letter_id=page[-1].dead_letter_id
+        )
         await letters.add(letter(b"came meanwhile %d" % len(found)), minute=5)
     assert len(found) == 8
     assert found == [each for each in await letters.ids(before=NOW + timedelta(minutes=3)) if each in found]
 
 
 async def test_the_latest_replay_stands_on_the_letter(letters: Letters) -> None:
-    [letter_id] = await letters.add(letter())
-    await letters.store.record_replay(letter_id, REPLAY)
+    [dead_letter_id] = await letters.add(letter())
+    await letters.store.record_replay(dead_letter_id, REPLAY)
     again = dataclasses.replace(REPLAY, replayed_at=NOW + timedelta(days=2), stored=0, duplicates=3)
-    await letters.store.record_replay(letter_id, again)
+    await letters.store.record_replay(dead_letter_id, again)
     await letters.add(letter(), minute=1)
-    kept = await letters.store.get(letter_id)
+    kept = await letters.store.get(dead_letter_id)
     assert kept is not None
     assert (kept.entry.replay, kept.raw) == (again, b"\xff\0")
 
@@ -216,7 +218,7 @@ class TestInMongodb:
             ]
         )
         await database.command({"profile": 2})
-        end = DeadLetterPosition(received_at=NOW, letter_id=f"{9:032x}")
+        end = DeadLetterPosition(received_at=NOW, dead_letter_id=f"{9:032x}")
         for query in (
             DeadLetterQuery(limit=5),
             DeadLetterQuery(limit=5, position=end),

@@ -10,9 +10,9 @@ from pymongo import AsyncMongoClient
 
 from local_stack.process import running
 from local_stack.servers import MongodbServer
+from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome
-from pisync.stores.mongodb import connection
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
@@ -112,8 +112,8 @@ async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, 
 
 
 async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SERVER_SELECTION_TIMEOUT_MS", 200)
-    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_MS", 300)
+    monkeypatch.setattr(limits, "MONGODB_CONNECT_TIMEOUT_MS", 200)
+    monkeypatch.setattr(limits, "MONGODB_SOCKET_TIMEOUT_MS", 300)
     async with running(MongodbServer(tmp_path)) as server:
         store = MongoEventStore.connect(server.database_url("away"))
         try:

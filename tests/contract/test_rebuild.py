@@ -60,7 +60,7 @@ class StoresRig:
         return replayed
 
     async def check(self) -> Findings:
-        check = Check(events=self.events, streaks=self.projection, alerts=self.alerts)
+        check = Check(events=self.events, projection=self.projection, alerts=self.alerts)
         return await check.run(lambda done, of: None)
 
     async def differences(self) -> set[tuple[str, str]]:

@@ -10,10 +10,11 @@ from redis.exceptions import ResponseError
 
 from local_stack.process import running
 from local_stack.servers import RedisServer
+from pisync import limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
-from pisync.stores.redis import connection, keys, scripts
+from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
 from pisync.stores.redis.scripts import Script
 from tests.support.samples import attach_anew, event
@@ -31,7 +32,7 @@ async def projection(redis_url: str) -> AsyncIterator[RedisProjection]:
 
 
 async def test_redis_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limits, "REDIS_SOCKET_TIMEOUT_S", 0.3)
     async with running(RedisServer(tmp_path)) as server:
         projection = RedisProjection.connect(server.url)
         try:

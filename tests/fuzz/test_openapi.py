@@ -37,7 +37,7 @@ values = [{letters}]
 values = ["2026-05-08T12:00:00Z", "2026-05-08T12:00:00.123456+05:30", "2015-01-01T00:00:00Z"]
 [parameters]
 "path.device_id" = {{ dictionary = "devices", probability = 0.7 }}
-"path.letter_id" = {{ dictionary = "letters", probability = 0.7 }}
+"path.dead_letter_id" = {{ dictionary = "letters", probability = 0.7 }}
 "body.device_id" = {{ dictionary = "devices", probability = 0.5 }}
 "body.timestamp" = {{ dictionary = "moments", probability = 0.7 }}
 "body.[*].device_id" = {{ dictionary = "devices", probability = 0.7 }}
@@ -82,7 +82,7 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
     letters = (await http.get("/api/dead-letters")).json()["dead_letters"]
     assert len(letters) == 2
     paths = (await http.get("/openapi.json")).json()["paths"]
-    beyond_the_schema = ["/api/sync-event", "/api/dead-letters/{letter_id}/replay"] + [
+    beyond_the_schema = ["/api/sync-event", "/api/dead-letters/{dead_letter_id}/replay"] + [
         path
         for path, operations in paths.items()
         for parameter in operations.get("get", {}).get("parameters", [])

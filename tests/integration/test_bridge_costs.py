@@ -39,7 +39,7 @@ class Costs:
 
     connection: MongoConnection
     events: MongoEventStore
-    streaks: RedisProjection
+    projection: RedisProjection
     alert_store: MongoAlertStore
     judge: Judge
     projector: Projector
@@ -61,16 +61,18 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         events, alert_store = MongoEventStore(connection), MongoAlertStore(connection)
         await events.prepare()
         await alert_store.prepare()
-        streaks = RedisProjection.connect(redis_url)
-        stack.push_async_callback(streaks.close)
-        await attach_anew(streaks)
+        projection = RedisProjection.connect(redis_url)
+        stack.push_async_callback(projection.close)
+        await attach_anew(projection)
         metrics = Metrics(BridgeSettings())
-        judge = Judge(store=alert_store, rules=all_rules(events=events, projection=streaks), retries=metrics)
-        projector = Projector(projection=streaks, alerts=judge, metrics=metrics)
+        judge = Judge(
+            store=alert_store, rules=all_rules(events=events, projection=projection), retries=metrics
+        )
+        projector = Projector(projection=projection, alerts=judge, metrics=metrics)
         catch_up = CatchUp(
             bridge_id="bridge-0",
             events=events,
-            projection=streaks,
+            projection=projection,
             projector=projector,
             alerts=judge,
             registry=MongoBridgeRegistry(connection),
@@ -80,11 +82,11 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         await catch_up._catch_up()
         await projector.merge([event("PB-warm")])  # loads the script
         await judge.handle([streak_change("PB-warm", opens=True)])
-        await streaks.confirm([streak_change("PB-warm", opens=False)])
+        await projection.confirm([streak_change("PB-warm", opens=False)])
         costs = Costs(
             connection=connection,
             events=events,
-            streaks=streaks,
+            projection=projection,
             alert_store=alert_store,
             judge=judge,
             projector=projector,

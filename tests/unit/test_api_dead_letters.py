@@ -43,17 +43,17 @@ class UnavailableDeadLetterStore(MemoryDeadLetterStore):
     async def find(self, query: object) -> Any:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
-    async def get(self, letter_id: str) -> Any:
+    async def get(self, dead_letter_id: str) -> Any:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
 
 async def test_a_row_tells_everything_but_the_whole_payload() -> None:
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(b'{"\x1b]0;' + b"x" * 300))
+        [dead_letter_id] = await keep(pisync, letter(b'{"\x1b]0;' + b"x" * 300))
         await keep(pisync, letter(b'{"\x1b]0;' + b"x" * 300), offset_ms=5)
         [row] = (await pisync.get(URL)).json()["dead_letters"]
     assert row == {
-        "id": letter_id,
+        "id": dead_letter_id,
         "reason": "malformed",
         "detail": "no JSON",
         "topic": "pisync/v1/devices/PB-000123/sync",
@@ -143,12 +143,13 @@ async def test_a_cursor_made_by_hand_is_taken_where_it_is_well_formed() -> None:
 
 
 @pytest.mark.parametrize(
-    "letter_id", ["0" * 32, "x", "0" * 31, "0" * 33, "A" * 32, "%00", "%FF", "%ED%A0%80", "0" * 32 + "%0A"]
+    "dead_letter_id",
+    ["0" * 32, "x", "0" * 31, "0" * 33, "A" * 32, "%00", "%FF", "%ED%A0%80", "0" * 32 + "%0A"],
 )
-async def test_an_unknown_letter_is_404(letter_id: str) -> None:
+async def test_an_unknown_letter_is_404(dead_letter_id: str) -> None:
     async with api() as pisync:
-        is_problem(await pisync.get(f"{URL}/{letter_id}"), 404)
-        is_problem(await pisync.request("POST", f"{URL}/{letter_id}/replay"), 404)
+        is_problem(await pisync.get(f"{URL}/{dead_letter_id}"), 404)
+        is_problem(await pisync.request("POST", f"{URL}/{dead_letter_id}/replay"), 404)
         assert pisync.publisher.published == []
 
 
@@ -164,8 +165,8 @@ async def test_an_unknown_letter_is_404(letter_id: str) -> None:
 )
 async def test_one_letter_has_its_whole_payload_and_is_never_html(raw: bytes, text: str | None) -> None:
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(raw))
-        response = await pisync.get(f"{URL}/{letter_id}", headers={"Accept": "text/html"})
+        [dead_letter_id] = await keep(pisync, letter(raw))
+        response = await pisync.get(f"{URL}/{dead_letter_id}", headers={"Accept": "text/html"})
         [row] = (await pisync.get(URL)).json()["dead_letters"]
     assert response.headers["content-type"] == "application/json"
     body = response.json()
@@ -177,12 +178,12 @@ async def test_one_letter_has_its_whole_payload_and_is_never_html(raw: bytes, te
 
 async def test_a_letter_that_is_good_now_is_stored_once_and_marked() -> None:
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(GOOD, reason=Reason.REFUSED))
+        [dead_letter_id] = await keep(pisync, letter(GOOD, reason=Reason.REFUSED))
         before = clock.now()
         for expected in ({"stored": 1, "duplicates": 0}, {"stored": 0, "duplicates": 1}):
-            response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
+            response = await pisync.request("POST", f"{URL}/{dead_letter_id}/replay")
             assert (response.status_code, response.json()) == (200, expected | {"rejected": []})
-            marked = (await pisync.get(f"{URL}/{letter_id}")).json()
+            marked = (await pisync.get(f"{URL}/{dead_letter_id}")).json()
             assert marked["replay_outcome"] == expected | {"rejected": 0}
             assert rfc3339(before) <= marked["replayed_at"] <= rfc3339(clock.now() + timedelta(seconds=1))
         assert pisync.publisher.published == [("PB-000123", GOOD)] * 2
@@ -192,31 +193,31 @@ async def test_a_letter_that_is_good_now_is_stored_once_and_marked() -> None:
 async def test_a_letter_that_is_good_in_part_is_marked_with_its_rejections() -> None:
     raw = json.dumps([EVENT, EVENT | {"timestamp": "2026-05-08T13:00:00Z", "total_errors": -1}]).encode()
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(raw))
-        response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
+        [dead_letter_id] = await keep(pisync, letter(raw))
+        response = await pisync.request("POST", f"{URL}/{dead_letter_id}/replay")
         assert response.status_code == 200
         assert [fault["index"] for fault in response.json()["rejected"]] == [1]
-        marked = (await pisync.get(f"{URL}/{letter_id}")).json()
+        marked = (await pisync.get(f"{URL}/{dead_letter_id}")).json()
         assert marked["replay_outcome"] == {"stored": 1, "duplicates": 0, "rejected": 1}
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[" * 10_000, b'"' + b"x" * limits.MESSAGE_BYTES_MAX])
 async def test_a_letter_goes_as_it_is_and_what_is_rejected_again_stays(raw: bytes) -> None:
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(raw))
-        document = is_problem(await pisync.request("POST", f"{URL}/{letter_id}/replay"), 422)
+        [dead_letter_id] = await keep(pisync, letter(raw))
+        document = is_problem(await pisync.request("POST", f"{URL}/{dead_letter_id}/replay"), 422)
         assert document["errors"][0]["reason"] in {"empty", "malformed", "too_large"}
         assert pisync.publisher.published == [("PB-000123", raw)]
-        assert (await pisync.get(f"{URL}/{letter_id}")).json()["replayed_at"] is None
+        assert (await pisync.get(f"{URL}/{dead_letter_id}")).json()["replayed_at"] is None
 
 
 async def test_a_conflict_that_is_still_one_is_422() -> None:
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(GOOD, reason=Reason.CONFLICT))
+        [dead_letter_id] = await keep(pisync, letter(GOOD, reason=Reason.CONFLICT))
         pisync.publisher.answer = Receipt(
             stored=0, duplicates=0, rejected=[Rejection(index=0, reason=Reason.CONFLICT, detail="other")]
         )
-        document = is_problem(await pisync.request("POST", f"{URL}/{letter_id}/replay"), 422)
+        document = is_problem(await pisync.request("POST", f"{URL}/{dead_letter_id}/replay"), 422)
         assert [fault["reason"] for fault in document["errors"]] == ["conflict"]
 
 
@@ -234,11 +235,11 @@ async def test_a_letter_without_a_device_or_too_large_for_the_broker_is_409() ->
 
 async def test_without_a_receipt_it_is_503_and_nothing_is_marked() -> None:
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(GOOD))
+        [dead_letter_id] = await keep(pisync, letter(GOOD))
         pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")
-        document = is_problem(await pisync.request("POST", f"{URL}/{letter_id}/replay"), 503)
+        document = is_problem(await pisync.request("POST", f"{URL}/{dead_letter_id}/replay"), 503)
         assert document["part"] == "mqtt"
-        assert (await pisync.get(f"{URL}/{letter_id}")).json()["replayed_at"] is None
+        assert (await pisync.get(f"{URL}/{dead_letter_id}")).json()["replayed_at"] is None
 
 
 async def test_a_record_that_fails_is_503_and_repeating_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,12 +247,12 @@ async def test_a_record_that_fails_is_503_and_repeating_is_safe(monkeypatch: pyt
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
     async with api() as pisync:
-        [letter_id] = await keep(pisync, letter(GOOD))
+        [dead_letter_id] = await keep(pisync, letter(GOOD))
         with monkeypatch.context() as patch:
             patch.setattr(pisync.dead_letters, "record_replay", unavailable)
-            response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
+            response = await pisync.request("POST", f"{URL}/{dead_letter_id}/replay")
             assert is_problem(response, 503)["part"] == "mongodb"
-        response = await pisync.request("POST", f"{URL}/{letter_id}/replay")
+        response = await pisync.request("POST", f"{URL}/{dead_letter_id}/replay")
         assert (response.status_code, response.json()["duplicates"]) == (200, 1)
 
 

@@ -218,7 +218,7 @@ def test_an_export_that_fails_leaves_the_older_one(
     file = tmp_path / "letters.ndjson"
     file.write_text("an older export")
 
-    async def gone(letter_id: str) -> Any:
+    async def gone(dead_letter_id: str) -> Any:
         raise BrokerUnavailable("away")
 
     monkeypatch.setattr(served.pisync.dead_letters, "get", gone)
@@ -233,8 +233,8 @@ def test_a_letter_that_went_meanwhile_is_not_exported(
     served.keep(letter(GOOD), letter(b"{"))
     kept = served.pisync.dead_letters.get
 
-    async def get(letter_id: str) -> Any:
-        return None if letter_id == identity(letter(GOOD)) else await kept(letter_id)
+    async def get(dead_letter_id: str) -> Any:
+        return None if dead_letter_id == identity(letter(GOOD)) else await kept(dead_letter_id)
 
     monkeypatch.setattr(served.pisync.dead_letters, "get", get)
     assert served.run("export", str(tmp_path / "file"))[1].startswith("1 dead letters")
@@ -251,8 +251,8 @@ def test_keys_and_their_absence(served: Served, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_letter(served: Served) -> None:
-    for letter_id in ("0" * 32, "../../healthz", "\x1b[2J", "", "%"):
-        code, _, err = served.run("show", letter_id)
+    for dead_letter_id in ("0" * 32, "../../healthz", "\x1b[2J", "", "%"):
+        code, _, err = served.run("show", dead_letter_id)
         assert code == 1
         assert "There is no" in err or "nothing at this path" in err
 

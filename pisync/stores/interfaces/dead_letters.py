@@ -52,7 +52,7 @@ class DeadLetterEntry:
     first, `last_received_at` when last; `replay` is the latest replay that took it in.
     """
 
-    letter_id: str
+    dead_letter_id: str
     topic: str
     device_id: str | None
     reason: Reason
@@ -77,7 +77,7 @@ class DeadLetterPosition:
     """Where a page ended. Rows are ordered by both, descending, and neither ever changes."""
 
     received_at: datetime
-    letter_id: str
+    dead_letter_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,8 +114,8 @@ class DeadLetterStore(Protocol):
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page of dead letters, newest first."""
 
-    async def get(self, letter_id: str) -> KeptDeadLetter | None:
+    async def get(self, dead_letter_id: str) -> KeptDeadLetter | None:
         """One dead letter; None where there is none with this id."""
 
-    async def record_replay(self, letter_id: str, replay: Replay) -> None:
+    async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record a replay that took the letter in; nothing where the letter is gone meanwhile."""

@@ -30,35 +30,37 @@ class MemoryDeadLetterStore:
     async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
         """Keep the dead letters."""
         for letter in dead_letters:
-            letter_id = identity(letter)
-            kept = self.dead_letters.get(letter_id)
+            dead_letter_id = identity(letter)
+            kept = self.dead_letters.get(dead_letter_id)
             if kept is None:
-                self.dead_letters[letter_id] = _kept(letter_id, letter, received_at)
+                self.dead_letters[dead_letter_id] = _kept(dead_letter_id, letter, received_at)
             else:
                 last = max(received_at, kept.entry.last_received_at)
-                self.dead_letters[letter_id] = replace(kept, entry=replace(kept.entry, last_received_at=last))
+                self.dead_letters[dead_letter_id] = replace(
+                    kept, entry=replace(kept.entry, last_received_at=last)
+                )
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first."""
         rows = [kept.entry for kept in self.dead_letters.values() if _matches(kept.entry, query)]
-        rows.sort(key=lambda row: (row.received_at, row.letter_id), reverse=True)
+        rows.sort(key=lambda row: (row.received_at, row.dead_letter_id), reverse=True)
         return rows[: query.limit]
 
-    async def get(self, letter_id: str) -> KeptDeadLetter | None:
+    async def get(self, dead_letter_id: str) -> KeptDeadLetter | None:
         """One dead letter."""
-        return self.dead_letters.get(letter_id)
+        return self.dead_letters.get(dead_letter_id)
 
-    async def record_replay(self, letter_id: str, replay: Replay) -> None:
+    async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record the replay."""
-        kept = self.dead_letters.get(letter_id)
+        kept = self.dead_letters.get(dead_letter_id)
         if kept is not None:
-            self.dead_letters[letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
+            self.dead_letters[dead_letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
 
 
-def _kept(letter_id: str, letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:
+def _kept(dead_letter_id: str, letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:
     return KeptDeadLetter(
         entry=DeadLetterEntry(
-            letter_id=letter_id,
+            dead_letter_id=dead_letter_id,
             topic=letter.topic,
             device_id=letter.device_id,
             reason=letter.reason,
@@ -81,5 +83,5 @@ def _matches(entry: DeadLetterEntry, query: DeadLetterQuery) -> bool:
         and (query.before is None or entry.received_at < query.before)
         and (query.after is None or entry.received_at > query.after)
         and (query.replayed is None or query.replayed == (entry.replay is not None))
-        and (end is None or (entry.received_at, entry.letter_id) < (end.received_at, end.letter_id))
+        and (end is None or (entry.received_at, entry.dead_letter_id) < (end.received_at, end.dead_letter_id))
     )

@@ -15,29 +15,15 @@ from pymongo.errors import (
     PyMongoError,
 )
 
+from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 
 Document = dict[str, Any]
-
-
 DUPLICATE_KEY: Final = 11000
-
-
 # Errors that say this document can never be stored; any other may pass and is tried again.
 # BadValue, TypeMismatch, InvalidBSON, DocumentValidationFailure, BSONObjectTooLarge
 REFUSALS: Final = frozenset({2, 14, 22, 121, 10334})
-
-
 AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
-
-
-SERVER_SELECTION_TIMEOUT_MS: Final = 5000
-
-
-SOCKET_TIMEOUT_MS: Final = 20_000
-
-
-CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class MongoConnection:
@@ -58,9 +44,9 @@ class MongoConnection:
                     journal=True,
                     tz_aware=True,
                     appname="pisync",
-                    serverSelectionTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
-                    connectTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
-                    socketTimeoutMS=SOCKET_TIMEOUT_MS,
+                    serverSelectionTimeoutMS=limits.MONGODB_CONNECT_TIMEOUT_MS,
+                    connectTimeoutMS=limits.MONGODB_CONNECT_TIMEOUT_MS,
+                    socketTimeoutMS=limits.MONGODB_SOCKET_TIMEOUT_MS,
                 )
             self.database = self.client.get_default_database()
         except (InvalidURI, MongoConfigurationError, ValueError, UserWarning) as error:
@@ -69,7 +55,7 @@ class MongoConnection:
     async def close(self) -> None:
         """Close the connections, without waiting for a goodbye to a server that is unavailable."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            async with asyncio.timeout(limits.MONGODB_CLOSE_TIMEOUT_S):
                 await self.client.close()
 
 

@@ -102,18 +102,19 @@ class MongoDeadLetterStore:
             cursor = self._dead_letters.find(_filter(query)).sort(_NEWEST).limit(query.limit)
             return [_entry(found) async for found in cursor]
 
-    async def get(self, letter_id: str) -> KeptDeadLetter | None:
+    async def get(self, dead_letter_id: str) -> KeptDeadLetter | None:
         """One dead letter."""
         with map_driver_errors():
-            found = await self._dead_letters.find_one({"_id": letter_id})
+            found = await self._dead_letters.find_one({"_id": dead_letter_id})
         return None if found is None else KeptDeadLetter(entry=_entry(found), raw=found["raw"])
 
-    async def record_replay(self, letter_id: str, replay: Replay) -> None:
+    async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record the replay."""
         outcome = {"stored": replay.stored, "duplicates": replay.duplicates, "rejected": replay.rejected}
         with map_driver_errors():
             await self._dead_letters.update_one(
-                {"_id": letter_id}, {"$set": {"replayed_at": replay.replayed_at, "replay_outcome": outcome}}
+                {"_id": dead_letter_id},
+                {"$set": {"replayed_at": replay.replayed_at, "replay_outcome": outcome}},
             )
 
 
@@ -162,7 +163,7 @@ def _filter(query: DeadLetterQuery) -> Document:
         end = query.position
         conditions += [
             {"received_at": {"$lte": end.received_at}},  # bounds the range of the index
-            {"$or": [{"received_at": {"$lt": end.received_at}}, {"_id": {"$lt": end.letter_id}}]},
+            {"$or": [{"received_at": {"$lt": end.received_at}}, {"_id": {"$lt": end.dead_letter_id}}]},
         ]
     return {"$and": conditions} if conditions else {}
 
@@ -171,7 +172,7 @@ def _entry(document: dict[str, Any]) -> DeadLetterEntry:
     raw: bytes = document["raw"]
     replayed_at = document.get("replayed_at")
     return DeadLetterEntry(
-        letter_id=document["_id"],
+        dead_letter_id=document["_id"],
         topic=document["topic"],
         device_id=document["device_id"],
         reason=Reason(document["reason"]),

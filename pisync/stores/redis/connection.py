@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from pisync import limits
 from pisync.errors import ConfigurationError, RedisUnavailable
-
-SOCKET_TIMEOUT_S: Final = 5.0
 
 
 class RedisConnection:
@@ -27,8 +26,8 @@ class RedisConnection:
             self.client = Redis.from_url(
                 url,
                 decode_responses=True,
-                socket_timeout=SOCKET_TIMEOUT_S,
-                socket_connect_timeout=SOCKET_TIMEOUT_S,
+                socket_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
+                socket_connect_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
                 client_name="pisync",
                 # The callers retry: they know what must not be acknowledged meanwhile.
                 retry=Retry(NoBackoff(), 0),

@@ -18,8 +18,6 @@ from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Argument, Script
 
 _messagepack = msgspec.msgpack.Encoder()
-
-
 _last_event_encoder = msgspec.json.Encoder()
 
 

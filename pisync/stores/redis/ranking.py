@@ -14,8 +14,6 @@ from pisync.stores.redis.scripts import Argument, Script
 
 # What every shard is asked for beyond what chance would give it of a page.
 SHARE_ROWS: Final = 4
-
-
 # Values of one device in a reply of rank_devices.lua.
 _ROW_LENGTH: Final = 8
 

@@ -14,8 +14,6 @@ from pisync.stores.redis.ranking import FailureRanking
 
 # How much of the key space Redis looks through in one step; others wait meanwhile.
 SCAN_KEYS: Final = 1000
-
-
 _last_event_decoder = msgspec.json.Decoder(LastEvent)
 
 

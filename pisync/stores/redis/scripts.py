@@ -11,12 +11,8 @@ from pisync.errors import ProjectionLost, RedisUnavailable
 from pisync.stores.redis.connection import map_driver_errors
 
 Argument = str | bytes | int
-
-
 # What a script answers where the projection is not the one that the caller is attached to.
 _LOST: Final = "LOST the projection"
-
-
 # First words of errors that speak of Redis, its memory, its replicas, its cluster or our permissions, and not
 # of the script. Redis 7.0 and later keep that word where a command inside a script fails.
 _PASSING: Final = frozenset(
@@ -25,8 +21,6 @@ _PASSING: Final = frozenset(
         *("NOSCRIPT", "OOM", "READONLY", "TRYAGAIN"),
     }
 )
-
-
 # Two more, which have no word of their own: an operator's SCRIPT KILL, and a permission that is lacking.
 _PASSING_TEXTS: Final = ("Script killed by user", "The user executing the script can't run this command")
 
