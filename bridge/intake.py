@@ -15,6 +15,7 @@ from typing import Protocol
 from bridge.kinds import Kind
 from bridge.metrics import Metrics
 from pisync import limits
+from pisync.domain import topics
 from pisync.mqtt.client import Publisher
 from pisync.mqtt.messages import Message, topic_pattern
 from pisync.settings import BridgeSettings
@@ -140,6 +141,12 @@ class Intake:
             await predecessor.wait()
             self._answer(batch.messages, answers)
             acknowledged = _acknowledge(batch.messages)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # A stray cancellation of a driver: the batches behind this one would wait for it for ever.
+            raise RuntimeError("a batch was cancelled from within") from None
         finally:
             self._slots.release()
         batch.acknowledged.set()
@@ -172,13 +179,21 @@ class Intake:
         return next((kind for matches, kind in self._routes if matches(topic)), self._kinds[0])
 
     def _answer(self, messages: Iterable[Message], answers: Iterable[bytes | None]) -> None:
-        """Publish the answers to the Response Topics of their messages, in order."""
+        """Publish the answers to the Response Topics of their messages, in order.
+
+        A Response Topic that may not receive them is ignored, whatever the kind: a device must not be able to
+        talk the bridge into publishing elsewhere.
+        """
         if self._flow is None:
             return
         for message, answer in zip(messages, answers, strict=True):
-            if answer is not None and message.response_topic is not None:
+            response_topic = message.response_topic
+            if answer is None or response_topic is None:
+                continue
+            device_id = topics.device(message.topic)
+            if device_id is not None and topics.may_receive_receipt(response_topic, device_id):
                 self._flow.publish(
-                    message.response_topic,
+                    response_topic,
                     answer,
                     correlation_data=message.correlation_data,
                     expiry_s=limits.RECEIPT_EXPIRY_S,

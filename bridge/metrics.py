@@ -163,7 +163,7 @@ class Metrics:
         )
         self._connections = self._counter(
             "pisync_bridge_connections_total",
-            "Connections the broker accepted, by whether it resumed our session or began a new one.",
+            "Connections that were subscribed, by whether the broker resumed our session or began a new one.",
             "session",
         )
         for session in ("resumed", "new"):

@@ -44,7 +44,7 @@ ALERTS_PUBLISH_AGAIN_H: Final = 24
 # A bridge that leaves waits so long for what the broker still holds for it, after the last message.
 LEAVE_QUIET_S: Final = 2.0
 
-# The bridge's pipeline.
+# The bridge's intake.
 BATCH_EVENTS_MAX: Final = 2000
 BATCH_BYTES_MAX: Final = 1024 * 1024
 BATCHES_INFLIGHT_MAX: Final = 4

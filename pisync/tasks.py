@@ -15,13 +15,22 @@ class Supervised:
         self._tasks = tasks
 
     async def until(self, stop: asyncio.Event) -> None:
-        """Return once `stop` is set or the first task has ended; raises what a task failed with."""
+        """Return once `stop` is set or the first task has ended.
+
+        Raises:
+            BaseException: what a task failed with.
+            RuntimeError: a task was cancelled, and not by us: a driver's stray cancellation is no clean end.
+        """
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             await asyncio.wait({stopping, *self._tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
         self.raise_failure()
+        for name, task in self._tasks.items():
+            if task.done() and task.cancelled():
+                # Nobody cancelled it on purpose: that happens at the end, after this.
+                raise RuntimeError(f"the task {name!r} was cancelled from within")
 
     async def ended(self, name: str) -> None:
         """Return once this task has ended, in whatever way."""
@@ -60,20 +69,12 @@ async def supervise(
             await cancel([*tasks.values(), *children])
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel the tasks until they have ended; raises what the first ended with, unless a cancellation.
+async def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks until they have ended, however they end.
 
     Once is not enough: a cancellation that comes together with the result of an awaited call can be lost
     inside a driver (before Python 3.12 in `asyncio.wait_for` itself, cpython gh-86296).
     """
-    await cancel(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
-
-
-async def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks until they have ended, however they end."""
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:

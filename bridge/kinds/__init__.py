@@ -28,8 +28,8 @@ class Kind(Protocol):
         The intake acknowledges the messages once this has returned, and not if it raises.
 
         Returns:
-            for each message the payload of the answer to its Response Topic; None: no answer. A kind answers
-            only on topics that `pisync.domain.topics.may_receive_receipt` allows.
+            for each message the payload of the answer to its Response Topic; None: no answer. The intake
+            publishes it where that topic may receive it.
         """
 
 

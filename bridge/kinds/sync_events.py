@@ -129,14 +129,7 @@ def _dead_letters(delivery: Delivery) -> list[DeadLetter]:
     ]
 
 
-def _receipt(delivery: Delivery) -> bytes | None:
-    """The receipt of a message, where its Response Topic is one that may receive it."""
-    message = delivery.message
-    device_id = topics.sync_device(message.topic)
-    if device_id is None or message.response_topic is None:
-        return None
-    if not topics.may_receive_receipt(message.response_topic, device_id):
-        return None
+def _receipt(delivery: Delivery) -> bytes:
     return receipts.encode(
         receipts.receipt(
             stored=delivery.stored,

@@ -39,12 +39,12 @@ class Reception:
 
     def __init__(self, projector: "Projector", received_ms: int) -> None:
         self.received_at = clock.from_ms(received_ms)
-        self.is_complete = False
+        self.is_merged: bool | None = None  # None: nobody has asked for it yet
         self._projector = projector
 
     async def merge(self, events: Sequence[SyncEvent]) -> None:
         """Merge those of the batch's events that MongoDB has; without Redis, leave them to a replay."""
-        self.is_complete = await self._projector.merge(events)
+        self.is_merged = await self._projector.merge(events)
 
 
 class Projector:
@@ -75,14 +75,19 @@ class Projector:
     def receive(self) -> Iterator[Reception]:
         """Begin a batch, which is received now, and end it; the time of receipt never goes backwards.
 
-        A batch that ends without having been merged is left to a replay. One that is broken off stays in
-        flight for good: MongoDB may have its events, and the watermark must not pass them.
+        A batch that could not be merged is left to a replay. One that is broken off stays in flight for good:
+        MongoDB may have its events, and the watermark must not pass them.
+
+        Raises:
+            RuntimeError: the batch was to end without `merge`, which is a defect.
         """
         self._latest_ms = received_ms = max(self._latest_ms, clock.to_ms(clock.now()))
         self._in_flight[received_ms] += 1
         reception = Reception(self, received_ms)
         yield reception
-        if not reception.is_complete:
+        if reception.is_merged is None:
+            raise RuntimeError("a batch that was received was not merged")
+        if not reception.is_merged:
             self._leave_to_replay(received_ms)
         self._in_flight -= Counter([received_ms])
 

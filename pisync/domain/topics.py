@@ -56,6 +56,15 @@ def api_receipts(api_id: str) -> str:
 
 
 @lru_cache(maxsize=TOPICS_REMEMBERED)
+def device(topic: str) -> str | None:
+    """The device whose topic this is; None where it is no device's, or the id is not one."""
+    if not topic.startswith(_DEVICES):
+        return None
+    device_id, _, level = topic[len(_DEVICES) :].partition("/")
+    return device_id if level and is_device_id(device_id) else None
+
+
+@lru_cache(maxsize=TOPICS_REMEMBERED)
 def sync_device(topic: str) -> str | None:
     """The device id in a sync topic; None where the topic is another or the id is not one."""
     if not (topic.startswith(_DEVICES) and topic.endswith(_SYNC)):

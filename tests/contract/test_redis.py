@@ -218,9 +218,25 @@ async def test_a_redis_that_is_busy_is_unavailable(tmp_path: Path) -> None:
         "NOPERM this user has no permissions to run the 'evalsha' command",
         "ERR The user executing the script can't run this command or subcommand script: 0, on line 1.",
         "ERR max number of clients reached",
+        # Redis 6 tells it in Lua's words.
+        "ERR Error running script (call to f_0): @user_script:41: @user_script: 41: -OOM command not allowed",
+        "ERR Error running script (call to f_0): @user_script:41: -MISCONF Redis is configured to save RDB",
+        "ERR Error running script (call to f_0): @user_script:1: Script killed by user with SCRIPT KILL...",
     ],
 )
 async def test_what_else_redis_may_answer_for_a_while(projection: RedisProjection, reply: str) -> None:
     projection._apply._source = f'return redis.error_reply("{reply}")'
     with pytest.raises(RedisUnavailable):
         await projection.apply(BATCH)
+
+
+async def test_a_redis_that_refuses_the_connection_is_unavailable(tmp_path: Path) -> None:
+    """Whatever the connection was made for: no script is to blame."""
+    async with running(RedisServer(tmp_path)) as server:
+        projection = RedisProjection.connect(server.url.removesuffix("/0") + "/99")
+        try:
+            for ask in (projection.ping, projection.status, lambda: projection.attach(())):
+                with pytest.raises(RedisUnavailable, match="out of range"):
+                    await ask()
+        finally:
+            await projection.close()

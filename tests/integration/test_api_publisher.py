@@ -38,7 +38,7 @@ async def connected(settings: ApiSettings) -> AsyncIterator[MqttSyncPublisher]:
         await until_ready(publisher, connection)
         yield publisher
     finally:
-        await tasks.end(connection)
+        await tasks.cancel([connection])
 
 
 async def until_ready(publisher: MqttSyncPublisher, connection: asyncio.Task[None] | None = None) -> None:
@@ -79,7 +79,7 @@ async def bridge(url: str, reply: Reply) -> AsyncIterator[list[aiomqtt.Message]]
         try:
             yield seen
         finally:
-            await tasks.end(serving)
+            await tasks.cancel([serving])
 
 
 async def send(client: aiomqtt.Client, topic: str, payload: bytes, correlation: bytes | None) -> None:
@@ -218,7 +218,7 @@ async def test_before_it_is_connected_it_says_so_at_once() -> None:
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         await publisher.publish("PB-1", b"1")
     assert not connection.done()
-    await tasks.end(connection)
+    await tasks.cancel([connection])
 
 
 async def test_a_lost_connection_fails_those_who_wait_and_is_made_again(tmp_path: Path) -> None:

@@ -113,9 +113,12 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_every_make_target_is_explained() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
-    assert set(targets) == set(phony)
+    """`make` alone lists the targets that say what they do; only a step of others need not."""
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
+    phony = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split()
+    assert targets == set(phony)
+    assert targets - set(re.findall(r"^([a-z]+):.*## \S", text, re.MULTILINE)) == {"system"}
 
 
 # Documents that say where things are, and so go wrong when a file moves.

@@ -7,6 +7,7 @@ import pytest
 
 from pisync import limits
 from pisync.domain import receipts, topics
+from pisync.domain.alerts import Rule
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
 from pisync.mqtt.messages import Message
@@ -351,14 +352,18 @@ async def test_every_kind_gets_its_own_messages_and_order_is_one_for_all() -> No
     async with running(Rig(echo)) as rig:
         receipts_topic = topics.receipts(DEVICE)
         rig.send(payload(), response_topic=receipts_topic)
-        rig.send(receipt_of(stored=7), topic=f"pisync/v1/devices/{DEVICE}/echo", response_topic="answers")
+        rig.send(
+            receipt_of(stored=7),
+            topic=f"pisync/v1/devices/{DEVICE}/echo",
+            response_topic=topics.api_receipts("api-1"),
+        )
         rig.send(payload(timestamp="2026-05-08T12:01:00Z"), response_topic=receipts_topic)
         await rig.drain()
     assert echo.kept == [receipt_of(stored=7)]
     assert len(rig.store.events) == 2
     assert [(topic, receipt.stored) for topic, receipt, _ in rig.published] == [
         (receipts_topic, 1),
-        ("answers", 7),
+        (topics.api_receipts("api-1"), 7),
         (receipts_topic, 1),
     ]
     assert rig.connection.acknowledged == [1, 2, 3]
@@ -377,3 +382,35 @@ async def test_a_kind_that_fails_leaves_the_batch_unacknowledged() -> None:
 
 def receipt_of(*, stored: int) -> bytes:
     return receipts.encode(Receipt(stored=stored, duplicates=0, rejected=[]))
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [topics.receipts("PB-2"), topics.commands(DEVICE), topics.alerts(DEVICE, Rule.STREAK), "x"]
+)
+async def test_no_kind_is_talked_into_answering_elsewhere(elsewhere: str) -> None:
+    async with running(Rig(Echo())) as rig:
+        topic = f"pisync/v1/devices/{DEVICE}/echo"
+        rig.send(receipt_of(stored=7), topic=topic, response_topic=elsewhere)
+        rig.send(payload(), response_topic=elsewhere)
+        await rig.drain()
+    assert rig.published == []
+    assert rig.connection.acknowledged == [1, 2]
+
+
+async def test_a_batch_that_is_cancelled_from_within_ends_the_intake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The batches behind it would wait for ever, and nothing would say so."""
+    rig = Rig()
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+
+    async def stray(*_: object) -> None:
+        await cancelled
+
+    monkeypatch.setattr(rig.store, "insert", stray)
+    rig.send(payload())
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(rig.intake.run(), 10)
+    assert raised.group_contains(RuntimeError, match="cancelled from within")
+    assert rig.connection.acknowledged == []

@@ -45,10 +45,18 @@ async def test_the_watermark_waits_for_a_batch_until_it_is_merged() -> None:
     assert here.watermark_ms >= received_ms
 
 
-async def test_a_batch_that_is_not_merged_is_left_to_a_replay() -> None:
+async def test_to_receive_a_batch_and_not_to_merge_it_is_a_defect() -> None:
     here = projector()
-    with here.receive() as reception:
+    with pytest.raises(RuntimeError, match="not merged"), here.receive() as reception:
         pass
+    assert here.watermark_ms == clock.to_ms(cast("Any", reception).received_at)
+
+
+async def test_a_batch_that_comes_while_detached_is_left_to_a_replay() -> None:
+    here = projector()
+    here.detach(RedisUnavailable("connection refused"))
+    with here.receive() as reception:
+        await reception.merge([event()])
     assert not here.is_current
     assert here.watermark_ms == clock.to_ms(reception.received_at)
 

@@ -144,25 +144,18 @@ async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
     deaf = Deaf(heeds=3)
     task = asyncio.create_task(deaf.run())
     await deaf.began.wait()
-    await tasks.end(task)
+    await tasks.cancel([task])
     assert task.cancelled()
     assert deaf.cancelled == 3
 
 
-async def test_what_it_ended_with_is_raised() -> None:
-    async def broken() -> None:
-        raise RuntimeError("on its own")
+async def test_a_stray_cancellation_is_no_clean_end() -> None:
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
 
-    task = asyncio.create_task(broken())
-    await asyncio.wait({task})
-    with pytest.raises(RuntimeError, match="on its own"):
-        await tasks.end(task)
+    async def work() -> None:
+        await cancelled
 
-
-async def test_a_result_is_no_error() -> None:
-    async def finished() -> None:
-        return
-
-    task = asyncio.create_task(finished())
-    await asyncio.wait({task})
-    await tasks.end(task)
+    with pytest.raises(RuntimeError, match="'strays' was cancelled"):
+        async with supervise({"strays": work(), "waits": asyncio.Event().wait()}) as running:
+            await running.until(asyncio.Event())

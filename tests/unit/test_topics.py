@@ -44,3 +44,21 @@ def test_only_sync_topics_name_a_device(topic: str) -> None:
 )
 def test_where_a_receipt_may_go(topic: str, allowed: bool) -> None:
     assert topics.may_receive_receipt(topic, "a") is allowed
+
+
+@pytest.mark.parametrize(
+    ("topic", "device_id"),
+    [
+        (topics.sync("PB-1"), "PB-1"),
+        (topics.status("PB-1"), "PB-1"),
+        ("pisync/v1/devices/PB-1/sync/7", "PB-1"),
+        ("pisync/v1/devices/PB-1", None),
+        ("pisync/v1/devices/PB-1/", None),
+        ("pisync/v1/devices//sync", None),
+        ("pisync/v1/devices/a b/sync", None),
+        (topics.api_receipts("api-1"), None),
+        ("elsewhere", None),
+    ],
+)
+def test_whose_topic_it_is(topic: str, device_id: str | None) -> None:
+    assert topics.device(topic) == device_id

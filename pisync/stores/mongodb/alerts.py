@@ -30,7 +30,7 @@ class MongoAlertStore:
                 [
                     IndexModel(
                         [("device_id", ASCENDING), ("rule", ASCENDING)],
-                        name="one_open",
+                        name="one_open_of_rule",
                         unique=True,
                         partialFilterExpression={"is_open": True},
                     ),

@@ -49,13 +49,16 @@ class RedisConnection:
             await self.client.connection_pool.disconnect()
 
     async def _on_connect(self, connection: Any) -> None:
-        await connection.on_connect()
-        if not self._is_pinned:
-            return
-        await connection.send_command("INFO", "server")
-        facts = dict(
-            line.split(":", 1) for line in (await connection.read_response()).splitlines() if ":" in line
-        )
+        try:
+            await connection.on_connect()
+            if not self._is_pinned:
+                return
+            await connection.send_command("INFO", "server")
+            answer = await connection.read_response()
+        except exceptions.ResponseError as error:
+            # A refusal of the connection, and not of the command that it was made for.
+            raise exceptions.ConnectionError(str(error)) from error
+        facts = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
         self._run_id = self._run_id or facts["run_id"]
         if facts["run_id"] != self._run_id:
             raise exceptions.ConnectionError("it was restarted")

@@ -1,5 +1,6 @@
 """Lua scripts in Redis: how they are called, and which of their errors pass."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
@@ -14,7 +15,8 @@ Argument = str | bytes | int
 # What a script answers where the projection is not the one that the caller is attached to.
 _LOST: Final = "LOST the projection"
 # First words of errors that speak of Redis, its memory, its replicas, its cluster or our permissions, and not
-# of the script. Redis 7.0 and later keep that word where a command inside a script fails.
+# of the script. Redis 7.0 and later keep that word where a command inside a script fails; before, it stands
+# in the middle of what Lua says.
 _PASSING: Final = frozenset(
     {
         *("ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOPERM", "NOREPLICAS"),
@@ -22,6 +24,7 @@ _PASSING: Final = frozenset(
     }
 )
 # Two more, which have no word of their own: an operator's SCRIPT KILL, and a permission that is lacking.
+_INSIDE_LUA: Final = re.compile(r"^(?:ERR )?Error running script .*: -(?P<code>[A-Z]+) ", re.DOTALL)
 _PASSING_TEXTS: Final = ("Script killed by user", "The user executing the script can't run this command")
 
 
@@ -86,7 +89,10 @@ class Script:
             return ProjectionLost("it does not hold the projection that we were attached to")
         # The driver takes the first word away where it knows it.
         code = error.status_code or text.partition(" ")[0]
-        if code in _PASSING or text.startswith(_PASSING_TEXTS):
+        inside = _INSIDE_LUA.search(text)
+        if inside is not None:
+            code = inside["code"]
+        if code in _PASSING or any(passing in text for passing in _PASSING_TEXTS):
             return RedisUnavailable(f"{code} {text}"[:300])
         error.add_note(f"in {self._name}")
         return error
