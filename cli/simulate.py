@@ -51,6 +51,7 @@ class Run:
     timeout_s: float
     failing: float
     array_events: int
+    receipt_timeout_s: float
     report: Path | None
 
 
@@ -104,6 +105,7 @@ async def _run(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]
         what.settings.mqtt,
         connections=min(what.connections, what.devices),
         tls_context=tls_context(what.settings.mqtt, what.settings.mqtt_ca_file),
+        receipt_timeout_s=what.receipt_timeout_s,
     )
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()

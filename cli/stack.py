@@ -41,7 +41,7 @@ def serve(plan: StackPlan) -> None:
         data = plan.data
         if data is None:
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-")))
-        stack.enter_context(locked(data))
+        stack.enter_context(locked(data, say))
         local = LocalStack(plan, data, say)
         if len(local.bridges) > plan.bridges:
             say(f"running {len(local.bridges)} bridges, because the broker in {data} knows as many")

@@ -2,12 +2,14 @@
 
 No I/O and no clock: every input carries the caller's monotonic time in seconds, every output is a list of
 things to do. What drives it (a fleet, a test, a replay) performs the actions and reports what came of them.
-An event leaves the spool only when a receipt covers it; a PUBACK never removes anything.
+An event leaves the spool only when a receipt covers it; a PUBACK never removes anything. What it does say is
+that the broker holds the message, so that publishing it again soon would only make a full queue longer.
 """
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from hashlib import blake2b
 from random import Random
 from typing import Final
@@ -18,7 +20,15 @@ from pisync import limits
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
 
-RECEIPT_TIMEOUT_S: Final = 20.0
+PUBACK_TIMEOUT_S: Final = 20.0
+"""How long to wait for a PUBACK, or after a refusal, before publishing again; it doubles each time."""
+PUBACK_TIMEOUT_S_MAX: Final = 600.0
+RECEIPT_TIMEOUT_S: Final = 600.0
+"""How long to wait for a receipt once the broker has taken the message; it doubles each time."""
+RECEIPT_TIMEOUT_S_MAX: Final = 4 * 3600.0
+JITTER: Final = 0.5
+"""Every wait is drawn from so much less to so much more, as a share: a fleet must not march in step."""
+DOUBLINGS_MAX: Final = 30
 INFLIGHT_MESSAGES_MAX: Final = 4
 NO_MATCHING_SUBSCRIBERS: Final = 0x10
 UNSPECIFIED_ERROR: Final = 0x80
@@ -49,6 +59,7 @@ class Options:
 
     array_events: int = limits.MESSAGE_EVENTS_MAX
     inflight_messages_max: int = INFLIGHT_MESSAGES_MAX
+    puback_timeout_s: float = PUBACK_TIMEOUT_S
     receipt_timeout_s: float = RECEIPT_TIMEOUT_S
 
     def __post_init__(self) -> None:
@@ -56,6 +67,8 @@ class Options:
             raise ValueError(f"array_events must be 1 to {limits.MESSAGE_EVENTS_MAX}")
         if self.inflight_messages_max < 1:
             raise ValueError("inflight_messages_max must be at least 1")
+        if self.puback_timeout_s <= 0:
+            raise ValueError("puback_timeout_s must be greater than 0")
         if self.receipt_timeout_s <= 0:
             raise ValueError("receipt_timeout_s must be greater than 0")
 
@@ -84,14 +97,28 @@ class Counters:
         return self.stored + self.duplicates
 
 
+class _Stage(Enum):
+    """How far the latest attempt to publish a message got."""
+
+    UNSENT = auto()
+    AWAITS_PUBACK = auto()
+    REFUSED = auto()
+    ACKNOWLEDGED = auto()
+
+
 @dataclass(kw_only=True, slots=True)
 class _Message:
-    """Some events on their way, under one correlation data however often they are published."""
+    """Some events on their way, under one correlation data however often they are published.
+
+    `acknowledged` counts the attempts that the broker took, `unacknowledged` those since that it did not.
+    """
 
     publish: Publish
     keys: tuple[int, ...]
-    attempts: int
     due_s: float
+    stage: _Stage = _Stage.UNSENT
+    acknowledged: int = 0
+    unacknowledged: int = 0
 
 
 class Device:
@@ -136,13 +163,18 @@ class Device:
         self.counters.recorded += 1
 
     def connected(self, now_s: float) -> list[Action]:
-        """The session with the broker is up. What awaited a receipt is published again at once.
+        """The session with the broker is up. What it did not acknowledge is published again at once.
 
-        A receipt published meanwhile went to a session that is gone.
+        What it did acknowledge keeps its time: the message is in a queue, and its receipt is still to come,
+        or held for us and delivered in a moment.
         """
         self.online = True
         for message in self._inflight.values():
-            message.due_s = now_s
+            if message.stage is _Stage.AWAITS_PUBACK:
+                message.due_s = now_s
+            elif message.stage is _Stage.ACKNOWLEDGED:
+                soonest_s = now_s + self._puback_wait_s(0)
+                message.due_s = max(message.due_s, soonest_s)
         return self._advance(now_s)
 
     def disconnected(self) -> None:
@@ -169,15 +201,23 @@ class Device:
         return self._advance(now_s)
 
     def puback(self, correlation_data: bytes, reason_code: int, now_s: float) -> list[Action]:
-        """The broker answered a publish. Success promises nothing; a refusal calls for another attempt.
+        """The broker answered a publish. Success promises nothing, but that a receipt may take its time.
 
-        0x10 (No Matching Subscribers) means that nobody was there to store it.
+        A refusal calls for another attempt; 0x10 (No Matching Subscribers) means that nobody was there to
+        store it.
         """
         message = self._inflight.get(correlation_data)
-        refused = reason_code == NO_MATCHING_SUBSCRIBERS or reason_code >= UNSPECIFIED_ERROR
-        if message is None or not refused:
+        if message is None or message.stage is not _Stage.AWAITS_PUBACK:
             return []
-        message.due_s = now_s + backoff_s(self._random, message.attempts)
+        if reason_code == NO_MATCHING_SUBSCRIBERS or reason_code >= UNSPECIFIED_ERROR:
+            message.stage = _Stage.REFUSED
+            message.due_s = now_s + self._puback_wait_s(message.unacknowledged - 1)
+        else:
+            message.stage = _Stage.ACKNOWLEDGED
+            message.unacknowledged = 0
+            timeout_s = self._options.receipt_timeout_s
+            message.due_s = now_s + self._wait_s(timeout_s, message.acknowledged, RECEIPT_TIMEOUT_S_MAX)
+            message.acknowledged += 1
         return self._advance(now_s)
 
     def _advance(self, now_s: float) -> list[Action]:
@@ -191,15 +231,22 @@ class Device:
             if message.due_s > now_s:
                 continue
             actions.append(message.publish)
-            message.due_s = now_s + self._options.receipt_timeout_s
-            if message.attempts:
-                message.due_s += backoff_s(self._random, message.attempts)
-                self.counters.republished += 1
-            message.attempts += 1
+            self.counters.republished += message.stage is not _Stage.UNSENT
+            message.stage = _Stage.AWAITS_PUBACK
+            message.due_s = now_s + self._puback_wait_s(message.unacknowledged)
+            message.unacknowledged += 1
             self.counters.published += 1
         if self._inflight:
             actions.append(Wake(at_s=min(message.due_s for message in self._inflight.values())))
         return actions
+
+    def _puback_wait_s(self, earlier: int) -> float:
+        return self._wait_s(self._options.puback_timeout_s, earlier, PUBACK_TIMEOUT_S_MAX)
+
+    def _wait_s(self, timeout_s: float, earlier: int, cap_s: float) -> float:
+        """A time-out after this many earlier ones: doubled for each up to the cap, and jittered."""
+        doubled_s = min(timeout_s * (1 << min(earlier, DOUBLINGS_MAX)), max(timeout_s, cap_s))
+        return doubled_s * self._random.uniform(1 - JITTER, 1 + JITTER)
 
     def _pack(self, now_s: float) -> _Message:
         """The next message from the spool's oldest events that are in none yet."""
@@ -220,13 +267,12 @@ class Device:
         return _Message(
             publish=Publish(payload=payload, correlation_data=correlation_data),
             keys=tuple(keys),
-            attempts=0,
             due_s=now_s,
         )
 
 
 def backoff_s(random: Random, attempts: int) -> float:
-    """Full jitter: anything from 0 to a ceiling that doubles with each attempt, in seconds."""
+    """How long before the next attempt to connect, in seconds: full jitter under a ceiling that doubles."""
     return random.uniform(0, min(limits.BACKOFF_CAP_S, limits.BACKOFF_BASE_S * 2 ** min(attempts, 30)))
 
 

@@ -20,7 +20,17 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.client import Client
-from device_sim.device import RECEIPT_TIMEOUT_S, Action, Counters, Device, Options, Publish, Wake, backoff_s
+from device_sim.device import (
+    PUBACK_TIMEOUT_S,
+    RECEIPT_TIMEOUT_S,
+    Action,
+    Counters,
+    Device,
+    Options,
+    Publish,
+    Wake,
+    backoff_s,
+)
 from device_sim.scenario import Period, Scenario, Story
 from pisync import limits
 from pisync.domain import receipts, topics
@@ -68,7 +78,9 @@ class Fleet:
         address: the broker.
         connections: devices connected at the same time, at most.
         tls_context: for an `mqtts://` address.
-        receipt_timeout_s: how long a device waits for a receipt before it publishes again, in seconds.
+        puback_timeout_s: how long a device waits for a PUBACK, or after a refusal, before it publishes again.
+        receipt_timeout_s: how long it waits for the receipt of what the broker acknowledged. Both are first
+            waits, in seconds; a test with a broker that loses what it acknowledged wants them short.
     """
 
     def __init__(
@@ -78,6 +90,7 @@ class Fleet:
         *,
         connections: int = CONNECTIONS,
         tls_context: ssl.SSLContext | None = None,
+        puback_timeout_s: float = PUBACK_TIMEOUT_S,
         receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
     ) -> None:
         self.tally = Tally()
@@ -85,6 +98,7 @@ class Fleet:
         self._address = address
         self._connections = connections
         self._tls_context = tls_context
+        self._puback_timeout_s = puback_timeout_s
         self._receipt_timeout_s = receipt_timeout_s
         self._slots = asyncio.Semaphore(connections)
 
@@ -126,7 +140,11 @@ class Fleet:
 
     async def _run_device(self, story: Story) -> None:
         random = Random(f"{self._scenario.seed}/{story.device_id}/fleet")
-        options = Options(array_events=story.array_events, receipt_timeout_s=self._receipt_timeout_s)
+        options = Options(
+            array_events=story.array_events,
+            puback_timeout_s=self._puback_timeout_s,
+            receipt_timeout_s=self._receipt_timeout_s,
+        )
         device = Device(story.device_id, random=random, options=options, counters=self.tally.counters)
         for period in story.periods:
             await asyncio.sleep(random.uniform(0, OFFLINE_S_MAX))

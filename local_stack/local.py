@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
-from local_stack import ports, services
+from local_stack import ports, private, services
 from local_stack.process import ChildFailed, ChildProcess
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.errors import ConfigurationError
@@ -166,30 +166,42 @@ async def keep_running(child: ChildProcess, say: Say) -> None:
 
 
 @contextlib.contextmanager
-def locked(data: Path) -> Iterator[None]:
-    """Hold the data directory, made when absent, for this process.
+def locked(data: Path, say: Say) -> Iterator[None]:
+    """Hold the data directory, made when absent, for this process, and keep it private to its user.
 
     Raises:
-        ConfigurationError: another `pisync up` holds it, or it cannot be written.
+        ConfigurationError: another `pisync up` holds it, it cannot be written, or is another user's.
     """
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        file = (data / "lock").open("a+")
-    except OSError as error:
-        raise ConfigurationError(f"--data {data}: {error}") from None
-    with file as lock:
+    with private.umask():
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise ConfigurationError(
-                f"{data} is in use by another `pisync up` (process {lock.read().strip()}):"
-                " stop that one, or choose another directory with --data"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+            data.mkdir(parents=True, exist_ok=True)
+            file = (data / "lock").open("a+")
+        except OSError as error:
+            raise ConfigurationError(f"--data {data}: {error}") from None
+        with file as lock:
+            _hold(lock, data)
+            try:
+                lines = private.put_right(data)
+            except OSError as error:
+                raise ConfigurationError(f"--data {data}: {error}") from None
+            for line in lines:
+                say(line)
+            yield
+
+
+def _hold(lock: TextIO, data: Path) -> None:
+    """Lock the file and write this process's id into it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise ConfigurationError(
+            f"{data} is in use by another `pisync up` (process {lock.read().strip()}):"
+            " stop that one, or choose another directory with --data"
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
 
 
 def _bridges_known(data: Path, wanted: int) -> int:

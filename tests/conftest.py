@@ -15,7 +15,9 @@ A test that stops, kills or pauses a server starts its own:
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,18 +28,36 @@ from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 
 
+@contextmanager
+def shared_directory(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A directory of a server that all tests share. Its data goes at the end, its log stays.
+
+    pytest removes the directories of tests that passed, and these only where every test did: the data of
+    hundreds of tests would stay for the one that failed.
+    """
+    directory = tmp_path_factory.mktemp(name)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory / "data", ignore_errors=True)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongod_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MongodbServer]:
     """A real mongod, shared by all tests."""
-    async with running(MongodbServer(tmp_path_factory.mktemp("mongod"))) as server:
-        yield server
+    with shared_directory(tmp_path_factory, "mongod") as directory:
+        server = MongodbServer(directory / "data", log=directory / "mongod.log")
+        async with running(server):
+            yield server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
     """A real redis-server, shared by all tests."""
-    async with running(RedisServer(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
+    with shared_directory(tmp_path_factory, "redis") as directory:
+        server = RedisServer(directory / "data", log=directory / "redis-server.log")
+        async with running(server):
+            yield server
 
 
 @pytest_asyncio.fixture

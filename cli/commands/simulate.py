@@ -27,6 +27,12 @@ def simulate(
     array_events: Annotated[
         int, typer.Option(min=1, max=500, help="Events in one message of a backlog, at most.")
     ] = 50,
+    receipt_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="How long a device waits for a receipt after a PUBACK, in seconds, ± 50 %."
+        ),
+    ] = 600.0,
     report: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the summary to this file, as JSON.")
     ] = None,
@@ -50,6 +56,7 @@ def simulate(
             timeout_s=timeout_s,
             failing=failing,
             array_events=array_events,
+            receipt_timeout_s=receipt_timeout_s,
             report=report,
         )
     )

@@ -27,7 +27,8 @@ CONNECTIONS: Final = 16
 ARRAY_EVENTS: Final = 8
 FAILING: Final = 0.3
 """The share of devices that end in a streak of failures; before it, their alerts open and close."""
-RECEIPT_TIMEOUT_S: Final = 2.0
+TIMEOUT_S: Final = 2.0
+"""How long a device waits for a PUBACK, and for a receipt: brokers lose here what they acknowledged."""
 STALLED_S: Final = 0.7
 """A fleet that gets nowhere for so long meets the next fault beside the one that holds it up."""
 STUCK_S: Final = 60.0
@@ -92,7 +93,13 @@ class RecordedFleet(Fleet):
     """A fleet that tells the auditor what it records, and what receipts cover."""
 
     def __init__(self, auditor: Auditor, scenario: Scenario, address: MqttAddress) -> None:
-        super().__init__(scenario, address, connections=CONNECTIONS, receipt_timeout_s=RECEIPT_TIMEOUT_S)
+        super().__init__(
+            scenario,
+            address,
+            connections=CONNECTIONS,
+            puback_timeout_s=TIMEOUT_S,
+            receipt_timeout_s=TIMEOUT_S,
+        )
         self._auditor = auditor
 
     async def _deliver(self, device: Device, period: Period, random: Random) -> None:

@@ -102,7 +102,7 @@ def ids(scenario: Scenario) -> set[tuple[str, int]]:
 
 async def test_every_event_is_confirmed_though_messages_and_receipts_are_lost(mqtt_url: str) -> None:
     scenario = Scenario(seed=1, now=NOW, devices=12, events=30, array_events=10)
-    fleet = Fleet(scenario, MqttAddress(mqtt_url), connections=5, receipt_timeout_s=0.1)
+    fleet = Fleet(scenario, MqttAddress(mqtt_url), connections=5, puback_timeout_s=0.1, receipt_timeout_s=0.1)
     async with StandIn(mqtt_url, loss=0.15).running() as bridge:
         await fleet.run()
     assert bridge.events == ids(scenario)
@@ -121,7 +121,7 @@ async def test_every_event_is_confirmed_though_messages_and_receipts_are_lost(mq
 async def test_no_matching_subscribers_means_publish_again(mqtt_url: str) -> None:
     """The receipt timeout is out of reach: only the PUBACK's 0x10 can bring the second attempt."""
     scenario = Scenario(seed=2, now=NOW, devices=1, events=5)
-    fleet = Fleet(scenario, MqttAddress(mqtt_url), receipt_timeout_s=3600)
+    fleet = Fleet(scenario, MqttAddress(mqtt_url), puback_timeout_s=0.1, receipt_timeout_s=3600)
     running_fleet = asyncio.create_task(fleet.run())
     await until(lambda: fleet.tally.counters.republished > 0)
     async with StandIn(mqtt_url).running() as bridge:
@@ -133,7 +133,7 @@ async def test_a_broker_that_comes_late_and_restarts_is_waited_for(tmp_path: Pat
     scenario = Scenario(seed=3, now=NOW, devices=4, events=10)
     async with running(MosquittoServer(tmp_path)) as mosquitto:
         await mosquitto.kill()
-        fleet = Fleet(scenario, MqttAddress(mosquitto.url), receipt_timeout_s=0.5)
+        fleet = Fleet(scenario, MqttAddress(mosquitto.url), puback_timeout_s=0.5, receipt_timeout_s=0.5)
         async with StandIn(mosquitto.url).running() as bridge:
             bridge.answering = False
             running_fleet = asyncio.create_task(fleet.run())
@@ -193,6 +193,16 @@ async def test_the_command_reports_a_confirmed_fleet(mqtt_url: str, tmp_path: Pa
     assert (summary.unconfirmed, summary.rejected) == (0, 0)
     assert summary.confirmed == summary.stored + summary.duplicates == 100 + summary.replayed
     assert summary.repeated_failures >= 1
+
+
+async def test_the_command_takes_how_long_a_device_waits_for_a_receipt(mqtt_url: str) -> None:
+    """With the protocol's ten minutes, what the stand-in loses would keep it for as long."""
+    options = ["--devices", "2", "--events", "40", "--array-events", "5", "--receipt-timeout-s", "0.1"]
+    async with StandIn(mqtt_url, loss=0.3).running():
+        process = await simulate("--mqtt-url", mqtt_url, *options)
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"Events not confirmed" in output
 
 
 async def test_the_command_fails_when_something_is_unconfirmed(mqtt_url: str, tmp_path: Path) -> None:

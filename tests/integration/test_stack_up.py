@@ -116,6 +116,7 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
     assert said.rstrip().endswith("everything has stopped")
     assert gone(children)
     assert (data / "logs" / "bridge-1.log").is_file()
+    assert [path for path in (data, *data.rglob("*")) if path.lstat().st_mode & 0o077] == []
 
 
 async def test_up_runs_a_fleet_and_keeps_nothing_without_data() -> None:

@@ -6,7 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from tests.conftest import shared_directory
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -59,3 +62,13 @@ def test_a_fresh_clone_is_checked_and_tested() -> None:
         line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")
     ]
     assert commands[-2:] == ["make check", "make test"]
+
+
+def test_a_run_of_the_tests_leaves_nothing_but_what_failed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Pytest keeps the directories of three runs by default: gigabytes of databases."""
+    assert PYPROJECT["tool"]["pytest"]["ini_options"]["tmp_path_retention_policy"] == "failed"
+    with shared_directory(tmp_path_factory, "server") as directory:
+        (directory / "data").mkdir()
+        (directory / "data" / "journal").touch()
+        (directory / "log").touch()
+    assert [path.name for path in directory.iterdir()] == ["log"]

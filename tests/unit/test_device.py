@@ -5,13 +5,23 @@ from random import Random
 import msgspec
 import pytest
 
-from device_sim.device import Action, Device, Options, Publish, Wake, backoff_s
+from device_sim.device import (
+    JITTER,
+    RECEIPT_TIMEOUT_S_MAX,
+    Action,
+    Device,
+    Options,
+    Publish,
+    Wake,
+    backoff_s,
+)
 from pisync import limits
 from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent
 from pisync.domain.receipts import Receipt
 from tests.support.samples import event_at
 
-TIMEOUT_S = 10.0
+PUBACK_S = 10.0
+RECEIPT_S = 300.0
 
 
 def numbered(number: int, message: str = "") -> SyncEvent:
@@ -20,7 +30,12 @@ def numbered(number: int, message: str = "") -> SyncEvent:
 
 
 def device(events: int = 0, *, array_events: int = 500, inflight: int = 2) -> Device:
-    options = Options(array_events=array_events, inflight_messages_max=inflight, receipt_timeout_s=TIMEOUT_S)
+    options = Options(
+        array_events=array_events,
+        inflight_messages_max=inflight,
+        puback_timeout_s=PUBACK_S,
+        receipt_timeout_s=RECEIPT_S,
+    )
     made = Device("PB-000001", random=Random(1), options=options)
     for number in range(events):
         made.record(numbered(number))
@@ -83,25 +98,93 @@ def test_an_event_at_the_limit_goes_alone_and_one_beyond_it_is_refused() -> None
         full.record(numbered(1, "x" * (padding + 1)))
 
 
-def test_without_a_receipt_it_publishes_the_same_again() -> None:
+def around(wait_s: float) -> tuple[float, float]:
+    """What a wait may come to with its jitter."""
+    return wait_s * (1 - JITTER), wait_s * (1 + JITTER)
+
+
+def test_without_a_puback_it_publishes_the_same_again_after_seconds_then_less_often() -> None:
     patient = device(2)
     actions = patient.connected(0.0)
     (first,) = published(actions)
-    assert wakes(actions) == [TIMEOUT_S]
-    assert published(patient.tick(TIMEOUT_S - 0.1)) == []
-    assert published(patient.tick(TIMEOUT_S)) == [first]
-    assert patient.counters.republished == 1
+    now_s = 0.0
+    for wait_s in (PUBACK_S, 2 * PUBACK_S, 4 * PUBACK_S):
+        (at_s,) = wakes(actions)
+        least_s, most_s = around(wait_s)
+        assert least_s <= at_s - now_s <= most_s
+        assert published(patient.tick(at_s - 0.1)) == []
+        now_s = at_s
+        actions = patient.tick(now_s)
+        assert published(actions) == [first]
+    assert patient.counters.republished == 3
     assert len(patient.spool) == 2
-    patient.receipt(first.correlation_data, stored(2), 11.0)
+    patient.receipt(first.correlation_data, stored(2), now_s)
     assert not patient.spool
 
 
-def test_a_new_connection_publishes_again_what_awaits_a_receipt() -> None:
+def test_after_a_puback_it_waits_long_for_its_receipt_and_longer_each_time() -> None:
+    patient = device(2)
+    (message,) = published(patient.connected(0.0))
+    now_s = 1.0
+    for wait_s in (RECEIPT_S, 2 * RECEIPT_S, 4 * RECEIPT_S):
+        actions = patient.puback(message.correlation_data, 0, now_s)
+        assert published(actions) == []
+        (at_s,) = wakes(actions)
+        least_s, most_s = around(wait_s)
+        assert least_s <= at_s - now_s <= most_s
+        assert published(patient.tick(at_s - 0.1)) == []
+        now_s = at_s
+        assert published(patient.tick(now_s)) == [message]
+    assert len(patient.spool) == 2
+
+
+def test_the_waits_end_at_hours_and_are_jittered() -> None:
+    patient = device(1)
+    (message,) = published(patient.connected(0.0))
+    now_s, waits = 0.0, []
+    for _ in range(60):
+        (at_s,) = wakes(patient.puback(message.correlation_data, 0, now_s))
+        waits.append(at_s - now_s)
+        now_s = at_s
+        assert published(patient.tick(now_s)) == [message]
+    least_s, most_s = around(RECEIPT_TIMEOUT_S_MAX)
+    assert all(least_s <= wait_s <= most_s for wait_s in waits[6:])
+    assert max(waits[6:]) > 1.5 * min(waits[6:])
+
+
+def test_a_puback_counts_once() -> None:
+    hopeful = device(1)
+    (message,) = published(hopeful.connected(0.0))
+    (at_s,) = wakes(hopeful.puback(message.correlation_data, 0, 1.0))
+    assert hopeful.puback(message.correlation_data, 0, 1.0) == []
+    assert hopeful.puback(message.correlation_data, 0x97, 1.0) == []
+    assert wakes(hopeful.tick(2.0)) == [at_s]
+
+
+def test_a_new_connection_publishes_again_what_has_no_puback() -> None:
     interrupted = device(2)
     (first,) = published(interrupted.connected(0.0))
     interrupted.disconnected()
     assert interrupted.tick(1.0) == []
     assert published(interrupted.connected(2.0)) == [first]
+
+
+def test_a_new_connection_leaves_in_peace_what_the_broker_holds() -> None:
+    """Its receipt is delivered in a moment, or not due yet: a flapping line must not multiply the queue."""
+    flapping = device(2)
+    (first,) = published(flapping.connected(0.0))
+    (due_s,) = wakes(flapping.puback(first.correlation_data, 0, 1.0))
+    for at_s in (2.0, 3.0, 4.0):
+        flapping.disconnected()
+        actions = flapping.connected(at_s)
+        assert (published(actions), wakes(actions)) == ([], [due_s])
+    flapping.disconnected()
+    actions = flapping.connected(due_s + 1000)
+    assert published(actions) == []
+    (again_s,) = wakes(actions)
+    least_s, most_s = around(PUBACK_S)
+    assert least_s <= again_s - due_s - 1000 <= most_s
+    assert published(flapping.tick(again_s)) == [first]
 
 
 def test_a_receipt_counts_while_offline_and_only_once() -> None:
@@ -122,16 +205,13 @@ def test_a_refusing_puback_means_not_stored(reason_code: int) -> None:
     actions = refused.puback(message.correlation_data, reason_code, 1.0)
     assert len(refused.spool) == 2
     (again_s,) = wakes(actions)
-    assert 1.0 <= again_s <= 1.0 + 2 * limits.BACKOFF_BASE_S
-    assert published(refused.tick(again_s)) == [message]
-
-
-def test_a_puback_of_success_changes_nothing() -> None:
-    hopeful = device(2)
-    (message,) = published(hopeful.connected(0.0))
-    assert hopeful.puback(message.correlation_data, 0, 1.0) == []
-    assert len(hopeful.spool) == 2
-    assert published(hopeful.tick(TIMEOUT_S)) == [message]
+    least_s, most_s = around(PUBACK_S)
+    assert least_s <= again_s - 1.0 <= most_s
+    again = refused.tick(again_s)
+    assert published(again) == [message]
+    (later_s,) = wakes(refused.puback(message.correlation_data, reason_code, again_s))
+    least_s, most_s = around(2 * PUBACK_S)
+    assert least_s <= later_s - again_s <= most_s
 
 
 def test_rejected_events_leave_the_spool_and_are_counted() -> None:
@@ -191,6 +271,7 @@ def test_backoff_grows_and_stays_under_its_cap() -> None:
         {"array_events": 0},
         {"array_events": 501},
         {"inflight_messages_max": 0},
+        {"puback_timeout_s": 0.0},
         {"receipt_timeout_s": 0.0},
     ],
 )

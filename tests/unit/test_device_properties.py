@@ -17,14 +17,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from device_sim.device import Action, Device, Options, Publish, Wake
+from device_sim.device import JITTER, Action, Device, Options, Publish, Wake
 from pisync import limits
 from pisync.domain.events import ErrorDetail
 from pisync.domain.receipts import Receipt
 from tests.support.samples import event_at
 
 INFLIGHT_MAX = 3
-TIMEOUT_S = 5.0
+PUBACK_S = 5.0
+RECEIPT_S = 60.0
 
 
 def elements(payload: bytes) -> list[bytes]:
@@ -46,7 +47,10 @@ class DeviceMachine(RuleBasedStateMachine):
     @initialize(array_events=st.sampled_from([1, 2, 7, 500]), seed=st.integers(0, 1000))
     def begin(self, array_events: int, seed: int) -> None:
         options = Options(
-            array_events=array_events, inflight_messages_max=INFLIGHT_MAX, receipt_timeout_s=TIMEOUT_S
+            array_events=array_events,
+            inflight_messages_max=INFLIGHT_MAX,
+            puback_timeout_s=PUBACK_S,
+            receipt_timeout_s=RECEIPT_S,
         )
         self.array_events = array_events
         self.device = Device("PB-000001", random=Random(seed), options=options)
@@ -55,6 +59,8 @@ class DeviceMachine(RuleBasedStateMachine):
         self.recorded: set[bytes] = set()
         self.bridge: set[bytes] = set()
         self.covered: set[bytes] = set()
+        self.awaiting_puback: set[bytes] = set()
+        self.not_before_s: dict[bytes, float] = {}
 
     def take(self, actions: list[Action]) -> Any:
         publishes = []
@@ -67,6 +73,8 @@ class DeviceMachine(RuleBasedStateMachine):
                 assert self.device.online
                 assert len(action.payload) <= limits.MESSAGE_BYTES_MAX
                 assert 1 <= len(elements(action.payload)) <= self.array_events
+                assert self.now_s >= self.not_before_s.get(action.correlation_data, 0.0)
+                self.awaiting_puback.add(action.correlation_data)
         return multiple(*publishes)
 
     def store(self, publish: Publish) -> Receipt:
@@ -100,7 +108,7 @@ class DeviceMachine(RuleBasedStateMachine):
     def disconnect(self) -> None:
         self.device.disconnected()
 
-    @rule(target=published, after_s=st.floats(0, 2 * TIMEOUT_S))
+    @rule(target=published, after_s=st.floats(0, RECEIPT_S))
     def tick(self, after_s: float) -> Any:
         self.now_s += after_s
         return self.take(self.device.tick(self.now_s))
@@ -111,6 +119,11 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(target=published, publish=published, reason_code=st.sampled_from([0x00, 0x10, 0x80, 0x97]))
     def puback(self, publish: Publish, reason_code: int) -> Any:
+        """Once for each publish; what the broker took is left in peace, whatever else happens."""
+        key = publish.correlation_data
+        if key in self.awaiting_puback:
+            self.awaiting_puback.discard(key)
+            self.not_before_s[key] = self.now_s + (RECEIPT_S if reason_code == 0 else PUBACK_S) * (1 - JITTER)
         return self.take(self.device.puback(publish.correlation_data, reason_code, self.now_s))
 
     @rule(target=published, receipt=receipts)

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from api.routes import sync_event
 from bench import rows
 from bridge.metrics import Metrics
 from cli.main import app
+from device_sim import device
 from pisync.domain import topics
 from pisync.domain.alerts import Rule
 from pisync.domain.events import Reason, SyncEvent
@@ -174,3 +177,22 @@ def test_the_tree_in_the_architecture_document_has_every_folder_with_code() -> N
     }
     assert with_code - drawn == set()
     assert [folder for folder in drawn if not (ROOT / folder).is_dir()] == []
+
+
+def test_every_answer_of_a_post_is_in_the_readme() -> None:
+    """And 401 and 405, which no route declares; 500 is a defect."""
+    (route,) = sync_event.router.routes
+    assert isinstance(route, APIRoute)
+    answers = {*map(str, route.responses), "401", "405"} - {"500"}
+    text = (ROOT / "README.md").read_text()
+    assert [answer for answer in sorted(answers) if f"| {answer} |" not in text] == []
+
+
+def test_the_protocol_document_has_the_times_after_which_to_publish_again() -> None:
+    text = (ROOT / "docs/protocol.md").read_text()
+    assert f"{device.PUBACK_TIMEOUT_S:g} s ± {device.JITTER:.0%}".replace("%", " %") in text
+    minutes = device.RECEIPT_TIMEOUT_S / 60
+    assert f"**{minutes:g} minutes ± {device.JITTER:.0%}**".replace("%", " %") in text
+    assert f"up to {device.PUBACK_TIMEOUT_S_MAX / 60:g} minutes" in text
+    assert f"up to {device.RECEIPT_TIMEOUT_S_MAX / 3600:g} hours" in text
+    assert f"at most {device.INFLIGHT_MESSAGES_MAX} messages without a receipt" in text

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -35,17 +36,87 @@ def test_free_ports_are_none_that_a_client_is_given() -> None:
 def test_a_data_directory_serves_one_at_a_time(tmp_path: Path) -> None:
     data = tmp_path / "data"
     refused = pytest.raises(ConfigurationError, match=rf"in use by another .* \(process {os.getpid()}\)")
-    with local.locked(data), refused, local.locked(data):
+    with local.locked(data, print), refused, local.locked(data, print):
         pass
-    with local.locked(data):
+    with local.locked(data, print):
         assert data.is_dir()
 
 
 def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = pytest.raises(ConfigurationError, match="Not a directory")
-    with refused, local.locked(tmp_path / "file" / "data"):
+    with refused, local.locked(tmp_path / "file" / "data", print):
         pass
+
+
+def modes(directory: Path) -> dict[str, str]:
+    """The permissions of all that is in a directory, by path, and its own."""
+    return {
+        str(path.relative_to(directory)): f"{stat.S_IMODE(path.lstat().st_mode):o}"
+        for path in [directory, *directory.rglob("*")]
+        if not path.is_symlink()
+    }
+
+
+async def test_what_is_made_in_a_data_directory_is_private(tmp_path: Path) -> None:
+    """By this process and by its children, whatever the umask of the person who started it."""
+    said, before = list[str](), os.umask(0)
+    try:
+        with local.locked(tmp_path / "data", said.append):
+            log = tmp_path / "data" / "logs" / "child.log"
+            local._bridges_known(tmp_path / "data", 1)
+            made = tmp_path / "data" / "redis"
+            command = f"umask; mkdir {made}; echo kept > {made}/data"
+            child = ChildProcess("child", ["/bin/sh", "-c", command], log=log)
+            await child.start()
+            assert await child.wait() == 0
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+    assert log.read_text() == "0077\n"
+    private = {"bridges", "lock", "logs/child.log", "redis/data"}
+    assert modes(tmp_path / "data") == {
+        **dict.fromkeys(private, "600"),
+        **dict.fromkeys({".", "logs", "redis"}, "700"),
+    }
+    assert said == []
+
+
+def data_of_before(data: Path) -> None:
+    """A data directory as it came out under the usual umask."""
+    (data / "mongodb" / "journal").mkdir(parents=True)
+    (data / "mongodb" / "journal" / "log").touch()
+    (data / "lock").touch()
+    for path in data.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    data.chmod(0o755)
+
+
+def test_a_data_directory_that_others_could_read_is_put_right_and_says_so(tmp_path: Path) -> None:
+    outside, data, said = tmp_path / "outside", tmp_path / "data", list[str]()
+    outside.mkdir(mode=0o755)
+    data_of_before(data)
+    (data / "logs").symlink_to(outside)
+    with local.locked(data, said.append):
+        assert modes(data) == {
+            **dict.fromkeys([".", "mongodb", "mongodb/journal"], "700"),
+            **dict.fromkeys(["mongodb/journal/log", "lock"], "600"),
+        }
+    assert said == [f"other users could reach 5 files and directories in {data}: they cannot now"]
+    assert modes(outside) == {".": "755"}
+    with local.locked(data, said.append):
+        assert len(said) == 1
+
+
+def test_a_directory_that_holds_other_things_keeps_its_mode(tmp_path: Path) -> None:
+    data, said = tmp_path / "data", list[str]()
+    data_of_before(data)
+    (data / "thesis").mkdir()
+    (data / "thesis").chmod(0o755)
+    with local.locked(data, said.append):
+        found = modes(data)
+    assert (found["."], found["thesis"], found["mongodb"]) == ("755", "755", "700")
+    assert said[0] == f"{data} holds other things, too, so its mode stays; PiSync's own data in it is private"
 
 
 def test_a_data_directory_keeps_the_bridges_it_had(tmp_path: Path) -> None:
