@@ -71,6 +71,9 @@ METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024
 METRICS_REQUEST_TIMEOUT_S: Final = 5.0
 METRICS_CONNECTIONS_MAX: Final = 16
 
+# The URL of a server, with all its hosts and options.
+URL_CHARS_MAX: Final = 8 * 1024
+
 # Retry with full jitter: uniform(0, min(cap, base * 2^attempt)).
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_CAP_S: Final = 10.0

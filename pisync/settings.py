@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,6 +19,8 @@ from pisync import limits
 from pisync.domain import topics
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
+from pisync.stores.mongodb.address import check_mongodb_url
+from pisync.stores.redis.address import check_redis_url
 
 PREFIX: Final = "PISYNC_"
 
@@ -42,15 +43,21 @@ class CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     mqtt_url: str = Field(
-        "mqtt://127.0.0.1:1883", description="Broker, `mqtt://` or `mqtts://user:password@host:port`."
+        "mqtt://127.0.0.1:1883",
+        description="Broker, `mqtt://` or `mqtts://user:password@host:port`.",
+        repr=False,
     )
     mqtt_ca_file: Path | None = Field(
         None, description="CA certificates (PEM) for `mqtts://`; without it, the system's."
     )
     mongodb_url: str = Field(
-        "mongodb://127.0.0.1:27017/pisync", description="MongoDB connection string with the database's name."
+        "mongodb://127.0.0.1:27017/pisync",
+        description="MongoDB connection string with the database's name.",
+        repr=False,
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis, `redis://` or `rediss://`.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis, `redis://` or `rediss://`.", repr=False
+    )
     log_format: Literal["console", "json"] = Field("console", description="Shape of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
@@ -64,26 +71,14 @@ class CommonSettings(BaseSettings):
 
     @field_validator("mongodb_url")
     @classmethod
-    def _durable(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"mongodb", "mongodb+srv"} or not parts.netloc:
-            raise ValueError("must be a mongodb:// or mongodb+srv:// connection string")
-        if not parts.path.strip("/"):
-            raise ValueError("must end with the database's name, as in mongodb://127.0.0.1:27017/pisync")
-        for name, value in parse_qsl(parts.query, keep_blank_values=True):
-            if name.lower() in {"w", "j", "journal", "fsync"}:
-                raise ValueError(
-                    f"sets {name}={value}; the write concern is always majority with journal,"
-                    " or what is acknowledged could be lost"
-                )
+    def _mongodb(cls, url: str) -> str:
+        check_mongodb_url(url)
         return url
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.netloc or parts.path):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        check_redis_url(url)
         return url
 
     @model_validator(mode="after")

@@ -233,7 +233,9 @@ async def test_three_failures_in_a_row_are_warned_of_once(world: World) -> None:
     ("setting", "value", "exit_code", "said"),
     [
         ("mqtt_url", "http://x", 78, "PISYNC_MQTT_URL"),
-        ("mongodb_url", "mongodb://h/x?w=0", 78, "w=0"),
+        ("mongodb_url", "mongodb://h/x?w=0", 78, "its option w must be majority"),
+        ("mongodb_url", "mongodb://h/x?readPreference=secondary", 78, "readPreference must be primary"),
+        ("mqtt_url", "mqtt://u:s3cret/x@h", 78, "PISYNC_MQTT_URL: has"),
         ("bridge_id", "a b", 78, "PISYNC_BRIDGE_ID"),
         ("mqtt_ulr", "x", 78, "no such setting"),
     ],
