@@ -65,6 +65,10 @@ CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_MAXIMUM: Final = 4096
 SESSION_EXPIRY_S: Final = 30 * 24 * 3600
 RECEIPT_EXPIRY_S: Final = 24 * 3600
+# A broker that hangs up without a word so many times within so many seconds has given our session to another
+# client.
+HANG_UPS_MAX: Final = 3
+HANG_UPS_WITHIN_S: Final = 60.0
 
 # The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024

@@ -34,7 +34,7 @@ def _topic_level(name: str) -> str:
 
 
 ProgramId = Annotated[str, AfterValidator(_topic_level)]
-"""The id of one bridge or one api replica, which stands in topics and client ids as a device's does."""
+"""The id of one bridge or one api replica, which may stand in topics as a device's does."""
 
 
 class CommonSettings(BaseSettings):
@@ -103,7 +103,8 @@ class BridgeSettings(CommonSettings):
 
     bridge_id: ProgramId = Field(
         "bridge-0",
-        description="Stable name of one bridge: its MQTT client id, and so its session in the broker.",
+        description="Stable name of one bridge; with an `@` before it its MQTT client id, and so its session"
+        " in the broker.",
     )
     batch_events_max: int = Field(
         limits.BATCH_EVENTS_MAX, ge=1, le=10_000, description="Events in one write to MongoDB, at most."

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from local_stack.process import running
@@ -202,6 +203,41 @@ async def test_a_second_bridge_with_the_same_id_ends_the_first(world: World, tmp
             assert await world.bridge.wait() == 79
         assert "PISYNC_BRIDGE_ID" in world.log()
         assert second.running
+
+
+@pytest.mark.parametrize("clean_start", [True, False])
+async def test_a_device_that_has_a_bridges_name_takes_nothing(world: World, clean_start: bool) -> None:
+    namesake = aiomqtt.Client(
+        "127.0.0.1",
+        world.mosquitto.port,
+        identifier="bridge-0",
+        protocol=aiomqtt.ProtocolVersion.V5,
+        clean_start=clean_start,
+    )
+    events = fleet(5, 10)
+    async with namesake:
+        await publish(world, events)
+        await world.projected(events)
+    assert await world.truth.events() == len(events)
+    assert world.log().count("connected") == 1
+
+
+async def test_a_client_that_has_a_bridges_client_id_is_named(world: World) -> None:
+    """It may take messages with it; what is published afterwards comes in."""
+    for _ in range(3):
+        times = world.log().count("session_resumed=")
+        async with aiomqtt.Client(
+            "127.0.0.1",
+            world.mosquitto.port,
+            identifier="@bridge-0",
+            protocol=aiomqtt.ProtocolVersion.V5,
+        ):
+            await world.said("session_resumed=", times + 1)
+    await world.said("another client, which is no bridge")
+    assert "client_id=@bridge-0" in world.log()
+    events = fleet(5, 10)
+    await publish(world, events)
+    await world.projected(events)
 
 
 async def test_a_bridge_that_leaves_takes_what_is_held_for_it(world: World, tmp_path: Path) -> None:
