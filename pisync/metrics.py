@@ -1,4 +1,4 @@
-"""`GET /metrics` and `GET /healthz` in the bridge's own event loop.
+"""`GET /metrics`, `GET /healthz` and `GET /livez` in the bridge's own event loop.
 
 A few lines of HTTP/1.1, because a web server beside the hot path would be more to hold than all it serves:
 one request a connection, of bounded size and within a bounded time, and a bounded number of them at once.
@@ -98,7 +98,9 @@ class _Endpoint:
             health = self._health()
             status = HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE
             return _response(status, _TEXT, f"{health.text}\n".encode())
-        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"only GET /metrics and GET /healthz\n")
+        if target == b"/livez":  # whoever reads this answer knows that the event loop turns
+            return _response(HTTPStatus.OK, _TEXT, b"alive\n")
+        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"only GET /metrics, /healthz and /livez\n")
 
 
 def _response(status: HTTPStatus, content_type: str, body: bytes) -> bytes:

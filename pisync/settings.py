@@ -7,8 +7,9 @@ another program's settings does not. A variable that no program has stops every 
 
 import ipaddress
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
@@ -149,7 +150,8 @@ class BridgeSettings(CommonSettings):
         None,
         ge=1,
         le=65535,
-        description="Port on which the bridge serves `/metrics` and `/healthz`; without it, it does not.",
+        description="Port on which the bridge serves `/metrics`, `/healthz` and `/livez`; without it, it does"
+        " not.",
     )
 
     @model_validator(mode="after")
@@ -240,7 +242,11 @@ def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
             environment; the message has a line for each fault.
     """
     known = variables()
-    strays = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    ours = sorted(name for name in os.environ if name.startswith(PREFIX))
+    injected = [name for name in ours if _SERVICE_LINK.match(os.environ[name])]
+    if injected:
+        raise ConfigurationError(_about_service_links(injected))
+    strays = [name for name in ours if name not in known]
     if strays:
         raise ConfigurationError(
             "\n".join(f"{name}: there is no such setting; see docs/operations.md" for name in strays)
@@ -254,6 +260,20 @@ def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{name}: {message}" if name else f"{PREFIX}{message}")
         raise ConfigurationError("\n".join(lines)) from None
+
+
+# What Kubernetes puts into `<SERVICE>_PORT` for every service that it finds in the pod's namespace.
+_SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+
+
+def _about_service_links(names: Sequence[str]) -> str:
+    """What the variables are from; a service has several, such as `…_PORT` and `…_PORT_80_TCP`."""
+    services = {re.sub(r"_PORT(_[0-9]+_[A-Z]+)?$", "", name).lower().replace("_", "-") for name in names}
+    return (
+        f"{', '.join(names)}: not a setting, but a service link: Kubernetes sets such variables in every pod"
+        f" for the service named {' or '.join(sorted(services))}. Set enableServiceLinks: false in the pod's"
+        " spec, or give the service a name that does not begin with pisync"
+    )
 
 
 def child_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -70,9 +70,10 @@ async def exchange(port: int, request: bytes) -> bytes:
         ("GET /metrics HTTP/1.1", 200, "some_metric 1\n"),
         ("GET /metrics?name=x HTTP/1.0", 200, "some_metric 1\n"),
         ("GET /healthz HTTP/1.1", 200, "at work\n"),
-        ("GET / HTTP/1.1", 404, "only GET /metrics and GET /healthz\n"),
-        ("POST /metrics HTTP/1.1", 404, "only GET /metrics and GET /healthz\n"),
-        ("nonsense", 404, "only GET /metrics and GET /healthz\n"),
+        ("GET /livez HTTP/1.1", 200, "alive\n"),
+        ("GET / HTTP/1.1", 404, "only GET /metrics, /healthz and /livez\n"),
+        ("POST /metrics HTTP/1.1", 404, "only GET /metrics, /healthz and /livez\n"),
+        ("nonsense", 404, "only GET /metrics, /healthz and /livez\n"),
     ],
 )
 async def test_what_is_served(request_line: str, status: int, body: str) -> None:
@@ -90,6 +91,7 @@ async def test_health_is_asked_each_time() -> None:
     healthy = False
     async with endpoint(health=lambda: Health(healthy, "away")) as port:
         assert (await exchange(port, b"GET /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        assert (await exchange(port, b"GET /livez HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         healthy = True
         assert (await exchange(port, b"GET /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 

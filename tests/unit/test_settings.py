@@ -75,6 +75,26 @@ WRONG_FOR_ALL = [
     ({"PISYNC_LOG_FORMAT": "xml"}, "PISYNC_LOG_FORMAT"),
     ({"PISYNC_MQTT_ULR": "mqtt://x"}, "PISYNC_MQTT_ULR: there is no such setting"),
 ]
+SERVICE_LINKS = {
+    "PISYNC_API_SERVICE_HOST": "10.0.0.7",
+    "PISYNC_API_SERVICE_PORT": "8080",
+    "PISYNC_API_SERVICE_PORT_HTTP": "8080",
+    "PISYNC_API_PORT": "tcp://10.0.0.7:8080",
+    "PISYNC_API_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+    "PISYNC_API_PORT_8080_TCP_PROTO": "tcp",
+    "PISYNC_API_PORT_8080_TCP_PORT": "8080",
+    "PISYNC_API_PORT_8080_TCP_ADDR": "10.0.0.7",
+}
+WRONG_FOR_ALL += [
+    (SERVICE_LINKS, "Kubernetes sets such variables in every pod for the service named pisync-api."),
+    # These would be settings: the services are named pisync-http and pisync-metrics.
+    (
+        {"PISYNC_HTTP_PORT": "tcp://10.0.0.7:80"},
+        "the service named pisync-http. Set enableServiceLinks: false",
+    ),
+    ({"PISYNC_METRICS_PORT": "udp://10.0.0.7:80"}, "the service named pisync-metrics."),
+    ({"PISYNC_PORT": "tcp://10.0.0.7:80"}, "the service named pisync."),
+]
 WRONG_FOR_THE_BRIDGE = [
     ({"PISYNC_BRIDGE_ID": "a/b"}, "PISYNC_BRIDGE_ID: must be 1 to 64"),
     ({"PISYNC_INFLIGHT_BYTES_MAX": "1000"}, "PISYNC_INFLIGHT_BYTES_MAX must hold"),
