@@ -53,7 +53,7 @@ class MqttSyncPublisher:
             address=settings.mqtt,
             ca_file=settings.mqtt_ca_file,
             # Of this process alone: replicas with one PISYNC_API_ID would end one another's connections.
-            client_id=f"{settings.api_id}-{secrets.token_hex(4)}",
+            client_id=topics.program_client_id(f"{settings.api_id}-{secrets.token_hex(4)}"),
             reply_topic=topics.api_receipts(settings.api_id),
         )
         self._receipt_timeout_s = settings.receipt_timeout_s

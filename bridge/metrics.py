@@ -172,6 +172,10 @@ class Metrics:
             "pisync_bridge_sessions_lost_total",
             "Times that the broker had no session for this bridge although it had one before.",
         )
+        self.sessions_taken_over = self._read_counter(
+            "pisync_bridge_sessions_taken_over_total",
+            "Times that a client which is no bridge took this bridge's session by its client id.",
+        )
         self.published_at_qos_0 = self._read_counter(
             "pisync_bridge_published_at_qos_0_total",
             "Receipts and alerts sent at QoS 0 because the broker's Receive Maximum was used up.",

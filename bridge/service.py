@@ -19,10 +19,10 @@ from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from bridge.retry import until_available
-from bridge.session import Session
+from bridge.session import NOT_CONNECTED, Session
 from pisync import clock, limits, logs
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
-from pisync.metrics import serving
+from pisync.metrics import Health, serving
 from pisync.mqtt.messages import Subscription
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
@@ -79,7 +79,7 @@ class _Bridge:
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
             exposition=self._metrics.exposition,
-            is_healthy=lambda: self._session is not None and self._session.is_ready,
+            health=lambda: Health(False, NOT_CONNECTED) if self._session is None else self._session.health,
         )
 
     async def prepare(self) -> None:

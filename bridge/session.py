@@ -1,20 +1,32 @@
 """The bridge's MQTT session: what the bridge adds to the client that all programs use.
 
-The session itself lives in the broker, under the bridge's id, and outlives every connection: what is not
-acknowledged there is sent again on the next one.
+The session itself lives in the broker, under a client id made of the bridge's id, and outlives every
+connection: what is not acknowledged there is sent again on the next one.
+
+Whoever connects under that client id takes the session. Where it is another bridge, which the registry
+knows, this one ends; where it is any other client, this one connects again, and says so. MQTT 5 has a reason
+code for it (0x8E); Mosquitto 2.0 hangs up without a word, as it does for other reasons, so there the sign is
+that it does so again and again.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from bridge.metrics import Metrics
 from pisync import limits, logs
-from pisync.errors import PiSyncError, SessionTakenOver
+from pisync.domain import topics
+from pisync.errors import BrokerHungUp, PiSyncError, SessionTakenOver
+from pisync.metrics import Health
 from pisync.mqtt.address import MqttAddress
 from pisync.mqtt.client import Client
 from pisync.mqtt.messages import Subscription
 
 log = logs.get(__name__)
+
+NOT_CONNECTED: Final = "not connected to the broker"
 
 
 class Session(Client):
@@ -38,11 +50,10 @@ class Session(Client):
         Args:
             address: the broker.
             ca_file: the certificate authorities to trust for `mqtts://`; None: those that the system trusts.
-            bridge_id: the client id, which names the session in the broker.
+            bridge_id: the bridge's id, of which the client id is made that names the session in the broker.
             subscriptions: what to subscribe to, with the handlers of the messages.
             on_connected: called whenever a connection is subscribed.
-            is_ours: whether the bridge's id is still this process's; asked when a connection is lost, because
-                Mosquitto 2.0 hangs up without a word on the first of two clients with one id.
+            is_ours: whether the bridge's id is still this process's; asked whenever a connection is lost.
             known_before: whether a bridge of this id ran before, so that the broker should have its session.
             metrics: where connections are counted.
             leaving: unsubscribe instead, and take in only what the session still holds.
@@ -50,20 +61,31 @@ class Session(Client):
         super().__init__(
             address=address,
             ca_file=ca_file,
-            client_id=bridge_id,
+            client_id=topics.program_client_id(bridge_id),
             subscriptions=subscriptions,
             session_expiry_s=limits.SESSION_EXPIRY_S,
             leaving=leaving,
             on_up=self._count,
-            on_down=self._stop_if_taken_over,
+            on_down=self._judge_loss,
         )
         self._bridge_id = bridge_id
         self._on_connected = on_connected
         self._is_ours = is_ours
         self._has_session = known_before
         self._metrics = metrics
+        self._hung_up_at: deque[float] = deque(maxlen=limits.HANG_UPS_MAX)
+        self.taken_over = 0
+        metrics.sessions_taken_over.set_function(lambda: self.taken_over)
         metrics.ready.set_function(lambda: self.is_ready)
         metrics.published_at_qos_0.set_function(lambda: self.published_at_qos_0)
+
+    @property
+    def health(self) -> Health:
+        """Whether messages can come, in words for everybody who reaches the metrics' address."""
+        text = "connected and subscribed" if self.is_ready else NOT_CONNECTED
+        if self.taken_over:
+            text += f"; another client took this bridge's session {self.taken_over} times"
+        return Health(self.is_ready, text)
 
     def _count(self, session_present: bool) -> None:
         self._metrics.connected(resumed=session_present)
@@ -77,9 +99,26 @@ class Session(Client):
         self._has_session = True
         self._on_connected()
 
-    async def _stop_if_taken_over(self, error: PiSyncError) -> None:
-        if isinstance(error, SessionTakenOver) or not await self._is_ours():
+    async def _judge_loss(self, error: PiSyncError) -> None:
+        if not await self._is_ours():
             raise SessionTakenOver(
                 f"another bridge runs as {self._bridge_id!r}:"
                 " every bridge needs a PISYNC_BRIDGE_ID of its own"
             ) from None
+        if isinstance(error, SessionTakenOver) or self._hung_up_too_often(error):
+            self.taken_over += 1
+            log.error(
+                "another client, which is no bridge, connects under this bridge's client id",
+                client_id=topics.program_client_id(self._bridge_id),
+                meaning="it gets messages that were this bridge's, and may end the session with all that"
+                " waits",
+                hint="find it in the broker's log, and have the broker's access list keep client ids that"
+                " begin with @ for PiSync",
+            )
+
+    def _hung_up_too_often(self, error: PiSyncError) -> bool:
+        if not isinstance(error, BrokerHungUp):
+            return False
+        hung_up_at, now = self._hung_up_at, asyncio.get_running_loop().time()
+        hung_up_at.append(now)
+        return len(hung_up_at) == limits.HANG_UPS_MAX and now - hung_up_at[0] <= limits.HANG_UPS_WITHIN_S

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from pisync import urls
 from pisync.domain.payloads import printable
 from pisync.errors import ConfigurationError, PiSyncError
 
@@ -33,20 +34,22 @@ class ApiClient:
         """Prepare; nothing is sent yet.
 
         Raises:
-            ConfigurationError: the URL is not one.
+            ConfigurationError: the URL is not one, or the key could not be sent. Neither is quoted.
         """
-        self._url = url.rstrip("/")
+        _check_url(url)
+        if key is not None and not key.isprintable():
+            raise ConfigurationError("--key: holds a character that cannot be printed")
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         try:
             self._http = httpx.Client(
-                base_url=self._url,
+                base_url=url.rstrip("/"),
                 headers=headers,
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 verify=ssl.create_default_context(),  # the system's certificates, as for mqtts://
                 trust_env=False,  # no proxy between this machine and itself
             )
-        except httpx.InvalidURL as error:
-            raise ConfigurationError(f"--url {url}: {error}") from None
+        except (httpx.InvalidURL, ValueError):  # whose texts quote the URL
+            raise ConfigurationError("--url: cannot be understood") from None
 
     def __enter__(self) -> Self:
         return self
@@ -80,11 +83,9 @@ class ApiClient:
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:
             response = self._http.request(method, path, **options)
-        except httpx.UnsupportedProtocol:
-            raise ConfigurationError(f"--url {self._url}: must begin with http:// or https://") from None
         except httpx.HTTPError as error:
             raise PiSyncError(
-                f"the api at {self._url} cannot be reached: {error or type(error).__name__};"
+                f"the api cannot be reached at the address in --url: {error or type(error).__name__};"
                 " is it running, and is --url right?"
             ) from None
         body = _json(response)
@@ -92,12 +93,24 @@ class ApiClient:
             return body
         if body is None or "detail" not in body:
             raise PiSyncError(
-                f"{self._url} answered {response.status_code}, but not as PiSync does; is --url right?"
+                f"what is at --url answered {response.status_code}, but not as PiSync does; is --url right?"
             )
         message = printable(str(body["detail"]))
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             message += " Give it with --key, or in PISYNC_API_KEYS."
         raise ApiRefused(message, response.status_code, body.get("errors", []))
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urls.parse(url, schemes=("http", "https"))
+        if len(parts.hosts) != 1:
+            raise ValueError("must name one host")
+        if parts.username is not None:
+            raise ValueError("takes no user name and no password; the api's key is given with --key")
+        urls.check_options(parts, taken={}, refused={})
+    except ValueError as error:
+        raise ConfigurationError(f"--url: {error}") from None
 
 
 def _json(response: httpx.Response) -> Json | None:

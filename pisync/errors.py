@@ -2,11 +2,13 @@
 
 PiSyncError
 ├── ConfigurationError          stop: nothing but a person can mend it (exit 78)
-├── SessionTakenOver            stop: another bridge has this bridge's id (exit 79)
+├── SessionTakenOver            stop: another bridge has this bridge's id (exit 79); if only another client
+│                               has our client id: connect again, and say so
 ├── ChildFailed                 stop: a program of the local stack does not run (local_stack/process.py)
 ├── RebuildInProgress           wait: somebody else rebuilds the projection, and is alive
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
+│   │   ├── BrokerHungUp        the broker closed the connection and said nothing
 │   │   ├── PublishRefused      the broker did not take the message
 │   │   └── ReplyLost           the request may have been carried out
 │   └── StoreUnavailable
@@ -64,6 +66,10 @@ class BrokerUnavailable(Unavailable):
     """The MQTT broker cannot be reached, or refuses for now; the text is for the caller's own user."""
 
     part = Part.MQTT
+
+
+class BrokerHungUp(BrokerUnavailable):
+    """The broker closed the connection without a word, as Mosquitto 2.0 does when a session is taken over."""
 
 
 class PublishRefused(BrokerUnavailable):

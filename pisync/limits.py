@@ -65,11 +65,18 @@ CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_MAXIMUM: Final = 4096
 SESSION_EXPIRY_S: Final = 30 * 24 * 3600
 RECEIPT_EXPIRY_S: Final = 24 * 3600
+# A broker that hangs up without a word so many times within so many seconds has given our session to another
+# client.
+HANG_UPS_MAX: Final = 3
+HANG_UPS_WITHIN_S: Final = 60.0
 
 # The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024
 METRICS_REQUEST_TIMEOUT_S: Final = 5.0
 METRICS_CONNECTIONS_MAX: Final = 16
+
+# The URL of a server, with all its hosts and options.
+URL_CHARS_MAX: Final = 8 * 1024
 
 # Retry with full jitter: uniform(0, min(cap, base * 2^attempt)).
 BACKOFF_BASE_S: Final = 0.1

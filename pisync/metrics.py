@@ -1,4 +1,4 @@
-"""`GET /metrics` and `GET /healthz` in the bridge's own event loop.
+"""`GET /metrics`, `GET /healthz` and `GET /livez` in the bridge's own event loop.
 
 A few lines of HTTP/1.1, because a web server beside the hot path would be more to hold than all it serves:
 one request a connection, of bounded size and within a bounded time, and a bounded number of them at once.
@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -20,9 +20,16 @@ log = logs.get(__name__)
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
+class Health(NamedTuple):
+    """Whether a program does its work now, 200 or 503, and what it says about that."""
+
+    ok: bool
+    text: str
+
+
 @asynccontextmanager
 async def serving(
-    *, host: str, port: int, exposition: Callable[[], bytes], is_healthy: Callable[[], bool]
+    *, host: str, port: int, exposition: Callable[[], bytes], health: Callable[[], Health]
 ) -> AsyncIterator[None]:
     """Serve while the context lasts.
 
@@ -30,12 +37,12 @@ async def serving(
         host: the address to listen on.
         port: the port to listen on.
         exposition: what /metrics answers.
-        is_healthy: whether /healthz answers 200, or 503.
+        health: what /healthz answers.
 
     Raises:
         ConfigurationError: it cannot listen there.
     """
-    endpoint = _Endpoint(exposition, is_healthy)
+    endpoint = _Endpoint(exposition, health)
     try:
         server = await asyncio.start_server(
             endpoint.handle, host, port, limit=limits.METRICS_REQUEST_BYTES_MAX
@@ -53,9 +60,9 @@ async def serving(
 
 
 class _Endpoint:
-    def __init__(self, exposition: Callable[[], bytes], is_healthy: Callable[[], bool]) -> None:
+    def __init__(self, exposition: Callable[[], bytes], health: Callable[[], Health]) -> None:
         self._exposition = exposition
-        self._is_healthy = is_healthy
+        self._health = health
         self._open: set[asyncio.StreamWriter] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,10 +95,12 @@ class _Endpoint:
         if target == b"/metrics":
             return _response(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, self._exposition())
         if target == b"/healthz":
-            if self._is_healthy():
-                return _response(HTTPStatus.OK, _TEXT, b"connected and subscribed\n")
-            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not connected to the broker\n")
-        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"only GET /metrics and GET /healthz\n")
+            health = self._health()
+            status = HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE
+            return _response(status, _TEXT, f"{health.text}\n".encode())
+        if target == b"/livez":  # whoever reads this answer knows that the event loop turns
+            return _response(HTTPStatus.OK, _TEXT, b"alive\n")
+        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"only GET /metrics, /healthz and /livez\n")
 
 
 def _response(status: HTTPStatus, content_type: str, body: bytes) -> bytes:

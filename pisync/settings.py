@@ -7,11 +7,11 @@ another program's settings does not. A variable that no program has stops every 
 
 import ipaddress
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,6 +20,8 @@ from pisync import limits
 from pisync.domain import topics
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
+from pisync.stores.mongodb.address import check_mongodb_url
+from pisync.stores.redis.address import check_redis_url
 
 PREFIX: Final = "PISYNC_"
 
@@ -33,7 +35,7 @@ def _topic_level(name: str) -> str:
 
 
 ProgramId = Annotated[str, AfterValidator(_topic_level)]
-"""The id of one bridge or one api replica, which stands in topics and client ids as a device's does."""
+"""The id of one bridge or one api replica, which may stand in topics as a device's does."""
 
 
 class CommonSettings(BaseSettings):
@@ -42,15 +44,21 @@ class CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     mqtt_url: str = Field(
-        "mqtt://127.0.0.1:1883", description="Broker, `mqtt://` or `mqtts://user:password@host:port`."
+        "mqtt://127.0.0.1:1883",
+        description="Broker, `mqtt://` or `mqtts://user:password@host:port`.",
+        repr=False,
     )
     mqtt_ca_file: Path | None = Field(
         None, description="CA certificates (PEM) for `mqtts://`; without it, the system's."
     )
     mongodb_url: str = Field(
-        "mongodb://127.0.0.1:27017/pisync", description="MongoDB connection string with the database's name."
+        "mongodb://127.0.0.1:27017/pisync",
+        description="MongoDB connection string with the database's name.",
+        repr=False,
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis, `redis://` or `rediss://`.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis, `redis://` or `rediss://`.", repr=False
+    )
     log_format: Literal["console", "json"] = Field("console", description="Shape of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
@@ -64,26 +72,14 @@ class CommonSettings(BaseSettings):
 
     @field_validator("mongodb_url")
     @classmethod
-    def _durable(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"mongodb", "mongodb+srv"} or not parts.netloc:
-            raise ValueError("must be a mongodb:// or mongodb+srv:// connection string")
-        if not parts.path.strip("/"):
-            raise ValueError("must end with the database's name, as in mongodb://127.0.0.1:27017/pisync")
-        for name, value in parse_qsl(parts.query, keep_blank_values=True):
-            if name.lower() in {"w", "j", "journal", "fsync"}:
-                raise ValueError(
-                    f"sets {name}={value}; the write concern is always majority with journal,"
-                    " or what is acknowledged could be lost"
-                )
+    def _mongodb(cls, url: str) -> str:
+        check_mongodb_url(url)
         return url
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.netloc or parts.path):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        check_redis_url(url)
         return url
 
     @model_validator(mode="after")
@@ -108,7 +104,8 @@ class BridgeSettings(CommonSettings):
 
     bridge_id: ProgramId = Field(
         "bridge-0",
-        description="Stable name of one bridge: its MQTT client id, and so its session in the broker.",
+        description="Stable name of one bridge; with an `@` before it its MQTT client id, and so its session"
+        " in the broker.",
     )
     batch_events_max: int = Field(
         limits.BATCH_EVENTS_MAX, ge=1, le=10_000, description="Events in one write to MongoDB, at most."
@@ -153,7 +150,8 @@ class BridgeSettings(CommonSettings):
         None,
         ge=1,
         le=65535,
-        description="Port on which the bridge serves `/metrics` and `/healthz`; without it, it does not.",
+        description="Port on which the bridge serves `/metrics`, `/healthz` and `/livez`; without it, it does"
+        " not.",
     )
 
     @model_validator(mode="after")
@@ -244,7 +242,11 @@ def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
             environment; the message has a line for each fault.
     """
     known = variables()
-    strays = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    ours = sorted(name for name in os.environ if name.startswith(PREFIX))
+    injected = [name for name in ours if _SERVICE_LINK.match(os.environ[name])]
+    if injected:
+        raise ConfigurationError(_about_service_links(injected))
+    strays = [name for name in ours if name not in known]
     if strays:
         raise ConfigurationError(
             "\n".join(f"{name}: there is no such setting; see docs/operations.md" for name in strays)
@@ -258,6 +260,20 @@ def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{name}: {message}" if name else f"{PREFIX}{message}")
         raise ConfigurationError("\n".join(lines)) from None
+
+
+# What Kubernetes puts into `<SERVICE>_PORT` for every service that it finds in the pod's namespace.
+_SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+
+
+def _about_service_links(names: Sequence[str]) -> str:
+    """What the variables are from; a service has several, such as `…_PORT` and `…_PORT_80_TCP`."""
+    services = {re.sub(r"_PORT(_[0-9]+_[A-Z]+)?$", "", name).lower().replace("_", "-") for name in names}
+    return (
+        f"{', '.join(names)}: not a setting, but a service link: Kubernetes sets such variables in every pod"
+        f" for the service named {' or '.join(sorted(services))}. Set enableServiceLinks: false in the pod's"
+        " spec, or give the service a name that does not begin with pisync"
+    )
 
 
 def child_environment(settings: Mapping[str, str]) -> dict[str, str]:

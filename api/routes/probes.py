@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: whether the process is up, and whether what it needs is there."""
+"""`/livez`, `/healthz` and `/readyz`: whether the process is up, and whether what it needs is there."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -38,6 +38,14 @@ class Readiness(BaseModel):
     ]
 
 
+@router.get(
+    "/livez",
+    summary="Is the process alive?",
+    description="The same as `/healthz`, by the name that every program of PiSync has for it.",
+    response_model=None,
+    responses={200: {"model": Health, "description": "It is."}, 500: UNEXPECTED},
+    operation_id="livez",
+)
 @router.get(
     "/healthz",
     summary="Is the process up?",

@@ -1,4 +1,4 @@
-"""Topic names of the MQTT contract, and what a device id may be."""
+"""Topic names of the MQTT contract, what a device id may be, and client ids that no device has."""
 
 import re
 from functools import lru_cache
@@ -12,6 +12,7 @@ BRIDGE_GROUP: Final = "pisync-bridge"
 DEVICE_ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DEVICE_ID_RULE: Final = "1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
 _DEVICE_ID: Final = re.compile(DEVICE_ID_PATTERN)
+_PROGRAM: Final = "@"
 _API_RECEIPTS: Final = re.compile(rf"{PREFIX}/api/{DEVICE_ID_PATTERN}/receipts")
 _DEVICES: Final = f"{PREFIX}/devices/"
 _SYNC: Final = "/sync"
@@ -23,6 +24,15 @@ SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
 def is_device_id(text: str) -> bool:
     """Whether the text is 1 to 64 of letters, digits, `.` `_` `-`, beginning with a letter or digit."""
     return _DEVICE_ID.fullmatch(text) is not None
+
+
+def program_client_id(name: str) -> str:
+    """The MQTT client id of a bridge or an api replica: no device can have it, because no id begins so.
+
+    Devices connect under their own ids, and who connects under an id takes its session, and all that waits
+    in it.
+    """
+    return f"{_PROGRAM}{name}"
 
 
 def sync(device_id: str) -> str:

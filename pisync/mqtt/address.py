@@ -1,6 +1,6 @@
 """Where the broker is."""
 
-from urllib.parse import unquote, urlsplit
+from pisync import urls
 
 
 class MqttAddress:
@@ -10,20 +10,20 @@ class MqttAddress:
         """Parse the URL.
 
         Raises:
-            ValueError: the URL is not one of a broker.
+            ValueError: the URL is not one of a broker; the text does not quote it.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"mqtt", "mqtts"}:
-            raise ValueError("must begin with mqtt:// or mqtts://")
-        if not parts.hostname:
+        parts = urls.parse(url, schemes=("mqtt", "mqtts"))
+        if not parts.hosts:
             raise ValueError("names no host")
-        if parts.path not in {"", "/"} or parts.query or parts.fragment:
-            raise ValueError("takes no path, query or fragment")
+        if len(parts.hosts) > 1:
+            raise ValueError("names more than one host")
+        if parts.path:
+            raise ValueError("takes no path")
+        urls.check_options(parts, taken={}, refused={})
         self.tls = parts.scheme == "mqtts"
-        self.host = parts.hostname
-        self.port = parts.port or (8883 if self.tls else 1883)
-        self.username = None if parts.username is None else unquote(parts.username)
-        self.password = None if parts.password is None else unquote(parts.password)
+        self.host = parts.hosts[0].name
+        self.port = parts.hosts[0].port or (8883 if self.tls else 1883)
+        self.username, self.password = parts.username, parts.password
         if self.password is not None and not self.username:
             raise ValueError("has a password, but no user name")
 

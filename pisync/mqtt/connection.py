@@ -13,6 +13,7 @@ import mqtt5
 
 from pisync import limits, logs
 from pisync.errors import (
+    BrokerHungUp,
     BrokerUnavailable,
     ConfigurationError,
     PiSyncError,
@@ -27,7 +28,7 @@ log = logs.get(__name__)
 # no hash and no order, whatever its type stubs say, so they are taken as the integers they stand for.
 _REFUSALS: Final = {
     0x84: "the broker does not speak MQTT 5",
-    0x85: "the broker does not accept our client id (a bridge's is PISYNC_BRIDGE_ID)",
+    0x85: "the broker does not accept our client id (a bridge's is @ and PISYNC_BRIDGE_ID)",
     0x86: "the user name or password in PISYNC_MQTT_URL is wrong",
     0x87: "the broker does not let us in (credentials in PISYNC_MQTT_URL?)",
     0x8A: "the broker has banned this client",
@@ -183,8 +184,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail `accepted`, `ready` and `closed`, those that are not done."""
-        detail = "the broker closed the connection" if error is None else f"connection lost: {error}"
-        self._end(BrokerUnavailable(detail))
+        if error is None:
+            self._end(BrokerHungUp("the broker closed the connection"))
+        else:
+            self._end(BrokerUnavailable(f"connection lost: {error}"))
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes and handle every whole packet among them."""

@@ -79,6 +79,7 @@ async def test_a_document_that_the_driver_refuses_is_alone_in_it(store: MongoEve
     [
         {"n": 2, "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
         {"n": 1, "writeErrors": [{"index": 1, "code": 10107, "errmsg": "not primary"}]},
+        {"n": 1, "writeErrors": [{"index": 1, "code": 11000, "errmsg": "but nobody has it any more"}]},
         {"n": 0, "writeErrors": [{"index": 0, "code": 121}, {"index": 1, "code": 91, "errmsg": "shutdown"}]},
     ],
 )

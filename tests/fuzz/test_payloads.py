@@ -183,7 +183,9 @@ async def fuzzed(
         assert "Traceback" not in fuzzed.log()
         await bridge.terminate()
         assert await bridge.wait() == 0
-        async with connected(mosquitto_server.port, BRIDGE_ID, clean_start=False) as (heir, accepted):
+        async with connected(
+            mosquitto_server.port, topics.program_client_id(BRIDGE_ID), clean_start=False
+        ) as (heir, accepted):
             assert accepted.session_present
             heir.send(mqtt5.PingReqPacket())
             await heir.answer(of=mqtt5.PingRespPacket)

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from local_stack.process import running
@@ -204,6 +205,41 @@ async def test_a_second_bridge_with_the_same_id_ends_the_first(world: World, tmp
         assert second.running
 
 
+@pytest.mark.parametrize("clean_start", [True, False])
+async def test_a_device_that_has_a_bridges_name_takes_nothing(world: World, clean_start: bool) -> None:
+    namesake = aiomqtt.Client(
+        "127.0.0.1",
+        world.mosquitto.port,
+        identifier="bridge-0",
+        protocol=aiomqtt.ProtocolVersion.V5,
+        clean_start=clean_start,
+    )
+    events = fleet(5, 10)
+    async with namesake:
+        await publish(world, events)
+        await world.projected(events)
+    assert await world.truth.events() == len(events)
+    assert world.log().count("connected") == 1
+
+
+async def test_a_client_that_has_a_bridges_client_id_is_named(world: World) -> None:
+    """It may take messages with it; what is published afterwards comes in."""
+    for _ in range(3):
+        times = world.log().count("session_resumed=")
+        async with aiomqtt.Client(
+            "127.0.0.1",
+            world.mosquitto.port,
+            identifier="@bridge-0",
+            protocol=aiomqtt.ProtocolVersion.V5,
+        ):
+            await world.said("session_resumed=", times + 1)
+    await world.said("another client, which is no bridge")
+    assert "client_id=@bridge-0" in world.log()
+    events = fleet(5, 10)
+    await publish(world, events)
+    await world.projected(events)
+
+
 async def test_a_bridge_that_leaves_takes_what_is_held_for_it(world: World, tmp_path: Path) -> None:
     events = fleet(10, 20)
     await world.bridge.terminate()
@@ -233,7 +269,9 @@ async def test_three_failures_in_a_row_are_warned_of_once(world: World) -> None:
     ("setting", "value", "exit_code", "said"),
     [
         ("mqtt_url", "http://x", 78, "PISYNC_MQTT_URL"),
-        ("mongodb_url", "mongodb://h/x?w=0", 78, "w=0"),
+        ("mongodb_url", "mongodb://h/x?w=0", 78, "its option w must be majority"),
+        ("mongodb_url", "mongodb://h/x?readPreference=secondary", 78, "readPreference must be primary"),
+        ("mqtt_url", "mqtt://u:s3cret/x@h", 78, "PISYNC_MQTT_URL: has"),
         ("bridge_id", "a b", 78, "PISYNC_BRIDGE_ID"),
         ("mqtt_ulr", "x", 78, "no such setting"),
     ],

@@ -133,6 +133,7 @@ async def test_a_session_that_the_broker_lost_is_told(world: Scraped) -> None:
     await world.metric("pisync_bridge_sessions_lost_total", 0)
     await world.mosquitto.terminate()
     await world.healthz(503)
+    assert (await world.get("/livez")).status_code == 200
     await world.metric("pisync_bridge_connected", 0)
     (world.mosquitto.directory / "mosquitto.db").unlink()
     await world.mosquitto.start()

@@ -130,7 +130,8 @@ async def test_every_api_route_wants_the_key_and_says_so() -> None:
 
 async def test_probes_when_all_is_well() -> None:
     async with api(api_keys=KEYS) as pisync:
-        assert (await pisync.get("/healthz")).json() == {"status": "ok"}
+        for probe in ("/livez", "/healthz"):
+            assert (await pisync.get(probe)).json() == {"status": "ok"}
         response = await pisync.get("/readyz")
         assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": "ok"}
 
@@ -146,6 +147,7 @@ async def test_readyz_says_what_is_unavailable() -> None:
         pisync.publisher.answer = BrokerUnavailable("not connected yet")
         assert (await pisync.get("/readyz")).json()["mqtt"] == "not connected yet"
         assert (await pisync.get("/healthz")).status_code == 200
+        assert (await pisync.get("/livez")).status_code == 200
 
 
 async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pisync import limits, tasks
 from pisync.errors import (
+    BrokerHungUp,
     BrokerUnavailable,
     ConfigurationError,
     PiSyncError,
@@ -125,7 +126,7 @@ async def test_a_session_is_kept_across_connections(broker: FakeBroker) -> None:
         broker.drop()
         await run.ups.times(2)
         assert run.ups.sessions == [False, True]
-        assert [type(error) for error in run.downs] == [BrokerUnavailable]
+        assert [type(error) for error in run.downs] == [BrokerHungUp]
 
 
 async def test_a_session_lost_on_a_connection_that_was_never_up_is_told(broker: FakeBroker) -> None:

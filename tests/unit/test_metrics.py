@@ -12,7 +12,7 @@ from local_stack import ports
 from pisync import limits
 from pisync.domain.events import Reason
 from pisync.errors import ConfigurationError
-from pisync.metrics import serving
+from pisync.metrics import Health, serving
 from pisync.settings import BridgeSettings
 
 
@@ -45,11 +45,9 @@ def test_two_bridges_in_one_process_share_nothing() -> None:
 
 
 @asynccontextmanager
-async def endpoint(*, is_healthy: Callable[[], bool] = lambda: True) -> AsyncIterator[int]:
+async def endpoint(*, health: Callable[[], Health] = lambda: Health(True, "at work")) -> AsyncIterator[int]:
     port = ports.any_free()
-    async with serving(
-        host=ports.HOST, port=port, exposition=lambda: b"some_metric 1\n", is_healthy=is_healthy
-    ):
+    async with serving(host=ports.HOST, port=port, exposition=lambda: b"some_metric 1\n", health=health):
         yield port
 
 
@@ -71,10 +69,11 @@ async def exchange(port: int, request: bytes) -> bytes:
     [
         ("GET /metrics HTTP/1.1", 200, "some_metric 1\n"),
         ("GET /metrics?name=x HTTP/1.0", 200, "some_metric 1\n"),
-        ("GET /healthz HTTP/1.1", 200, "connected and subscribed\n"),
-        ("GET / HTTP/1.1", 404, "only GET /metrics and GET /healthz\n"),
-        ("POST /metrics HTTP/1.1", 404, "only GET /metrics and GET /healthz\n"),
-        ("nonsense", 404, "only GET /metrics and GET /healthz\n"),
+        ("GET /healthz HTTP/1.1", 200, "at work\n"),
+        ("GET /livez HTTP/1.1", 200, "alive\n"),
+        ("GET / HTTP/1.1", 404, "only GET /metrics, /healthz and /livez\n"),
+        ("POST /metrics HTTP/1.1", 404, "only GET /metrics, /healthz and /livez\n"),
+        ("nonsense", 404, "only GET /metrics, /healthz and /livez\n"),
     ],
 )
 async def test_what_is_served(request_line: str, status: int, body: str) -> None:
@@ -90,8 +89,9 @@ async def test_what_is_served(request_line: str, status: int, body: str) -> None
 
 async def test_health_is_asked_each_time() -> None:
     healthy = False
-    async with endpoint(is_healthy=lambda: healthy) as port:
+    async with endpoint(health=lambda: Health(healthy, "away")) as port:
         assert (await exchange(port, b"GET /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        assert (await exchange(port, b"GET /livez HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         healthy = True
         assert (await exchange(port, b"GET /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
@@ -133,5 +133,7 @@ async def test_who_is_still_connected_at_the_end_is_hung_up_on() -> None:
 async def test_a_port_that_is_taken_says_so() -> None:
     async with endpoint() as port:
         with pytest.raises(ConfigurationError, match=f"PISYNC_METRICS_PORT.*{port}.*in use"):
-            async with serving(host=ports.HOST, port=port, exposition=lambda: b"", is_healthy=lambda: True):
+            async with serving(
+                host=ports.HOST, port=port, exposition=lambda: b"", health=lambda: Health(True, "")
+            ):
                 pass

@@ -65,7 +65,7 @@ async def test_it_connects_with_the_bridges_id_and_a_long_session(broker: FakeBr
     running = asyncio.create_task(bridge.session.run())
     await bridge.connected()
     connect = await broker.has(mqtt5.ConnectPacket)
-    assert (connect.client_id, connect.clean_start) == ("bridge-0", False)
+    assert (connect.client_id, connect.clean_start) == ("@bridge-0", False)
     assert connect.session_expiry_interval == limits.SESSION_EXPIRY_S
     assert bridge.metric("pisync_bridge_connected") == 1
     await tasks.cancel([running])
@@ -110,10 +110,42 @@ async def test_a_lost_session_is_counted_and_warned_of(
     await tasks.cancel([running])
 
 
+async def test_another_client_under_our_name_does_not_end_the_bridge(broker: FakeBroker) -> None:
+    bridge = Bridge(broker.address)
+    running = asyncio.create_task(bridge.session.run())
+    await bridge.connected()
+    assert bridge.session.health == (True, "connected and subscribed")
+    reason_code = mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
+    with capture_logs() as logs:
+        for _ in range(2):
+            broker.send(mqtt5.DisconnectPacket(reason_code=reason_code).write())
+            await bridge.connected()
+    assert bridge.metric("pisync_bridge_sessions_taken_over_total") == 2
+    named = [line for line in logs if line["log_level"] == "error"]
+    assert [line["client_id"] for line in named] == ["@bridge-0", "@bridge-0"]
+    assert "took this bridge's session 2 times" in bridge.session.health.text
+    await tasks.cancel([running])
+
+
+async def test_a_broker_that_hangs_up_again_and_again_gives_the_session_to_another_client(
+    broker: FakeBroker,
+) -> None:
+    """Mosquitto 2.0 gives no reason to the client that it hangs up on."""
+    bridge = Bridge(broker.address)
+    running = asyncio.create_task(bridge.session.run())
+    await bridge.connected()
+    for expected in (0, 0, 1, 2):
+        broker.drop()
+        await bridge.connected()
+        assert bridge.metric("pisync_bridge_sessions_taken_over_total") == expected
+    await tasks.cancel([running])
+
+
 async def test_a_session_taken_over_says_which_setting_to_look_at(broker: FakeBroker) -> None:
     bridge = Bridge(broker.address)
     running = asyncio.create_task(bridge.session.run())
     await bridge.connected()
+    bridge.ours = False
     reason_code = mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
     broker.send(mqtt5.DisconnectPacket(reason_code=reason_code).write())
     with pytest.raises(SessionTakenOver, match=r"'bridge-0'.*PISYNC_BRIDGE_ID"):

@@ -47,11 +47,53 @@ WRONG_FOR_ALL = [
     ({"PISYNC_MQTT_URL": "mqtts://x", "PISYNC_MQTT_CA_FILE": "/nowhere/ca.pem"}, "no file"),
     ({"PISYNC_MONGODB_URL": "mongodb://x"}, "database"),
     ({"PISYNC_MONGODB_URL": "postgres://x/y"}, "PISYNC_MONGODB_URL"),
-    ({"PISYNC_MONGODB_URL": "mongodb://x/y?w=0"}, "w=0"),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?w=0"}, "its option w must be majority"),
     ({"PISYNC_MONGODB_URL": "mongodb://x/y?journal=false"}, "journal"),
+    (
+        {"PISYNC_MONGODB_URL": "mongodb://x/y?readPreference=secondaryPreferred"},
+        "readPreference must be primary",
+    ),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?READCONCERNLEVEL=available"}, "readConcernLevel must be majority"),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?retryWrites=false"}, "retryWrites must be true"),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?wtimeoutMS=1"}, "may not set wTimeoutMS: PiSync sets its own"),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?tlsInsecure=true"}, "may not set tlsInsecure"),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?appName=a;w=0"}, "appName must be a text without a semicolon"),
+    (
+        {"PISYNC_MONGODB_URL": "mongodb://x/y?retryWrite=true"},
+        "option number 1 is not known (is it retryWrites?)",
+    ),
+    ({"PISYNC_MONGODB_URL": "mongodb://x/y?w=majority&W=majority"}, "sets w more than once"),
+    ({"PISYNC_REDIS_URL": "redis://x/0?decode_responses=false"}, "may not set decode_responses"),
+    ({"PISYNC_REDIS_URL": "redis://x/0?ssl_ca_certs=x"}, "ssl_ca_certs: it is for rediss:// only"),
+    ({"PISYNC_REDIS_URL": "rediss://x/0?ssl_cert_reqs=none"}, "ssl_cert_reqs must be required"),
+    ({"PISYNC_REDIS_URL": "rediss://x/0?ssl_ca_certs=/nowhere"}, "ssl_ca_certs must be the path of a file"),
+    ({"PISYNC_REDIS_URL": "redis://x/zero"}, "number of a database"),
+    ({"PISYNC_MQTT_URL": "mqtt://x?tls=no"}, "option number 1 is not known"),
+    ({"PISYNC_MQTT_URL": "mqtt://a..b"}, "host that is no name"),
+    ({"PISYNC_MQTT_URL": "mqtt://x:0"}, "port that is not an integer from 1"),
     ({"PISYNC_REDIS_URL": "x"}, "PISYNC_REDIS_URL"),
     ({"PISYNC_LOG_FORMAT": "xml"}, "PISYNC_LOG_FORMAT"),
     ({"PISYNC_MQTT_ULR": "mqtt://x"}, "PISYNC_MQTT_ULR: there is no such setting"),
+]
+SERVICE_LINKS = {
+    "PISYNC_API_SERVICE_HOST": "10.0.0.7",
+    "PISYNC_API_SERVICE_PORT": "8080",
+    "PISYNC_API_SERVICE_PORT_HTTP": "8080",
+    "PISYNC_API_PORT": "tcp://10.0.0.7:8080",
+    "PISYNC_API_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+    "PISYNC_API_PORT_8080_TCP_PROTO": "tcp",
+    "PISYNC_API_PORT_8080_TCP_PORT": "8080",
+    "PISYNC_API_PORT_8080_TCP_ADDR": "10.0.0.7",
+}
+WRONG_FOR_ALL += [
+    (SERVICE_LINKS, "Kubernetes sets such variables in every pod for the service named pisync-api."),
+    # These would be settings: the services are named pisync-http and pisync-metrics.
+    (
+        {"PISYNC_HTTP_PORT": "tcp://10.0.0.7:80"},
+        "the service named pisync-http. Set enableServiceLinks: false",
+    ),
+    ({"PISYNC_METRICS_PORT": "udp://10.0.0.7:80"}, "the service named pisync-metrics."),
+    ({"PISYNC_PORT": "tcp://10.0.0.7:80"}, "the service named pisync."),
 ]
 WRONG_FOR_THE_BRIDGE = [
     ({"PISYNC_BRIDGE_ID": "a/b"}, "PISYNC_BRIDGE_ID: must be 1 to 64"),

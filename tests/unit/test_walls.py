@@ -18,7 +18,7 @@ LINTER: dict[str, Any] = PYPROJECT["tool"]["importlinter"]
 PACKAGES: list[str] = LINTER["root_packages"]
 CONTRACTS: dict[str, dict[str, Any]] = {contract["id"]: contract for contract in LINTER["contracts"]}
 NAMES = {contract["name"]: identifier for identifier, contract in CONTRACTS.items()}
-LINES_SHARE_MAX = 0.36
+LINES_SHARE_MAX = 0.38
 
 
 def sources(package: str) -> list[Path]:

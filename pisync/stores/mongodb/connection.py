@@ -7,16 +7,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from pymongo import AsyncMongoClient
-from pymongo.errors import (
-    ConfigurationError as MongoConfigurationError,
-)
-from pymongo.errors import (
-    InvalidURI,
-    PyMongoError,
-)
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.saslprep import saslprep
 
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
+from pisync.stores.mongodb.address import check_mongodb_url, option_names, parse
 
 Document = dict[str, Any]
 DUPLICATE_KEY: Final = 11000
@@ -33,15 +29,23 @@ class MongoConnection:
         """Parse the connection string, which names the database.
 
         Raises:
-            ConfigurationError: the connection string cannot be understood.
+            ConfigurationError: the connection string cannot be understood, or breaks a promise.
         """
         try:
+            check_mongodb_url(url)
+        except ValueError as error:
+            raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
+        try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # the driver only warns of options it does not know
+                warnings.simplefilter("error")  # the driver only warns of what it will not do
                 self.client: AsyncMongoClient[Document] = AsyncMongoClient(
                     url,
                     w="majority",
                     journal=True,
+                    retryWrites=True,
+                    retryReads=True,
+                    readPreference="primary",
+                    readConcernLevel="majority",
                     tz_aware=True,
                     appname="pisync",
                     serverSelectionTimeoutMS=limits.MONGODB_CONNECT_TIMEOUT_MS,
@@ -49,14 +53,29 @@ class MongoConnection:
                     socketTimeoutMS=limits.MONGODB_SOCKET_TIMEOUT_MS,
                 )
             self.database = self.client.get_default_database()
-        except (InvalidURI, MongoConfigurationError, ValueError, UserWarning) as error:
-            raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
+            if password := parse(url).password:
+                saslprep(password)  # as the driver will, on each connection and with an error of no tree
+        # The texts of the driver and of what it calls quote what they do not like: a file, or a password.
+        except (PyMongoError, ValueError, LookupError, TypeError, OSError, Warning) as error:
+            options = ", ".join(option_names(url)) or "none"
+            raise ConfigurationError(
+                f"PISYNC_MONGODB_URL: the driver cannot use it ({type(error).__name__}); look at the user"
+                f" name, the password, and how its options fit together: {options}"
+            ) from None
 
     async def close(self) -> None:
         """Close the connections, without waiting for a goodbye to a server that is unavailable."""
         with suppress(TimeoutError):
             async with asyncio.timeout(limits.MONGODB_CLOSE_TIMEOUT_S):
                 await self.client.close()
+
+
+def not_permitted(error: OperationFailure) -> ConfigurationError:
+    """The error for credentials that MongoDB does not accept, or that permit too little."""
+    return ConfigurationError(
+        "PISYNC_MONGODB_URL: MongoDB does not accept the user name and password, or permits the user too"
+        f" little (its error code is {error.code})"
+    )
 
 
 @contextmanager

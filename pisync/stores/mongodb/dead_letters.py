@@ -10,7 +10,6 @@ from pymongo.errors import OperationFailure
 
 from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
-from pisync.errors import ConfigurationError
 from pisync.stores.interfaces.dead_letters import (
     DeadLetter,
     DeadLetterEntry,
@@ -25,6 +24,7 @@ from pisync.stores.mongodb.connection import (
     Document,
     MongoConnection,
     map_driver_errors,
+    not_permitted,
 )
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
@@ -143,7 +143,7 @@ def _administering() -> Iterator[None]:
             yield
         except OperationFailure as error:
             if error.code in {AUTHENTICATION_FAILED, UNAUTHORIZED}:
-                raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
+                raise not_permitted(error) from None
             raise
 
 

@@ -23,7 +23,7 @@ from pymongo.errors import (
 from pisync import limits
 from pisync.clock import rfc3339_of_utc, to_ms
 from pisync.domain.events import Outcome, SyncEvent, add_content, from_content, rows
-from pisync.errors import ConfigurationError, MongodbUnavailable
+from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
@@ -38,6 +38,7 @@ from pisync.stores.mongodb.connection import (
     Document,
     MongoConnection,
     map_driver_errors,
+    not_permitted,
 )
 
 _OUTCOMES: Final[dict[Outcome, Document]] = {
@@ -87,7 +88,7 @@ class MongoEventStore:
                 )
             except OperationFailure as error:
                 if error.code in {AUTHENTICATION_FAILED, UNAUTHORIZED}:
-                    raise ConfigurationError(f"PISYNC_MONGODB_URL: {error}") from None
+                    raise not_permitted(error) from None
                 raise
 
     async def ping(self) -> None:
@@ -142,6 +143,8 @@ class MongoEventStore:
         keys = [documents[index]["_id"] for index in suspects]
         kept = {_key(found): found async for found in self._events.find({"_id": {"$in": keys}})}
         for index in suspects:
+            if _key(documents[index]) not in kept:
+                raise MongodbUnavailable("an event that was there a moment ago was deleted")  # write it again
             same = _content(documents[index]) == _content(kept[_key(documents[index])])
             outcomes[index] = InsertOutcome.DUPLICATE if same else InsertOutcome.CONFLICT
 

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 
 from pisync import limits
 from pisync.errors import ConfigurationError, RedisUnavailable
+from pisync.stores.redis.address import check_redis_url
 
 
 class RedisConnection:
@@ -23,18 +24,19 @@ class RedisConnection:
             ConfigurationError: the URL cannot be understood.
         """
         try:
-            self.client = Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
-                socket_connect_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
-                client_name="pisync",
-                # The callers retry: they know what must not be acknowledged meanwhile.
-                retry=Retry(NoBackoff(), 0),
-                redis_connect_func=self._on_connect,
-            )
+            check_redis_url(url)
         except ValueError as error:
             raise ConfigurationError(f"PISYNC_REDIS_URL: {error}") from None
+        self.client = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
+            client_name="pisync",
+            # The callers retry: they know what must not be acknowledged meanwhile.
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=self._on_connect,
+        )
         self._is_pinned = False
         self._run_id = ""
 
