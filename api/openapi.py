@@ -34,11 +34,12 @@ def reference(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
 
 
-def declare(description: str, model: type[BaseModel] = Problem, **headers: str) -> dict[str, Any]:
-    """An answer that is a problem document; each header with its description."""
+def declare(description: str, *models: type[BaseModel], **headers: str) -> dict[str, Any]:
+    """An answer that is a problem document of one of these models; each header with its description."""
+    schemas = [reference(model.__name__) for model in models or (Problem,)]
     declared: dict[str, Any] = {
         "description": description,
-        "content": {MEDIA_TYPE: {"schema": reference(model.__name__)}},
+        "content": {MEDIA_TYPE: {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}},
     }
     if headers:
         declared["headers"] = {
@@ -56,7 +57,7 @@ UNAVAILABLE: Final = declare(
     UnavailableProblem,
     Retry_After="Seconds to wait before the request is repeated.",
 )
-PARAMETERS: Final = declare("A parameter is not valid.", ParametersProblem)
+PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
 
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api import models
+from api import models, parameters
 from pisync import logs
 from pisync.domain.events import Reason, Rejection
 from pisync.errors import StoreUnavailable, Unavailable
@@ -132,7 +132,7 @@ async def _http(request: Request, error: Exception) -> Response:
     return problem(error.status_code, detail, headers=headers)
 
 
-async def _parameters(_request: Request, error: Exception) -> Response:
+async def _parameters(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     errors = [
@@ -141,10 +141,16 @@ async def _parameters(_request: Request, error: Exception) -> Response:
             "parameter": ".".join(str(part) for part in fault["loc"][1:]),
             "detail": str(fault["msg"]).removeprefix("Value error, "),
         }
-        for fault in error.errors()
+        for fault in _all_faults(request, error)
     ]
     detail = "; ".join(f"{fault['parameter']}: {fault['detail']}" for fault in errors)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+
+
+def _all_faults(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
+    """The error's faults, and what is wrong with names where it tells only of values; of a parameter one."""
+    told = {fault["loc"]: fault for fault in parameters.faults(request)}
+    return [*told.values(), *(fault for fault in error.errors() if fault["loc"] not in told)]
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

@@ -8,13 +8,14 @@ from starlette.exceptions import HTTPException
 
 from api import models, problems
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare, reference
+from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import clock, limits
 from pisync.domain import decoding, receipts
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
 
-router = APIRouter(tags=["devices"])
+router = APIRouter(tags=["devices"], route_class=StrictRoute)
 
 _EXAMPLE: Final = {
     "device_id": "PB-000123",
@@ -70,7 +71,11 @@ _BODY: Final[dict[str, Any]] = {
         201: {"model": models.Receipt, "description": "At least one event was stored."},
         409: declare("Another event of the same device and timestamp is stored.", problems.EventsProblem),
         413: declare("The body is too large."),
-        422: declare("No event was good; `errors` names the members at fault.", problems.EventsProblem),
+        422: declare(
+            "No event was good; `errors` names the members at fault. Or there are parameters.",
+            problems.EventsProblem,
+            problems.ParametersProblem,
+        ),
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },

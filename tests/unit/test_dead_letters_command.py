@@ -116,8 +116,8 @@ def test_list_passes_its_filters_on(served: Served) -> None:
     for options, expected in [
         (["--reason", "conflict"], [second]),
         (["--device", "PB-000123"], [first]),
-        (["--after", "2026-05-28T20:26:40Z"], [second]),
-        (["--before", "2026-05-28T20:26:40.001Z"], [first]),
+        (["--since", "2026-05-28T20:26:40.001Z"], [second]),
+        (["--until", "2026-05-28T20:26:40.001Z"], [first]),
         (["--not-replayed"], [second, first]),
         (["--replayed"], []),
         (["--limit", "1"], [second]),
@@ -125,9 +125,9 @@ def test_list_passes_its_filters_on(served: Served) -> None:
         _, out, _ = served.run("list", *options)
         assert [line.split()[0] for line in out.splitlines() if line[:32] in {first, second}] == expected
     assert "There are more" in out
-    code, _, err = served.run("list", "--before", "yesterday")
+    code, _, err = served.run("list", "--until", "yesterday")
     assert code == 1
-    assert "before: must be an RFC 3339 time" in err
+    assert "until: must be an RFC 3339 time" in err
 
 
 def test_show_prints_text_without_what_steers_a_terminal(served: Served) -> None:
