@@ -60,6 +60,13 @@ UNAVAILABLE: Final = declare(
 PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
 
+# Answers that stand before every route.
+_EVERYWHERE: Final[Responses] = {
+    400: declare("The request is not HTTP as it should be, such as one with two `Host` headers or none."),
+    421: declare("The api is not known by the name in `Host` (`PISYNC_ALLOWED_HOSTS`)."),
+}
+_CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another origin.")
+
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
 
 
@@ -87,10 +94,20 @@ def install(app: FastAPI) -> None:
             )
             components.update(problems["$defs"])
             components.update(_sync_event_schemas())
+            paths: dict[str, dict[str, Any]] = generate()["paths"]
+            for path in paths.values():
+                for method, operation in path.items():
+                    _add_answers_before_routes(method, operation["responses"])
         schema: dict[str, Any] = app.openapi_schema or {}
         return schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _add_answers_before_routes(method: str, answers: dict[str, Any]) -> None:
+    added: Responses = _EVERYWHERE if method == "get" else _EVERYWHERE | {403: _CROSS_ORIGIN}
+    for status, answer in added.items():
+        answers.setdefault(str(status), answer)
 
 
 def _sync_event_schemas() -> dict[str, dict[str, Any]]:

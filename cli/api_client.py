@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -36,6 +37,7 @@ class ApiClient:
             ConfigurationError: the URL is not one.
         """
         self._url = url.rstrip("/")
+        self._root_path = urlsplit(self._url).path
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         try:
             self._http = httpx.Client(
@@ -75,7 +77,7 @@ class ApiClient:
             yield from page[name]
             if page["next"] is None:
                 return
-            page = self.get(page["next"])
+            page = self.get(page["next"].removeprefix(self._root_path))  # it stands in --url, too
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:

@@ -1,5 +1,6 @@
 """The api over stores in memory, with every answer held against the app's own OpenAPI document."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +30,7 @@ from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import members
 
 EVENT = members()
+HOST = "127.0.0.1:8080"
 START_MS = 1_780_000_000_000
 
 
@@ -138,7 +140,7 @@ class Api:
         self.app = create_app(ApiSettings(**settings), state)
         self.document = self.app.openapi()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://pisync")
+        self.client = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}")
 
     async def keep(self, *kept: SyncEvent) -> None:
         """As if the bridge had taken these in."""
@@ -149,8 +151,9 @@ class Api:
         return await self.request("GET", url, **options)
 
     async def post(self, body: object = EVENT, **options: Any) -> httpx.Response:
-        content = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return await self.request("POST", "/api/sync-event", **content, **options)
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = [(b"content-type", b"application/json"), *options.pop("headers", [])]
+        return await self.request("POST", "/api/sync-event", content=content, headers=headers, **options)
 
     async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         response = await self.client.request(method, url, **options)

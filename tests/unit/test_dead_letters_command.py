@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
 from cli import dead_letters
+from cli.api_client import ApiClient
 from cli.main import main
 from local_stack import ports
 from pisync import settings
@@ -93,6 +95,20 @@ def served(capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
         yield Served(pisync, f"http://127.0.0.1:{port}", capsys)
     server.should_exit = True
     thread.join()
+
+
+def test_pages_are_followed_under_the_path_of_a_proxy(served: Served) -> None:
+    rows = {"dead_letters": [{"id": "1"}], "next": "/pisync/api/dead-letters?cursor=x"}
+    with ApiClient(f"{served.url}/pisync", KEY) as client, pytest.MonkeyPatch.context() as patch:
+        asked: list[str] = []
+
+        def answer(_self: object, _method: str, path: str, **_options: object) -> dict[str, Any]:
+            asked.append(str(httpx.URL(f"{served.url}/pisync/").join(path.removeprefix("/"))))
+            return rows if len(asked) == 1 else rows | {"next": None}
+
+        patch.setattr(ApiClient, "_call", answer)
+        assert len(list(client.rows("/api/dead-letters", "dead_letters", {}))) == 2
+    assert asked[1] == f"{served.url}/pisync/api/dead-letters?cursor=x"
 
 
 def test_list_shows_a_table_newest_first(served: Served) -> None:
