@@ -2,10 +2,11 @@
 
 from typing import Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi_offline import FastAPIOffline
+from starlette.responses import RedirectResponse
 
-from api import auth, openapi, problems
+from api import auth, middleware, openapi, problems
 from api.routes import alerts, dead_letters, device, failures, probes, sync_event
 from api.state import State
 from pisync.settings import ApiSettings
@@ -40,4 +41,11 @@ def create_app(settings: ApiSettings, state: State) -> FastAPI:
     for router in OPEN:
         app.include_router(router)
     openapi.install(app)
+    app.add_api_route("/", _begin, include_in_schema=False)
+    middleware.install(app, settings)
     return app
+
+
+async def _begin(request: Request) -> RedirectResponse:
+    """Lead whoever comes without a path to what can be read."""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")

@@ -34,11 +34,12 @@ def reference(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
 
 
-def declare(description: str, model: type[BaseModel] = Problem, **headers: str) -> dict[str, Any]:
-    """An answer that is a problem document; each header with its description."""
+def declare(description: str, *models: type[BaseModel], **headers: str) -> dict[str, Any]:
+    """An answer that is a problem document of one of these models; each header with its description."""
+    schemas = [reference(model.__name__) for model in models or (Problem,)]
     declared: dict[str, Any] = {
         "description": description,
-        "content": {MEDIA_TYPE: {"schema": reference(model.__name__)}},
+        "content": {MEDIA_TYPE: {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}},
     }
     if headers:
         declared["headers"] = {
@@ -56,8 +57,15 @@ UNAVAILABLE: Final = declare(
     UnavailableProblem,
     Retry_After="Seconds to wait before the request is repeated.",
 )
-PARAMETERS: Final = declare("A parameter is not valid.", ParametersProblem)
+PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
+
+# Answers that stand before every route.
+_EVERYWHERE: Final[Responses] = {
+    400: declare("The request is not HTTP as it should be, such as one with two `Host` headers or none."),
+    421: declare("The api is not known by the name in `Host` (`PISYNC_ALLOWED_HOSTS`)."),
+}
+_CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another origin.")
 
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
 
@@ -86,10 +94,20 @@ def install(app: FastAPI) -> None:
             )
             components.update(problems["$defs"])
             components.update(_sync_event_schemas())
+            paths: dict[str, dict[str, Any]] = generate()["paths"]
+            for path in paths.values():
+                for method, operation in path.items():
+                    _add_answers_before_routes(method, operation["responses"])
         schema: dict[str, Any] = app.openapi_schema or {}
         return schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _add_answers_before_routes(method: str, answers: dict[str, Any]) -> None:
+    added: Responses = _EVERYWHERE if method == "get" else _EVERYWHERE | {403: _CROSS_ORIGIN}
+    for status, answer in added.items():
+        answers.setdefault(str(status), answer)
 
 
 def _sync_event_schemas() -> dict[str, dict[str, Any]]:

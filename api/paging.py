@@ -1,8 +1,9 @@
 """What the lists share: moments and limits in the query, cursors, and pages with a link to the next one."""
 
 import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -11,12 +12,32 @@ from fastapi import Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, WithJsonSchema
 
-from pisync import limits
-from pisync.clock import from_ms, to_ms
+from pisync import clock, limits
+from pisync.clock import from_ms, rfc3339, to_ms
 
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_RULE: Final = "must be an RFC 3339 time with an offset, such as 2026-05-08T12:00:00Z"
+_RULE: Final = "must be an RFC 3339 time with an offset, such as 2026-05-08T12:00:00Z, or an age such as 7d"
+_AGE_PATTERN: Final = "[0-9]{1,5}[smhdw]"
+_AGE: Final = re.compile(_AGE_PATTERN)
+_UNITS: Final = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def _ago(text: object) -> datetime | None:
+    """The moment so long before now, as in `7d`; None where the text is no age."""
+    if not (isinstance(text, str) and text.isascii() and _AGE.fullmatch(text)):
+        return None
+    return clock.now() - int(text[:-1]) * _UNITS[text[-1]]
+
+
+def _moment_down(text: object) -> datetime:
+    return _ago(text) or _moment(text)
 
 
 def _moment(text: object) -> datetime:
@@ -36,6 +57,9 @@ def _moment_up(text: object) -> datetime:
     Events are kept to the millisecond: one at .000 is older than `before` .0005, and not as new as
     `since` .0005.
     """
+    ago = _ago(text)
+    if ago is not None:
+        return ago
     moment = _moment(text)
     try:
         return moment if moment == msgspec.convert(text, _Moment) else moment + _MILLISECOND
@@ -44,15 +68,36 @@ def _moment_up(text: object) -> datetime:
 
 
 # A parameter that is optional may be left out, but is never null: the schema says so.
-_MOMENT_SCHEMA: Final = WithJsonSchema({"type": "string", "format": "date-time"})
-MomentDown = Annotated[datetime | None, BeforeValidator(_moment), _MOMENT_SCHEMA]
+_MOMENT_SCHEMA: Final = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "format": "date-time"},
+            {
+                "type": "string",
+                "pattern": f"^{_AGE_PATTERN}$",
+                "description": "So long ago: seconds, minutes, hours, days, weeks.",
+            },
+        ]
+    }
+)
+MomentDown = Annotated[datetime | None, BeforeValidator(_moment_down), _MOMENT_SCHEMA]
 MomentUp = Annotated[datetime | None, BeforeValidator(_moment_up), _MOMENT_SCHEMA]
+# What these two mean wherever they stand; a route says the moment of what.
+SINCE: Final = "Only from this moment on, the moment itself included; `7d`: from seven days ago."
+UNTIL: Final = "Only before this moment, the moment itself excluded; `24h`: before 24 hours ago."
 Limit = Annotated[int, Query(ge=1, le=limits.PAGE_MAX, description="Rows on a page, at most.")]
 CursorText = Annotated[
     str | None,
     WithJsonSchema({"type": "string"}),
     Query(description="From the `next` link of the page before."),
 ]
+
+
+def just_before(moment: datetime | None) -> datetime | None:
+    """The exclusive lower bound that takes in the moment itself: a millisecond is the finest that is kept."""
+    if moment is None or moment - datetime.min.replace(tzinfo=UTC) < _MILLISECOND:
+        return None
+    return moment - _MILLISECOND
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
@@ -102,17 +147,23 @@ def list_page(
     *,
     limit: int,
     next_parameters: Callable[[Row], Mapping[str, str]],
+    moments: Mapping[str, datetime | None] | None = None,
     as_json: Callable[[Row], object] | None = None,
     **members: object,
 ) -> Response:
     """A page as JSON, with the way to the next one in its body and in its `Link` header (RFC 8288).
 
     `rows` are what the store returned when it was asked for `limit + 1`: if they are so many, there is a next
-    page. `next_parameters` gives the parameters that continue this request after a row. `as_json` makes a
-    row of the answer, None where rows are ready to be encoded. `members` stand beside the rows.
+    page. `next_parameters` gives the parameters that continue this request after a row. `moments` are
+    the request's own, which the next page takes over as they are now: an age means another moment then.
+    `as_json` makes a row of the answer, None where rows are ready to be encoded. `members` stand beside the
+    rows.
     """
     page = rows[:limit]
-    next_page = _url(request, next_parameters(page[-1])) if len(rows) > limit else None
+    next_page = None
+    if len(rows) > limit:
+        kept = {name: rfc3339(moment) for name, moment in (moments or {}).items() if moment is not None}
+        next_page = _url(request, kept | dict(next_parameters(page[-1])))
     answer = members | {name: page if as_json is None else [as_json(row) for row in page], "next": next_page}
     headers = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
     return Response(msgspec.json.encode(answer), 200, headers, "application/json")

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api import models
+from api import models, parameters
 from pisync import logs
 from pisync.domain.events import Reason, Rejection
 from pisync.errors import StoreUnavailable, Unavailable
@@ -126,13 +127,26 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = "There is nothing at this path."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # Starlette's static files forget the header that RFC 9110 (15.5.6) requires.
-        headers.setdefault("Allow", "GET, HEAD")
+        headers["Allow"] = ", ".join(_allowed(request))
+        if request.method == "OPTIONS":  # which no route has; nothing but this is to be said of a path
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
         detail = f"{request.method} is not allowed here."
     return problem(error.status_code, detail, headers=headers)
 
 
-async def _parameters(_request: Request, error: Exception) -> Response:
+def _allowed(request: Request) -> list[str]:
+    """The methods that a path takes, of all its routes; one without a route is a file that can be read."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.methods and route.path_regex.match(path):
+            methods |= route.methods
+    if not methods or "GET" in methods:
+        methods |= {"GET", "HEAD"}
+    return sorted(methods | {"OPTIONS"})
+
+
+async def _parameters(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     errors = [
@@ -141,10 +155,16 @@ async def _parameters(_request: Request, error: Exception) -> Response:
             "parameter": ".".join(str(part) for part in fault["loc"][1:]),
             "detail": str(fault["msg"]).removeprefix("Value error, "),
         }
-        for fault in error.errors()
+        for fault in _all_faults(request, error)
     ]
     detail = "; ".join(f"{fault['parameter']}: {fault['detail']}" for fault in errors)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+
+
+def _all_faults(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
+    """The error's faults, and what is wrong with names where it tells only of values; of a parameter one."""
+    told = {fault["loc"]: fault for fault in parameters.faults(request)}
+    return [*told.values(), *(fault for fault in error.errors() if fault["loc"] not in told)]
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ import uvloop
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.protocol import Protocol
 from api.publisher import MqttSyncPublisher
 from api.state import State
 from pisync import logs
@@ -83,7 +84,7 @@ def server_config(app: FastAPI, *, stop_s: int) -> uvicorn.Config:
     """How uvicorn serves an app of ours; a stop gives requests that are under way so many seconds."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -39,6 +40,8 @@ class ApiClient:
         _check_url(url)
         if key is not None and not key.isprintable():
             raise ConfigurationError("--key: holds a character that cannot be printed")
+        self._url = url.rstrip("/")
+        self._root_path = urlsplit(self._url).path
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         try:
             self._http = httpx.Client(
@@ -78,7 +81,7 @@ class ApiClient:
             yield from page[name]
             if page["next"] is None:
                 return
-            page = self.get(page["next"])
+            page = self.get(page["next"].removeprefix(self._root_path))  # it stands in --url, too
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:

@@ -91,6 +91,9 @@ REDIS_SOCKET_TIMEOUT_S: Final = 5.0
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000
+# Faulty parameters that one answer names, and how much of a name it repeats.
+PARAMETER_FAULTS_MAX: Final = 20
+PARAMETER_NAME_CHARS_MAX: Final = 100
 RECEIPT_TIMEOUT_S: Final = 5.0
 HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 # What the broker may leave untaken before a POST is refused, in bytes.

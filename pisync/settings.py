@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pisync import limits
@@ -183,6 +191,21 @@ class ApiSettings(CommonSettings):
         False,
         description="Serve beyond loopback without keys, because something in front of the api guards it.",
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names that `Host` may have beside those of loopback, separated by commas; `*` for any."
+        " Without it, an api that listens beyond loopback takes every name.",
+    )
+    root_path: str = Field(
+        "",
+        description="Path under which a proxy serves the api, such as `/pisync`;"
+        " the proxy may cut it off or not.",
+    )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of proxies, separated by commas."
+        " Their `X-Forwarded-Prefix` is believed: the path that they have cut off.",
+    )
     api_id: ProgramId = Field(
         default_factory=lambda: f"api-{secrets.token_hex(4)}",
         description="Name of one api replica in its receipts topic; made up at start when absent.",
@@ -194,12 +217,30 @@ class ApiSettings(CommonSettings):
         description="How long a POST waits for the bridge's receipt, in seconds.",
     )
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(key for key in (part.strip() for part in value.split(",")) if key)
+            return tuple(part for part in (part.strip() for part in value.split(",")) if part)
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names_only(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name != "*" and not (re.fullmatch(r"[A-Za-z0-9._-]+", name) or _is_address(name)):
+                raise ValueError("must be names or addresses, without a port: pisync.example.org")
+        return names
+
+    @field_validator("root_path")
+    @classmethod
+    def _path_of_its_own(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and not re.fullmatch(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", path):
+            raise ValueError("must be a path such as /pisync")
+        if path.split("/")[1:2] and path.split("/")[1] in {"api", "docs"}:
+            raise ValueError(f"begins as the api's own paths do: nobody could tell {path} from them")
+        return path
 
     @field_validator("api_keys")
     @classmethod
@@ -210,7 +251,7 @@ class ApiSettings(CommonSettings):
 
     @model_validator(mode="after")
     def _guarded_beyond_loopback(self) -> Self:
-        if not (_is_loopback(self.http_host) or self.api_keys or self.allow_anonymous):
+        if not (is_loopback(self.http_host) or self.api_keys or self.allow_anonymous):
             raise ValueError(
                 f"HTTP_HOST {self.http_host} is reachable from other machines and API_KEYS is empty:"
                 " set API_KEYS,"
@@ -282,7 +323,16 @@ def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return inherited | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
-def _is_loopback(host: str) -> bool:
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on this address."""
     if host == "localhost":
         return True
     try:

@@ -12,6 +12,7 @@ from api import paging
 from api.models import DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import list_responses
 from api.paging import list_page
+from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import limits
 from pisync.clock import rfc3339
@@ -19,7 +20,7 @@ from pisync.domain import alerts as domain
 from pisync.domain.alerts import Rule
 from pisync.stores.interfaces.alerts import AlertQuery
 
-router = APIRouter(tags=["operators"])
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
 
 class Alert(BaseModel):

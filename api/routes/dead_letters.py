@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 
 from api import models, paging, problems
 from api.models import Count, DeviceId, DeviceIdFilter, NextUrl
-from api.openapi import UNAVAILABLE, UNEXPECTED, declare, list_responses
+from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_responses
 from api.paging import list_page
+from api.parameters import StrictRoute
 from api.state import State, state_of
 from pisync import clock, limits, logs
 from pisync.clock import from_ms, rfc3339, to_ms
@@ -31,7 +32,7 @@ from pisync.stores.interfaces.dead_letters import (
 )
 
 log = logs.get("api.dead_letters")
-router = APIRouter(tags=["operators"])
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
 # What the broker lets through, less room for the topic, the Response Topic and the other properties. A broker
 # ends the connection over a larger packet, and with it every POST that waits for its receipt.
@@ -133,11 +134,11 @@ async def dead_letters(
     device_id: Annotated[
         DeviceIdFilter, Query(description="Only dead letters that came on this device's topic.")
     ] = None,
-    before: Annotated[
-        paging.MomentUp, Query(description="Only dead letters first received before this.")
+    since: Annotated[
+        paging.MomentUp, Query(description=paging.SINCE + " By when a letter came first.")
     ] = None,
-    after: Annotated[
-        paging.MomentDown, Query(description="Only dead letters first received after this.")
+    until: Annotated[
+        paging.MomentUp, Query(description=paging.UNTIL + " By when a letter came first.")
     ] = None,
     replayed: Annotated[
         bool | None,
@@ -156,8 +157,8 @@ async def dead_letters(
         limit=limit + 1,
         reason=reason,
         device_id=device_id,
-        before=before,
-        after=after,
+        before=until,
+        after=paging.just_before(since),
         replayed=replayed,
         position=None if end is None else end.position(),
     )
@@ -167,6 +168,7 @@ async def dead_letters(
         await state_of(request).dead_letters.find(query),
         limit=limit,
         next_parameters=lambda entry: {"cursor": DeadLettersCursor.of(entry).encode()},
+        moments={"since": since, "until": until},
         as_json=_row,
     )
 
@@ -178,6 +180,7 @@ async def dead_letters(
     responses={
         200: {"model": DeadLetter, "description": "The letter."},
         404: _UNKNOWN,
+        422: PARAMETERS,
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },
@@ -201,7 +204,11 @@ async def dead_letter(request: Request, dead_letter_id: DeadLetterId) -> Respons
         200: {"model": models.Receipt, "description": "At least one event was stored, now or before."},
         404: _UNKNOWN,
         409: declare("The letter cannot be published again: its topic named no device, or it is too large."),
-        422: declare("Everything in it was rejected again; `errors` says why.", problems.EventsProblem),
+        422: declare(
+            "Everything in it was rejected again; `errors` says why. Or there are parameters.",
+            problems.EventsProblem,
+            problems.ParametersProblem,
+        ),
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },

@@ -1,7 +1,7 @@
 """`/api/device/{device_id}`: one device's history."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, WithJsonSchema, create_model
@@ -9,15 +9,16 @@ from starlette.exceptions import HTTPException
 
 from api import models, paging
 from api.models import NextUrl
-from api.openapi import declare, list_responses
+from api.openapi import declare, list_responses, reference
 from api.paging import list_page
+from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import limits
 from pisync.domain import topics
 from pisync.domain.events import Outcome, SyncEvent
-from pisync.stores.interfaces.events import HistoryQuery
+from pisync.stores.interfaces.events import HistoryQuery, OutcomeFilter
 
-router = APIRouter(tags=["operators"])
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
 
 def _history_item() -> type[BaseModel]:
@@ -45,6 +46,8 @@ class History(BaseModel):
     next: NextUrl
 
 
+_BY_DEVICE: Final = " By the device's clock."
+
 DeviceId = Annotated[
     str,
     Path(
@@ -66,16 +69,28 @@ async def sync_history(
     request: Request,
     device_id: DeviceId,
     limit: paging.Limit = limits.PAGE_DEFAULT,
-    before: Annotated[paging.MomentUp, Query(description="Only syncs older than this.")] = None,
-    after: Annotated[paging.MomentDown, Query(description="Only syncs newer than this.")] = None,
+    since: Annotated[paging.MomentUp, Query(description=paging.SINCE + _BY_DEVICE)] = None,
+    until: Annotated[paging.MomentUp, Query(description=paging.UNTIL + _BY_DEVICE)] = None,
+    before: Annotated[
+        paging.MomentUp, Query(description="Only syncs older than this, as with `until`.")
+    ] = None,
+    after: Annotated[
+        paging.MomentDown, Query(description="Only syncs newer than this: without the moment itself.")
+    ] = None,
     outcome: Annotated[
-        Outcome | None,
-        WithJsonSchema({"type": "string", "enum": list(Outcome)}),
-        Query(description="Only syncs that went so."),
+        OutcomeFilter | None,
+        WithJsonSchema(reference("OutcomeFilter")),
+        Query(description="Only syncs that went so; `failure` is `partial` and `failed`."),
     ] = None,
 ) -> Response:
     """Each sync with the device's own timestamp, and when it was received."""
-    query = HistoryQuery(device_id=device_id, limit=limit + 1, before=before, after=after, outcome=outcome)
+    query = HistoryQuery(
+        device_id=device_id,
+        limit=limit + 1,
+        before=min((bound for bound in (before, until) if bound is not None), default=None),
+        after=max((bound for bound in (after, paging.just_before(since)) if bound is not None), default=None),
+        outcome=outcome,
+    )
     events = state_of(request).events
     rows = await events.page(query)
     if not rows and not (_is_narrowed(query) and await events.knows(device_id)):
@@ -86,6 +101,7 @@ async def sync_history(
         rows,
         limit=limit,
         next_parameters=lambda row: {"before": row["timestamp"]},
+        moments={"since": since, "until": until, "after": after},
         device_id=device_id,
     )
 

@@ -12,6 +12,7 @@ from api import paging
 from api.models import DeviceId, NextUrl
 from api.openapi import list_responses
 from api.paging import list_page
+from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
@@ -21,7 +22,7 @@ from pisync.stores.interfaces import ranking
 from pisync.stores.interfaces.events import EventStore, FailureCounts
 from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy, RankingQuery
 
-router = APIRouter(tags=["operators"])
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
 
 class FailingDevice(BaseModel):
@@ -80,7 +81,7 @@ async def repeated_failures(
     ] = 3,
     since: Annotated[
         paging.MomentUp,
-        Query(description="Count only failures from this moment on, by the device's clock."),
+        Query(description=paging.SINCE + " Counts failures, by the device's clock."),
     ] = None,
     sort: Annotated[RankedBy, Query(description="The order, each descending.")] = RankedBy.FAILURES,
     limit: paging.Limit = limits.PAGE_DEFAULT,
@@ -110,6 +111,7 @@ async def repeated_failures(
             "cursor": FailuresCursor(sort, row.position.score, row.position.device_id).encode()
         },
         as_json=lambda row: _row(row, exact.get(row.device_id), since),
+        moments={"since": since},
         projection=_completeness(found.projection),
     )
 

@@ -8,13 +8,14 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from api.openapi import UNEXPECTED
+from api.openapi import PARAMETERS, UNEXPECTED
+from api.parameters import StrictRoute
 from api.state import state_of
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
 from pisync.stores.interfaces.projection import ProjectionReader
 
-router = APIRouter(tags=["probes"])
+router = APIRouter(tags=["probes"], route_class=StrictRoute)
 
 
 class Health(BaseModel):
@@ -50,7 +51,7 @@ class Readiness(BaseModel):
     "/healthz",
     summary="Is the process up?",
     response_model=None,
-    responses={200: {"model": Health, "description": "It is."}, 500: UNEXPECTED},
+    responses={200: {"model": Health, "description": "It is."}, 422: PARAMETERS, 500: UNEXPECTED},
 )
 async def healthz() -> Response:
     """Answers as long as the process does; asks nobody else."""
@@ -63,6 +64,7 @@ async def healthz() -> Response:
     response_model=None,
     responses={
         200: {"model": Readiness, "description": "Every part answers."},
+        422: PARAMETERS,
         500: UNEXPECTED,
         503: {"model": Readiness, "description": "A part is unavailable."},
     },

@@ -8,13 +8,14 @@ from starlette.exceptions import HTTPException
 
 from api import models, problems
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare, reference
+from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import clock, limits
 from pisync.domain import decoding, receipts
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
 
-router = APIRouter(tags=["devices"])
+router = APIRouter(tags=["devices"], route_class=StrictRoute)
 
 _EXAMPLE: Final = {
     "device_id": "PB-000123",
@@ -27,6 +28,7 @@ _EXAMPLE: Final = {
     "errors": [{"code": "timeout", "message": "lesson-14.mp4: no answer in 30 s"}],
 }
 
+_JSON: Final = "application/json"
 _EVENT: Final = reference("SyncEvent")
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -34,7 +36,7 @@ _BODY: Final[dict[str, Any]] = {
         "description": f"One event, or an array of 1 to {limits.MESSAGE_EVENTS_MAX} events of one device;"
         f" at most {limits.HTTP_BODY_BYTES_MAX} bytes.",
         "content": {
-            "application/json": {
+            _JSON: {
                 "schema": {
                     "oneOf": [
                         _EVENT,
@@ -70,7 +72,12 @@ _BODY: Final[dict[str, Any]] = {
         201: {"model": models.Receipt, "description": "At least one event was stored."},
         409: declare("Another event of the same device and timestamp is stored.", problems.EventsProblem),
         413: declare("The body is too large."),
-        422: declare("No event was good; `errors` names the members at fault.", problems.EventsProblem),
+        415: declare("The body is not sent as `application/json`.", Accept="What is taken."),
+        422: declare(
+            "No event was good; `errors` names the members at fault. Or there are parameters.",
+            problems.EventsProblem,
+            problems.ParametersProblem,
+        ),
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },
@@ -81,6 +88,7 @@ async def sync_event(request: Request) -> Response:
     A device may forget an event once an answer covers it: 200 and 201 list in `rejected` those events of
     an array that were not taken in. After a 503 the event may be stored all the same; repeating is safe.
     """
+    _hold_to_json(request)
     body = await _body(request)
     device_id = decoding.claimed_device_id(body)
     if isinstance(device_id, Rejection):
@@ -89,6 +97,16 @@ async def sync_event(request: Request) -> Response:
     if not decoded.events:
         return _refusal(decoded.rejections)
     return _answer(await state_of(request).publisher.publish(device_id, body))
+
+
+def _hold_to_json(request: Request) -> None:
+    """Ask for JSON by name: what else there is, a browser sends for any web page without asking us first."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"The body is taken as JSON only: send `Content-Type: {_JSON}`.",
+            {"Accept": _JSON},
+        )
 
 
 async def _body(request: Request) -> bytes:

@@ -26,7 +26,7 @@ DeadLetterId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 OnlyReason = Annotated[
     Reason | None, typer.Option("--reason", help="Only dead letters rejected for this.", show_default=False)
 ]
-_MOMENT = "such as 2026-05-08T12:00:00Z"
+_MOMENT = "such as 2026-05-08T12:00:00Z or 7d"
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -38,13 +38,17 @@ def show_list(
         str | None,
         typer.Option(help="Only dead letters that came on this device's topic.", show_default=False),
     ] = None,
-    before: Annotated[
+    since: Annotated[
         str | None,
-        typer.Option(help=f"Only dead letters first received before, {_MOMENT}.", show_default=False),
+        typer.Option(
+            help=f"Only dead letters first received from this moment on, {_MOMENT}.", show_default=False
+        ),
     ] = None,
-    after: Annotated[
+    until: Annotated[
         str | None,
-        typer.Option(help=f"Only dead letters first received after, {_MOMENT}.", show_default=False),
+        typer.Option(
+            help=f"Only dead letters first received before this moment, {_MOMENT}.", show_default=False
+        ),
     ] = None,
     replayed: Annotated[
         bool | None,
@@ -67,8 +71,8 @@ def show_list(
             {
                 "reason": reason,
                 "device_id": device,
-                "before": before,
-                "after": after,
+                "since": since,
+                "until": until,
                 "replayed": replayed,
                 "limit": limit,
             },

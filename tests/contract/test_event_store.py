@@ -7,8 +7,14 @@ import msgspec
 import pytest
 
 from pisync.clock import rfc3339
-from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
-from pisync.stores.interfaces.events import EventStore, FailureCounts, HistoryQuery, InsertOutcome
+from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.stores.interfaces.events import (
+    EventStore,
+    FailureCounts,
+    HistoryQuery,
+    InsertOutcome,
+    OutcomeFilter,
+)
 from tests.support.samples import NOW, START, event
 
 
@@ -131,10 +137,16 @@ async def test_history_is_newest_first_and_bounded(event_store: EventStore) -> N
 
 @pytest.mark.parametrize(
     ("outcome", "expected"),
-    [(Outcome.SUCCESS, [0]), (Outcome.PARTIAL, [1]), (Outcome.FAILED, [2]), (None, [2, 1, 0])],
+    [
+        (OutcomeFilter.SUCCESS, [0]),
+        (OutcomeFilter.PARTIAL, [1]),
+        (OutcomeFilter.FAILED, [2]),
+        (OutcomeFilter.FAILURE, [2, 1]),
+        (None, [2, 1, 0]),
+    ],
 )
 async def test_history_by_outcome(
-    event_store: EventStore, outcome: Outcome | None, expected: list[int]
+    event_store: EventStore, outcome: OutcomeFilter | None, expected: list[int]
 ) -> None:
     await event_store.insert(
         [event("PB-1", 0), event("PB-1", 1, errors=1), event("PB-1", 2, errors=1, files=0)], NOW

@@ -17,7 +17,7 @@ from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
 from tests.fuzz.payloads import payloads
 from tests.support.programs import program
-from tests.support.samples import members, payload
+from tests.support.samples import JSON, members, payload
 from tests.support.waiting import until
 
 EXAMPLES_MAX: Final = 20  # made-up requests of each phase for each operation
@@ -66,7 +66,9 @@ async def http(
 
         async def bridged() -> bool:
             try:
-                answer = await client.post("/api/sync-event", content=payload(device_id="probe"))
+                answer = await client.post(
+                    "/api/sync-event", content=payload(device_id="probe"), headers=JSON
+                )
             except httpx.TransportError:
                 return False
             return answer.is_success
@@ -74,7 +76,9 @@ async def http(
         await until(bridged)
         failures = [members(timestamp=f"2026-05-08T11:0{minute}:00Z") for minute in range(5)]
         mixed = [*failures, members(total_errors=-1), members(timestamp="1970-01-01T00:00:00Z")]
-        (await client.post("/api/sync-event", content=json.dumps(mixed).encode())).raise_for_status()
+        (
+            await client.post("/api/sync-event", content=json.dumps(mixed).encode(), headers=JSON)
+        ).raise_for_status()
         yield client
 
 
@@ -117,7 +121,9 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
 )
 @given(st.lists(payloads, min_size=1, max_size=8))
 async def test_any_body_is_answered(http: httpx.AsyncClient, bodies: list[bytes]) -> None:
-    answers = await asyncio.gather(*(http.post("/api/sync-event", content=body) for body in bodies))
+    answers = await asyncio.gather(
+        *(http.post("/api/sync-event", content=body, headers=JSON) for body in bodies)
+    )
     for body, answer in zip(bodies, answers, strict=True):
         assert answer.status_code in {200, 201, 409, 413, 422}, body
         if answer.is_success:

@@ -174,6 +174,31 @@ async def test_a_busy_port_is_a_configuration_error(tmp_path: Path) -> None:
     assert "Traceback" not in process.text()
 
 
+async def test_head_over_a_socket_has_the_length_and_no_content(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    async with served(tmp_path, settings) as (process, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        request = b" /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        writer.write(b"HEAD" + request + b"GET" + request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: 15\r\n" in head
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert await reader.readexactly(15) == b'{"status":"ok"}'
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_offer_to_upgrade_is_ignored_without_a_word(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    async with served(tmp_path, settings) as (process, client):
+        for upgrade in ("websocket", "h2c"):
+            headers = {"Connection": "Upgrade", "Upgrade": upgrade}
+            assert (await client.get("/healthz", headers=headers)).status_code == 200
+    assert "pgrade" not in process.text()
+
+
 async def test_raw_bytes_that_are_hardly_http(tmp_path: Path, settings: dict[str, str]) -> None:
     async with served(tmp_path, settings) as (process, _):
         statuses = []

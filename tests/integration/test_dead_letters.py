@@ -25,7 +25,7 @@ from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from tests.support.programs import program
-from tests.support.samples import backlog, members, payload
+from tests.support.samples import JSON, backlog, members, payload
 from tests.support.waiting import until
 
 DEVICE = "PB-000123"
@@ -100,7 +100,7 @@ async def operator(
 
         async def bridged() -> bool:
             try:
-                probe = await http.post("/api/sync-event", content=payload(device_id="probe"))
+                probe = await http.post("/api/sync-event", content=payload(device_id="probe"), headers=JSON)
             except httpx.TransportError:
                 return False
             return probe.is_success

@@ -15,7 +15,7 @@ from local_stack.process import running
 from local_stack.servers import MosquittoServer
 from pisync.domain import topics
 from tests.support.programs import program
-from tests.support.samples import backlog, members, payload
+from tests.support.samples import JSON, backlog, members, payload
 from tests.support.waiting import until
 
 DEVICE = "PB-000123"
@@ -72,7 +72,9 @@ async def outside(
 
         # The bridge subscribes in its own time; a POST is answered once it has.
         async def bridged() -> bool:
-            return (await http.post("/api/sync-event", content=payload(device_id="probe"))).is_success
+            return (
+                await http.post("/api/sync-event", content=payload(device_id="probe"), headers=JSON)
+            ).is_success
 
         await until(bridged)
         yield Outside(mosquitto_server.port, http)
@@ -97,7 +99,7 @@ async def test_published_events_are_in_the_history_and_count_as_failures(outside
 
 async def test_an_event_posted_over_http_is_stored_once(outside: Outside) -> None:
     async def post(raw: bytes) -> httpx.Response:
-        return await outside.http.post("/api/sync-event", content=raw)
+        return await outside.http.post("/api/sync-event", content=raw, headers=JSON)
 
     first, second = await post(payload()), await post(payload())
     assert (first.status_code, second.status_code) == (201, 200)
@@ -121,7 +123,7 @@ async def test_bad_input_over_http_is_named(outside: Outside) -> None:
         (b"[" * 10_000, "malformed"),
         (payload(total_errors=10**400), "total_errors"),
     ]:
-        answer = await outside.http.post("/api/sync-event", content=raw)
+        answer = await outside.http.post("/api/sync-event", content=raw, headers=JSON)
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
         assert named in answer.text

@@ -23,7 +23,7 @@ from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
 from tests.support.counting import Commands
-from tests.support.samples import NOW, attach_anew, event, payload
+from tests.support.samples import JSON, NOW, attach_anew, event, payload
 
 FAILURES: Final = "/api/devices/repeated-failures"
 # What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard.
@@ -85,7 +85,7 @@ async def costs(
         )
         app = create_app(ApiSettings(), state)
         client = await stack.enter_async_context(
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pisync")
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
         )
         counted = Costs(
             client=client, events=events, projection=projection, connection=connection, commands=commands
@@ -185,5 +185,5 @@ async def test_a_post_is_one_publish_and_asks_no_store(
         costs(mongodb_url, redis_url, commands, monkeypatch, publisher) as api,
     ):
         for count in range(1, 4):
-            await api.of("POST", "/api/sync-event", 201, content=payload())
+            await api.of("POST", "/api/sync-event", 201, content=payload(), headers=JSON)
             assert (api.commands.names, api.packets, len(published)) == ([], [], count)

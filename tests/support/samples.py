@@ -10,6 +10,7 @@ from pisync.clock import from_ms, to_ms
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.stores.interfaces.projection import Projection
 
+JSON = {"Content-Type": "application/json"}
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 START = datetime(2026, 5, 8, 12, tzinfo=UTC)
 

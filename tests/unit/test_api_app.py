@@ -12,6 +12,7 @@ from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.events import MemoryEventStore
 from tests.support.api_client import (
     EVENT,
+    HOST,
     Api,
     CatchingUpProjection,
     UnavailableEventStore,
@@ -54,11 +55,11 @@ async def test_an_unknown_path_is_404(path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/api/sync-event", "POST"),
-        ("DELETE", "/api/device/PB-1/sync-history", "GET"),
-        ("PUT", "/api/devices/repeated-failures", "GET"),
-        ("BREW", "/readyz", "GET"),
-        ("POST", "/docs/static/swagger-ui.css", "GET, HEAD"),
+        ("GET", "/api/sync-event", "OPTIONS, POST"),
+        ("DELETE", "/api/device/PB-1/sync-history", "GET, HEAD, OPTIONS"),
+        ("PUT", "/api/devices/repeated-failures", "GET, HEAD, OPTIONS"),
+        ("BREW", "/readyz", "GET, HEAD, OPTIONS"),
+        ("POST", "/docs/static/swagger-ui.css", "GET, HEAD, OPTIONS"),
     ],
 )
 async def test_a_wrong_method_is_405_with_the_right_ones(method: str, path: str, allowed: str) -> None:
@@ -193,11 +194,12 @@ async def test_a_client_that_leaves_while_sending_is_no_fault() -> None:
 
     scope = {
         "type": "http",
+        "http_version": "1.1",
         "method": "POST",
         "path": "/api/sync-event",
         "raw_path": b"/api/sync-event",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"host", HOST.encode()), (b"content-type", b"application/json")],
     }
     await pisync.app(scope, receive, send)
     assert sent[0]["status"] == 400

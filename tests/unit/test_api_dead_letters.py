@@ -84,8 +84,8 @@ async def test_filters_reach_the_store() -> None:
         assert await found(device_id="PB-9") == []
         assert await found(replayed="true") == [first]
         assert await found(replayed="false") == [second]
-        assert await found(before=rfc3339(from_ms(START_MS + 2))) == [first]
-        assert await found(after=rfc3339(from_ms(START_MS + 1))) == [second]
+        assert await found(until=rfc3339(from_ms(START_MS + 2))) == [first]
+        assert await found(since=rfc3339(from_ms(START_MS + 2))) == [second]
 
 
 async def test_pages_under_one_moment_and_filters_in_the_link() -> None:

@@ -66,11 +66,11 @@ async def test_a_full_last_page_has_no_next() -> None:
 async def test_next_keeps_the_other_parameters() -> None:
     async with api() as pisync:
         await pisync.keep(*(event_at(START_MS + index, "PB-1", errors=1) for index in range(3)))
-        url = f"{URL}?limit=2&outcome=partial&note=a%26b&note=%C3%A9&after=2015-01-01T00:00:00%2B02:00"
+        url = f"{URL}?limit=2&outcome=partial&after=2015-01-01T00:00:00%2B02:00"
         following = (await pisync.get(url)).json()["next"]
         assert following.startswith(URL + "?")
-        for kept in url.partition("?")[2].replace("00:00:00%2B02:00", "00%3A00%3A00%2B02%3A00").split("&"):
-            assert kept in following
+        for kept in ("limit=2", "outcome=partial", "after=2014-12-31T22%3A00%3A00.000Z"):
+            assert kept in following.partition("?")[2].split("&")
 
 
 async def test_bounds_are_exclusive_to_the_fraction_of_a_millisecond() -> None:

@@ -65,6 +65,10 @@ def test_the_api_may_be_anonymous_and_takes_keys(monkeypatch: pytest.MonkeyPatch
     assert SERVICES["api"]["environment"]["PISYNC_API_KEYS"] == "${PISYNC_API_KEYS:-}"
 
 
+def test_a_web_page_cannot_ask_the_api_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, "api", settings.ApiSettings).allowed_hosts == ("api",)
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_nothing_runs_as_root_or_may_become_it(name: str) -> None:
     service = SERVICES[name]

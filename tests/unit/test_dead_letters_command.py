@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
 from cli import dead_letters
+from cli.api_client import ApiClient
 from cli.main import main
 from local_stack import ports
 from pisync import settings
@@ -95,6 +97,20 @@ def served(capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
     thread.join()
 
 
+def test_pages_are_followed_under_the_path_of_a_proxy(served: Served) -> None:
+    rows = {"dead_letters": [{"id": "1"}], "next": "/pisync/api/dead-letters?cursor=x"}
+    with ApiClient(f"{served.url}/pisync", KEY) as client, pytest.MonkeyPatch.context() as patch:
+        asked: list[str] = []
+
+        def answer(_self: object, _method: str, path: str, **_options: object) -> dict[str, Any]:
+            asked.append(str(httpx.URL(f"{served.url}/pisync/").join(path.removeprefix("/"))))
+            return rows if len(asked) == 1 else rows | {"next": None}
+
+        patch.setattr(ApiClient, "_call", answer)
+        assert len(list(client.rows("/api/dead-letters", "dead_letters", {}))) == 2
+    assert asked[1] == f"{served.url}/pisync/api/dead-letters?cursor=x"
+
+
 def test_list_shows_a_table_newest_first(served: Served) -> None:
     assert served.run("list")[:2] == (0, "No dead letters.\n")
     first, second = served.keep(
@@ -116,8 +132,8 @@ def test_list_passes_its_filters_on(served: Served) -> None:
     for options, expected in [
         (["--reason", "conflict"], [second]),
         (["--device", "PB-000123"], [first]),
-        (["--after", "2026-05-28T20:26:40Z"], [second]),
-        (["--before", "2026-05-28T20:26:40.001Z"], [first]),
+        (["--since", "2026-05-28T20:26:40.001Z"], [second]),
+        (["--until", "2026-05-28T20:26:40.001Z"], [first]),
         (["--not-replayed"], [second, first]),
         (["--replayed"], []),
         (["--limit", "1"], [second]),
@@ -125,9 +141,9 @@ def test_list_passes_its_filters_on(served: Served) -> None:
         _, out, _ = served.run("list", *options)
         assert [line.split()[0] for line in out.splitlines() if line[:32] in {first, second}] == expected
     assert "There are more" in out
-    code, _, err = served.run("list", "--before", "yesterday")
+    code, _, err = served.run("list", "--until", "yesterday")
     assert code == 1
-    assert "before: must be an RFC 3339 time" in err
+    assert "until: must be an RFC 3339 time" in err
 
 
 def test_show_prints_text_without_what_steers_a_terminal(served: Served) -> None:

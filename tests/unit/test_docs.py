@@ -39,7 +39,7 @@ def settings_table(title: str, fields: Mapping[str, FieldInfo]) -> str:
         default = field.default
         if default is PydanticUndefined:
             default_text = "made up at start"
-        elif default is None or default == ():
+        elif default in {None, (), ""}:
             default_text = "none"
         else:
             default_text = f"`{str(default).lower() if isinstance(default, bool) else default}`"
@@ -113,6 +113,17 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_body_that_a_document_sends_is_called_json() -> None:
+    sent = [
+        command
+        for document in DOCUMENTS
+        for command in re.findall(r"curl(?:[^\n]*\\\n)*[^\n]*", document.read_text())
+        if " -d " in command
+    ]
+    assert sent
+    assert all("-H 'Content-Type: application/json'" in command for command in sent)
 
 
 def test_every_make_target_is_explained() -> None:

@@ -18,6 +18,21 @@ class InsertOutcome(StrEnum):
     REFUSED = "refused"
 
 
+class OutcomeFilter(StrEnum):
+    """Which syncs of a history are asked for."""
+
+    SUCCESS = Outcome.SUCCESS
+    PARTIAL = Outcome.PARTIAL
+    FAILED = Outcome.FAILED
+    FAILURE = "failure"
+
+    def takes(self, outcome: Outcome) -> bool:
+        """Whether it asks for syncs that went so; a failure is partial or failed."""
+        if self is OutcomeFilter.FAILURE:
+            return outcome is not Outcome.SUCCESS
+        return outcome.value == self.value
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryEntry:
     """A stored event and when the bridge received it."""
@@ -34,7 +49,7 @@ class HistoryQuery:
     limit: int
     before: datetime | None = None
     after: datetime | None = None
-    outcome: Outcome | None = None
+    outcome: OutcomeFilter | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

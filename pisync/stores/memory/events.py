@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.events import SyncEvent, add_content, outcome, rows
+from pisync.domain.events import Outcome, SyncEvent, add_content, outcome, rows
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
@@ -48,7 +48,7 @@ class MemoryEventStore:
             if device_id == query.device_id
             and (query.before is None or entry.event.timestamp < query.before)
             and (query.after is None or entry.event.timestamp > query.after)
-            and query.outcome in {None, outcome(entry.event.total_files_synced, entry.event.total_errors)}
+            and (query.outcome is None or query.outcome.takes(_outcome(entry.event)))
         ]
         return page[: query.limit]
 
@@ -97,6 +97,10 @@ class MemoryEventStore:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def _outcome(event: SyncEvent) -> Outcome:
+    return outcome(event.total_files_synced, event.total_errors)
 
 
 def _as_kept(event: SyncEvent) -> SyncEvent:

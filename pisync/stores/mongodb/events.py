@@ -22,13 +22,14 @@ from pymongo.errors import (
 
 from pisync import limits
 from pisync.clock import rfc3339_of_utc, to_ms
-from pisync.domain.events import Outcome, SyncEvent, add_content, from_content, rows
+from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
     HistoryQuery,
     InsertOutcome,
+    OutcomeFilter,
 )
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
@@ -41,10 +42,11 @@ from pisync.stores.mongodb.connection import (
     not_permitted,
 )
 
-_OUTCOMES: Final[dict[Outcome, Document]] = {
-    Outcome.SUCCESS: {"total_errors": 0},
-    Outcome.PARTIAL: {"total_errors": {"$gt": 0}, "total_files_synced": {"$gt": 0}},
-    Outcome.FAILED: {"total_errors": {"$gt": 0}, "total_files_synced": 0},
+_OUTCOMES: Final[dict[OutcomeFilter, Document]] = {
+    OutcomeFilter.SUCCESS: {"total_errors": 0},
+    OutcomeFilter.PARTIAL: {"total_errors": {"$gt": 0}, "total_files_synced": {"$gt": 0}},
+    OutcomeFilter.FAILED: {"total_errors": {"$gt": 0}, "total_files_synced": 0},
+    OutcomeFilter.FAILURE: {"total_errors": {"$gt": 0}},
 }
 
 
@@ -221,7 +223,7 @@ class MongoEventStore:
 
         with map_driver_errors():
             successes = await self.history(
-                HistoryQuery(device_id=device_id, limit=1, outcome=Outcome.SUCCESS)
+                HistoryQuery(device_id=device_id, limit=1, outcome=OutcomeFilter.SUCCESS)
             )
             total = await count({})
             return FailureCounts(

@@ -1,0 +1,154 @@
+"""What every request meets before the routes, and every answer after them: Host, prefix, HEAD and headers.
+
+A web page of another origin reaches an api on loopback through its visitor's browser: under a name of its own
+that resolves to 127.0.0.1 (DNS rebinding), or with a POST that needs no leave (Fetch, "CORS-safelisted"). The
+Host, the browser's own `Sec-Fetch-Site`, and the media type that `POST /api/sync-event` asks for stop it.
+"""
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from fastapi import FastAPI, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from pisync.settings import ApiSettings, is_loopback
+
+# A host as RFC 3986 (3.2.2) writes it, without percent-encoding, and a port.
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{0,5})?")
+_PREFIX: Final = re.compile(rb"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+# What a browser says of a page that is not this origin's. What is no browser says nothing.
+_OTHER_ORIGINS: Final = frozenset({b"cross-site", b"same-site"})
+_DOCS: Final = "/docs"
+_ON_EVERY_ANSWER: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+# Answers are of this moment; a file of the documentation is kept, and asked for again before it is used.
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_NO_CACHE: Final = (b"cache-control", b"no-cache")
+
+
+def install(app: FastAPI, settings: ApiSettings) -> None:
+    """Put it around everything that the app answers, faults of its own included."""
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: Edge(build(), settings)  # type: ignore[method-assign]
+
+
+class Edge:
+    """The outermost layer of the app; needs nothing of a request but its head."""
+
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+        self._app = app
+        self._root_path = settings.root_path
+        self._proxies = settings.trusted_proxies
+        names = {name.lower() for name in settings.allowed_hosts}
+        checked = (names or is_loopback(settings.http_host)) and "*" not in names
+        self._names = names | {settings.http_host.lower()} if checked else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or let the app answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        scope = self._with_prefix(scope)
+        path = scope["path"].removeprefix(scope["root_path"])
+        if (
+            scope["method"] == "HEAD"
+        ):  # a GET without its content (RFC 9110, 9.3.2), which the server leaves out
+            scope = {**scope, "method": "GET"}
+        send = _with_headers(send, _NO_CACHE if path.startswith(_DOCS) else _NO_STORE)
+        await (self._app if refusal is None else refusal)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Why the request is not looked at, as a problem; None where it is."""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if not hosts and scope["http_version"] == "1.0":  # it knows no Host, and no browser speaks it
+            return None
+        match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if match is None:
+            return problems.problem(
+                HTTPStatus.BAD_REQUEST, "A request has one `Host` header, with a host and a port."
+            )
+        if self._names is not None and not _may_be_asked_as(match[1].decode().lower(), self._names):
+            return problems.problem(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "The api is not known by the name in `Host`; PISYNC_ALLOWED_HOSTS adds names.",
+            )
+        if scope["method"] not in _READING and any(
+            name == b"sec-fetch-site" and value.strip().lower() in _OTHER_ORIGINS
+            for name, value in scope["headers"]
+        ):
+            return problems.problem(
+                HTTPStatus.FORBIDDEN, "A web page of another origin may not change anything here."
+            )
+        return None
+
+    def _with_prefix(self, scope: Scope) -> Scope:
+        """The scope with the path under which the client sees the api: a trusted proxy's, or the setting.
+
+        ASGI's `path` begins with `root_path`. A proxy names what it has cut off; of the setting nobody knows
+        whether it was, but the path tells, because the setting is none of the api's own paths.
+        """
+        if self._proxies:
+            given = [value for name, value in scope["headers"] if name == b"x-forwarded-prefix"]
+            if len(given) == 1 and self._is_proxy(scope):
+                prefix = given[0].rstrip(b"/")
+                if not prefix or _PREFIX.fullmatch(prefix):
+                    return _under(scope, prefix.decode())
+        if scope["path"] == self._root_path:
+            return _under({**scope, "path": "/", "raw_path": b"/"}, self._root_path)
+        if scope["path"].startswith(self._root_path + "/"):
+            return {**scope, "root_path": self._root_path}
+        return _under(scope, self._root_path)
+
+    def _is_proxy(self, scope: Scope) -> bool:
+        return scope["client"] is not None and is_within(scope["client"][0], self._proxies)
+
+
+def is_within(host: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether a client's address lies in one of these networks."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
+
+
+def _may_be_asked_as(host: str, names: set[str]) -> bool:
+    """Whether a name in `Host` cannot be another's: one of these, or one of loopback's own."""
+    name = host.rstrip(".")
+    return (
+        name in names
+        or host.strip("[]") in names
+        or name.endswith(".localhost")
+        or is_loopback(name.strip("[]"))
+    )
+
+
+def _under(scope: Scope, root_path: str) -> Scope:
+    return {
+        **scope,
+        "root_path": root_path,
+        "path": root_path + scope["path"],
+        "raw_path": root_path.encode() + scope["raw_path"],
+    }
+
+
+def _with_headers(send: Send, caching: tuple[bytes, bytes]) -> Send:
+    async def complete(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message["headers"], *_ON_EVERY_ANSWER]
+            if all(name != caching[0] for name, _ in message["headers"]):
+                headers.append(caching)
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return complete

@@ -1,0 +1,80 @@
+"""Query parameters are those that a route declares, each given once: the answer to others names these.
+
+One mechanism for every route: a router's `route_class` is `StrictRoute`. A parameter that is ignored returns
+more than was asked for, and nobody notices.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Query
+from fastapi.routing import APIRoute
+
+from pisync.limits import PARAMETER_FAULTS_MAX, PARAMETER_NAME_CHARS_MAX
+
+_REQUEST: Final = "request"
+
+
+class StrictRoute(APIRoute):
+    """A route that takes the query parameters that it declares, each once, and no others."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, _strict(endpoint), **options)
+        self.declared: Final = [
+            field.alias for field in get_flat_params(self.dependant) if isinstance(field.field_info, Query)
+        ]
+
+
+def faults(request: Request) -> list[dict[str, Any]]:
+    """What is wrong with the names of the request's query parameters, as FastAPI's own errors are told."""
+    route = request.scope.get("route")
+    if not isinstance(route, StrictRoute) or not request.scope["query_string"]:
+        return []
+    found = []
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in route.declared:
+            exist = (
+                f"this path takes {', '.join(route.declared)}" if route.declared else "this path takes none"
+            )
+            found.append((name, f"is no parameter here; {exist}"))
+        elif count > 1:
+            found.append((name, f"is given {count} times; it may be given once"))
+    return [
+        {"loc": ("query", name[:PARAMETER_NAME_CHARS_MAX]), "msg": message}
+        for name, message in found[:PARAMETER_FAULTS_MAX]
+    ]
+
+
+def _strict(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint behind a look at the names.
+
+    It comes after the guard, because a wrong key learns nothing of what else is wrong, and is no dependency,
+    which would cost a third of a bare answer.
+    """
+    signature = inspect.signature(endpoint, eval_str=True)
+    takes_request = _REQUEST in signature.parameters
+    others = [parameter for name, parameter in signature.parameters.items() if name != _REQUEST]
+
+    @wraps(endpoint)
+    async def strict(*, request: Request, **values: Any) -> Response:
+        found = faults(request)
+        if found:
+            raise RequestValidationError(found)
+        if takes_request:
+            values[_REQUEST] = request
+        response: Response = await endpoint(**values)
+        return response
+
+    strict.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[
+            *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others),
+            inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request),
+        ]
+    )
+    return strict

@@ -1,0 +1,178 @@
+"""Query parameters: those that a route declares, each once; and what moments and outcomes mean everywhere."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api import paging
+from pisync import clock, limits
+from pisync.clock import from_ms, rfc3339
+from pisync.domain.alerts import Rule
+from pisync.domain.events import Reason
+from pisync.stores.interfaces.dead_letters import DeadLetter
+from tests.support.api_client import START_MS, Api, api, is_problem
+from tests.support.samples import event_at
+
+HISTORY = "/api/device/PB-1/sync-history"
+OPERATIONS = [
+    (method.upper(), path.replace("{device_id}", "PB-1").replace("{dead_letter_id}", "0" * 32), operation)
+    for path, operations in Api().document["paths"].items()
+    for method, operation in operations.items()
+]
+
+
+def names(operation: dict[str, Any]) -> list[str]:
+    return [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+@pytest.mark.parametrize("name", ["page", "limit[$ne]", "Limit", "limit ", "", "\0", "é", "limit[]", "a.b"])
+async def test_every_route_refuses_what_it_does_not_know_and_names_what_exists(
+    method: str, path: str, operation: dict[str, Any], name: str
+) -> None:
+    async with api() as pisync:
+        document = is_problem(await pisync.request(method, f"{path}?{urlencode({name: '2'})}"), 422)
+        [fault] = document["errors"]
+        assert (fault["in"], fault["parameter"]) == ("query", name)
+        assert all(known in fault["detail"] for known in names(operation) or ["none"])
+        assert pisync.publisher.published == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [(method, path, name) for method, path, operation in OPERATIONS for name in names(operation)],
+)
+async def test_every_parameter_is_given_once(method: str, path: str, name: str) -> None:
+    async with api() as pisync:
+        document = is_problem(await pisync.request(method, f"{path}?{name}=1&{name}=1&{name}=1"), 422)
+        [fault] = document["errors"]
+        assert fault["parameter"] == name
+        assert "given 3 times" in fault["detail"]
+
+
+async def test_values_and_names_at_fault_are_told_together() -> None:
+    async with api() as pisync:
+        document = is_problem(
+            await pisync.get(f"{HISTORY}?limit=0&page=2&outcome=failed&outcome=failed"), 422
+        )
+        assert {fault["parameter"] for fault in document["errors"]} == {"limit", "page", "outcome"}
+
+
+async def test_what_is_told_of_many_and_of_long_names_is_bounded() -> None:
+    async with api() as pisync:
+        query = urlencode([(f"{number}" + "x" * 200, "1") for number in range(100)])
+        document = is_problem(await pisync.get(f"{HISTORY}?{query}"), 422)
+        assert len(document["errors"]) == limits.PARAMETER_FAULTS_MAX
+        assert all(len(each["parameter"]) == limits.PARAMETER_NAME_CHARS_MAX for each in document["errors"])
+
+
+async def test_a_failure_is_partial_and_failed() -> None:
+    async with api() as pisync:
+        success = event_at(START_MS, "PB-1")
+        partial = event_at(START_MS + 1, "PB-1", errors=1)
+        failed = event_at(START_MS + 2, "PB-1", errors=1, files=0)
+        await pisync.keep(success, partial, failed)
+        rows = await pisync.pages(f"{HISTORY}?outcome=failure&limit=1", "events")
+        assert [row["outcome"] for row in rows] == ["failed", "partial"]
+        schema = pisync.document["components"]["schemas"]["OutcomeFilter"]
+        assert schema["enum"] == ["success", "partial", "failed", "failure"]
+
+
+async def test_since_takes_the_moment_in_and_until_leaves_it_out_in_every_list() -> None:
+    since, until = rfc3339(from_ms(START_MS + 1)), rfc3339(from_ms(START_MS + 3))
+    async with api() as pisync:
+        await pisync.keep(*(event_at(START_MS + at, "PB-1", errors=1) for at in range(5)))
+        for at in range(5):
+            letter = DeadLetter(
+                topic="t", device_id=None, reason=Reason.EMPTY, detail="no bytes", raw=b"%d" % at
+            )
+            await pisync.dead_letters.add([letter], from_ms(START_MS + at))
+        between = {"since": since, "until": until, "limit": 1}
+        history = await pisync.pages(f"{HISTORY}?{urlencode(between)}", "events")
+        assert [row["timestamp"] for row in history] == [rfc3339(from_ms(START_MS + at)) for at in (2, 1)]
+        letters = await pisync.pages(f"/api/dead-letters?{urlencode(between)}", "dead_letters")
+        assert [row["received_at"] for row in letters] == [rfc3339(from_ms(START_MS + at)) for at in (2, 1)]
+        [row] = (await pisync.get("/api/devices/repeated-failures", params={"since": since})).json()[
+            "devices"
+        ]
+        assert row["failures_since"] == 4
+
+
+async def test_the_narrowest_of_two_bounds_holds() -> None:
+    moments = [rfc3339(from_ms(START_MS + at)) for at in range(6)]
+    async with api() as pisync:
+        await pisync.keep(*(event_at(START_MS + at, "PB-1") for at in range(6)))
+        for bounds in (
+            {"since": moments[1], "after": moments[1], "until": moments[5], "before": moments[4]},
+            {"since": moments[2], "after": moments[0], "until": moments[4], "before": moments[5]},
+        ):
+            rows = (await pisync.get(HISTORY, params=bounds)).json()["events"]
+            assert [row["timestamp"] for row in rows] == [moments[3], moments[2]]
+
+
+@pytest.mark.parametrize(
+    ("age", "meant"),
+    [
+        ("7d", timedelta(days=7)),
+        ("24h", timedelta(hours=24)),
+        ("30m", timedelta(minutes=30)),
+        ("90s", timedelta(seconds=90)),
+        ("2w", timedelta(weeks=2)),
+        ("0d", timedelta()),
+        ("99999w", timedelta(weeks=99999)),
+    ],
+)
+async def test_an_age_is_a_moment_so_long_ago(age: str, meant: timedelta) -> None:
+    now = clock.now()
+    margin = timedelta(minutes=1)
+    events = [now - meant - margin, now - meant + margin]
+    async with api() as pisync:
+        await pisync.keep(*(event_at(clock.to_ms(moment), "PB-1") for moment in events))
+        for name, expected in (("since", 1), ("after", 1), ("until", 0), ("before", 0)):
+            rows = (await pisync.get(HISTORY, params={name: age})).json()["events"]
+            assert [row["timestamp"] for row in rows] == [rfc3339(events[expected])]
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "d", "-7d", "7 d", "7D", "7y", "1.5d", "\u0667d", "100000d", "7d7d", "P7D"]
+)
+async def test_what_is_no_age_is_422(text: str) -> None:
+    async with api() as pisync:
+        for name in ("since", "until", "before", "after"):
+            [fault] = is_problem(await pisync.get(HISTORY, params={name: text}), 422)["errors"]
+            assert fault["parameter"] == name
+            assert "7d" in fault["detail"]
+
+
+async def test_the_next_page_keeps_the_moment_that_an_age_was() -> None:
+    async with api() as pisync:
+        now = clock.to_ms(clock.now())
+        await pisync.keep(*(event_at(now - at, f"PB-{at % 3}", errors=1) for at in range(30)))
+        for number in range(3):
+            await pisync.alerts.open(Rule.STREAK, {f"PB-{number}": 3}, from_ms(START_MS))
+        for url in (
+            f"{HISTORY}?since=7d&limit=1&until=0s",
+            "/api/devices/repeated-failures?since=7d&limit=1",
+        ):
+            following = (await pisync.get(url)).json()["next"]
+            assert "7d" not in following
+            assert "0s" not in following
+            assert "since=2" in following
+            assert (await pisync.get(following)).status_code == 200
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_just_before_lets_the_moment_in_and_nothing_older(moment: datetime) -> None:
+    kept = from_ms(clock.to_ms(moment))
+    bound = paging.just_before(kept)
+    if bound is not None:
+        assert bound < kept
+        assert clock.to_ms(kept) - clock.to_ms(bound) == 1
+
+
+def test_nothing_is_older_than_the_first_moment_there_is() -> None:
+    assert paging.just_before(datetime.min.replace(tzinfo=UTC)) is None
