@@ -32,6 +32,17 @@ do
   end
 end
 
+-- As the sorted sets do it, by bytes: Lua's own < goes by the locale of the Redis process.
+local function precedes(one, other)
+  for n = 1, math.min(#one, #other) do
+    local left, right = one:byte(n), other:byte(n)
+    if left ~= right then
+      return left < right
+    end
+  end
+  return #one < #other
+end
+
 local order, more_than, since, limit = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local ranking = root .. ':by:' .. order
 local rank = 0
@@ -44,7 +55,7 @@ if ARGV[5] ~= '' then
     local middle = math.floor((low + high) / 2)
     local at = redis.call('ZREVRANGE', ranking, middle, middle, 'WITHSCORES')
     local at_score = tonumber(at[2])
-    if at_score > score or (at_score == score and at[1] >= id) then
+    if at_score > score or (at_score == score and not precedes(at[1], id)) then
       low = middle + 1
     else
       high = middle
