@@ -66,7 +66,11 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         app = create_app(settings, state)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         server = _Server(server_config(app, stop_s=stop_s))
-        works = {"mqtt connection": publisher.run(), _SERVER: server.serve(sockets=[listener])}
+        works = {
+            "mqtt connection": publisher.run(),
+            "known bridges": stores.known_bridges.run(),
+            _SERVER: server.serve(sockets=[listener]),
+        }
         async with supervise(works) as running:
             host, port = listener.getsockname()[:2]
             log.info("api listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -45,6 +45,7 @@ async def _main(settings: CommonSettings, *, check: bool) -> int:
 
 
 async def _check(stores: Stores) -> int:
+    await stores.known_bridges.refresh()
     if not (await stores.projection.status()).complete:
         Console(stderr=True).print("The projection is catching up: differences are to be expected.")
     with progress("Checking", "events") as update:

@@ -28,6 +28,11 @@ FAILURES_KEPT_MAX: Final = 1000
 STREAK_ALERT: Final = 3
 # How often a bridge writes down how far its events are projected.
 WATERMARK_INTERVAL_S: Final = 1.0
+# How far behind Redis's clock the merged events of a bridge may be while the projection counts as complete,
+# and how old the list of the bridges may be. Some watermark intervals, or a busy second makes it incomplete.
+PROJECTION_YOUNG_S: Final = 4.0
+# How often the api reads which bridges there are.
+KNOWN_BRIDGES_INTERVAL_S: Final = 1.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.

@@ -33,8 +33,8 @@ class Readiness(BaseModel):
     projection: Annotated[
         str,
         Field(
-            description="`ok`, or how far Redis is with the events that it lost; no reason for a 503.",
-            examples=["catching up: 120,000 of 500,000 events"],
+            description="`ok`, or how far Redis is with the events that it lacks; no reason for a 503.",
+            examples=["catching up: 120,000 of 500,000 events", "events of 1 bridge may be missing"],
         ),
     ]
 
@@ -106,6 +106,8 @@ async def _catch_up(projection: ProjectionReader) -> str | None:
     status = await projection.status()
     if status.complete:
         return None
-    if status.to_replay == 0:
-        return "catching up"
-    return f"catching up: {status.replayed:,} of {status.to_replay:,} events"
+    if status.to_replay:
+        return f"catching up: {status.replayed:,} of {status.to_replay:,} events"
+    if status.behind:
+        return f"events of {len(status.behind)} bridge{'s'[: len(status.behind) > 1]} may be missing"
+    return "catching up"

@@ -17,6 +17,7 @@ from pisync.errors import MongodbUnavailable, RebuildInProgress, RedisUnavailabl
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection
+from pisync.tasks import supervise
 
 log = logs.get(__name__)
 
@@ -67,6 +68,9 @@ class CatchUp:
         # A bridge that never ran has stored nothing that a watermark could miss.
         self._is_known = claim.known_before
         self._replay_from_ms: int | None = clock.to_ms(claim.replay_from)
+        self._instance = claim.instance
+        self._writing = asyncio.Lock()
+        self._has_stopped = False
         self._metrics = metrics
         self._was_current = False
 
@@ -77,7 +81,7 @@ class CatchUp:
             try:
                 await self._catch_up()
                 delays = backoff.delays()
-                await self._keep_watermark()
+                await self._stay_attached()
             except RebuildInProgress as error:
                 await self._wait(error, next(delays))
             except RedisUnavailable as error:
@@ -89,13 +93,23 @@ class CatchUp:
                 await self._wait(error, next(delays))
 
     async def finish(self) -> None:
-        """Write down how far we are, at the end, so that the next life has little to replay.
+        """Write down that nothing is left to merge, at the end, so that the next life has little to replay.
+
+        The projection stays complete without us, until a life begins whose events it does not have yet.
 
         Raises:
             RedisUnavailable: the next life replays from the last watermark.
         """
-        if self._projector.is_current:
-            await self._write_watermark(catching_up=False)
+        async with self._writing:
+            self._has_stopped = True
+            if self._projector.is_current:
+                await self._projection.set_watermark(
+                    self._bridge_id,
+                    self._projector.watermark_ms,
+                    catching_up=False,
+                    unmerged_ms=self._projector.unmerged_ms(),
+                    stopped=self._instance if self._projector.is_settled else None,
+                )
 
     async def _wait(self, error: RebuildInProgress | Unavailable, delay_s: float) -> None:
         log.warning("projection interrupted", why=str(error), retry_in_s=round(delay_s, 2))
@@ -103,9 +117,15 @@ class CatchUp:
 
     async def _write_watermark(self, *, catching_up: bool) -> bool:
         """Write down how far we are; returns whether a rebuild is pending."""
-        return await self._projection.set_watermark(
-            self._bridge_id, self._projector.watermark_ms, catching_up=catching_up
-        )
+        async with self._writing:
+            if self._has_stopped:
+                return False
+            return await self._projection.set_watermark(
+                self._bridge_id,
+                self._projector.watermark_ms,
+                catching_up=catching_up,
+                unmerged_ms=self._projector.unmerged_ms(),
+            )
 
     async def _catch_up(self) -> None:
         """Attach, and replay what may be missing while live traffic goes on.
@@ -170,32 +190,40 @@ class CatchUp:
     async def _finish_catch_up(self) -> None:
         await self._write_watermark(catching_up=False)
         await self._projection.finish_catch_up(self._bridge_id)
-        await self._compare_alerts()
         await self._registry.caught_up(self._bridge_id)
         self._replay_from_ms = None
         self._was_current = True
 
-    async def _compare_alerts(self) -> None:
-        """Bring every alert in step: one may have been missed in a crash between MongoDB and Redis."""
-        self._alerts.report(await self._alerts.compare())
+    async def _stay_attached(self) -> None:
+        """Keep the watermark and the alerts until the projection is lost.
+
+        Neither waits for the other: a comparison of everything takes longer than a watermark may be old.
+        """
+        works = {"watermark": self._keep_watermark(), "comparison of alerts": self._keep_comparing()}
+        async with supervise(works) as running:
+            await running.until(self._projector.detached)
+        raise RedisUnavailable("it became unavailable")
+
+    async def _keep_comparing(self) -> None:
+        """Bring every alert in step, now and every minute: one may have been missed in a crash."""
+        delays = backoff.delays()
+        while True:
+            try:
+                self._alerts.report(await self._alerts.compare())
+            except MongodbUnavailable as error:
+                self._metrics.store_unavailable(error.part)
+                await self._wait(error, next(delays))
+            else:
+                delays = backoff.delays()
+                await asyncio.sleep(limits.RECONCILE_INTERVAL_S)
 
     async def _keep_watermark(self) -> None:
-        """Write down every second how far we are; compare all alerts now and then."""
-        loop = asyncio.get_running_loop()
-        compared_at = loop.time()
-        while self._projector.is_attached:
+        """Write down every second how far we are."""
+        while True:
             if await self._write_watermark(catching_up=False):
                 # The bridge that began the rebuild may be dead; while it lives, it has the lock.
                 await self._take_over()
-            if loop.time() - compared_at > limits.RECONCILE_INTERVAL_S:
-                compared_at = loop.time()
-                await self._compare_alerts()
-            try:
-                async with asyncio.timeout(limits.WATERMARK_INTERVAL_S):
-                    await self._projector.detached.wait()
-            except TimeoutError:
-                pass
-        raise RedisUnavailable("it became unavailable")
+            await asyncio.sleep(limits.WATERMARK_INTERVAL_S)
 
     async def _take_over(self) -> None:
         try:

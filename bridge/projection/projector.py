@@ -8,6 +8,7 @@ burn".
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,8 @@ class Projector:
         self._in_flight: Counter[int] = Counter()
         self._behind_ms: int | None = None
         self._latest_ms = 0
+        # Since when, by a clock that nobody sets, those times of receipt have been seen to be open.
+        self._open_since: dict[int, float] = {}
         metrics.projection_attached.set_function(lambda: self.is_attached)
         metrics.projection_catching_up.set_function(lambda: self.is_catching_up)
         metrics.projection_lag.set_function(self._lag_s)
@@ -113,8 +116,24 @@ class Projector:
         """All our events received before this are merged."""
         # Later batches must not be received before what is promised here, even if the clock steps back.
         self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
-        open_ends = [*self._in_flight, *([] if self._behind_ms is None else [self._behind_ms])]
-        return min(open_ends, default=self._latest_ms)
+        return min(self._open_ends(), default=self._latest_ms)
+
+    def unmerged_ms(self) -> int:
+        """For how long MongoDB may have had an event of ours that is not merged; to be asked every second.
+
+        The wall clock cannot say: it may have been set back since that was received.
+        """
+        now = time.monotonic()
+        self._open_since = {end: self._open_since.get(end, now) for end in self._open_ends()}
+        return round((now - min(self._open_since.values(), default=now)) * 1000)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that this bridge stored is merged, and nothing is in hand."""
+        return self.is_current and not self._in_flight
+
+    def _open_ends(self) -> list[int]:
+        return [*self._in_flight, *([] if self._behind_ms is None else [self._behind_ms])]
 
     def attach(self, start_ms: int) -> None:
         """Merge from now on, while everything received at `start_ms` or later is replayed."""

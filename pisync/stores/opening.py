@@ -10,6 +10,7 @@ from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection
+from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
@@ -21,12 +22,17 @@ from pisync.stores.redis.projection import RedisProjection
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stores:
-    """Every store there is."""
+    """Every store there is.
+
+    `known_bridges` is what the projection goes by when it says that it is complete: who asks for that runs or
+    refreshes it.
+    """
 
     events: EventStore
     dead_letters: DeadLetterStore
     alerts: AlertStore
     bridges: BridgeRegistry
+    known_bridges: KnownBridges
     projection: Projection
 
 
@@ -42,10 +48,13 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
         stack.push_async_callback(mongodb.close)
         redis = RedisConnection(settings.redis_url)
         stack.push_async_callback(redis.close)
+        bridges = MongoBridgeRegistry(mongodb)
+        known_bridges = KnownBridges(bridges)
         yield Stores(
             events=MongoEventStore(mongodb),
             dead_letters=MongoDeadLetterStore(mongodb),
             alerts=MongoAlertStore(mongodb),
-            bridges=MongoBridgeRegistry(mongodb),
-            projection=RedisProjection(redis),
+            bridges=bridges,
+            known_bridges=known_bridges,
+            projection=RedisProjection(redis, known_bridges),
         )

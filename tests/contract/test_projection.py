@@ -1,23 +1,29 @@
 """What every projection does, and that it is the pure rule applied to the set of events."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from itertools import product
 
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from local_stack.servers import RedisServer
 from pisync import limits
 from pisync.clock import to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
-from pisync.errors import ProjectionLost
+from pisync.errors import ProjectionLost, RedisUnavailable
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.ranking import FailingDevice, RankedBy, RankingQuery
-from pisync.stores.redis.keys import shard
+from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.redis.connection import RedisConnection
+from pisync.stores.redis.keys import ROOTS, shard
 from pisync.stores.redis.projection import RedisProjection
 from tests.support.samples import START, attach_anew, event, events_of_few_devices
+from tests.support.waiting import until
 
 
 async def apply(store: Projection, events: Iterable[SyncEvent]) -> list[AlertChange]:
@@ -123,8 +129,147 @@ async def test_comparing_does_not_say_that_a_bridge_has_caught_up(projection_sto
     await projection_store.set_watermark("bridge-0", 0, catching_up=True)
     await projection_store.compare_alerts([])
     assert not (await projection_store.status()).complete
+    await projection_store.set_watermark("bridge-0", 0, catching_up=False)
     await projection_store.finish_catch_up("bridge-0")
     assert (await projection_store.status()).complete
+
+
+class Registry:
+    """Which bridges there are, as a reader of the projection is told."""
+
+    def __init__(self) -> None:
+        self.instances: dict[str, str] | None = {}
+
+    def __call__(self) -> dict[str, str] | None:
+        return self.instances
+
+
+@pytest_asyncio.fixture
+async def registry() -> Registry:
+    return Registry()
+
+
+@pytest_asyncio.fixture
+async def judged(projection_url: str | None, registry: Registry) -> AsyncIterator[Projection]:
+    """A complete projection, whose reader goes by the registry."""
+    store: Projection = MemoryProjection(registry)
+    if projection_url:
+        store = RedisProjection(RedisConnection(projection_url), registry)
+    await attach_anew(store)
+    yield store
+    await store.close()
+
+
+async def behind(store: Projection) -> set[str] | None:
+    """The bridges whose events may be missing; None: it is complete."""
+    status = await store.status()
+    return None if status.complete else set(status.behind)
+
+
+async def test_complete_only_while_every_watermark_is_young(
+    judged: Projection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bridge_id in ("bridge-0", "bridge-1"):
+        await judged.set_watermark(bridge_id, 1, catching_up=False)
+    assert await behind(judged) is None
+    monkeypatch.setattr(limits, "PROJECTION_YOUNG_S", 0.2)
+
+    async def renewed_by_one() -> bool:
+        await judged.set_watermark("bridge-0", 1, catching_up=False)
+        return await behind(judged) == {"bridge-1"}
+
+    await until(renewed_by_one)
+    query = RankingQuery(more_than=0, ranked_by=RankedBy.STREAK, limit=1)
+    assert not (await judged.repeated_failures(query)).projection.complete
+    monkeypatch.undo()
+    for bridge_id in ("bridge-0", "bridge-1"):
+        await judged.set_watermark(bridge_id, 1, catching_up=False)
+    assert await behind(judged) is None
+    assert (await judged.repeated_failures(query)).projection.complete
+
+
+async def test_an_event_that_waits_for_long_to_be_merged_makes_its_watermark_old(judged: Projection) -> None:
+    await judged.set_watermark("bridge-0", 1, catching_up=False, unmerged_ms=3_600_000)
+    assert await behind(judged) == {"bridge-0"}
+    await judged.set_watermark("bridge-0", 1, catching_up=False)
+    assert await behind(judged) is None
+
+
+async def test_a_bridge_that_the_projection_never_heard_of_counts(
+    judged: Projection, registry: Registry
+) -> None:
+    await judged.set_watermark("bridge-0", 1, catching_up=False)
+    registry.instances = {"bridge-0": "a", "bridge-1": "b"}
+    assert await behind(judged) == {"bridge-1"}
+    registry.instances = {"bridge-0": "a"}
+    assert await behind(judged) is None
+    registry.instances = None  # MongoDB does not answer, so there may be others
+    assert await behind(judged) == set()
+
+
+async def test_a_bridge_that_stopped_with_nothing_left_is_complete_until_its_next_life(
+    judged: Projection, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PROJECTION_YOUNG_S", 0)
+    registry.instances = {"bridge-0": "first"}
+    await judged.set_watermark("bridge-0", 1, catching_up=False, stopped="first")
+    assert await behind(judged) is None
+    registry.instances = {"bridge-0": "second"}
+    assert await behind(judged) == {"bridge-0"}
+    registry.instances = {}
+    assert await behind(judged) == {"bridge-0"}
+    await judged.leave("bridge-0")
+    assert await behind(judged) is None
+
+
+async def test_a_bridge_that_attaches_again_is_behind_until_it_has_caught_up(judged: Projection) -> None:
+    await judged.set_watermark("bridge-0", 1, catching_up=False)
+    await judged.set_watermark("bridge-0", 1, catching_up=True)
+    assert await behind(judged) == {"bridge-0"}
+
+
+async def test_a_replay_that_stalls_does_not_become_complete(redis_url: str) -> None:
+    """Who catches up counts as dead after a while, as far as alerts go; its events are missing still."""
+    store = RedisProjection.connect(redis_url)
+    try:
+        await attach_anew(store)
+        await store.set_watermark("bridge-0", 1, catching_up=True)
+        await store._client.delete(*(f"{root}:catching_up" for root in ROOTS))
+        assert await behind(store) == {"bridge-0"}
+    finally:
+        await store.close()
+
+
+async def test_a_mark_from_before_redis_set_its_clock_back_is_not_young(redis_url: str) -> None:
+    store = RedisProjection.connect(redis_url)
+    try:
+        await attach_anew(store)
+        await store.set_watermark("bridge-0", 1, catching_up=False, unmerged_ms=-3_600_000)
+        assert await behind(store) == {"bridge-0"}
+    finally:
+        await store.close()
+
+
+async def test_where_redis_takes_no_writes_its_answers_do_not_stay_complete(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RedisProjection.connect(redis_url)
+    try:
+        await attach_anew(store)
+        await store.set_watermark("bridge-0", 1, catching_up=False)
+        assert await behind(store) is None
+        await store._client.config_set("maxmemory", "1")
+        with pytest.raises(RedisUnavailable):
+            await store.set_watermark("bridge-0", 2, catching_up=False)
+        monkeypatch.setattr(limits, "PROJECTION_YOUNG_S", 0.05)
+
+        async def old() -> bool:
+            return await behind(store) == {"bridge-0"}
+
+        await until(old)
+    finally:
+        await store._client.config_set("maxmemory", "0")
+        await store.close()
 
 
 async def test_confirmed_alerts_have_a_key_for_their_rule(redis_url: str) -> None:
@@ -160,6 +305,27 @@ def fleet() -> list[SyncEvent]:
         for failures in range(10)
         for minute in range(failures)
     ] + [event(f"PB-{twin}{number}", 35) for twin in "ab" for number in range(0, 10, 3)]
+
+
+async def test_the_redis_under_a_locale_does_collate(collating_redis_server: RedisServer) -> None:
+    """Or the tests over it would show nothing."""
+    store = RedisProjection.connect(collating_redis_server.url)
+    try:
+        assert await store._client.eval("return tostring('a' < 'B')", 0) == "true"  # by bytes it is not
+    finally:
+        await store.close()
+
+
+async def test_pages_go_by_bytes_where_ids_differ_in_case_and_punctuation(
+    projection_store: Projection,
+) -> None:
+    ids = ["".join(letters) for letters in product("aAbB1", "aB-._", "aA-._1")]
+    await apply(projection_store, [event(each, minute, 1) for each in ids for minute in range(4)])
+    rows: list[FailingDevice] = []
+    while part := await page(projection_store, limit=7, after=rows[-1].position if rows else None):
+        rows += part
+        assert len(rows) <= len(ids)
+    assert [row.device_id for row in rows] == sorted(ids, reverse=True)
 
 
 @pytest.mark.parametrize("ranked_by", RankedBy)

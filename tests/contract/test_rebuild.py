@@ -105,6 +105,8 @@ async def test_from_nothing_removes_what_is_kept_but_the_marks(projection_store:
         assert (await projection_store.repeated_failures(query)).devices == []
     assert [each async for batch in projection_store.device_ids() for each in batch] == ["PB-9"]
     await projection_store.finish_rebuild("bridge-0")
+    assert (await projection_store.status()).behind == {"bridge-1"}
+    await projection_store.set_watermark("bridge-1", 5, catching_up=False)
     assert (await projection_store.status()).complete
 
 

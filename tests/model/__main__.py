@@ -19,6 +19,8 @@ def main() -> int:
     parser.add_argument(
         "--cuts", type=int, default=0, help="how often a bridge loses its connection to Redis"
     )
+    parser.add_argument("--waits", type=int, default=0, help="how often a few seconds pass")
+    parser.add_argument("--stops", type=int, default=0, help="how often a bridge stops cleanly")
     parser.add_argument("--in-flight", type=int, default=1, help="messages in a bridge's hands at once")
     parser.add_argument("--skew", type=int, default=0, help="how far the clock of B is ahead of A's")
     parser.add_argument("--break", dest="broken", action="append", default=[], choices=Rules.__annotations__)
@@ -30,6 +32,8 @@ def main() -> int:
         crashes=options.crashes,
         losses=options.rollbacks,
         cuts=options.cuts,
+        waits=options.waits,
+        stops=options.stops,
         in_flight=options.in_flight,
         skew=options.skew,
         rules=Rules(**dict.fromkeys(options.broken, False)),

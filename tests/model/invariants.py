@@ -4,7 +4,7 @@ from enum import StrEnum
 from functools import reduce
 
 from pisync.domain.device_state import DeviceState, project
-from tests.model.state import BRIDGES, Model, Phase, State, stored_mask
+from tests.model.state import BRIDGES, Merged, Model, Phase, State, stored_mask
 
 
 class Broken(StrEnum):
@@ -15,6 +15,10 @@ class Broken(StrEnum):
     WATERMARK = (
         "an event below its bridge's watermark is missing from the projection, and no rebuild is pending"
     )
+    FALSE_COMPLETE = (
+        "the projection is called complete while an event is missing that MongoDB has had for long"
+    )
+    NEVER_COMPLETE = "at rest, the projection is not called complete"
     FALSE_ALERT = "a catch-up opens an alert that the stored history does not justify"
     INCOMPLETE = "at rest, the projection is not the join of all stored events"
     UNFINISHED = "at rest, a message, a rebuild or a catch-up is unfinished"
@@ -37,6 +41,10 @@ def broken(model: Model, state: State) -> Broken | None:
                 watermark = redis.watermarks[event.by]
                 if watermark is not None and event.received_at < watermark:
                     return Broken.WATERMARK
+    if called_complete(model, state):
+        for index, event in enumerate(state.stored):
+            if event is not None and event.waited and not redis.projected >> index & 1:
+                return Broken.FALSE_COMPLETE
     for bridge in state.bridges:
         if bridge.phase == Phase.WRITING and bridge.opens and not state.alert_open:
             # What came in meanwhile may have been seen or not; a failure, at best, was.
@@ -44,6 +52,23 @@ def broken(model: Model, state: State) -> Broken | None:
             if not model.alerts(bridge.base | meanwhile):
                 return Broken.FALSE_ALERT
     return None
+
+
+def called_complete(model: Model, state: State) -> bool:
+    """What a reader makes of Redis, and of the registry's word on which life of each bridge there is."""
+    redis = state.redis
+
+    def counts(b: int) -> bool:
+        match redis.merged[b]:
+            case Merged.YOUNG:
+                return True
+            case Merged.OLD:
+                return not model.rules.old_marks_do_not_count
+            case Merged.STOPPED:
+                return redis.stopped[b] == state.lives[b] or not model.rules.a_stop_speaks_for_its_life_alone
+        return False
+
+    return redis.epoch and not redis.pending and all(counts(b) for b in BRIDGES)
 
 
 def failures(model: Model) -> int:
@@ -64,6 +89,8 @@ def broken_at_rest(model: Model, state: State) -> Broken | None:
         return Broken.UNFINISHED
     if merged(model, redis.projected) != project(model.events(stored)):
         return Broken.INCOMPLETE
+    if not called_complete(model, state):
+        return Broken.NEVER_COMPLETE
     if not state.alert_open == redis.alerting == model.alerts(stored):
         return Broken.ALERT
     return None

@@ -2,10 +2,12 @@
 
 What is one step here is atomic in reality: one write to MongoDB, one script in Redis, one acknowledgement.
 A slow step is one that is taken late, a bridge that is down is one that takes none, and a database that is
-away is one that nobody reaches for a while, so none of these needs a step of its own. Two simplifications:
+away is one that nobody reaches for a while, so none of these needs a step of its own. Three simplifications:
 
 - A bridge that has not noticed a lost connection, a restart or an emptied Redis can do nothing there: its
   connection is dead, its epoch is refused. So it is detached at once; with `checks_run_id` broken it goes on.
+- Nothing has a time. A few seconds pass in one step, after which all that is there is old: a mark that nobody
+  renews, and an event that should be merged by now.
 - Rolling back undoes writes, so an earlier state is worth saving only where a write is about to replace it.
 """
 
@@ -21,6 +23,7 @@ from tests.model.state import (
     Batch,
     Bridge,
     Hand,
+    Merged,
     Model,
     Phase,
     Redis,
@@ -47,12 +50,18 @@ def faults(model: Model, state: State) -> Iterator[Step]:
     if state.crashes:
         for b in BRIDGES:
             if state.bridges[b] != Bridge():
-                crashed = _with(state, b, Bridge())
+                crashed = _new_life(model, state, b)
                 yield f"{NAMES[b]} is killed, and starts again", crashed._replace(crashes=state.crashes - 1)
     if state.cuts:
         for b in BRIDGES:
             for label, cut in _cut(model, state, b):
                 yield label, cut._replace(cuts=state.cuts - 1)
+    if state.stops:
+        for b in BRIDGES:
+            if state.bridges[b].phase == Phase.STEADY and not state.bridges[b].hand:
+                yield _stop(state, b)
+    if state.waits:
+        yield "a few seconds pass", _older(state)._replace(waits=state.waits - 1)
     if state.losses:
         left = state._replace(losses=state.losses - 1, saved=None)
         if state.saved is not None:
@@ -71,6 +80,7 @@ def with_saved(before: State, step: Step) -> Iterator[Step]:
     if (
         after.losses
         and after.losses == before.losses
+        and after.waits == before.waits
         and before.saved is None
         and after.redis != before.redis
     ):
@@ -83,6 +93,8 @@ def with_saved(before: State, step: Step) -> Iterator[Step]:
 def _hand(model: Model, state: State, b: int) -> Iterator[Step]:
     """Taken → stored → projected → alert written → alert confirmed → acknowledged."""
     bridge = state.bridges[b]
+    if bridge.phase == Phase.STOPPED:
+        return
     following = bridge.hand[-1].number + 1 if bridge.hand else state.acknowledged[b]
     if len(bridge.hand) < model.in_flight and following < len(model.deliveries[b]):
         yield _take(model, state, b, following)
@@ -182,6 +194,8 @@ def _acknowledge(model: Model, state: State, b: int) -> Step:
 def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
     bridge, redis = state.bridges[b], state.redis
     match bridge.phase:
+        case Phase.STOPPED:
+            yield f"{NAMES[b]} starts again", _new_life(model, state, b)
         case Phase.DETACHED:
             yield _attach(model, state, b)
         case Phase.REPLAYING:
@@ -227,14 +241,14 @@ def _attach(model: Model, state: State, b: int) -> Step:
         unprojected=start,
         base=unheld_mask(model, state),
     )
-    redis = redis._replace(catching_up=_put(redis.catching_up, b, True))
+    redis = _catching_up(model, redis, b)
     since = "nothing" if start == NOTHING else f"what was received since {start}"
     label = f"{NAMES[b]} attaches and will replay {since}"
     return label, _with(state._replace(redis=redis), b, attached)
 
 
 def _rebuild(model: Model, state: State, b: int) -> Step:
-    redis = state.redis._replace(lock=b, catching_up=_put(state.redis.catching_up, b, True))
+    redis = _catching_up(model, state.redis, b)._replace(lock=b)
     bridge = state.bridges[b]._replace(
         phase=Phase.REPLAYING, position=0, rebuilding=True, unprojected=0, base=unheld_mask(model, state)
     )
@@ -279,7 +293,10 @@ def _replay(model: Model, state: State, b: int) -> Step:
 def _caught_up(model: Model, state: State, b: int) -> Step:
     """Write the watermark, and that a rebuild is complete; the bridge still counts as catching up."""
     redis, bridge = state.redis, state.bridges[b]
-    redis = redis._replace(watermarks=_put(redis.watermarks, b, low_watermark(model, state, b)))
+    redis = redis._replace(
+        watermarks=_put(redis.watermarks, b, low_watermark(model, state, b)),
+        merged=_put(redis.merged, b, _mark(model, state, b)),
+    )
     if bridge.rebuilding:
         redis = redis._replace(pending=False, lock=None if redis.lock == b else redis.lock)
     phase = Phase.CAUGHT_UP if model.rules.compares_after_catch_up_is_over else Phase.COMPARING
@@ -319,10 +336,63 @@ def _compared(state: State, b: int) -> State:
 
 
 def _set_watermark(model: Model, state: State, b: int) -> Iterator[Step]:
-    watermark = low_watermark(model, state, b)
-    if watermark != state.redis.watermarks[b]:
-        redis = state.redis._replace(watermarks=_put(state.redis.watermarks, b, watermark))
-        yield f"{NAMES[b]} writes its watermark, {watermark}", state._replace(redis=redis)
+    watermark, mark = low_watermark(model, state, b), _mark(model, state, b)
+    if (watermark, mark) != (state.redis.watermarks[b], state.redis.merged[b]):
+        redis = state.redis._replace(
+            watermarks=_put(state.redis.watermarks, b, watermark), merged=_put(state.redis.merged, b, mark)
+        )
+        yield f"{NAMES[b]} writes its watermark, {watermark}, merged: {mark}", state._replace(redis=redis)
+
+
+# What is called complete: each bridge's mark, how it grows old, and the last one of a life.
+
+
+def _mark(model: Model, state: State, b: int) -> str:
+    """What a bridge says that all it stored is merged: a batch that is open for long makes it old."""
+    is_open = any(batch.waited and batch.step in {Hand.TAKEN, Hand.STORED} for batch in state.bridges[b].hand)
+    return Merged.OLD if is_open and model.rules.marks_wait_for_open_batches else Merged.YOUNG
+
+
+def _catching_up(model: Model, redis: Redis, b: int) -> Redis:
+    redis = redis._replace(catching_up=_put(redis.catching_up, b, True))
+    if not model.rules.attaching_withdraws_the_mark:
+        return redis._replace(merged=_put(redis.merged, b, Merged.YOUNG))
+    return redis._replace(merged=_put(redis.merged, b, Merged.BEHIND))
+
+
+def _stop(state: State, b: int) -> Step:
+    """A bridge stops with nothing in hand, and says so; it starts again as if it had been killed."""
+    redis = state.redis._replace(
+        merged=_put(state.redis.merged, b, Merged.STOPPED),
+        stopped=_put(state.redis.stopped, b, state.lives[b]),
+    )
+    stopped = _with(state._replace(redis=redis, stops=state.stops - 1), b, Bridge(phase=Phase.STOPPED))
+    return f"{NAMES[b]} stops", stopped
+
+
+def _new_life(model: Model, state: State, b: int) -> State:
+    """A bridge that starts knows nothing; the registry hears of it before it stores anything."""
+    begun = _with(state, b, Bridge())
+    if not model.stops:
+        return begun  # nobody asks which life it is
+    return begun._replace(lives=_put(state.lives, b, state.lives[b] + 1))
+
+
+def _older(state: State) -> State:
+    """All that is there has been there for a few seconds, in a state that Redis may go back to as well."""
+    return state._replace(
+        stored=tuple(event and event._replace(waited=True) for event in state.stored),
+        redis=_older_marks(state.redis),
+        saved=state.saved and _older_marks(state.saved),
+        bridges=tuple(
+            bridge._replace(hand=tuple(batch._replace(waited=True) for batch in bridge.hand))
+            for bridge in state.bridges
+        ),
+    )
+
+
+def _older_marks(redis: Redis) -> Redis:
+    return redis._replace(merged=tuple(Merged.OLD if m == Merged.YOUNG else m for m in redis.merged))
 
 
 # The scripts in Redis that report alerts.
@@ -355,7 +425,7 @@ def _silent(model: Model, redis: Redis) -> bool:
 
 def _cut(model: Model, state: State, b: int) -> Iterator[Step]:
     bridge = state.bridges[b]
-    if bridge.phase == Phase.DETACHED:
+    if bridge.phase in {Phase.DETACHED, Phase.STOPPED}:
         return
     yield f"{NAMES[b]} loses its connection to Redis", _detached(state, b)
     for place, batch in enumerate(bridge.hand):
@@ -372,6 +442,8 @@ def _cut(model: Model, state: State, b: int) -> Iterator[Step]:
 
 def _detached(state: State, b: int) -> State:
     bridge = state.bridges[b]
+    if bridge.phase == Phase.STOPPED:
+        return state
     detached = Bridge(hand=bridge.hand, unprojected=bridge.unprojected)
     return _with(state, b, detached)
 

@@ -42,15 +42,29 @@ class Phase:
     WRITING: Final = "alert to write"
     CONFIRMING: Final = "alert to confirm"
     STEADY: Final = "steady"
+    STOPPED: Final = "stopped"
+
+
+class Merged:
+    """What a bridge last said of itself in Redis: how much of what it stored is merged."""
+
+    BEHIND: Final = "behind"  # nothing, since it attached
+    YOUNG: Final = "all, a moment ago"
+    OLD: Final = "all, too long ago"
+    STOPPED: Final = "all, and it stores no more"
 
 
 class Batch(NamedTuple):
-    """A message in a bridge's hands; its place in the broker's queue, and how far it has come."""
+    """A message in a bridge's hands; its place in the broker's queue, and how far it has come.
+
+    `waited`: a few seconds have passed since it was received.
+    """
 
     number: int
     received_at: int
     step: str
     opens: bool = False
+    waited: bool = False
 
 
 class Bridge(NamedTuple):
@@ -75,6 +89,8 @@ class Redis(NamedTuple):
     catching_up: tuple[bool, ...]
     projected: int
     alerting: bool
+    merged: tuple[str, ...]
+    stopped: tuple[int, ...]  # which life it was that said so, where `merged` says STOPPED
 
 
 EMPTY: Final = Redis(
@@ -85,14 +101,20 @@ EMPTY: Final = Redis(
     catching_up=(False, False),
     projected=0,
     alerting=False,
+    merged=(Merged.BEHIND, Merged.BEHIND),
+    stopped=(0, 0),
 )
 
 
 class StoredEvent(NamedTuple):
-    """An event in MongoDB. Which bridge stored it is not written there: it is for the invariants only."""
+    """An event in MongoDB. Which bridge stored it is not written there: it is for the invariants only.
+
+    So is `waited`: MongoDB has had it for a few seconds.
+    """
 
     received_at: int
     by: int
+    waited: bool = False
 
 
 class State(NamedTuple):
@@ -107,6 +129,9 @@ class State(NamedTuple):
     crashes: int
     losses: int
     cuts: int
+    waits: int
+    stops: int
+    lives: tuple[int, ...] = (0, 0)  # which life of each bridge is in the registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +143,10 @@ class Rules:
     watermark stays where it is, and no script reports alerts. The bridge says that it is over, and only then
     compares the streaks in Redis with the open alerts in MongoDB, at every attach: so the last bridge to
     catch up compares everything, and one that is killed before it does so compares in its next life.
+
+    Those of what is called complete: each bridge marks in Redis, again and again, that all it stored until
+    now is merged; the mark is withdrawn where the bridge attaches, says nothing while a batch is open, grows
+    old, and is the last one where the bridge stops, for as long as no other life of it begins.
     """
 
     acknowledges_after_storing: bool = True
@@ -132,6 +161,10 @@ class Rules:
     compares_with_mongodb: bool = True
     compares_at_every_attach: bool = True
     compares_after_catch_up_is_over: bool = True
+    old_marks_do_not_count: bool = True
+    marks_wait_for_open_batches: bool = True
+    attaching_withdraws_the_mark: bool = True
+    a_stop_speaks_for_its_life_alone: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +181,9 @@ class Model:
     crashes: int = 0
     losses: int = 0
     cuts: int = 0
+    # How often a few seconds pass, so that what nobody renewed is old; and how often a bridge stops cleanly.
+    waits: int = 0
+    stops: int = 0
     in_flight: int = 1
     # How far the clock of the second bridge is ahead: nothing may depend on clocks that agree.
     skew: int = 0
@@ -164,7 +200,7 @@ class Model:
         return (
             f"A receives {received[0]}, B {received[1]}, {self.threshold} in a row alert;"
             f" {self.in_flight} in flight, {self.crashes} crashes, {self.losses} losses of Redis data,"
-            f" {self.cuts} cuts"
+            f" {self.cuts} cuts, {self.waits} waits, {self.stops} stops"
         )
 
     def events(self, mask: int) -> list[SyncEvent]:
@@ -196,12 +232,18 @@ class Model:
             acknowledged=(0, 0),
             stored=(None,) * len(self.history),
             alert_open=False,
-            redis=EMPTY._replace(epoch=True, watermarks=(self.origin(0), self.origin(1))),
+            redis=EMPTY._replace(
+                epoch=True,
+                watermarks=(self.origin(0), self.origin(1)),
+                merged=(Merged.YOUNG, Merged.YOUNG),
+            ),
             saved=None,
             bridges=(Bridge(phase=Phase.STEADY, unprojected=NOTHING),) * 2,
             crashes=self.crashes,
             losses=self.losses,
             cuts=self.cuts,
+            waits=self.waits,
+            stops=self.stops,
         )
 
 

@@ -22,6 +22,9 @@ BOUNDS = {
     "Redis emptied or rolled back and a crash": replace(SINGLE, losses=1, crashes=1),
     "cut off from Redis and a crash": replace(SINGLE, cuts=1, crashes=1),
     "two messages in flight and a crash": replace(PAIR, deliveries=((0, 1), ()), crashes=1, in_flight=2),
+    "a few seconds pass, cut off from Redis": replace(PAIR, cuts=1, waits=1),
+    "a few seconds pass, Redis emptied or rolled back": replace(SINGLE, losses=1, waits=1),
+    "a clean stop, a few seconds and a loss": replace(SINGLE, stops=1, losses=1, waits=1),
     "the real threshold, cut off from Redis": replace(LONG, cuts=1),
 }
 
@@ -39,6 +42,10 @@ MUTATIONS = {
     "compares_with_mongodb": (replace(PAIR, crashes=1), Broken.ALERT),
     "compares_at_every_attach": (replace(PAIR, crashes=1), Broken.ALERT),
     "compares_after_catch_up_is_over": (replace(PAIR, crashes=1), Broken.ALERT),
+    "old_marks_do_not_count": (replace(SINGLE, cuts=1, waits=1), Broken.FALSE_COMPLETE),
+    "marks_wait_for_open_batches": (replace(SINGLE, waits=1), Broken.FALSE_COMPLETE),
+    "attaching_withdraws_the_mark": (replace(SINGLE, cuts=1, waits=1), Broken.FALSE_COMPLETE),
+    "a_stop_speaks_for_its_life_alone": (replace(SINGLE, stops=1, waits=1), Broken.FALSE_COMPLETE),
 }
 
 

@@ -169,6 +169,8 @@ async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.Monkey
     [
         (ProjectionStatus(complete=True), "ok"),
         (ProjectionStatus(complete=False), "catching up"),
+        (ProjectionStatus(complete=False, behind=frozenset(["b"])), "events of 1 bridge may be missing"),
+        (ProjectionStatus(complete=False, behind=frozenset("bc")), "events of 2 bridges may be missing"),
         (
             ProjectionStatus(complete=False, replayed=120_000, to_replay=500_000),
             "catching up: 120,000 of 500,000 events",

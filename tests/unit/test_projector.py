@@ -6,9 +6,11 @@ import pytest
 
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
-from pisync import clock
+from pisync import clock, limits
 from pisync.errors import RedisUnavailable
 from pisync.settings import BridgeSettings
+from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.samples import event
 
@@ -89,3 +91,40 @@ async def test_a_replay_during_which_redis_was_lost_does_not_count() -> None:
     with pytest.raises(RedisUnavailable):
         here.catch_up()
     assert here.watermark_ms == 5
+
+
+async def test_a_batch_that_stays_open_is_counted_from_when_it_was_first_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That another one ends meanwhile, and that the wall clock is set back, changes nothing."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    here = projector()
+    assert here.is_settled
+    assert here.unmerged_ms() == 0
+    with here.receive() as lasting:
+        here._latest_ms += 1  # the next batch comes a millisecond later
+        with here.receive() as earlier:
+            assert here.unmerged_ms() == 0
+            now = 103.0
+            assert not here.is_settled
+            assert here.unmerged_ms() == 3000
+            await earlier.merge([event()])
+        now = 104.0
+        assert here.unmerged_ms() == 4000
+        await lasting.merge([event()])
+    assert here.is_settled
+    assert here.unmerged_ms() == 0
+
+
+async def test_the_bridges_that_are_known_are_forgotten_where_the_registry_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = MemoryBridgeRegistry()
+    known = KnownBridges(registry)
+    assert known() is None
+    await registry.claim("bridge-0", "a", clock.now())
+    await known.refresh()
+    assert known() == {"bridge-0": "a"}
+    monkeypatch.setattr(limits, "PROJECTION_YOUNG_S", -1.0)
+    assert known() is None

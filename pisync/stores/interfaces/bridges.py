@@ -1,5 +1,6 @@
 """What PiSync asks of the registry of bridges."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -10,10 +11,12 @@ class Claim:
     """What a claimed bridge left: whether it ran before, and since when it stored events without a watermark.
 
     A life that never caught up has no watermark in the projection, and its clock may have been set back.
+    `instance` is the process that claimed it: this life of the bridge.
     """
 
     known_before: bool
     replay_from: datetime
+    instance: str = ""
 
 
 class BridgeRegistry(Protocol):
@@ -27,6 +30,9 @@ class BridgeRegistry(Protocol):
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""
+
+    async def instances(self) -> Mapping[str, str]:
+        """The same bridges, each with the instance that claimed it last."""
 
     async def caught_up(self, bridge_id: str) -> None:
         """Record that the projection has a watermark of this life of the bridge."""

@@ -110,10 +110,30 @@ class Projection(ProjectionReader, Protocol):
         Returns those that are out of date again, because another bridge moved the streak meanwhile.
         """
 
-    async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
+    async def set_watermark(
+        self,
+        bridge_id: str,
+        watermark_ms: int,
+        *,
+        catching_up: bool,
+        unmerged_ms: int = 0,
+        stopped: str | None = None,
+    ) -> bool:
         """Record that all this bridge's events received before `watermark_ms` are merged.
 
-        Returns whether a rebuild is pending.
+        While it catches up, the projection is not complete. Otherwise it is, as far as this bridge goes,
+        while this record is a few seconds old at most, by the clock of the store.
+
+        Args:
+            bridge_id: whose watermark it is.
+            watermark_ms: by the bridge's clock.
+            catching_up: a replay is under way.
+            unmerged_ms: for how long MongoDB may have had an event of this bridge that is not merged.
+            stopped: the instance that merged everything and stores nothing more. The projection may be
+                complete until another instance claims the bridge.
+
+        Returns:
+            Whether a rebuild is pending.
         """
 
     async def finish_catch_up(self, bridge_id: str) -> None:

@@ -49,10 +49,14 @@ class FailingDevice:
 class ProjectionStatus:
     """How true the projection is: `complete`, or how far the replay is that makes it so.
 
-    `replayed` of `to_replay` events are merged again; both are 0 where no replay has begun.
+    Complete: no rebuild is pending, and every bridge merged all that it stored until a few seconds ago, or
+    did so and stopped. `behind` has the ids of the bridges that did not; it is empty where a rebuild is
+    pending, or where MongoDB does not say which bridges there are. `replayed` of `to_replay` events are
+    merged again; both are 0 where no replay has begun.
     """
 
     complete: bool
+    behind: frozenset[str] = frozenset()
     replayed: int = 0
     to_replay: int = 0
 

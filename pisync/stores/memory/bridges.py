@@ -16,11 +16,15 @@ class MemoryBridgeRegistry:
         _, earlier = before = self.claims.get(bridge_id, ("", None))
         replay_from = now if earlier is None else min(now, earlier)
         self.claims[bridge_id] = (instance, replay_from)
-        return Claim(known_before=before[0] != "", replay_from=replay_from)
+        return Claim(known_before=before[0] != "", replay_from=replay_from, instance=instance)
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""
         return list(self.claims)
+
+    async def instances(self) -> dict[str, str]:
+        """The same bridges, with their instances."""
+        return {bridge_id: instance for bridge_id, (instance, _) in self.claims.items()}
 
     async def caught_up(self, bridge_id: str) -> None:
         """Record that this life has a watermark."""

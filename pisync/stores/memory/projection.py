@@ -1,7 +1,8 @@
 """The projection in memory."""
 
+import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from pisync import limits
@@ -21,10 +22,13 @@ from pisync.stores.interfaces.ranking import (
 class MemoryProjection:
     """A `ProjectionReader` and `Projection` that forgets when the process ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, known_bridges: Callable[[], Mapping[str, str] | None] = dict) -> None:
+        self._known = known_bridges
         self.states: dict[str, DeviceState] = {}
         self.alerting: set[str] = set()
         self.watermarks: dict[str, int] = {}
+        # Until when, by the loop's clock, all of a bridge is merged; or the instance that stopped.
+        self.merged_until: dict[str, float | str] = {}
         self.catching_up: set[str] = set()
         self.built = True
         self.pending = False
@@ -44,11 +48,22 @@ class MemoryProjection:
             watermark_ms=lowest_ms,
         )
 
-    async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
+    async def set_watermark(
+        self,
+        bridge_id: str,
+        watermark_ms: int,
+        *,
+        catching_up: bool,
+        unmerged_ms: int = 0,
+        stopped: str | None = None,
+    ) -> bool:
         """Record how far the bridge's events are merged."""
         self.watermarks[bridge_id] = watermark_ms
         if catching_up:
             self.catching_up.add(bridge_id)
+            self.merged_until.pop(bridge_id, None)
+        else:
+            self.merged_until[bridge_id] = stopped or asyncio.get_running_loop().time() - unmerged_ms / 1000
         return self.pending
 
     async def finish_catch_up(self, bridge_id: str) -> None:
@@ -88,10 +103,24 @@ class MemoryProjection:
     async def leave(self, bridge_id: str) -> None:
         """Forget the watermark."""
         self.watermarks.pop(bridge_id, None)
+        self.merged_until.pop(bridge_id, None)
+        self.catching_up.discard(bridge_id)
 
     async def status(self) -> ProjectionStatus:
         """How true the answers are."""
-        return ProjectionStatus(complete=self.built and not self.pending and not self.catching_up)
+        if not self.built or self.pending:
+            return ProjectionStatus(complete=False)
+        known = self._known()
+        behind = frozenset(
+            each for each in {*self.watermarks, *(known or ())} if self._is_behind(each, known)
+        )
+        return ProjectionStatus(complete=known is not None and not behind, behind=behind)
+
+    def _is_behind(self, bridge_id: str, known: Mapping[str, str] | None) -> bool:
+        said = self.merged_until.get(bridge_id)
+        if isinstance(said, float):
+            return abs(asyncio.get_running_loop().time() - said) > limits.PROJECTION_YOUNG_S
+        return said is None or said != (known or {}).get(bridge_id)
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Merge the states."""

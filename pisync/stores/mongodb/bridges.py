@@ -28,12 +28,18 @@ class MongoBridgeRegistry:
                 return_document=ReturnDocument.BEFORE,
             )
         earlier = (before or {}).get("replay_from", now)
-        return Claim(known_before=before is not None, replay_from=min(now, earlier))
+        return Claim(known_before=before is not None, replay_from=min(now, earlier), instance=instance)
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""
         with map_driver_errors():
             return [found["_id"] async for found in self._bridges.find({}, {"_id": 1})]
+
+    async def instances(self) -> dict[str, str]:
+        """The same bridges, each with the instance that claimed it last."""
+        with map_driver_errors():
+            found = self._bridges.find({}, {"instance": 1})
+            return {bridge["_id"]: str(bridge.get("instance", "")) async for bridge in found}
 
     async def caught_up(self, bridge_id: str) -> None:
         """Record that the projection has a watermark of this life of the bridge."""

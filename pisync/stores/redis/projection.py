@@ -2,7 +2,7 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,8 +24,13 @@ _last_event_encoder = msgspec.json.Encoder()
 class RedisProjection(RedisProjectionReader):
     """A `Projection` in Redis, for bridges and rebuilds."""
 
-    def __init__(self, connection: RedisConnection) -> None:
-        super().__init__(connection)
+    def __init__(
+        self,
+        connection: RedisConnection,
+        known_bridges: Callable[[], Mapping[str, str] | None] = dict,
+    ) -> None:
+        """Prepare, as its reader does; nothing is asked of Redis yet."""
+        super().__init__(connection, known_bridges)
         self._apply = Script(self._client, "merge_states.lua")
         self._confirm = Script(self._client, "confirm_alerts.lua")
         self._compare = Script(self._client, "compare_alerts.lua")
@@ -82,12 +87,19 @@ class RedisProjection(RedisProjectionReader):
             arguments += (change.device_id, int(change.opens))
         return _changes(await self._confirm.call(calls))
 
-    async def set_watermark(self, bridge_id: str, watermark_ms: int, *, catching_up: bool) -> bool:
+    async def set_watermark(
+        self,
+        bridge_id: str,
+        watermark_ms: int,
+        *,
+        catching_up: bool,
+        unmerged_ms: int = 0,
+        stopped: str | None = None,
+    ) -> bool:
         """Record in every shard how far this bridge's events are merged."""
         catching_s = limits.REBUILDER_SILENT_S if catching_up else 0
-        return any(
-            await self._set_watermark.call(_everywhere(self._epoch, bridge_id, watermark_ms, catching_s))
-        )
+        arguments = (self._epoch, bridge_id, watermark_ms, catching_s, unmerged_ms, stopped or "")
+        return any(await self._set_watermark.call(_everywhere(*arguments)))
 
     async def finish_catch_up(self, bridge_id: str) -> None:
         """Record in every shard that this bridge has caught up."""
@@ -144,7 +156,7 @@ class RedisProjection(RedisProjectionReader):
             calls: dict[str, list[Argument]] = {}
             for key in keys:
                 # What a watermark promises was stored before, and so will be merged when this is complete.
-                if not key.endswith(":watermarks"):
+                if not key.endswith((":watermarks", ":merged_until")):
                     calls.setdefault(root_of(key), []).append(key)
             await self._clear.call(calls)
             with map_driver_errors():
@@ -176,6 +188,7 @@ class RedisProjection(RedisProjectionReader):
         async with self._client.pipeline(transaction=False) as pipeline:
             for root in ROOTS:
                 pipeline.hdel(f"{root}:watermarks", bridge_id)
+                pipeline.hdel(f"{root}:merged_until", bridge_id)
                 pipeline.zrem(f"{root}:catching_up", bridge_id)
             with map_driver_errors():
                 await pipeline.execute()

@@ -1,7 +1,7 @@
 """The page of devices that fail repeatedly, put together from all shards in one round trip."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ _ROW_LENGTH: Final = 8
 class FailureRanking:
     """Ranks the failing devices, and tells how complete the projection is."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, known: Callable[[], Mapping[str, str] | None]) -> None:
+        """`known` gives the bridges that there are, each with its instance; None where nobody can say."""
+        self._known = known
         self._script = Script(client, "rank_devices.lua")
 
     async def page(self, query: RankingQuery) -> Ranking:
@@ -42,19 +44,26 @@ class FailureRanking:
         self, query: RankingQuery, share: int
     ) -> tuple[list[FailingDevice] | None, ProjectionStatus]:
         """The page from so many rows of every shard; None where they cannot be all that belong on it."""
+        known = self._known()
         arguments: list[Argument] = [
             query.ranked_by.value,
             query.more_than,
             "" if query.since_ms is None else query.since_ms,
             share,
             *(("", "") if query.after is None else (query.after.score, query.after.device_id)),
+            round(limits.PROJECTION_YOUNG_S * 1000),
+            *chain.from_iterable((known or {}).items()),
         ]
         *replies, progress = await self._script.call(
             dict.fromkeys(ROOTS, arguments), also=("HMGET", PROGRESS, "replayed", "to_replay")
         )
-        complete = all(reply[0] for reply in replies)
+        built = all(reply[0] for reply in replies)
+        behind = frozenset(chain.from_iterable(reply[1] for reply in replies)) if built else frozenset()
+        complete = built and known is not None and not behind
         replayed, to_replay = (0, 0) if complete else (int(count or 0) for count in progress)
-        projection = ProjectionStatus(complete=complete, replayed=replayed, to_replay=to_replay)
+        projection = ProjectionStatus(
+            complete=complete, behind=behind, replayed=replayed, to_replay=to_replay
+        )
         shards = [list(_rows(reply)) for reply in replies]
         page = sorted(chain.from_iterable(shards), reverse=True)[: query.limit]
         if share < query.limit:
@@ -67,7 +76,7 @@ class FailureRanking:
 
 def _rows(reply: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
     """The rows in a shard's reply, each beginning with what it is ranked by: score and id."""
-    ids, scores, *facts = (reply[place::_ROW_LENGTH] for place in range(1, _ROW_LENGTH + 1))
+    ids, scores, *facts = (reply[place::_ROW_LENGTH] for place in range(2, _ROW_LENGTH + 2))
     return zip(map(int, scores), ids, *facts, strict=True)
 
 

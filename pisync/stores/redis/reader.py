@@ -1,6 +1,6 @@
 """Reads the projection in Redis: one device's state, pages of failing devices, records for a check."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 import msgspec
@@ -20,10 +20,21 @@ _last_event_decoder = msgspec.json.Decoder(LastEvent)
 class RedisProjectionReader:
     """A `ProjectionReader` in Redis."""
 
-    def __init__(self, connection: RedisConnection) -> None:
+    def __init__(
+        self,
+        connection: RedisConnection,
+        known_bridges: Callable[[], Mapping[str, str] | None] = dict,
+    ) -> None:
+        """Prepare; nothing is asked of Redis yet.
+
+        Args:
+            connection: the one that the stores in Redis share.
+            known_bridges: which bridges there are by MongoDB, each with its instance, and None where that is
+                not known, so that nothing can be called complete. By default those that Redis knows.
+        """
         self._connection = connection
         self._client = connection.client
-        self._ranking = FailureRanking(connection.client)
+        self._ranking = FailureRanking(connection.client, known_bridges)
 
     @classmethod
     def connect(cls, url: str) -> Self:

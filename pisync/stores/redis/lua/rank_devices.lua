@@ -1,14 +1,48 @@
 -- One shard's part of a page of failing devices, in descending order of (score, id), and whether it is complete.
 --
 -- KEYS[1]  the shard's root
--- ARGV     order (failures, streak or last_seen), more than, since or '', limit, after score or '', after id
--- Returns a flat list: 1 or 0 (complete), then for each device:
+-- ARGV     order (failures, streak or last_seen), more than, since or '', limit, after score or '', after id,
+--          how old what a bridge says of itself may be (ms), then for each bridge that MongoDB knows: id, instance
+-- Returns a flat list: 1 or 0 (there is a projection, and no rebuild is pending), the bridges whose events it may
+--          lack, then for each device:
 --          id, score, failures, failures since, streak, last failure, last success or nil, last seen
 local root = KEYS[1]
-local now = redis.call('TIME')[1]
-local complete = redis.call('EXISTS', root .. ':epoch') == 1
-  and redis.call('EXISTS', root .. ':pending') == 0
-  and redis.call('ZCOUNT', root .. ':catching_up', now, '+inf') == 0
+local built = redis.call('EXISTS', root .. ':epoch') == 1 and redis.call('EXISTS', root .. ':pending') == 0
+
+local behind = {}
+do
+  local time = redis.call('TIME')
+  local now, young = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[7])
+  local instances = {}
+  -- Those that only Redis knows count as well: it may have gone back to when they were there.
+  for _, id in ipairs(redis.call('HKEYS', root .. ':watermarks')) do
+    instances[id] = ''
+  end
+  for n = 8, #ARGV, 2 do
+    instances[ARGV[n]] = ARGV[n + 1]
+  end
+  for id, instance in pairs(instances) do
+    local said = redis.call('HGET', root .. ':merged_until', id)
+    local stopped = said and instance ~= '' and said == 'stopped:' .. instance
+    local merged_until = said and tonumber(said)
+    -- A time ahead of this clock was written before the clock was set back.
+    if not stopped and not (merged_until and math.abs(now - merged_until) <= young) then
+      behind[#behind + 1] = id
+    end
+  end
+end
+
+-- As the sorted sets do it, by bytes: Lua's own < goes by the locale of the Redis process.
+local function precedes(one, other)
+  for n = 1, math.min(#one, #other) do
+    local left, right = one:byte(n), other:byte(n)
+    if left ~= right then
+      return left < right
+    end
+  end
+  return #one < #other
+end
+
 local order, more_than, since, limit = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local ranking = root .. ':by:' .. order
 local rank = 0
@@ -21,7 +55,7 @@ if ARGV[5] ~= '' then
     local middle = math.floor((low + high) / 2)
     local at = redis.call('ZREVRANGE', ranking, middle, middle, 'WITHSCORES')
     local at_score = tonumber(at[2])
-    if at_score > score or (at_score == score and at[1] >= id) then
+    if at_score > score or (at_score == score and not precedes(at[1], id)) then
       low = middle + 1
     else
       high = middle
@@ -30,7 +64,7 @@ if ARGV[5] ~= '' then
   rank = low
 end
 
-local rows = {complete and 1 or 0}
+local rows = {built and 1 or 0, behind}
 local found = 0
 local step = math.min(64, limit + 8)
 while found < limit do

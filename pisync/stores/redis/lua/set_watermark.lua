@@ -1,14 +1,22 @@
 -- Writes down how far one bridge's events are merged, beside the data, so that both are lost together.
 --
 -- KEYS[1]  the shard's root
--- ARGV     epoch, bridge id, low watermark (epoch ms), seconds for which the bridge counts as catching up or 0
+-- ARGV     epoch, bridge id, low watermark (epoch ms), seconds for which the bridge counts as catching up or 0,
+--          for how long an event may have been stored without being merged (ms), the instance that stopped or ''
 -- Returns 1 where a rebuild is pending, else 0.
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
 redis.call('HSET', root .. ':watermarks', ARGV[2], ARGV[3])
+local now = redis.call('TIME')
 if tonumber(ARGV[4]) > 0 then
-  redis.call('ZADD', root .. ':catching_up', redis.call('TIME')[1] + ARGV[4], ARGV[2])
+  redis.call('ZADD', root .. ':catching_up', now[1] + ARGV[4], ARGV[2])
+  redis.call('HDEL', root .. ':merged_until', ARGV[2])
+elseif ARGV[6] ~= '' then
+  redis.call('HSET', root .. ':merged_until', ARGV[2], 'stopped:' .. ARGV[6])
+else
+  local merged_until = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[5]
+  redis.call('HSET', root .. ':merged_until', ARGV[2], string.format('%.0f', merged_until))
 end
 return redis.call('EXISTS', root .. ':pending')
