@@ -126,10 +126,20 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = "There is nothing at this path."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # Starlette's static files forget the header that RFC 9110 (15.5.6) requires.
-        headers.setdefault("Allow", "GET, HEAD")
+        # Starlette names the methods of one route only, and its static files forget the header that
+        # RFC 9110 (15.5.6) requires.
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET, HEAD")
         detail = f"{request.method} is not allowed here."
     return problem(error.status_code, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes with this path, as the OpenAPI document has them."""
+    path = request.scope["path"]
+    for template, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+            return sorted(map(str.upper, operations))
+    return []
 
 
 async def _parameters(_request: Request, error: Exception) -> Response:
