@@ -15,7 +15,7 @@ from pisync.stores.interfaces.projection import ProjectionReader
 class State:
     """The stores that are read, and the one way in.
 
-    The one thing that the api writes itself is the mark of a replay on a dead letter.
+    What the api writes itself are operators' acts on dead letters: the mark of a replay, and a purge.
     """
 
     events: EventStore

@@ -127,6 +127,10 @@ class Metrics:
             "reason",
         )
         self._rejected = {reason: rejected.labels(reason.value) for reason in Reason}
+        self.dead_letters_dropped = self._counter(
+            "pisync_bridge_dead_letters_dropped_total",
+            "Dead letters deleted because a device had more than are kept for one.",
+        )
         self._batch_messages = Histogram(
             "pisync_bridge_batch_messages",
             "Messages in a batch; its count is that of batches.",

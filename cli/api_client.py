@@ -67,8 +67,11 @@ class ApiClient:
             ApiRefused: the api answers with an error.
             PiSyncError: it does not answer, or is not PiSync's.
         """
-        given = {name: value for name, value in (parameters or {}).items() if value is not None}
-        return self._call("GET", path, params=given or None)  # {} would wipe the query in a path
+        return self._call("GET", path, params=_given(parameters))
+
+    def delete(self, path: str, parameters: Mapping[str, Any] | None = None) -> Json:
+        """DELETE; parameters that are None are left out; raises as `get` does."""
+        return self._call("DELETE", path, params=_given(parameters))
 
     def post(self, path: str) -> Json:
         """POST without a body; raises as `get` does."""
@@ -114,6 +117,11 @@ def _check_url(url: str) -> None:
         urls.check_options(parts, taken={}, refused={})
     except ValueError as error:
         raise ConfigurationError(f"--url: {error}") from None
+
+
+def _given(parameters: Mapping[str, Any] | None) -> Json | None:
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    return given or None  # {} would wipe the query in a path
 
 
 def _json(response: httpx.Response) -> Json | None:

@@ -25,7 +25,7 @@ UNIT: Final = "dead letters"
 # Dead letters that the api reads at once while all are walked through, each with its whole payload.
 WALK_PAGE: Final = 200
 # A table is no narrower than this, also in a pipe, so that ids stay whole.
-TABLE_WIDTH_MIN: Final = 160
+TABLE_WIDTH_MIN: Final = 170
 PREVIEW_CHARS_MAX: Final = 60
 
 
@@ -57,19 +57,26 @@ def connect(url: str, key: str | None) -> ApiClient:
 def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:
     """Print one page as a table."""
     page = client.get(PATH, query)
+    for gone in page["dropped"]:
+        typer.echo(
+            f"{gone['dropped']} older letters of {gone['device_id'] or 'topics without a device'}"
+            f" gave way to newer ones, the last at {gone['dropped_at'][:19]}Z."
+        )
     if not page["dead_letters"]:
         typer.echo("No dead letters.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("id", "reason", "device", "received", "bytes", "replayed"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "bytes" else "left")
+    for heading in ("id", "reason", "events", "device", "received", "bytes", "replayed"):
+        numeric = heading in {"bytes", "events"}
+        table.add_column(heading, no_wrap=True, justify="right" if numeric else "left")
     table.add_column("payload", overflow="fold")
     for row in page["dead_letters"]:
         preview = row["preview"]
         payload = preview["content"] if preview["encoding"] == "text" else f"base64: {preview['content']}"
         table.add_row(
             row["id"],
-            row["reason"],
+            ", ".join(row["rejected"]),
+            str(sum(row["rejected"].values())),
             row["device_id"] or "-",
             f"{row['received_at'][:19]}Z",  # without its milliseconds
             str(row["size_bytes"]),
@@ -84,9 +91,13 @@ def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:
 def show(client: ApiClient, dead_letter_id: str) -> None:
     """Print one dead letter with its payload."""
     dead_letter = client.get(_path(dead_letter_id))
-    text, raw = dead_letter.pop("text"), dead_letter.pop("raw_base64")
+    text, raw, parts = (dead_letter.pop(name) for name in ("text", "raw_base64", "parts"))
     for name, value in dead_letter.items():
         typer.echo(f"{name:<16} {_field(value)}")
+    typer.echo("")
+    for part in parts:
+        place = "message" if part["index"] is None else f"event {part['index']}"
+        typer.echo(f"{place}: {part['reason']}: {printable(part['detail'])}")
     typer.echo("")
     typer.echo(f"base64: {raw}" if text is None else printable(text, keep="\n\t"))
 
@@ -139,6 +150,22 @@ def _replay(client: ApiClient, dead_letter_id: str) -> tuple[ReplayResult, str |
             return ReplayResult.GONE, str(refused)
         raise
     return (ReplayResult.STORED if receipt["stored"] else ReplayResult.DUPLICATE), None
+
+
+def purge(client: ApiClient, query: Mapping[str, Any], *, dry_run: bool, confirmed: bool) -> None:
+    """Delete all dead letters that match, once that is confirmed; or say how many they are."""
+    count = client.delete(PATH, {**query, "dry_run": True})["matched"]
+    if dry_run:
+        typer.echo(f"{count} dead letters would be deleted.")
+        return
+    if count and not confirmed:
+        typer.confirm(f"Delete {count} dead letters for good?", abort=True)
+    deleted = 0
+    while count:
+        answer = client.delete(PATH, query)
+        deleted += answer["deleted"]
+        count = answer["matched"] - answer["deleted"]
+    typer.echo(f"{deleted} dead letters deleted.")
 
 
 def export(client: ApiClient, dead_letter_ids: Sequence[str], file: Path) -> None:

@@ -22,6 +22,27 @@ CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
 
 DETAIL_CHARS_MAX: Final = 300
 
+# A dead letter holds the rejected events of its message one by one up to so many, and beyond it the message
+# itself; of one that is larger than a message may be, the beginning.
+DEAD_LETTER_PARTS_MAX: Final = 20
+DEAD_LETTER_HEAD_BYTES: Final = 16 * 1024
+# About what a letter, and each part of one, takes beside its topic, details and bytes.
+DEAD_LETTER_BYTES_BESIDE: Final = 256
+DEAD_LETTER_PART_BYTES: Final = 64
+# What is kept for one device, and for all topics together that name none; beyond it the oldest letters give
+# way. It is looked at after so many new letters of a device, or so many bytes.
+DEVICE_DEAD_LETTERS_MAX: Final = 1000
+DEVICE_DEAD_LETTER_BYTES_MAX: Final = 16 * 1024 * 1024
+DEVICE_DEAD_LETTERS_UNCHECKED: Final = 100
+DEVICE_DEAD_LETTER_BYTES_UNCHECKED: Final = 1024 * 1024
+# Devices whose count of new letters a bridge remembers; one that it forgot is looked at again.
+DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
+# Letters in one write, about, in bytes; letters that one purge deletes; devices that are listed
+# because letters of theirs gave way.
+DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
+PURGE_MAX: Final = 10_000
+DROPS_LISTED_MAX: Final = 20
+
 # The projection.
 SHARDS: Final = 16
 FAILURES_KEPT_MAX: Final = 1000
@@ -52,6 +73,10 @@ LEAVE_QUIET_S: Final = 2.0
 # The bridge's intake.
 BATCH_EVENTS_MAX: Final = 2000
 BATCH_BYTES_MAX: Final = 1024 * 1024
+# Events and rejections that are decoded before they are written: more than good events have in a batch. They
+# are counted each time that so many messages are decoded.
+BATCH_ELEMENTS_MAX: Final = 10_000
+MESSAGES_DECODED_AT_ONCE: Final = 25
 BATCHES_INFLIGHT_MAX: Final = 4
 LINGER_MS: Final = 2
 INFLIGHT_MESSAGES_MAX: Final = 10_000

@@ -1,4 +1,4 @@
-"""`/api/dead-letters`: what could not be taken in, and the way to try it again."""
+"""`/api/dead-letters`: what could not be taken in, the way to try it again, and the way to be rid of it."""
 
 import base64
 import re
@@ -8,10 +8,11 @@ from typing import Annotated, Final, Literal, Self
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from api import models, paging, problems
+from api import models, paging, problems, replaying
 from api.models import Count, DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_responses
 from api.paging import list_page
@@ -20,11 +21,12 @@ from api.state import State, state_of
 from pisync import clock, limits, logs
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import payloads, receipts
+from pisync.domain.dead_letters import ID_PATTERN, Holds
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
 from pisync.stores.interfaces.dead_letters import (
-    ID_PATTERN,
     DeadLetterEntry,
+    DeadLetterFilter,
     DeadLetterPosition,
     DeadLetterQuery,
     KeptDeadLetter,
@@ -33,10 +35,6 @@ from pisync.stores.interfaces.dead_letters import (
 
 log = logs.get("api.dead_letters")
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
-
-# What the broker lets through, less room for the topic, the Response Topic and the other properties. A broker
-# ends the connection over a larger packet, and with it every POST that waits for its receipt.
-REPLAY_BYTES_MAX: Final = limits.BROKER_PACKET_BYTES_MAX - 1024
 
 _UNKNOWN: Final = declare("There is no such dead letter.")
 
@@ -68,37 +66,93 @@ class ReplayOutcome(BaseModel):
     rejected: Count
 
 
-class _DeadLetter(BaseModel):
-    id: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+class RejectedPart(BaseModel):
+    """One rejection: an event of the message, or all of it."""
+
+    index: Annotated[int | None, Field(description="Its place in the message; null: all of the message.")]
     reason: Reason
     detail: str
+
+
+class _DeadLetter(BaseModel):
+    id: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+    reason: Annotated[Reason, Field(description="Why the first part was rejected.")]
+    detail: Annotated[str, Field(description="The same in words.")]
+    rejected: Annotated[
+        dict[Reason, Count],
+        Field(description="How many events of the message were rejected for which reason."),
+    ]
+    holds: Annotated[
+        Holds,
+        Field(
+            description="What is kept: the rejected events, one as it came and several as an array; the whole"
+            f" message, where it was rejected as a whole or more than {limits.DEAD_LETTER_PARTS_MAX} events"
+            " of it; or the head of a message that is too large."
+        ),
+    ]
     topic: Annotated[str, Field(description="The MQTT topic that it came on.")]
     device_id: Annotated[DeviceId | None, Field(description="The device in the topic; null: there is none.")]
     received_at: Annotated[datetime, Field(description="When it came first.")]
     last_received_at: Annotated[datetime, Field(description="When it came last.")]
-    size_bytes: Count
-    replayed_at: Annotated[datetime | None, Field(description="When a replay took it in, the latest one.")]
+    size_bytes: Annotated[
+        int, Field(ge=0, description="Bytes of what is kept, of a head those of its message.")
+    ]
+    replayed_at: Annotated[
+        datetime | None, Field(description="When a replay took something of it in, the latest one.")
+    ]
     replay_outcome: ReplayOutcome | None
 
 
 class DeadLetterRow(_DeadLetter):
-    """A message, or one event of a message, that could not be taken in."""
+    """What could not be taken in of one message."""
 
     preview: Preview
 
 
+class Dropped(BaseModel):
+    """How many letters of a device gave way to newer ones, because it had more than are kept for one."""
+
+    device_id: Annotated[DeviceId | None, Field(description="null: topics that name no device.")]
+    dropped: Count
+    dropped_at: Annotated[datetime, Field(description="When that happened last.")]
+
+
 class DeadLetters(BaseModel):
-    """A page of dead letters, newest first."""
+    """A page of dead letters, newest first; and whose older letters are gone."""
 
     dead_letters: list[DeadLetterRow]
+    dropped: Annotated[
+        list[Dropped],
+        Field(
+            description=f"Devices with more than {limits.DEVICE_DEAD_LETTERS_MAX} letters, or"
+            f" {limits.DEVICE_DEAD_LETTER_BYTES_MAX} bytes of them, the latest first,"
+            f" at most {limits.DROPS_LISTED_MAX}."
+        ),
+    ]
     next: NextUrl
 
 
 class DeadLetter(_DeadLetter):
     """A dead letter with its payload."""
 
-    raw_base64: Annotated[str, Field(description="The payload.")]
-    text: Annotated[str | None, Field(description="The payload as text; null where it is not UTF-8.")]
+    parts: Annotated[
+        list[RejectedPart],
+        Field(
+            description=f"The first {limits.DEAD_LETTER_PARTS_MAX} rejections;"
+            " where events are kept, they are in this order."
+        ),
+    ]
+    raw_base64: Annotated[str, Field(description="What is kept of the payload.")]
+    text: Annotated[str | None, Field(description="The same as text; null where it is not UTF-8.")]
+
+
+class Purged(BaseModel):
+    """What a purge found and deleted."""
+
+    matched: Count
+    deleted: Annotated[
+        int, Field(ge=0, description=f"At most {limits.PURGE_MAX} at once: repeat it for the others.")
+    ]
 
 
 class DeadLettersCursor(paging.Cursor, frozen=True):
@@ -117,6 +171,23 @@ class DeadLettersCursor(paging.Cursor, frozen=True):
         return DeadLetterPosition(received_at=from_ms(self.received_ms), dead_letter_id=self.dead_letter_id)
 
 
+OnlyReason = Annotated[
+    Reason | None,
+    WithJsonSchema({"type": "string", "enum": list(Reason)}),
+    Query(description="Only dead letters of which something was rejected for this reason."),
+]
+OnlyDevice = Annotated[
+    DeviceIdFilter, Query(description="Only dead letters that came on this device's topic.")
+]
+Since = Annotated[paging.MomentUp, Query(description=paging.SINCE + " By when a dead letter came first.")]
+Until = Annotated[paging.MomentUp, Query(description=paging.UNTIL + " By when a dead letter came first.")]
+Replayed = Annotated[
+    bool | None,
+    WithJsonSchema({"type": "boolean"}),
+    Query(description="Only dead letters of which a replay took something in, or only the others."),
+]
+
+
 @router.get(
     "/dead-letters",
     summary="What could not be taken in, newest first",
@@ -126,29 +197,15 @@ class DeadLettersCursor(paging.Cursor, frozen=True):
 async def dead_letters(
     *,
     request: Request,
-    reason: Annotated[
-        Reason | None,
-        WithJsonSchema({"type": "string", "enum": list(Reason)}),
-        Query(description="Only dead letters rejected for this reason."),
-    ] = None,
-    device_id: Annotated[
-        DeviceIdFilter, Query(description="Only dead letters that came on this device's topic.")
-    ] = None,
-    since: Annotated[
-        paging.MomentUp, Query(description=paging.SINCE + " By when a letter came first.")
-    ] = None,
-    until: Annotated[
-        paging.MomentUp, Query(description=paging.UNTIL + " By when a letter came first.")
-    ] = None,
-    replayed: Annotated[
-        bool | None,
-        WithJsonSchema({"type": "boolean"}),
-        Query(description="Only dead letters that a replay took in, or only the others."),
-    ] = None,
+    reason: OnlyReason = None,
+    device_id: OnlyDevice = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Replayed = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
-    """The same bytes on the same topic, rejected for the same reason, are one letter.
+    """A message is one letter, however many of its events were rejected, and however often it came.
 
     Newest first by `received_at`, when a letter came first.
     """
@@ -170,6 +227,53 @@ async def dead_letters(
         next_parameters=lambda entry: {"cursor": DeadLettersCursor.of(entry).encode()},
         moments={"since": since, "until": until},
         as_json=_row,
+        dropped=[
+            {"device_id": one.device_id, "dropped": one.dropped, "dropped_at": rfc3339(one.dropped_at)}
+            for one in await state_of(request).dead_letters.dropped(device_id)
+        ],
+    )
+
+
+@router.delete(
+    "/dead-letters",
+    summary="Delete dead letters for good",
+    response_model=None,
+    responses={
+        200: {"model": Purged, "description": "They are deleted, or counted."},
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: UNAVAILABLE,
+    },
+)
+async def purge(
+    *,
+    request: Request,
+    reason: OnlyReason = None,
+    device_id: OnlyDevice = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Replayed = None,
+    dry_run: Annotated[bool, Query(description="Only count them.")] = False,
+) -> Response:
+    """Deletes those that all the filters given choose, and wants one at least; nothing brings them back."""
+    chosen = DeadLetterFilter(
+        reason=reason,
+        device_id=device_id,
+        before=until,
+        after=paging.just_before(since),
+        replayed=replayed,
+    )
+    if chosen == DeadLetterFilter():
+        message = "a filter is needed: reason, device_id, since, until or replayed"
+        raise RequestValidationError([{"loc": ("query", "reason"), "msg": message}])
+    store = state_of(request).dead_letters
+    matched = await store.count(chosen)
+    deleted = 0 if dry_run else await store.purge(chosen)
+    if deleted:
+        log.info("dead letters purged", deleted=deleted, matched=matched, filters=str(request.query_params))
+    return Response(
+        msgspec.json.encode({"matched": max(matched, deleted), "deleted": deleted}),
+        media_type="application/json",
     )
 
 
@@ -192,18 +296,25 @@ async def dead_letter(request: Request, dead_letter_id: DeadLetterId) -> Respons
         text = kept.raw.decode()
     except UnicodeDecodeError:
         text = None
-    body = _fields(kept.entry) | {"raw_base64": base64.b64encode(kept.raw).decode(), "text": text}
+    parts = [{"index": part.index, "reason": part.reason, "detail": part.detail} for part in kept.entry.parts]
+    body = _fields(kept.entry) | {
+        "parts": parts,
+        "raw_base64": base64.b64encode(kept.raw).decode(),
+        "text": text,
+    }
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
 @router.post(
     "/dead-letters/{dead_letter_id}/replay",
-    summary="Publish a dead letter's payload again",
+    summary="Publish what can be taken of a dead letter again",
     response_model=None,
     responses={
         200: {"model": models.Receipt, "description": "At least one event was stored, now or before."},
         404: _UNKNOWN,
-        409: declare("The letter cannot be published again: its topic named no device, or it is too large."),
+        409: declare(
+            "The letter cannot be published again: its topic named no device, or only its head is kept."
+        ),
         422: declare(
             "Everything in it was rejected again; `errors` says why. Or there are parameters.",
             problems.EventsProblem,
@@ -214,23 +325,27 @@ async def dead_letter(request: Request, dead_letter_id: DeadLetterId) -> Respons
     },
 )
 async def replay(request: Request, dead_letter_id: DeadLetterId) -> Response:
-    """The payload goes the way of every message, as it is; repeating is safe, a duplicate counts once.
+    """The events go the way of every message, as they are; repeating is safe, a duplicate counts once.
 
-    A letter that was taken in is marked with the time and the outcome: an operator's action, and the only
-    thing that the api itself writes to MongoDB. One that is rejected again stays as it is.
+    An event that cannot be valid, whatever is stored and whatever the time is, is not sent again; a message
+    of too many events is sent as several. A letter of which something was taken in is marked with the time
+    and the outcome. One that is rejected again stays as it is. `index` is the place in the letter's message.
     """
     state = state_of(request)
     kept = await _kept(state, dead_letter_id)
-    if kept.entry.device_id is None:
+    device_id = kept.entry.device_id
+    if device_id is None:
         raise HTTPException(
             HTTPStatus.CONFLICT, "The letter's topic named no device, so there is none to publish it for."
         )
-    if len(kept.raw) > REPLAY_BYTES_MAX:
+    if kept.entry.holds is Holds.HEAD:
         raise HTTPException(
             HTTPStatus.CONFLICT,
-            f"The letter has {len(kept.raw)} bytes; the broker lets no more than {REPLAY_BYTES_MAX} through.",
+            f"The message had {kept.entry.size_bytes} bytes; only the first {len(kept.raw)} are kept.",
         )
-    receipt = await state.publisher.publish(kept.entry.device_id, kept.raw)
+    again = replaying.prepare(kept, device_id, clock.now())
+    answers = [await state.publisher.publish(device_id, message.payload) for message in again.messages]
+    receipt = again.receipt(answers)
     if not (receipt.stored or receipt.duplicates):
         return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
     await state.dead_letters.record_replay(dead_letter_id, _replay(receipt))
@@ -262,8 +377,10 @@ def _fields(entry: DeadLetterEntry) -> dict[str, object]:
     done = entry.replay
     return {
         "id": entry.dead_letter_id,
-        "reason": entry.reason,
-        "detail": entry.detail,
+        "reason": entry.parts[0].reason,
+        "detail": entry.parts[0].detail,
+        "rejected": entry.rejected,
+        "holds": entry.holds,
         "topic": entry.topic,
         "device_id": entry.device_id,
         "received_at": rfc3339(entry.received_at),

@@ -13,12 +13,13 @@ import msgspec
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
 from bridge.retry import until_available
-from pisync import clock, logs
+from pisync import clock, limits, logs
 from pisync.domain import decoding, receipts, topics
+from pisync.domain.dead_letters import DeadLetter, dead_letter, distinct
 from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.mqtt.messages import Message
-from pisync.stores.interfaces.dead_letters import DeadLetter, DeadLetterStore
+from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 
 log = logs.get(__name__)
@@ -48,30 +49,60 @@ class SyncEvents:
 
     async def keep(self, messages: Sequence[Message]) -> list[bytes | None]:
         """Store the events and the dead letters, merge the events, and write the receipts."""
+        answers: list[bytes | None] = []
+        kept: list[SyncEvent] = []
         with self._projector.receive() as reception:
-            received_at = reception.received_at
-            deliveries = [Delivery(message, _decode(message, received_at)) for message in messages]
-            batch = [event for delivery in deliveries for event in delivery.decoded.events]
-            outcomes = await until_available(lambda: self._events.insert(batch, received_at), self._metrics)
-            kept = _attribute(deliveries, outcomes)
-            rejected = [delivery for delivery in deliveries if delivery.decoded.rejections]
-            if rejected:
-                await self._bury(rejected, received_at)
-            self._metrics.kept(
-                outcomes,
-                (rejection.reason for delivery in rejected for rejection in delivery.decoded.rejections),
-            )
+            while len(answers) < len(messages):
+                deliveries = _decode_some(messages, len(answers), reception.received_at)
+                kept += await self._store(deliveries, reception.received_at)
+                answers += [
+                    None if delivery.message.response_topic is None else _receipt(delivery)
+                    for delivery in deliveries
+                ]
             await reception.merge(kept)
-        return [
-            None if delivery.message.response_topic is None else _receipt(delivery) for delivery in deliveries
-        ]
+        return answers
+
+    async def _store(self, deliveries: Sequence[Delivery], received_at: datetime) -> list[SyncEvent]:
+        """Make events and dead letters durable; returns the events that MongoDB has with this content."""
+        batch = [event for delivery in deliveries for event in delivery.decoded.events]
+        outcomes = await until_available(lambda: self._events.insert(batch, received_at), self._metrics)
+        kept = _attribute(deliveries, outcomes)
+        rejected = [delivery for delivery in deliveries if delivery.decoded.rejections]
+        if rejected:
+            await self._bury(rejected, received_at)
+        self._metrics.kept(
+            outcomes,
+            (rejection.reason for delivery in rejected for rejection in delivery.decoded.rejections),
+        )
+        return kept
 
     async def _bury(self, deliveries: Sequence[Delivery], received_at: datetime) -> None:
-        """Keep what was rejected as dead letters."""
-        dead_letters = [letter for delivery in deliveries for letter in _dead_letters(delivery)]
-        await until_available(lambda: self._dead_letters.add(dead_letters, received_at), self._metrics)
-        first = dead_letters[0]
-        log.warning("rejected", count=len(dead_letters), first=first.detail, topic=first.topic)
+        """Keep what was rejected as dead letters, one for a message."""
+        letters = distinct(_dead_letter(delivery) for delivery in deliveries)
+        dropped = await until_available(lambda: self._dead_letters.add(letters, received_at), self._metrics)
+        first = letters[0]
+        log.warning("rejected", letters=len(letters), first=first.parts[0].detail, topic=first.topic)
+        for device in dropped:
+            self._metrics.dead_letters_dropped.inc(device.dropped)
+            log.warning("dead letters dropped", device_id=device.device_id, count=device.dropped)
+
+
+def _decode_some(messages: Sequence[Message], start: int, now: datetime) -> list[Delivery]:
+    """The next messages, decoded, until there are so many events and rejections that they should be written.
+
+    A message of 2 bytes an element makes a thousand times its size of rejections, so that bytes bound
+    nothing. Looking at the numbers once for many messages keeps them free for good ones.
+    """
+    deliveries: list[Delivery] = []
+    elements = 0
+    while elements < limits.BATCH_ELEMENTS_MAX and start < len(messages):
+        some = messages[start : start + limits.MESSAGES_DECODED_AT_ONCE]
+        decoded = [Delivery(message, _decode(message, now)) for message in some]
+        deliveries += decoded
+        elements += sum(map(len, [delivery.decoded.events for delivery in decoded]))
+        elements += sum(map(len, [delivery.decoded.rejections for delivery in decoded]))
+        start += len(some)
+    return deliveries
 
 
 def _decode(message: Message, now: datetime) -> Decoded:
@@ -114,19 +145,14 @@ def _rejection(event: SyncEvent, index: int, outcome: InsertOutcome) -> Rejectio
     return Rejection(index=index, reason=reason, detail=detail)
 
 
-def _dead_letters(delivery: Delivery) -> list[DeadLetter]:
-    message, rejections = delivery.message, delivery.decoded.rejections
-    device_id = topics.sync_device(message.topic)
-    return [
-        DeadLetter(
-            topic=message.topic,
-            device_id=device_id,
-            reason=rejection.reason,
-            detail=rejection.detail,
-            raw=raw,
-        )
-        for rejection, raw in zip(rejections, decoding.raw_of(message.payload, rejections), strict=True)
-    ]
+def _dead_letter(delivery: Delivery) -> DeadLetter:
+    message = delivery.message
+    return dead_letter(
+        topic=message.topic,
+        device_id=topics.sync_device(message.topic),
+        payload=message.payload,
+        rejections=delivery.decoded.rejections,
+    )
 
 
 def _receipt(delivery: Delivery) -> bytes:

@@ -9,7 +9,8 @@ from pisync.domain.events import Reason
 
 dead_letters = typer.Typer(
     name="dead-letters",
-    help="What could not be taken in: list it, look at it, try it again, save it. Asks a running api.",
+    help="What could not be taken in: list it, look at it, try it again, save it, delete it."
+    " Asks a running api.",
     no_args_is_help=True,
 )
 
@@ -27,6 +28,26 @@ OnlyReason = Annotated[
     Reason | None, typer.Option("--reason", help="Only dead letters rejected for this.", show_default=False)
 ]
 _MOMENT = "such as 2026-05-08T12:00:00Z or 7d"
+OnlyDevice = Annotated[
+    str | None,
+    typer.Option("--device", help="Only dead letters that came on this device's topic.", show_default=False),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(help=f"Only dead letters first received before this moment, {_MOMENT}.", show_default=False),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(help=f"Only dead letters first received from this moment on, {_MOMENT}.", show_default=False),
+]
+Replayed = Annotated[
+    bool | None,
+    typer.Option(
+        "--replayed/--not-replayed",
+        help="Only dead letters of which a replay took something in, or only the others.",
+        show_default=False,
+    ),
+]
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -34,30 +55,10 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 def show_list(
     *,
     reason: OnlyReason = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Only dead letters that came on this device's topic.", show_default=False),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Only dead letters first received from this moment on, {_MOMENT}.", show_default=False
-        ),
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Only dead letters first received before this moment, {_MOMENT}.", show_default=False
-        ),
-    ] = None,
-    replayed: Annotated[
-        bool | None,
-        typer.Option(
-            "--replayed/--not-replayed",
-            help="Only dead letters that a replay took in, or only the others.",
-            show_default=False,
-        ),
-    ] = None,
+    device: OnlyDevice = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Replayed = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Dead letters to list, at most.")] = 50,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -124,3 +125,26 @@ def export(
 
     with run.connect(url, key) as client:
         run.export(client, run.find_ids(client, {}), file)
+
+
+@dead_letters.command()
+def purge(
+    *,
+    reason: OnlyReason = None,
+    device: OnlyDevice = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Replayed = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many they are.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Delete dead letters for good: those that all the filters given choose; one is needed."""
+    from cli import dead_letters as run  # noqa: PLC0415
+
+    query = {"reason": reason, "device_id": device, "since": since, "until": until, "replayed": replayed}
+    if all(value is None for value in query.values()):
+        raise typer.BadParameter("give a filter: --reason, --device, --since, --until or --replayed")
+    with run.connect(url, key) as client:
+        run.purge(client, query, dry_run=dry_run, confirmed=yes)

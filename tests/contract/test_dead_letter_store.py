@@ -10,44 +10,36 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from pisync.domain.events import Reason
+from pisync import limits
+from pisync.domain.dead_letters import ID_PATTERN, DeadLetter, dead_letter, pieces
+from pisync.domain.events import Reason, Rejection
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.dead_letters import (
-    ID_PATTERN,
-    DeadLetter,
+    DeadLetterFilter,
     DeadLetterPosition,
     DeadLetterQuery,
     DeadLetterStore,
+    DroppedLetters,
     Replay,
-    identity,
 )
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
-from tests.support.samples import NOW
+from tests.support.counting import commands_of_stores
+from tests.support.samples import NOW, letter
 
 REPLAY = Replay(replayed_at=NOW + timedelta(days=1), stored=2, duplicates=1, rejected=3)
 
 
-def letter(raw: bytes = b"\xff\0", **changes: Any) -> DeadLetter:
-    members: dict[str, Any] = {
-        "topic": "pisync/v1/devices/PB-1/sync",
-        "device_id": "PB-1",
-        "reason": Reason.MALFORMED,
-        "detail": "no JSON",
-        "raw": raw,
-    }
-    return DeadLetter(**members | changes)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Letters:
     store: DeadLetterStore
+    dropped: list[DroppedLetters] = dataclasses.field(default_factory=list)
 
     async def add(self, *letters: DeadLetter, minute: int = 0) -> list[str]:
-        await self.store.add(list(letters), NOW + timedelta(minutes=minute))
-        return [identity(each) for each in letters]
+        self.dropped = await self.store.add(list(letters), NOW + timedelta(minutes=minute))
+        return [each.dead_letter_id for each in letters]
 
     async def ids(self, **query: Any) -> list[str]:
         page = await self.store.find(DeadLetterQuery(**{"limit": 100, **query}))
@@ -72,7 +64,7 @@ async def test_a_letter_that_differs_in_its_detail_alone_is_the_same(letters: Le
     await letters.add(letter(detail="no JSON"), letter(detail="truncated"))
     await letters.add(letter(detail="other words"), minute=1)
     [entry] = await letters.store.find(DeadLetterQuery(limit=9))
-    assert entry.detail == "no JSON"
+    assert entry.parts[0].detail == "no JSON"
     assert entry.last_received_at == NOW + timedelta(minutes=1)
 
 
@@ -91,7 +83,10 @@ async def test_a_letter_comes_back_whole(letters: Letters) -> None:
     [entry] = await letters.store.find(DeadLetterQuery(limit=1))
     assert entry == kept.entry
     assert (entry.topic, entry.device_id) == ("pisync/v1/devices/a b/sync", None)
-    assert (entry.reason, entry.detail) == (Reason.MALFORMED, "no JSON")
+    assert [(part.index, part.reason, part.detail) for part in entry.parts] == [
+        (None, Reason.MALFORMED, "no JSON")
+    ]
+    assert entry.rejected == {Reason.MALFORMED: 1}
     assert (entry.size_bytes, entry.head) == (len(raw), raw[:HEAD_BYTES_MAX])
     assert entry.received_at == entry.last_received_at == NOW
     assert entry.replay is None
@@ -122,8 +117,8 @@ async def test_filters(letters: Letters) -> None:
     assert await letters.ids(limit=2) == [third, second]
     assert await letters.ids(reason=Reason.MALFORMED) == [second, first]
     assert await letters.ids(reason=Reason.EMPTY) == []
-    assert await letters.ids(device_id="PB-1") == [first]
-    assert await letters.ids(device_id="PB-1", reason=Reason.DEVICE_ID) == []
+    assert await letters.ids(device_id="PB-000123") == [first]
+    assert await letters.ids(device_id="PB-000123", reason=Reason.DEVICE_ID) == []
     assert await letters.ids(before=NOW + timedelta(minutes=3)) == [second, first]
     assert await letters.ids(after=NOW + timedelta(minutes=1)) == [third, second]
     between = {"after": NOW + timedelta(minutes=1), "before": NOW + timedelta(minutes=3)}
@@ -159,7 +154,80 @@ async def test_the_latest_replay_stands_on_the_letter(letters: Letters) -> None:
     await letters.add(letter(), minute=1)
     kept = await letters.store.get(dead_letter_id)
     assert kept is not None
-    assert (kept.entry.replay, kept.raw) == (again, b"\xff\0")
+    assert (kept.entry.replay, kept.raw) == (again, b"{")
+
+
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test reaches; the store looks at every new letter."""
+    monkeypatch.setattr(limits, "DEVICE_DEAD_LETTERS_MAX", 5)
+    monkeypatch.setattr(limits, "DEVICE_DEAD_LETTER_BYTES_MAX", 40_000)
+    monkeypatch.setattr(limits, "DEVICE_DEAD_LETTERS_UNCHECKED", 0)
+
+
+@pytest.mark.usefixtures("_small")
+async def test_the_oldest_letters_of_a_flooding_device_give_way_and_that_is_told(letters: Letters) -> None:
+    [neighbour] = await letters.add(letter(b"neighbour", device_id="PB-9"))
+    kept, dropped = [], []
+    for minute in range(4):
+        kept += await letters.add(letter(b"%d a" % minute), letter(b"%d b" % minute), minute=minute)
+        dropped += letters.dropped
+    assert sorted(await letters.ids(device_id="PB-000123")) == sorted(
+        [max(kept[2:4]), *kept[4:]]  # of two that came at once, the order is by id
+    )
+    assert await letters.ids(device_id="PB-9") == [neighbour]
+    assert [(gone.device_id, gone.dropped) for gone in dropped] == [("PB-000123", 1), ("PB-000123", 2)]
+    [told] = await letters.store.dropped(None)
+    assert (told.device_id, told.dropped, told.dropped_at) == ("PB-000123", 3, NOW + timedelta(minutes=3))
+    assert await letters.store.dropped("PB-000123") == [told]
+    assert await letters.store.dropped("PB-9") == []
+
+
+@pytest.mark.usefixtures("_small")
+async def test_bytes_are_held_to_a_limit_too_and_so_are_topics_without_a_device(letters: Letters) -> None:
+    for minute in range(4):
+        await letters.add(letter(bytes([minute]) * 15_000, device_id=None), minute=minute)
+    assert len(await letters.ids()) == 2
+    assert [gone.device_id for gone in await letters.store.dropped(None)] == [None]
+    # What came before is no new letter: a device that repeats itself pushes nothing out.
+    for minute in range(5, 9):
+        await letters.add(letter(bytes([3]) * 15_000, device_id=None), minute=minute)
+        assert letters.dropped == []
+    assert len(await letters.ids()) == 2
+
+
+async def test_a_letter_of_several_reasons_is_found_by_each(letters: Letters) -> None:
+    several = dead_letter(
+        topic="t",
+        device_id="PB-1",
+        payload=b'[0,{"a":[1,2]},"\\\\,]"]',
+        rejections=[
+            Rejection(index=index, reason=reason, detail=f"{index}")
+            for index, reason in ((2, Reason.CONFLICT), (0, Reason.SCHEMA), (1, Reason.SCHEMA))
+        ],
+    )
+    [dead_letter_id] = await letters.add(several)
+    for reason in (Reason.SCHEMA, Reason.CONFLICT):
+        assert await letters.ids(reason=reason) == [dead_letter_id]
+    kept = await letters.store.get(dead_letter_id)
+    assert kept is not None
+    assert kept.entry.rejected == {Reason.SCHEMA: 2, Reason.CONFLICT: 1}
+    assert [part.index for part in kept.entry.parts] == [0, 1, 2]
+    assert pieces(kept.entry.holds, kept.entry.parts, kept.raw) == [b"0", b'{"a":[1,2]}', b'"\\\\,]"']
+
+
+async def test_a_purge_takes_what_its_filter_chooses_a_bounded_number_at_once(
+    letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PURGE_MAX", 3)
+    await letters.add(*(letter(b"%d" % number) for number in range(5)))
+    [other] = await letters.add(letter(b"other", reason=Reason.CONFLICT), minute=1)
+    chosen = DeadLetterFilter(reason=Reason.MALFORMED)
+    for left, deleted in ((5, 3), (2, 2), (0, 0)):
+        assert await letters.store.count(chosen) == left
+        assert await letters.store.purge(chosen) == deleted
+    assert await letters.ids() == [other]
+    assert await letters.store.purge(DeadLetterFilter(before=NOW, device_id="PB-000123")) == 0
 
 
 class TestInMongodb:
@@ -207,10 +275,14 @@ class TestInMongodb:
                 {
                     "_id": f"{index:032x}",
                     "topic": "t",
-                    "device_id": "PB-1",
-                    "reason": "schema",
-                    "detail": "",
-                    "raw": b"",
+                    "device_id": "PB-000123",
+                    "holds": "events",
+                    "reasons": ["schema", "conflict"],
+                    "counts": [1, 1],
+                    "parts": [],
+                    "size_bytes": 0,
+                    "kept_bytes": 256,
+                    "head": b"",
                     "received_at": NOW,
                     "last_received_at": NOW,
                 }
@@ -222,7 +294,7 @@ class TestInMongodb:
         for query in (
             DeadLetterQuery(limit=5),
             DeadLetterQuery(limit=5, position=end),
-            DeadLetterQuery(limit=5, device_id="PB-1", position=end, replayed=False),
+            DeadLetterQuery(limit=5, device_id="PB-000123", position=end, replayed=False),
             DeadLetterQuery(limit=5, reason=Reason.SCHEMA, after=NOW - timedelta(days=1), position=end),
         ):
             assert len(await store.find(query)) == 5
@@ -234,6 +306,47 @@ class TestInMongodb:
             assert plan["planSummary"].startswith("IXSCAN")
             assert not plan.get("hasSortStage")
 
+    async def test_letters_are_written_by_what_they_weigh_and_lists_leave_the_weight_behind(
+        self, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = commands_of_stores(monkeypatch)
+        connection = MongoConnection(mongodb_url)
+        store = MongoDeadLetterStore(connection)
+        await store.prepare()
+        heavy = [letter(b"%d" % number + b"x" * 200_000) for number in range(30)]
+        commands.sent.clear()
+        await store.add(heavy, NOW)
+        weights = [
+            sum(len(one.get("rest", b"")) for one in command["documents"])
+            for command in commands.sent
+            if "insert" in command
+        ]
+        assert sum(weights) > 5_900_000
+        assert max(weights) <= limits.DEAD_LETTER_WRITE_BYTES_MAX
+        commands.sent.clear()
+        await store.add(heavy[:10] * 3, NOW)
+        assert commands.names.count("update") == 1
+        commands.sent.clear()
+        assert len(await store.find(DeadLetterQuery(limit=30))) == 30
+        [find] = commands.sent
+        assert find["projection"] == {"rest": 0}
+        await connection.close()
+
+    async def test_a_device_with_many_letters_is_seldom_summed_up(
+        self, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = commands_of_stores(monkeypatch)
+        connection = MongoConnection(mongodb_url)
+        store = MongoDeadLetterStore(connection)
+        await store.prepare()
+        for number in range(limits.DEVICE_DEAD_LETTERS_UNCHECKED):
+            await store.add([letter(b"%d" % number)], NOW)
+        assert commands.names.count("aggregate") == 1  # with the first, because nothing is known yet
+        await store.add([letter(b"one more")], NOW)
+        await store.add([letter(b"and one more")], NOW)
+        assert commands.names.count("aggregate") == 2
+        await connection.close()
+
     async def test_an_error_of_the_driver_is_one_of_ours(self, store: MongoDeadLetterStore) -> None:
         await store._database.client.close()
         for call in (
@@ -243,6 +356,10 @@ class TestInMongodb:
             store.find(DeadLetterQuery(limit=1)),
             store.get("0" * 32),
             store.record_replay("0" * 32, REPLAY),
+            store.add([letter()], NOW),
+            store.dropped(None),
+            store.count(DeadLetterFilter()),
+            store.purge(DeadLetterFilter()),
         ):
             with pytest.raises(MongodbUnavailable, match="MongoDB"):
                 await call

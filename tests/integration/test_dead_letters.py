@@ -13,19 +13,17 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
-from api.routes.dead_letters import REPLAY_BYTES_MAX
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MosquittoServer
-from pisync import clock
+from pisync import clock, limits
 from pisync.domain import topics
 from pisync.domain.events import Reason
 from pisync.settings import child_environment
-from pisync.stores.interfaces.dead_letters import DeadLetter
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from tests.support.programs import program
-from tests.support.samples import JSON, backlog, members, payload
+from tests.support.samples import JSON, backlog, letter, members, payload
 from tests.support.waiting import until
 
 DEVICE = "PB-000123"
@@ -49,11 +47,9 @@ class Operator:
 
     async def refuse(self, raw: bytes) -> None:
         """A letter as the bridge would write it where MongoDB refuses the event."""
-        letter = DeadLetter(
-            topic=topics.sync(DEVICE), device_id=DEVICE, reason=Reason.REFUSED, detail="no", raw=raw
-        )
+        refused = letter(raw, device_id=DEVICE, reason=Reason.REFUSED, index=0)
         connection = MongoConnection(self.mongodb_url)
-        await MongoDeadLetterStore(connection).add([letter], clock.now())
+        await MongoDeadLetterStore(connection).add([refused], clock.now())
         await connection.close()
 
     async def letter(self, reason: str) -> dict[str, Any]:
@@ -144,13 +140,16 @@ async def test_whole_messages_of_any_size_and_topics_without_a_device(operator: 
     assert (answer.status_code, answer.headers["content-type"]) == (409, "application/problem+json")
     await operator.publish(b"\xff\0")
     assert (await operator.replay(await operator.letter("malformed"))).status_code == 422
-    # The largest letter that goes out again does not cost the api its connection; a larger one is kept here.
+    # Of a message that is larger than one may be, the head is kept, which cannot be replayed.
     longest = "d" * 64
-    for size, status in ((REPLAY_BYTES_MAX, 422), (REPLAY_BYTES_MAX + 1, 409)):
+    for size, reason, status in (
+        (limits.MESSAGE_BYTES_MAX, "malformed", 422),
+        (limits.MESSAGE_BYTES_MAX + 1, "too_large", 409),
+    ):
         await operator.publish(b"x" * size, topic=topics.sync(longest))
 
-        async def rows(size: int = size) -> list[dict[str, Any]]:
-            answer = await operator.http.get(URL, params={"reason": "too_large"})
+        async def rows(size: int = size, reason: str = reason) -> list[dict[str, Any]]:
+            answer = await operator.http.get(URL, params={"reason": reason})
             return [row for row in answer.json()["dead_letters"] if row["size_bytes"] == size]
 
         async def there(size: int = size) -> bool:

@@ -15,6 +15,7 @@ from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync.domain import receipts, topics
 from pisync.domain.alerts import AlertChange
+from pisync.domain.dead_letters import DeadLetter
 from pisync.domain.device_state import DeviceState
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt
@@ -23,7 +24,7 @@ from pisync.mqtt.connection import Connection
 from pisync.mqtt.messages import Message
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
-from pisync.stores.interfaces.dead_letters import DeadLetter, KeptDeadLetter
+from pisync.stores.interfaces.dead_letters import DroppedLetters, KeptDeadLetter
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
@@ -66,11 +67,13 @@ class GatedDeadLetters(MemoryDeadLetterStore):
     def __init__(self, events: GatedStore) -> None:
         super().__init__()
         self._events = events
+        self.written: list[list[DeadLetter]] = []
 
-    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
         if self._events.away.is_set():
             raise MongodbUnavailable("away")
-        await super().add(dead_letters, received_at)
+        self.written.append(list(dead_letters))
+        return await super().add(dead_letters, received_at)
 
 
 class FlakyProjection(MemoryProjection):

@@ -7,7 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pisync.clock import from_ms, to_ms
-from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.domain import topics
+from pisync.domain.dead_letters import DeadLetter, dead_letter
+from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent
 from pisync.stores.interfaces.projection import Projection
 
 JSON = {"Content-Type": "application/json"}
@@ -58,6 +60,24 @@ def event_at(
         total_errors=errors,
         internet_speed=3.2,
         errors=details,
+    )
+
+
+def letter(
+    raw: bytes = b"{",
+    *,
+    device_id: str | None = "PB-000123",
+    topic: str | None = None,
+    reason: Reason = Reason.MALFORMED,
+    detail: str = "no JSON",
+    index: int | None = None,
+) -> DeadLetter:
+    """The dead letter of a message of which one thing was rejected: all of it, or the event at a place."""
+    return dead_letter(
+        topic=topics.sync(device_id or "a b") if topic is None else topic,
+        device_id=device_id,
+        payload=raw,
+        rejections=[Rejection(index=index, reason=reason, detail=detail)],
     )
 
 

@@ -28,6 +28,7 @@ ROUTES = [
     ("GET", "/api/devices/repeated-failures"),
     ("GET", "/api/alerts"),
     ("GET", "/api/dead-letters"),
+    ("DELETE", "/api/dead-letters?reason=schema"),
     ("GET", f"/api/dead-letters/{'0' * 32}"),
     ("POST", f"/api/dead-letters/{'0' * 32}/replay"),
 ]

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from api.paging import Cursor
 from pisync.clock import from_ms
 from pisync.domain.alerts import Rule
-from pisync.domain.events import Reason
-from pisync.stores.interfaces.dead_letters import DeadLetter
 from tests.support.api_client import START_MS, Api, api, is_problem
-from tests.support.samples import event_at
+from tests.support.samples import event_at, letter
 
 
 class PlacesCursor(Cursor, frozen=True):
@@ -69,10 +67,7 @@ async def keep_two_of_everything(pisync: Api) -> None:
     for number in range(2):
         await pisync.keep(*(event_at(START_MS + at, f"PB-{number}", errors=1) for at in range(4)))
         await pisync.alerts.open(Rule.STREAK, {f"PB-{number}": 3}, from_ms(START_MS))
-        dead_letter = DeadLetter(
-            topic="t", device_id=None, reason=Reason.EMPTY, detail="no bytes", raw=b"%d" % number
-        )
-        await pisync.dead_letters.add([dead_letter], from_ms(START_MS))
+        await pisync.dead_letters.add([letter(b"%d" % number)], from_ms(START_MS))
 
 
 async def test_every_list_takes_its_own_cursor_and_refuses_that_of_another() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import sys
@@ -22,26 +23,16 @@ from cli import dead_letters
 from cli.api_client import ApiClient
 from cli.main import main
 from local_stack import ports
-from pisync import settings
+from pisync import limits, settings
 from pisync.clock import from_ms
+from pisync.domain.dead_letters import DeadLetter
 from pisync.domain.events import Reason
 from pisync.errors import BrokerUnavailable
-from pisync.stores.interfaces.dead_letters import DeadLetter, identity
 from tests.support.api_client import EVENT, START_MS, Api
+from tests.support.samples import letter
 
 KEY = "schlüssel-der-api"
 GOOD = json.dumps(EVENT).encode()
-
-
-def letter(raw: bytes, **changes: Any) -> DeadLetter:
-    members: dict[str, Any] = {
-        "topic": "pisync/v1/devices/PB-000123/sync",
-        "device_id": "PB-000123",
-        "reason": Reason.SCHEMA,
-        "detail": "Expected `int`, got `str` - at `$.errors[/0]`",
-        "raw": raw,
-    }
-    return DeadLetter(**members | changes)
 
 
 class Served:
@@ -55,7 +46,7 @@ class Served:
     def keep(self, *letters: DeadLetter) -> list[str]:
         for index, each in enumerate(letters):
             asyncio.run(self.pisync.dead_letters.add([each], from_ms(START_MS + index)))
-        return [identity(each) for each in letters]
+        return [each.dead_letter_id for each in letters]
 
     def run(self, *arguments: str, key: str | None = KEY) -> tuple[int, str, str]:
         """Exit code, standard output, standard error."""
@@ -119,9 +110,9 @@ def test_list_shows_a_table_newest_first(served: Served) -> None:
     code, out, _ = served.run("list")
     assert code == 0
     heading, *rows = out.splitlines()
-    assert heading.split() == ["id", "reason", "device", "received", "bytes", "replayed", "payload"]
+    assert heading.split() == ["id", "reason", "events", "device", "received", "bytes", "replayed", "payload"]
     assert [row.split()[0] for row in rows] == [second, first]
-    assert rows[0].split()[1:3] == ["device_id", "-"]
+    assert rows[0].split()[1:4] == ["device_id", "1", "-"]
     assert rows[0].rstrip().endswith("base64: /w==")
     assert r"[bold]\x1b[2J[/nonsense]" in rows[1]
     assert "\x1b" not in out
@@ -147,11 +138,15 @@ def test_list_passes_its_filters_on(served: Served) -> None:
 
 
 def test_show_prints_text_without_what_steers_a_terminal(served: Served) -> None:
-    text, binary = served.keep(letter('{\n\t"ä": [/x]\x1b]0;boo\x07\u202e'.encode()), letter(b"\xff\0"))
+    detail = "Expected `int`, got `str` - at `$.errors[/0]`"
+    text, binary = served.keep(
+        letter('{\n\t"ä": [/x]\x1b]0;boo\x07\u202e'.encode(), detail=detail), letter(b"\xff\0")
+    )
     code, out, _ = served.run("show", text)
     assert code == 0
     assert "detail           Expected `int`, got `str` - at `$.errors[/0]`" in out
     assert "replayed_at      -" in out
+    assert "message: malformed: Expected `int`, got `str` - at `$.errors[/0]`" in out
     assert out.endswith('\n\n{\n\t"ä": [/x]\\x1b]0;boo\\x07\\u202e\n')
     assert served.run("show", binary)[1].endswith("\n\nbase64: /wA=\n")
 
@@ -250,7 +245,7 @@ def test_a_letter_that_went_meanwhile_is_not_exported(
     kept = served.pisync.dead_letters.get
 
     async def get(dead_letter_id: str) -> Any:
-        return None if dead_letter_id == identity(letter(GOOD)) else await kept(dead_letter_id)
+        return None if dead_letter_id == letter(GOOD).dead_letter_id else await kept(dead_letter_id)
 
     monkeypatch.setattr(served.pisync.dead_letters, "get", get)
     assert served.run("export", str(tmp_path / "file"))[1].startswith("1 dead letters")
@@ -271,6 +266,36 @@ def test_an_unknown_letter(served: Served) -> None:
         code, _, err = served.run("show", dead_letter_id)
         assert code == 1
         assert "There is no" in err or "nothing at this path" in err
+
+
+def test_list_says_whose_older_letters_gave_way(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DEVICE_DEAD_LETTERS_MAX", 1)
+    served.keep(letter(b"1"), letter(b"2"), letter(b"3", device_id=None), letter(b"4", device_id=None))
+    out = served.run("list")[1]
+    assert "1 older letters of PB-000123 gave way to newer ones, the last at 2026-05-28T20:26:40Z." in out
+    assert "1 older letters of topics without a device gave way" in out
+
+
+def test_purge_asks_counts_and_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PURGE_MAX", 2)
+    served.keep(*(letter(b"%d" % number) for number in range(5)), letter(b"x", reason=Reason.CONFLICT))
+    assert served.run("purge", "--reason", "malformed", "--dry-run")[:2] == (
+        0,
+        "5 dead letters would be deleted.\n",
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert served.run("purge", "--reason", "malformed")[0] == 1
+    assert len(served.pisync.dead_letters.dead_letters) == 6
+    code, out, _ = served.run("purge", "--reason", "malformed", "--yes")
+    assert (code, out) == (0, "5 dead letters deleted.\n")
+    assert served.run("purge", "--device", "PB-9", "--yes")[1] == "0 dead letters deleted.\n"
+    assert len(served.pisync.dead_letters.dead_letters) == 1
+
+
+def test_purge_wants_a_filter(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "purge", "--yes")
+    assert code == 2
+    assert "give a filter" in err
 
 
 @contextmanager

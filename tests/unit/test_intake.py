@@ -1,14 +1,18 @@
 """The intake over stores in memory: what is acknowledged when, what is answered, what is held."""
 
 import asyncio
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from bridge.kinds import sync_events
 from pisync import limits
 from pisync.domain import receipts, topics
 from pisync.domain.alerts import Rule
-from pisync.domain.events import Reason
+from pisync.domain.events import Reason, SyncEvent
 from pisync.domain.receipts import Receipt
 from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.events import InsertOutcome
@@ -51,14 +55,14 @@ async def test_what_is_bad_becomes_a_dead_letter_and_its_neighbours_are_stored()
         rig.send(raw, response_topic=topics.receipts(DEVICE))
         await rig.drain()
         assert len(rig.store.events) == 2
-        assert [letter.entry.reason for letter in rig.buried] == [
-            Reason.SCHEMA,
-            Reason.CONFLICT,
-            Reason.REFUSED,
+        (letter,) = rig.buried
+        assert [(part.index, part.reason) for part in letter.entry.parts] == [
+            (0, Reason.SCHEMA),
+            (1, Reason.CONFLICT),
+            (3, Reason.REFUSED),
         ]
-        assert b'"total_errors": 5' in next(
-            letter.raw for letter in rig.buried if letter.entry.reason is Reason.CONFLICT
-        )
+        events = json.loads(raw)
+        assert json.loads(letter.raw) == [events[0], events[1], events[3]]
         (_, receipt, _) = rig.published[0]
         assert (receipt.stored, receipt.duplicates) == (1, 0)
         assert [(fault.index, fault.reason) for fault in receipt.rejected] == [
@@ -77,8 +81,90 @@ async def test_a_message_that_is_no_json_is_kept_and_acknowledged(raw: bytes) ->
         rig.send(raw)
         await rig.drain()
         (letter,) = rig.buried
-        assert (letter.raw, letter.entry.device_id) == (raw, DEVICE)
+        kept = raw if len(raw) <= limits.MESSAGE_BYTES_MAX else raw[: limits.DEAD_LETTER_HEAD_BYTES]
+        assert (letter.raw, letter.entry.size_bytes, letter.entry.device_id) == (kept, len(raw), DEVICE)
         assert rig.connection.acknowledged == [1, 2]
+
+
+MEBIBYTE = 1024 * 1024
+
+
+def arrays(element: bytes) -> list[bytes]:
+    """A mebibyte of arrays of 500 of this, no two the same."""
+    size = 500 * (len(element) + 1) + 1
+    bodies = b",".join([element] * 499)
+    return [b"[%d,%b]" % (number, bodies) for number in range(MEBIBYTE // size)]
+
+
+UNSET = (
+    b'{"device_id":"PB-000123","timestamp":"1970-01-01T00:00:00Z","total_files_synced":0,"total_errors":0,'
+)
+UNSET += b'"internet_speed":0}'
+AMPLIFIERS = {
+    "schema": arrays(b"0"),
+    "missing members": arrays(b"{}"),
+    "device_mismatch": arrays(UNSET.replace(b"PB-000123", b"a").replace(b"1970", b"2020")),
+    "clock_unset": arrays(UNSET),
+    "clock_ahead": arrays(UNSET.replace(b"1970", b"9000")),
+    "ambiguous": arrays(UNSET[:-1].replace(b"1970", b"2020") + b',"total_errors":2}'),
+    "conflict": arrays(UNSET.replace(b"1970", b"2020")),
+    "few of each": [b"[%d]" % number + b"[%d," % number + b"0," * 18 + b"0]" for number in range(20_000)],
+    "too_many_events": [b"[%d," % number + b"0," * 499 + b"0]" for number in range(1000)],
+    "too_large": [b"%d" % number + b"x" * (MEBIBYTE // 4) for number in range(4)],
+    "malformed": [b"{%d" % number for number in range(10_000)],
+    "empty": [b" " * number for number in range(1400)],
+}
+
+
+@pytest.mark.parametrize("messages", AMPLIFIERS.values(), ids=AMPLIFIERS)
+async def test_a_mebibyte_of_bad_input_writes_and_holds_little(messages: list[bytes]) -> None:
+    most = 0
+    async with running(Rig()) as rig:
+
+        async def insert(events: Sequence[SyncEvent], _: object) -> list[InsertOutcome]:
+            return [InsertOutcome.CONFLICT] * len(events)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rig.store, "insert", insert)
+            decode = sync_events._decode_some
+
+            def decode_some(*arguments: Any) -> Any:
+                nonlocal most
+                deliveries = decode(*arguments)
+                decoded = [delivery.decoded for delivery in deliveries]
+                most = max(most, sum(len(one.events) + len(one.rejections) for one in decoded))
+                return deliveries
+
+            patch.setattr(sync_events, "_decode_some", decode_some)
+            for raw in messages:
+                rig.send(raw)
+                rig.send(raw)  # delivered again
+            await rig.drain()
+    assert most <= limits.BATCH_ELEMENTS_MAX + limits.MESSAGES_DECODED_AT_ONCE * limits.MESSAGE_EVENTS_MAX
+    for write in rig.dead_letters.written:
+        assert len({letter.dead_letter_id for letter in write}) == len(write)
+    written = [letter for write in rig.dead_letters.written for letter in write]
+    assert len({letter.dead_letter_id for letter in written}) == len(set(messages))
+    assert all(len(letter.parts) <= limits.DEAD_LETTER_PARTS_MAX for letter in written)
+    # A letter is its message once, and a bounded account of why.
+    account = limits.DEAD_LETTER_PARTS_MAX * (limits.DETAIL_CHARS_MAX + limits.DEAD_LETTER_PART_BYTES) + 512
+    by_size = sorted(letter.kept_bytes for letter in written)
+    assert by_size[-1] <= limits.MESSAGE_BYTES_MAX + account
+    assert sum(by_size) <= 2 * sum(map(len, messages)) + account * len(written)
+    assert len(rig.buried) <= limits.DEVICE_DEAD_LETTERS_MAX
+
+
+async def test_letters_that_gave_way_are_counted_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DEVICE_DEAD_LETTERS_MAX", 3)
+    async with running(Rig(batch_events_max=1)) as rig:
+        with capture_logs() as logs:
+            for number in range(5):
+                rig.send(b"{%d" % number)
+            await rig.drain()
+        assert len(rig.buried) == 3
+        assert rig.metric("dead_letters_dropped_total") == 2
+    dropped = [entry for entry in logs if entry["event"] == "dead letters dropped"]
+    assert [(entry["device_id"], entry["count"]) for entry in dropped] == [(DEVICE, 1), (DEVICE, 1)]
 
 
 @pytest.mark.parametrize("topic", ["pisync/v1/devices/a b/sync", "pisync/v1/devices/x/y/sync", "elsewhere"])
@@ -87,7 +173,7 @@ async def test_a_topic_that_names_no_device(topic: str) -> None:
         rig.send(payload(), topic=topic, response_topic=topics.receipts(DEVICE))
         await rig.drain()
         (letter,) = rig.buried
-        assert (letter.entry.reason, letter.entry.device_id, letter.entry.topic) == (
+        assert (letter.entry.parts[0].reason, letter.entry.device_id, letter.entry.topic) == (
             Reason.DEVICE_ID,
             None,
             topic,

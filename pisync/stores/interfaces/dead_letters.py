@@ -1,37 +1,12 @@
 """What PiSync asks of the store of dead letters."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Protocol
 
-import msgspec
-
+from pisync.domain.dead_letters import DeadLetter, Holds, Part
 from pisync.domain.events import Reason
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadLetter:
-    """Something that could not be taken in, with its bytes.
-
-    The same bytes from the same topic for the same reason are one dead letter, however often they come.
-    """
-
-    topic: str
-    device_id: str | None
-    reason: Reason
-    detail: str
-    raw: bytes
-
-
-ID_PATTERN: Final = "[0-9a-f]{32}"
-
-
-def identity(letter: DeadLetter) -> str:
-    """The letter's id: its content, so that a redelivered message adds nothing."""
-    content = msgspec.json.encode((letter.topic, letter.reason)) + letter.raw
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,17 +21,18 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeadLetterEntry:
-    """A dead letter without the whole of its payload.
+    """A dead letter without the whole of its bytes.
 
-    `head` are the first `HEAD_BYTES_MAX` bytes of the `size_bytes` that it has; `received_at` is when it came
-    first, `last_received_at` when last; `replay` is the latest replay that took it in.
+    `head` are the first `HEAD_BYTES_MAX` of them; `received_at` is when it came first, `last_received_at`
+    when last; `replay` is the latest replay that took something of it in. The others are the letter's own.
     """
 
     dead_letter_id: str
     topic: str
     device_id: str | None
-    reason: Reason
-    detail: str
+    holds: Holds
+    parts: tuple[Part, ...]
+    rejected: Mapping[Reason, int]
     received_at: datetime
     last_received_at: datetime
     size_bytes: int
@@ -66,7 +42,7 @@ class DeadLetterEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptDeadLetter:
-    """A dead letter with its whole payload."""
+    """A dead letter with all the bytes that are kept of it."""
 
     entry: DeadLetterEntry
     raw: bytes
@@ -81,23 +57,42 @@ class DeadLetterPosition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeadLetterQuery:
-    """A page of dead letters, newest first; `before` and `after` are exclusive bounds of `received_at`.
+class DeadLetterFilter:
+    """Which dead letters are meant; `before` and `after` are exclusive bounds of `received_at`.
 
-    `replayed`: only those that a replay took in (True), or only the others (False).
+    `reason`: those with a part rejected for it. `replayed`: only those of which a replay took something in
+    (True), or only the others (False).
     """
 
-    limit: int
     reason: Reason | None = None
     device_id: str | None = None
     before: datetime | None = None
     after: datetime | None = None
     replayed: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeadLetterQuery(DeadLetterFilter):
+    """A page of dead letters, newest first."""
+
+    limit: int
     position: DeadLetterPosition | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DroppedLetters:
+    """How many letters of a device (None: of topics that name none) gave way to newer ones; and when last."""
+
+    device_id: str | None
+    dropped: int
+    dropped_at: datetime
 
 
 class DeadLetterStore(Protocol):
     """Keeps dead letters, and remembers their replays.
+
+    Of each device it keeps `DEVICE_DEAD_LETTERS_MAX` letters and `DEVICE_DEAD_LETTER_BYTES_MAX` bytes, and
+    what comes between two looks; the oldest give way, and that is remembered.
 
     Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
     """
@@ -108,8 +103,8 @@ class DeadLetterStore(Protocol):
     async def apply_retention(self, days: int | None) -> None:
         """From now on, forget a dead letter so many days after it last came; None: keep all for good."""
 
-    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters, each once; returns once all are durable."""
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
+        """Keep the dead letters, each once; returns once all are durable, with those that gave way."""
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page of dead letters, newest first."""
@@ -117,5 +112,14 @@ class DeadLetterStore(Protocol):
     async def get(self, dead_letter_id: str) -> KeptDeadLetter | None:
         """One dead letter; None where there is none with this id."""
 
+    async def dropped(self, device_id: str | None) -> list[DroppedLetters]:
+        """Whose letters gave way, the latest first, at most `DROPS_LISTED_MAX`; None: of all devices."""
+
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
-        """Record a replay that took the letter in; nothing where the letter is gone meanwhile."""
+        """Record a replay that took something in; nothing where the letter is gone meanwhile."""
+
+    async def count(self, chosen: DeadLetterFilter) -> int:
+        """How many dead letters there are of these."""
+
+    async def purge(self, chosen: DeadLetterFilter) -> int:
+        """Delete dead letters, at most `PURGE_MAX` of these; returns how many."""

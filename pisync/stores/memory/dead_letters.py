@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from pisync import limits
+from pisync.domain.dead_letters import DeadLetter
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
-    DeadLetter,
     DeadLetterEntry,
+    DeadLetterFilter,
     DeadLetterQuery,
+    DroppedLetters,
     KeptDeadLetter,
     Replay,
-    identity,
 )
 
 
@@ -20,6 +22,8 @@ class MemoryDeadLetterStore:
 
     def __init__(self) -> None:
         self.dead_letters: dict[str, KeptDeadLetter] = {}
+        self._kept_bytes: dict[str, int] = {}
+        self._dropped: dict[str | None, DroppedLetters] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -27,22 +31,46 @@ class MemoryDeadLetterStore:
     async def apply_retention(self, days: int | None) -> None:
         """Nothing outlives the process."""
 
-    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
         """Keep the dead letters."""
         for letter in dead_letters:
-            dead_letter_id = identity(letter)
-            kept = self.dead_letters.get(dead_letter_id)
+            kept = self.dead_letters.get(letter.dead_letter_id)
             if kept is None:
-                self.dead_letters[dead_letter_id] = _kept(dead_letter_id, letter, received_at)
-            else:
-                last = max(received_at, kept.entry.last_received_at)
-                self.dead_letters[dead_letter_id] = replace(
-                    kept, entry=replace(kept.entry, last_received_at=last)
-                )
+                kept = _kept(letter, received_at)
+                self._kept_bytes[letter.dead_letter_id] = letter.kept_bytes
+            last = max(received_at, kept.entry.last_received_at)
+            self.dead_letters[letter.dead_letter_id] = replace(
+                kept, entry=replace(kept.entry, last_received_at=last)
+            )
+        devices = dict.fromkeys(letter.device_id for letter in dead_letters)
+        return [gone for device_id in devices if (gone := self._make_room(device_id, received_at))]
+
+    def _make_room(self, device_id: str | None, now: datetime) -> DroppedLetters | None:
+        own = [kept.entry for kept in self.dead_letters.values() if kept.entry.device_id == device_id]
+        own.sort(key=lambda entry: (entry.received_at, entry.dead_letter_id), reverse=True)
+        size, dropped = 0, 0
+        for place, entry in enumerate(own):
+            size += self._kept_bytes[entry.dead_letter_id]
+            if place >= limits.DEVICE_DEAD_LETTERS_MAX or size > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
+                self._forget(entry.dead_letter_id)
+                dropped += 1
+        if not dropped:
+            return None
+        before = self._dropped.get(device_id)
+        sum_ = dropped + (0 if before is None else before.dropped)
+        self._dropped[device_id] = DroppedLetters(device_id=device_id, dropped=sum_, dropped_at=now)
+        return DroppedLetters(device_id=device_id, dropped=dropped, dropped_at=now)
+
+    def _forget(self, dead_letter_id: str) -> None:
+        del self.dead_letters[dead_letter_id], self._kept_bytes[dead_letter_id]
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first."""
-        rows = [kept.entry for kept in self.dead_letters.values() if _matches(kept.entry, query)]
+        rows = self._chosen(query)
+        end = query.position
+        if end is not None:
+            last = (end.received_at, end.dead_letter_id)
+            rows = [row for row in rows if (row.received_at, row.dead_letter_id) < last]
         rows.sort(key=lambda row: (row.received_at, row.dead_letter_id), reverse=True)
         return rows[: query.limit]
 
@@ -50,24 +78,45 @@ class MemoryDeadLetterStore:
         """One dead letter."""
         return self.dead_letters.get(dead_letter_id)
 
+    async def dropped(self, device_id: str | None) -> list[DroppedLetters]:
+        """Whose letters gave way."""
+        found = [drop for drop in self._dropped.values() if device_id in {None, drop.device_id}]
+        found.sort(key=lambda drop: drop.dropped_at, reverse=True)
+        return found[: limits.DROPS_LISTED_MAX]
+
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record the replay."""
         kept = self.dead_letters.get(dead_letter_id)
         if kept is not None:
             self.dead_letters[dead_letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
 
+    async def count(self, chosen: DeadLetterFilter) -> int:
+        """How many there are of these."""
+        return len(self._chosen(chosen))
 
-def _kept(dead_letter_id: str, letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:
+    async def purge(self, chosen: DeadLetterFilter) -> int:
+        """Delete these."""
+        found = self._chosen(chosen)[: limits.PURGE_MAX]
+        for entry in found:
+            self._forget(entry.dead_letter_id)
+        return len(found)
+
+    def _chosen(self, chosen: DeadLetterFilter) -> list[DeadLetterEntry]:
+        return [kept.entry for kept in self.dead_letters.values() if _matches(kept.entry, chosen)]
+
+
+def _kept(letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:
     return KeptDeadLetter(
         entry=DeadLetterEntry(
-            dead_letter_id=dead_letter_id,
+            dead_letter_id=letter.dead_letter_id,
             topic=letter.topic,
             device_id=letter.device_id,
-            reason=letter.reason,
-            detail=letter.detail,
+            holds=letter.holds,
+            parts=letter.parts,
+            rejected=letter.rejected,
             received_at=received_at,
             last_received_at=received_at,
-            size_bytes=len(letter.raw),
+            size_bytes=letter.size_bytes,
             head=letter.raw[:HEAD_BYTES_MAX],
             replay=None,
         ),
@@ -75,13 +124,11 @@ def _kept(dead_letter_id: str, letter: DeadLetter, received_at: datetime) -> Kep
     )
 
 
-def _matches(entry: DeadLetterEntry, query: DeadLetterQuery) -> bool:
-    end = query.position
+def _matches(entry: DeadLetterEntry, chosen: DeadLetterFilter) -> bool:
     return (
-        query.reason in {None, entry.reason}
-        and query.device_id in {None, entry.device_id}
-        and (query.before is None or entry.received_at < query.before)
-        and (query.after is None or entry.received_at > query.after)
-        and (query.replayed is None or query.replayed == (entry.replay is not None))
-        and (end is None or (entry.received_at, entry.dead_letter_id) < (end.received_at, end.dead_letter_id))
+        (chosen.reason is None or chosen.reason in entry.rejected)
+        and chosen.device_id in {None, entry.device_id}
+        and (chosen.before is None or entry.received_at < chosen.before)
+        and (chosen.after is None or entry.received_at > chosen.after)
+        and (chosen.replayed is None or chosen.replayed == (entry.replay is not None))
     )

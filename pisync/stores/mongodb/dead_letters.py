@@ -1,25 +1,29 @@
-"""Dead letters in MongoDB: kept, listed, read, replays recorded, and how long they are kept."""
+"""Dead letters in MongoDB: kept, listed, read, purged, replays recorded, and how many and how long."""
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
-from pymongo.errors import OperationFailure
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import BulkWriteError, OperationFailure
 
+from pisync import limits
+from pisync.domain.dead_letters import DeadLetter, Holds, Part, distinct
 from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
-    DeadLetter,
     DeadLetterEntry,
+    DeadLetterFilter,
     DeadLetterQuery,
+    DroppedLetters,
     KeptDeadLetter,
     Replay,
-    identity,
 )
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
+    DUPLICATE_KEY,
     UNAUTHORIZED,
     Document,
     MongoConnection,
@@ -39,6 +43,8 @@ class MongoDeadLetterStore:
     def __init__(self, connection: MongoConnection) -> None:
         self._database = connection.database
         self._dead_letters = connection.database.get_collection("dead_letters")
+        self._drops = connection.database.get_collection("dead_letter_drops")
+        self._unchecked = _Unchecked()
 
     async def prepare(self) -> None:
         """Create the indexes where they are absent.
@@ -50,10 +56,13 @@ class MongoDeadLetterStore:
             await self._dead_letters.create_indexes(
                 [
                     IndexModel(_NEWEST, name="newest"),
-                    IndexModel([("device_id", ASCENDING), *_NEWEST], name="device"),
-                    IndexModel([("reason", ASCENDING), *_NEWEST], name="reason"),
+                    IndexModel(
+                        [("device_id", ASCENDING), *_NEWEST, ("kept_bytes", ASCENDING)], name="device"
+                    ),
+                    IndexModel([("reasons", ASCENDING), *_NEWEST], name="reason"),
                 ]
             )
+            await self._drops.create_index([("dropped_at", DESCENDING)], name="latest")
 
     async def apply_retention(self, days: int | None) -> None:
         """Let MongoDB delete a letter so many days after it last came; None: keep all for good.
@@ -83,30 +92,106 @@ class MongoDeadLetterStore:
             if error.code not in {NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND}:
                 raise
 
-    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> None:
-        """Keep the dead letters, each once; returns once all are durable."""
-        if not dead_letters:
-            return
+    async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
+        """Keep the dead letters, each once; returns once all are durable, with those that gave way."""
+        new: list[DeadLetter] = []
+        for letters in _writes(distinct(dead_letters)):
+            known = await self._insert(letters, received_at)
+            if known:
+                with map_driver_errors():
+                    await self._dead_letters.update_many(
+                        {"_id": {"$in": list(known)}}, {"$max": {"last_received_at": received_at}}
+                    )
+            new += [letter for letter in letters if letter.dead_letter_id not in known]
+        suspects = self._unchecked.add(new)
+        return await self._make_room(suspects, received_at) if suspects else []
+
+    async def _insert(self, letters: Sequence[DeadLetter], received_at: datetime) -> set[str]:
+        """Insert them in one command, which is cheaper than upserts; returns the ids that were there."""
         with map_driver_errors():
-            await self._dead_letters.bulk_write(
-                [_upsert(dead_letter, received_at) for dead_letter in dead_letters], ordered=False
+            try:
+                await self._dead_letters.insert_many(
+                    [_document(letter, received_at) for letter in letters], ordered=False
+                )
+            except BulkWriteError as error:
+                faults = error.details["writeErrors"]
+                if error.details["writeConcernErrors"] or any(
+                    fault["code"] != DUPLICATE_KEY for fault in faults
+                ):
+                    raise
+                return {fault["op"]["_id"] for fault in faults}
+        return set()
+
+    async def _make_room(self, device_ids: Collection[str | None], now: datetime) -> list[DroppedLetters]:
+        """Delete the oldest letters of those of these devices that have too many, or too many bytes."""
+        found = []
+        with map_driver_errors():
+            sums = await self._dead_letters.aggregate(
+                [
+                    {"$match": {"device_id": {"$in": list(device_ids)}}},
+                    {"$group": {"_id": "$device_id", "count": {"$sum": 1}, "size": {"$sum": "$kept_bytes"}}},
+                ]
             )
+            async for device in sums:
+                if (
+                    device["count"] > limits.DEVICE_DEAD_LETTERS_MAX
+                    or device["size"] > limits.DEVICE_DEAD_LETTER_BYTES_MAX
+                ):
+                    dropped = await self._drop_oldest(device["_id"])
+                    await self._drops.update_one(
+                        {"_id": device["_id"]},
+                        {"$inc": {"dropped": dropped}, "$max": {"dropped_at": now}},
+                        upsert=True,
+                    )
+                    found.append(DroppedLetters(device_id=device["_id"], dropped=dropped, dropped_at=now))
+        self._unchecked.checked(device_ids)
+        return found
+
+    async def _drop_oldest(self, device_id: str | None) -> int:
+        own: Document = {"device_id": device_id}
+        size, count = 0, 0
+        newest = self._dead_letters.find(own, {"received_at": 1, "kept_bytes": 1}).sort(_NEWEST)
+        async for letter in newest:
+            count, size = count + 1, size + letter["kept_bytes"]
+            if count > limits.DEVICE_DEAD_LETTERS_MAX or size > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
+                older = {"received_at": {"$lt": letter["received_at"]}}
+                as_old = {"received_at": letter["received_at"], "_id": {"$lte": letter["_id"]}}
+                await newest.close()
+                return (await self._dead_letters.delete_many(own | {"$or": [older, as_old]})).deleted_count
+        return 0
 
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
-        """One page, newest first: one range scan of an index.
-
-        MongoDB 6.0 cannot cut binary data, so payloads come whole, and are cut while they come: one reply of
-        at most 16 MiB is in memory at a time.
-        """
+        """One page, newest first: one range scan of an index, and only the heads of the payloads."""
+        conditions = _conditions(query)
+        if query.position is not None:
+            end = query.position
+            conditions += [
+                {"received_at": {"$lte": end.received_at}},  # bounds the range of the index
+                {"$or": [{"received_at": {"$lt": end.received_at}}, {"_id": {"$lt": end.dead_letter_id}}]},
+            ]
         with map_driver_errors():
-            cursor = self._dead_letters.find(_filter(query)).sort(_NEWEST).limit(query.limit)
+            cursor = (
+                self._dead_letters.find(_all_of(conditions), {"rest": 0}).sort(_NEWEST).limit(query.limit)
+            )
             return [_entry(found) async for found in cursor]
 
     async def get(self, dead_letter_id: str) -> KeptDeadLetter | None:
         """One dead letter."""
         with map_driver_errors():
             found = await self._dead_letters.find_one({"_id": dead_letter_id})
-        return None if found is None else KeptDeadLetter(entry=_entry(found), raw=found["raw"])
+        if found is None:
+            return None
+        return KeptDeadLetter(entry=_entry(found), raw=found["head"] + found.get("rest", b""))
+
+    async def dropped(self, device_id: str | None) -> list[DroppedLetters]:
+        """Whose letters gave way, the latest first."""
+        chosen: Document = {} if device_id is None else {"_id": device_id}
+        with map_driver_errors():
+            found = self._drops.find(chosen).sort("dropped_at", DESCENDING).limit(limits.DROPS_LISTED_MAX)
+            return [
+                DroppedLetters(device_id=drop["_id"], dropped=drop["dropped"], dropped_at=drop["dropped_at"])
+                async for drop in found
+            ]
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record the replay."""
@@ -117,23 +202,86 @@ class MongoDeadLetterStore:
                 {"$set": {"replayed_at": replay.replayed_at, "replay_outcome": outcome}},
             )
 
+    async def count(self, chosen: DeadLetterFilter) -> int:
+        """How many there are of these."""
+        with map_driver_errors():
+            return await self._dead_letters.count_documents(_all_of(_conditions(chosen)))
 
-def _upsert(dead_letter: DeadLetter, received_at: datetime) -> UpdateOne:
-    return UpdateOne(
-        {"_id": identity(dead_letter)},
-        {
-            "$setOnInsert": {
-                "topic": dead_letter.topic,
-                "device_id": dead_letter.device_id,
-                "reason": dead_letter.reason.value,
-                "detail": dead_letter.detail,
-                "raw": dead_letter.raw,
-                "received_at": received_at,
-            },
-            "$max": {"last_received_at": received_at},
-        },
-        upsert=True,
-    )
+    async def purge(self, chosen: DeadLetterFilter) -> int:
+        """Delete these, the newest first."""
+        with map_driver_errors():
+            found = self._dead_letters.find(_all_of(_conditions(chosen)), {"_id": 1})
+            ids = [letter["_id"] async for letter in found.sort(_NEWEST).limit(limits.PURGE_MAX)]
+            return (await self._dead_letters.delete_many({"_id": {"$in": ids}})).deleted_count
+
+
+class _Unchecked:
+    """Counts new letters of each device, so that what a device has is seldom summed up in MongoDB.
+
+    A device that was not seen before, or is forgotten here, is looked at with its first letter.
+    """
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str | None, tuple[int, int]] = OrderedDict()
+
+    def add(self, letters: Iterable[DeadLetter]) -> list[str | None]:
+        """Count new letters; returns the devices that should be looked at."""
+        suspects: dict[str | None, None] = {}
+        for letter in letters:
+            device_id = letter.device_id
+            count, size = self._counts.get(device_id, (limits.DEVICE_DEAD_LETTERS_UNCHECKED, 0))
+            count, size = count + 1, size + letter.kept_bytes
+            self._counts[device_id] = (count, size)
+            self._counts.move_to_end(device_id)
+            if (
+                count > limits.DEVICE_DEAD_LETTERS_UNCHECKED
+                or size > limits.DEVICE_DEAD_LETTER_BYTES_UNCHECKED
+            ):
+                suspects[device_id] = None
+        while len(self._counts) > limits.DEAD_LETTER_DEVICES_REMEMBERED:
+            self._counts.popitem(last=False)
+        return list(suspects)
+
+    def checked(self, device_ids: Iterable[str | None]) -> None:
+        """These were looked at, and have no more than they may."""
+        for device_id in device_ids:
+            if device_id in self._counts:
+                self._counts[device_id] = (0, 0)
+
+
+def _writes(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """The letters in writes that are bounded by what is written, not by the messages that it came from."""
+    write: list[DeadLetter] = []
+    size = 0
+    for letter in letters:
+        if write and size + letter.kept_bytes > limits.DEAD_LETTER_WRITE_BYTES_MAX:
+            yield write
+            write, size = [], 0
+        write.append(letter)
+        size += letter.kept_bytes
+    if write:
+        yield write
+
+
+def _document(letter: DeadLetter, received_at: datetime) -> Document:
+    """A letter as it is stored: the first of its bytes apart, so that lists need not read the rest."""
+    document: Document = {
+        "_id": letter.dead_letter_id,
+        "topic": letter.topic,
+        "device_id": letter.device_id,
+        "holds": letter.holds.value,
+        "reasons": [reason.value for reason in letter.rejected],
+        "counts": list(letter.rejected.values()),
+        "parts": [[part.index, part.reason.value, part.detail, part.size_bytes] for part in letter.parts],
+        "size_bytes": letter.size_bytes,
+        "kept_bytes": letter.kept_bytes,
+        "head": letter.raw[:HEAD_BYTES_MAX],
+        "received_at": received_at,
+        "last_received_at": received_at,
+    }
+    if len(letter.raw) > HEAD_BYTES_MAX:
+        document["rest"] = letter.raw[HEAD_BYTES_MAX:]
+    return document
 
 
 @contextmanager
@@ -147,39 +295,40 @@ def _administering() -> Iterator[None]:
             raise
 
 
-def _filter(query: DeadLetterQuery) -> Document:
+def _conditions(chosen: DeadLetterFilter) -> list[Document]:
     conditions: list[Document] = []
-    if query.reason is not None:
-        conditions.append({"reason": query.reason.value})
-    if query.device_id is not None:
-        conditions.append({"device_id": query.device_id})
-    if query.before is not None:
-        conditions.append({"received_at": {"$lt": query.before}})
-    if query.after is not None:
-        conditions.append({"received_at": {"$gt": query.after}})
-    if query.replayed is not None:
-        conditions.append({"replayed_at": {"$ne" if query.replayed else "$eq": None}})
-    if query.position is not None:
-        end = query.position
-        conditions += [
-            {"received_at": {"$lte": end.received_at}},  # bounds the range of the index
-            {"$or": [{"received_at": {"$lt": end.received_at}}, {"_id": {"$lt": end.dead_letter_id}}]},
-        ]
-    return {"$and": conditions} if conditions else {}
+    if chosen.reason is not None:
+        conditions.append({"reasons": chosen.reason.value})
+    if chosen.device_id is not None:
+        conditions.append({"device_id": chosen.device_id})
+    if chosen.before is not None:
+        conditions.append({"received_at": {"$lt": chosen.before}})
+    if chosen.after is not None:
+        conditions.append({"received_at": {"$gt": chosen.after}})
+    if chosen.replayed is not None:
+        conditions.append({"replayed_at": {"$ne" if chosen.replayed else "$eq": None}})
+    return conditions
+
+
+def _all_of(conditions: Sequence[Document]) -> Document:
+    return {"$and": list(conditions)} if conditions else {}
 
 
 def _entry(document: dict[str, Any]) -> DeadLetterEntry:
-    raw: bytes = document["raw"]
     replayed_at = document.get("replayed_at")
     return DeadLetterEntry(
         dead_letter_id=document["_id"],
         topic=document["topic"],
         device_id=document["device_id"],
-        reason=Reason(document["reason"]),
-        detail=document["detail"],
+        holds=Holds(document["holds"]),
+        parts=tuple(
+            Part(index=index, reason=Reason(reason), detail=detail, size_bytes=size_bytes)
+            for index, reason, detail, size_bytes in document["parts"]
+        ),
+        rejected=dict(zip(map(Reason, document["reasons"]), document["counts"], strict=True)),
         received_at=document["received_at"],
         last_received_at=document["last_received_at"],
-        size_bytes=len(raw),
-        head=raw[:HEAD_BYTES_MAX],
+        size_bytes=document["size_bytes"],
+        head=document["head"],
         replay=None if replayed_at is None else Replay(replayed_at=replayed_at, **document["replay_outcome"]),
     )
