@@ -44,7 +44,7 @@ class Readiness(BaseModel):
     summary="Is the process alive?",
     description="The same as `/healthz`, by the name that every program of PiSync has for it.",
     response_model=None,
-    responses={200: {"model": Health, "description": "It is."}, 500: UNEXPECTED},
+    responses={200: {"model": Health, "description": "It is."}, 422: PARAMETERS, 500: UNEXPECTED},
     operation_id="livez",
 )
 @router.get(

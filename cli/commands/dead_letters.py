@@ -38,7 +38,9 @@ Until = Annotated[
 ]
 Since = Annotated[
     str | None,
-    typer.Option(help=f"Only dead letters first received from this moment on, {_MOMENT}.", show_default=False),
+    typer.Option(
+        help=f"Only dead letters first received from this moment on, {_MOMENT}.", show_default=False
+    ),
 ]
 Replayed = Annotated[
     bool | None,

@@ -363,4 +363,4 @@ async def test_the_methods_of_a_path_are_all_named() -> None:
     async with api() as pisync:
         response = await pisync.client.request("PATCH", URL)
         is_problem(response, 405)
-        assert response.headers["Allow"] == "DELETE, GET"
+        assert response.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS"

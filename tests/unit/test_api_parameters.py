@@ -12,10 +12,8 @@ from api import paging
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
-from pisync.domain.events import Reason
-from pisync.stores.interfaces.dead_letters import DeadLetter
 from tests.support.api_client import START_MS, Api, api, is_problem
-from tests.support.samples import event_at
+from tests.support.samples import event_at, letter
 
 HISTORY = "/api/device/PB-1/sync-history"
 OPERATIONS = [
@@ -87,15 +85,12 @@ async def test_since_takes_the_moment_in_and_until_leaves_it_out_in_every_list()
     async with api() as pisync:
         await pisync.keep(*(event_at(START_MS + at, "PB-1", errors=1) for at in range(5)))
         for at in range(5):
-            letter = DeadLetter(
-                topic="t", device_id=None, reason=Reason.EMPTY, detail="no bytes", raw=b"%d" % at
-            )
-            await pisync.dead_letters.add([letter], from_ms(START_MS + at))
+            await pisync.dead_letters.add([letter(b"%d" % at)], from_ms(START_MS + at))
         between = {"since": since, "until": until, "limit": 1}
         history = await pisync.pages(f"{HISTORY}?{urlencode(between)}", "events")
         assert [row["timestamp"] for row in history] == [rfc3339(from_ms(START_MS + at)) for at in (2, 1)]
-        letters = await pisync.pages(f"/api/dead-letters?{urlencode(between)}", "dead_letters")
-        assert [row["received_at"] for row in letters] == [rfc3339(from_ms(START_MS + at)) for at in (2, 1)]
+        kept = await pisync.pages(f"/api/dead-letters?{urlencode(between)}", "dead_letters")
+        assert [row["received_at"] for row in kept] == [rfc3339(from_ms(START_MS + at)) for at in (2, 1)]
         [row] = (await pisync.get("/api/devices/repeated-failures", params={"since": since})).json()[
             "devices"
         ]
