@@ -127,9 +127,7 @@ def test_a_bad_member_is_named(changes: dict[str, Any], reason: Reason, named: s
     assert len(rejection.detail) <= limits.DETAIL_CHARS_MAX
 
 
-@pytest.mark.parametrize(
-    "changes", [changes for changes, reason, _ in BAD_MEMBERS if reason is not Reason.MALFORMED]
-)
+@pytest.mark.parametrize("changes", [changes for changes, _, _ in BAD_MEMBERS])
 def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None:
     good = [members(timestamp=f"2026-05-08T12:0{minute}:00Z") for minute in range(2)]
     raw = backlog(good[0], with_changes(changes), good[1])
@@ -138,7 +136,7 @@ def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None
     assert list(decoded.indexes) == [0, 2]
     (rejection,) = decoded.rejections
     assert rejection.index == 1
-    assert [json.loads(bad) for bad in raw_of(raw, [rejection])] == [with_changes(changes)]
+    assert raw_of(raw, [rejection]) == [json.dumps(with_changes(changes)).encode()]
 
 
 @pytest.mark.parametrize(
@@ -206,12 +204,10 @@ def test_whatever_comes_is_accounted_for(raw: bytes) -> None:
 def test_every_event_of_an_array_is_kept_or_rejected_with_its_bytes(batch: list[dict[str, Any]]) -> None:
     raw = json.dumps(batch).encode()
     decoded = decode(raw, DEVICE, NOW)
-    if [rejection.index for rejection in decoded.rejections] == [None]:
-        return  # not JSON at all, because of a NaN
     places = [*decoded.indexes, *(rejection.index for rejection in decoded.rejections)]
     assert sorted(place for place in places if place is not None) == list(range(len(batch)))
-    bad = map(json.loads, raw_of(raw, decoded.rejections))
-    assert list(bad) == [batch[rejection.index or 0] for rejection in decoded.rejections]
+    bad = raw_of(raw, decoded.rejections)
+    assert bad == [json.dumps(batch[rejection.index or 0]).encode() for rejection in decoded.rejections]
 
 
 @pytest.mark.parametrize(
