@@ -19,8 +19,8 @@ DEVICE = "PB-000123"
 SLIPS = [
     *(b"NaN", b"-nan(ind)", b"Infinity", b"None", b".5", b"1.", b"01", b"0x1F", b"+1", b"True", b"undefined"),
     *(b"\\x", b"\\u12", b"\\ud800", b"\\", b'\\"', b'"', b'""', b"'", b"\x00", b"\x01", b"\n", b"\xff"),
-    *(b"{", b"}", b"[", b"]", b"[[", b"]]", b"{{", b"}}", b"}{", b"][", b"[{", b"}]", b"]}", b"{[", b",", b",,"),
-    *(b"\xed\xa0\x80", b"\xef\xbb\xbf", b":", b"/* note */", b"// note"),
+    *(b"{", b"}", b"[", b"]", b"[[", b"]]", b"{{", b"}}", b"}{", b"][", b"[{", b"}]", b"]}", b"{["),
+    *(b"\xed\xa0\x80", b"\xef\xbb\xbf", b",", b",,", b":", b"/* note */", b"// note"),
     *(b", {", b"}, {", b'"}, {"', b"], [", b"[" * 2000, b"{" * 2000),
 ]  # fmt: skip
 
@@ -130,6 +130,7 @@ def test_of_a_cut_array_the_whole_events_are_stored_and_the_rest_is_one_rejectio
 ONE, TWO = event(1), event(2)
 STRAY = b'[{"a": {"b": 1}, }}, "c": [{"code": ""}, 1]}, 2]'
 INSIDE = b'{"was": [' + ONE + b"," + TWO + b"]}"  # events in a list inside of one are a part of it
+QUOTED, UNCLOSED = ONE[:-1] + b'"}', ONE[:-1] + b', "a": [{}'
 UNKNOWN = [b'{"fw": 1, "a": "}', b'{"fw": 2}', b'{"fw": 3}']
 
 
@@ -148,6 +149,9 @@ UNKNOWN = [b'{"fw": 1, "a": "}', b'{"fw": 2}', b'{"fw": 3}']
         (b"[" + ONE + b"," + TWO[1:] + b"]", [ONE, TWO[1:]], True, None),
         (STRAY, [STRAY[1:-1]], True, None),
         (b"[" + INSIDE + b", NaN]", [INSIDE, b"NaN"], True, None),
+        # Two quotation marks too many, with an event between them; and a list that was never closed.
+        (b"[" + b",".join([QUOTED, TWO, QUOTED]) + b"]", [QUOTED, TWO, QUOTED], True, None),
+        (b"[" + UNCLOSED + b"," + TWO + b"]", [UNCLOSED, TWO], True, None),
         # An event may begin with a member that nobody knows, where the first one does.
         (b"[" + b", ".join(UNKNOWN) + b"]", UNKNOWN, True, None),
     ],
