@@ -12,22 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, WithJsonSchema
 
 from pisync import limits
-from pisync.clock import from_ms, to_ms
+from pisync.clock import from_ms, read_rfc3339, to_ms
 
-_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _RULE: Final = "must be an RFC 3339 time with an offset, such as 2026-05-08T12:00:00Z"
 
 
 def _moment(text: object) -> datetime:
-    try:
-        given = msgspec.convert(text, _Moment)
-        moment = from_ms(to_ms(given))
-    except (msgspec.ValidationError, OverflowError):
-        if isinstance(text, str) and " " in text:
-            raise ValueError(f"{_RULE}; a + in a URL is written %2B") from None
-        raise ValueError(_RULE) from None
-    return moment
+    return _read(text)[0]
 
 
 def _moment_up(text: object) -> datetime:
@@ -36,10 +28,20 @@ def _moment_up(text: object) -> datetime:
     Events are kept to the millisecond: one at .000 is older than `before` .0005, and not as new as
     `since` .0005.
     """
-    moment = _moment(text)
+    moment, is_cut = _read(text)
     try:
-        return moment if moment == msgspec.convert(text, _Moment) else moment + _MILLISECOND
+        return moment + _MILLISECOND if is_cut else moment
     except OverflowError:
+        raise ValueError(_RULE) from None
+
+
+def _read(text: object) -> tuple[datetime, bool]:
+    try:
+        moment, is_cut = read_rfc3339(text)
+        return from_ms(to_ms(moment)), is_cut
+    except (msgspec.ValidationError, OverflowError):
+        if isinstance(text, str) and " " in text:
+            raise ValueError(f"{_RULE}; a + in a URL is written %2B") from None
         raise ValueError(_RULE) from None
 
 

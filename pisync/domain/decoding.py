@@ -4,6 +4,7 @@ Pure: no I/O and no clock of its own. `docs/protocol.md` states every rule to fi
 """
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pisync import limits
-from pisync.clock import from_ms
+from pisync.clock import from_ms, read_rfc3339
 from pisync.domain import topics
 from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent, quotation_marks
 from pisync.domain.splitting import WHITESPACE, Split, split
@@ -68,6 +69,9 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
                 event.device_id == device_id
                 and _CLOCK_EARLIEST <= event.timestamp <= latest
                 and payload.count(b'"') == quotation_marks(event)
+                and (
+                    (b"999" not in payload and b"\\u0039" not in payload) or _ROUNDED.search(payload) is None
+                )
             ):
                 return Decoded(events=[event], indexes=_FIRST, rejections=[])
     try:
@@ -113,6 +117,30 @@ def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
     ]
 
 
+# What stands in a text with a time that msgspec rounds up to a whole millisecond, as digits or escapes: other
+# texts have it, too. A test for three nines costs no call, and there are seldom three.
+_ROUNDED: Final = re.compile(rb"[.][0-9]{3}999[5-9]|\\u0039")
+
+
+def _may_be_rounded(raw: bytes) -> bool:
+    return (b"999" in raw or b"\\u0039" in raw) and _ROUNDED.search(raw) is not None
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    timestamp: str
+
+
+_stamp = msgspec.json.Decoder(_Stamp)
+
+
+def _cut(event: SyncEvent, raw: bytes) -> SyncEvent:
+    """The event with its timestamp cut, where it may have been rounded."""
+    if not _may_be_rounded(raw):
+        return event
+    moment, is_cut = read_rfc3339(_stamp.decode(raw).timestamp)
+    return msgspec.structs.replace(event, timestamp=moment) if is_cut else event
+
+
 class _Claim(msgspec.Struct, frozen=True):
     device_id: str
 
@@ -128,7 +156,7 @@ def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
         clean = all(
             event.device_id == device_id and _CLOCK_EARLIEST <= event.timestamp <= latest for event in events
         )
-        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX:
+        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX and not _may_be_rounded(payload):
             _reject_ambiguity(payload, events)
             return Decoded(events=events, indexes=range(len(events)), rejections=[])
     except _RejectionError:
@@ -164,7 +192,7 @@ def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> D
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
     for index, raw in enumerate(elements):
         try:
-            event = _parse(_event, raw)
+            event = _cut(_parse(_event, raw), raw)
             rejection = _rejection(event, device_id, latest)
             if rejection is not None:
                 raise rejection

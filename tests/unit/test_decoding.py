@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pisync import limits
+from pisync.clock import to_ms
 from pisync.domain import decoding, events
 from pisync.domain.decoding import decode, raw_of
 from pisync.domain.events import Outcome, Reason, Rejection
@@ -181,6 +182,25 @@ def test_a_member_that_stands_twice(tail: bytes, ambiguous: bool) -> None:
         assert bool(decoded.rejections) == ambiguous
         if ambiguous:
             assert decoded.rejections[0].reason in {Reason.AMBIGUOUS, Reason.SCHEMA}
+
+
+@given(
+    st.integers(1, 40).flatmap(lambda size: st.text("0123456789", min_size=size, max_size=size))
+    | st.text("59", min_size=1, max_size=12)
+    | st.integers(0, 30).map(lambda more: "9" * more + "5"),
+    st.sampled_from(["Z", "z", "+00:00", "-00:00", "+05:30", "-23:59"]),
+    st.sampled_from("Tt "),
+    st.booleans(),
+)
+def test_a_timestamp_is_cut_never_rounded(fraction: str, offset: str, t: str, escaped: bool) -> None:
+    text = f"2026-05-08{t}12:00:07.{fraction}{offset}"
+    milliseconds = int(fraction[:3].ljust(3, "0"))
+    raw = payload(timestamp=text)
+    if escaped:
+        raw = raw.replace(b"9", b"\\u0039")
+    for message in (raw, b"[" + raw + b"]"):
+        (event,) = decode(message, DEVICE, NOW).events
+        assert to_ms(event.timestamp) % 10_000 == 7000 + milliseconds
 
 
 json_values = st.recursive(
