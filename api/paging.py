@@ -13,9 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, WithJsonSchema
 
 from pisync import clock, limits
-from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.clock import from_ms, read_rfc3339, rfc3339, to_ms
 
-_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _RULE: Final = "must be an RFC 3339 time with an offset, such as 2026-05-08T12:00:00Z, or an age such as 7d"
 _AGE_PATTERN: Final = "[0-9]{1,5}[smhdw]"
@@ -37,18 +36,7 @@ def _ago(text: object) -> datetime | None:
 
 
 def _moment_down(text: object) -> datetime:
-    return _ago(text) or _moment(text)
-
-
-def _moment(text: object) -> datetime:
-    try:
-        given = msgspec.convert(text, _Moment)
-        moment = from_ms(to_ms(given))
-    except (msgspec.ValidationError, OverflowError):
-        if isinstance(text, str) and " " in text:
-            raise ValueError(f"{_RULE}; a + in a URL is written %2B") from None
-        raise ValueError(_RULE) from None
-    return moment
+    return _ago(text) or _read(text)[0]
 
 
 def _moment_up(text: object) -> datetime:
@@ -60,10 +48,20 @@ def _moment_up(text: object) -> datetime:
     ago = _ago(text)
     if ago is not None:
         return ago
-    moment = _moment(text)
+    moment, is_cut = _read(text)
     try:
-        return moment if moment == msgspec.convert(text, _Moment) else moment + _MILLISECOND
+        return moment + _MILLISECOND if is_cut else moment
     except OverflowError:
+        raise ValueError(_RULE) from None
+
+
+def _read(text: object) -> tuple[datetime, bool]:
+    try:
+        moment, is_cut = read_rfc3339(text)
+        return from_ms(to_ms(moment)), is_cut
+    except (msgspec.ValidationError, OverflowError):
+        if isinstance(text, str) and " " in text:
+            raise ValueError(f"{_RULE}; a + in a URL is written %2B") from None
         raise ValueError(_RULE) from None
 
 

@@ -1,10 +1,13 @@
 """The wall clock, and the two shapes in which time travels: aware datetimes and epoch milliseconds."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
 
 import msgspec
 
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -23,6 +26,24 @@ def to_ms(moment: datetime) -> int:
 def from_ms(milliseconds: int) -> datetime:
     """The aware UTC datetime of an epoch time in milliseconds."""
     return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def read_rfc3339(text: object) -> tuple[datetime, bool]:
+    """The moment of an RFC 3339 text, cut to the millisecond, and whether that cut anything off.
+
+    The text is cut before it is read: msgspec rounds what is finer than a microsecond, and so would read
+    07.9999999 as 08, which is another event.
+
+    Raises:
+        msgspec.ValidationError: it is no such text, or no moment that there is.
+    """
+    finer = _FINER.match(text) if isinstance(text, str) else None
+    if finer is None:
+        return msgspec.convert(text, Moment), False
+    return msgspec.convert(finer[1] + finer[3], Moment), finer[2].strip("0") != ""
+
+
+_FINER: Final = re.compile(r"([^.]*[.][0-9]{3})([0-9]+)(.*)", re.DOTALL)
 
 
 def rfc3339(moment: datetime) -> str:

@@ -4,6 +4,7 @@ Pure: no I/O and no clock of its own. `docs/protocol.md` states every rule to fi
 """
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -11,9 +12,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pisync import limits
-from pisync.clock import from_ms
+from pisync.clock import from_ms, read_rfc3339
 from pisync.domain import topics
 from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent, quotation_marks
+from pisync.domain.splitting import WHITESPACE, Split, split
 
 
 class Decoded(msgspec.Struct, kw_only=True):
@@ -27,7 +29,6 @@ class Decoded(msgspec.Struct, kw_only=True):
 _event = msgspec.json.Decoder(SyncEvent)
 _events = msgspec.json.Decoder(list[SyncEvent])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
-_WHITESPACE: Final = b" \t\n\r"
 _OBJECT, _ARRAY = b"{"[0], b"["[0]
 _FIRST: Final = (0,)
 _CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
@@ -68,6 +69,9 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
                 event.device_id == device_id
                 and _CLOCK_EARLIEST <= event.timestamp <= latest
                 and payload.count(b'"') == quotation_marks(event)
+                and (
+                    (b"999" not in payload and b"\\u0039" not in payload) or _ROUNDED.search(payload) is None
+                )
             ):
                 return Decoded(events=[event], indexes=_FIRST, rejections=[])
     try:
@@ -80,11 +84,11 @@ def claimed_device_id(payload: bytes) -> str | Rejection:
     """The device id that an HTTP body is about, the first good one in it; or why there is none."""
     try:
         is_array = _shape(payload) == _ARRAY
-        elements = _parse(_elements, payload) if is_array else [msgspec.Raw(payload)]
+        elements = _array(payload).elements if is_array else [payload]
     except _RejectionError as error:
         return error.rejection(None)
     first = None
-    for index, raw in enumerate(map(bytes, elements)):
+    for index, raw in enumerate(elements):
         try:
             device_id = _parse(_claim, raw).device_id
             if topics.is_device_id(device_id):
@@ -94,18 +98,47 @@ def claimed_device_id(payload: bytes) -> str | Rejection:
             )
         except _RejectionError as error:
             first = first or error.rejection(index)
-    return first or _RejectionError(Reason.EMPTY, "the array holds no event").rejection(None)
+    return first or Rejection(index=0, reason=Reason.MALFORMED, detail="the array is cut off here")
 
 
 def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
-    """The bytes that each rejection is about: one event of a payload decoded before, or all of it."""
+    """The bytes that each rejection is about: one event of a payload decoded before, or all of it.
+
+    All of it, too, where no bytes are left of an event.
+    """
     if all(rejection.index is None for rejection in rejections):
         return [payload] * len(rejections)
-    is_array = payload.lstrip(_WHITESPACE)[:1] == b"["
-    elements = _elements.decode(payload) if is_array else [msgspec.Raw(payload)]
+    if payload.lstrip(WHITESPACE)[:1] != b"[":
+        return [payload] * len(rejections)
+    array = _array(payload)
+    parts = [*array.elements, array.rest or payload]
     return [
-        payload if rejection.index is None else bytes(elements[rejection.index]) for rejection in rejections
+        payload if rejection.index is None else parts[rejection.index] or payload for rejection in rejections
     ]
+
+
+# What stands in a text with a time that msgspec rounds up to a whole millisecond, as digits or escapes: other
+# texts have it, too. A test for three nines costs no call, and there are seldom three.
+_ROUNDED: Final = re.compile(rb"[.][0-9]{3}999[5-9]|\\u0039")
+
+
+def _may_be_rounded(raw: bytes) -> bool:
+    return (b"999" in raw or b"\\u0039" in raw) and _ROUNDED.search(raw) is not None
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    timestamp: str
+
+
+_stamp = msgspec.json.Decoder(_Stamp)
+
+
+def _cut(event: SyncEvent, raw: bytes) -> SyncEvent:
+    """The event with its timestamp cut, where it may have been rounded."""
+    if not _may_be_rounded(raw):
+        return event
+    moment, is_cut = read_rfc3339(_stamp.decode(raw).timestamp)
+    return msgspec.structs.replace(event, timestamp=moment) if is_cut else event
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -123,27 +156,43 @@ def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
         clean = all(
             event.device_id == device_id and _CLOCK_EARLIEST <= event.timestamp <= latest for event in events
         )
-        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX:
+        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX and not _may_be_rounded(payload):
             _reject_ambiguity(payload, events)
             return Decoded(events=events, indexes=range(len(events)), rejections=[])
     except _RejectionError:
         pass  # one of them is bad: take them one by one
-    elements = _parse(_elements, payload)
-    if not elements:
-        raise _RejectionError(Reason.EMPTY, "the array holds no event")
-    if len(elements) > limits.MESSAGE_EVENTS_MAX:
+    array = _array(payload)
+    if len(array.elements) > limits.MESSAGE_EVENTS_MAX:
         raise _RejectionError(
             Reason.TOO_MANY_EVENTS,
-            f"the array holds {len(elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
+            f"the array holds {len(array.elements)} events; at most {limits.MESSAGE_EVENTS_MAX} are allowed",
         )
-    return _take_each([bytes(element) for element in elements], device_id, latest)
+    decoded = _take_each(array.elements, device_id, latest)
+    if array.rest is not None:
+        detail = "something stands after the array" if array.closed else "the array is cut off here"
+        rest = Rejection(index=len(array.elements), reason=Reason.MALFORMED, detail=detail)
+        decoded.rejections.append(rest)
+    return decoded
+
+
+def _array(payload: bytes) -> Split:
+    """The elements of an array, as the strict parser tells them apart, or else the splitter."""
+    try:
+        elements = [bytes(element) for element in _parse(_elements, payload)]
+    except _RejectionError:
+        if b"{" not in payload:
+            raise  # it holds no event
+        return split(payload, limits.MESSAGE_EVENTS_MAX)
+    if not elements:
+        raise _RejectionError(Reason.EMPTY, "the array holds no event")
+    return Split(elements=elements, closed=True, rest=None)
 
 
 def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> Decoded:
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
     for index, raw in enumerate(elements):
         try:
-            event = _parse(_event, raw)
+            event = _cut(_parse(_event, raw), raw)
             rejection = _rejection(event, device_id, latest)
             if rejection is not None:
                 raise rejection
@@ -163,7 +212,7 @@ def _shape(payload: bytes) -> int:
             Reason.TOO_LARGE,
             f"the message has {len(payload)} bytes; at most {limits.MESSAGE_BYTES_MAX} are allowed",
         )
-    start = payload[:1] if payload[:1] in (b"{", b"[") else payload.lstrip(_WHITESPACE)[:1]
+    start = payload[:1] if payload[:1] in (b"{", b"[") else payload.lstrip(WHITESPACE)[:1]
     if not start:
         raise _RejectionError(Reason.EMPTY, "the message is empty")
     if start[0] not in (_OBJECT, _ARRAY):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from pisync import limits
+from pisync.clock import Moment
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
 
@@ -31,7 +32,7 @@ class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     """
 
     device_id: str
-    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    timestamp: Moment
     total_files_synced: Count
     total_errors: Count
     internet_speed: Annotated[float, msgspec.Meta(ge=0)]

@@ -73,11 +73,12 @@ async def test_next_keeps_the_other_parameters() -> None:
             assert kept in following.partition("?")[2].split("&")
 
 
-async def test_bounds_are_exclusive_to_the_fraction_of_a_millisecond() -> None:
+@pytest.mark.parametrize("digits", ["5", "0000001", "9999999", "99951"])
+async def test_bounds_are_exclusive_to_the_fraction_of_a_millisecond(digits: str) -> None:
     async with api() as pisync:
         await pisync.keep(*(event_at(START_MS + index, "PB-1") for index in range(3)))
         whole = rfc3339(from_ms(START_MS + 1))
-        fraction = whole.replace("Z", "5Z")
+        fraction = whole.replace("Z", f"{digits}Z")
         counts = {}
         for bound in ("before", "after"):
             for moment in (whole, fraction):
