@@ -90,6 +90,9 @@ CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_MAXIMUM: Final = 4096
 SESSION_EXPIRY_S: Final = 30 * 24 * 3600
 RECEIPT_EXPIRY_S: Final = 24 * 3600
+# A receipt to a device, which may have a Maximum Packet Size of 2,048: 512 bytes are left for topic,
+# Correlation Data and the rest. Ranges of places fit in for any 500 events.
+RECEIPT_BYTES_MAX: Final = 1536
 
 # The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024

@@ -163,10 +163,10 @@ def _receipt(delivery: Delivery) -> bytes | None:
         return None
     if not topics.may_receive_receipt(message.response_topic, device_id):
         return None
-    return receipts.encode(
-        receipts.receipt(
-            stored=delivery.stored,
-            duplicates=delivery.duplicates,
-            rejections=delivery.decoded.rejections,
-        )
+    answer = receipts.receipt(
+        stored=delivery.stored, duplicates=delivery.duplicates, rejections=delivery.decoded.rejections
     )
+    # An api replica takes every detail, because it answers a person.
+    if answer.rejected and message.response_topic == topics.receipts(device_id):
+        return receipts.bounded(answer)
+    return receipts.encode(answer)

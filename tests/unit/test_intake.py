@@ -181,6 +181,21 @@ async def test_a_topic_that_names_no_device(topic: str) -> None:
         assert rig.connection.acknowledged == [1]
 
 
+async def test_a_device_gets_a_bounded_receipt_and_an_api_replica_every_detail() -> None:
+    async with running(Rig()) as rig:
+        unset = [members(timestamp=f"1970-01-01T00:00:{second:02}Z") for second in range(15)]
+        for topic in (topics.receipts(DEVICE), topics.api_receipts("api-1")):
+            rig.send(backlog(*unset, members()), response_topic=topic)
+        await rig.drain()
+        (_, short, _), (_, full, _) = rig.published
+        assert len(receipts.encode(short)) <= limits.RECEIPT_BYTES_MAX < len(receipts.encode(full))
+        for receipt in (short, full):
+            assert receipts.rejected_places(receipt) == list(range(15))
+            assert receipt.stored + receipt.duplicates == 1
+        assert {one.detail for one in short.rejected} == {""}
+        assert all("before 2015" in one.detail for one in full.rejected)
+
+
 async def test_a_receipt_goes_nowhere_else() -> None:
     async with running(Rig()) as rig:
         for topic in (
