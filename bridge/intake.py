@@ -14,11 +14,13 @@ from typing import Protocol
 
 from bridge.kinds import Kind
 from bridge.metrics import Metrics
-from pisync import limits
+from pisync import limits, logs
 from pisync.domain import topics
 from pisync.mqtt.client import Publisher
 from pisync.mqtt.messages import Message, topic_pattern
 from pisync.settings import BridgeSettings
+
+log = logs.get(__name__)
 
 
 class FlowControl(Publisher, Protocol):
@@ -36,7 +38,7 @@ class Batch:
     """Messages that are worked on together."""
 
     messages: list[Message]
-    payload_bytes: int
+    size_bytes: int
     began_at: float  # the event loop's time when it began to gather
     acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -86,7 +88,7 @@ class Intake:
         self._pending.append(message)
         self.offered += 1
         self._held_messages += 1
-        self._held_bytes += len(message.payload)
+        self._held_bytes += message.size_bytes
         if len(self._pending) == 1:
             self._idle.clear()
             self._arrived.set()
@@ -123,17 +125,17 @@ class Intake:
                 predecessor = batch.acknowledged
 
     def _take(self, began_at: float) -> Batch:
-        pending, payload_bytes = self._pending, 0
+        pending, size_bytes = self._pending, 0
         messages: list[Message] = []
         for _ in range(min(len(pending), self._batch_messages_max)):
-            size = len(pending[0].payload)
-            if messages and payload_bytes + size > limits.BATCH_BYTES_MAX:
+            size = pending[0].size_bytes
+            if messages and size_bytes + size > limits.BATCH_BYTES_MAX:
                 break
             messages.append(pending.popleft())
-            payload_bytes += size
+            size_bytes += size
         if not pending:
             self._arrived.clear()
-        return Batch(messages=messages, payload_bytes=payload_bytes, began_at=began_at)
+        return Batch(messages=messages, size_bytes=size_bytes, began_at=began_at)
 
     async def _work_on(self, batch: Batch, predecessor: asyncio.Event) -> None:
         try:
@@ -156,7 +158,7 @@ class Intake:
             seconds=asyncio.get_running_loop().time() - batch.began_at,
         )
         self._held_messages -= len(batch.messages)
-        self._held_bytes -= batch.payload_bytes
+        self._held_bytes -= batch.size_bytes
         if not self._held_messages:
             self._idle.set()
         self._apply_backpressure()
@@ -182,22 +184,35 @@ class Intake:
         """Publish the answers to the Response Topics of their messages, in order.
 
         A Response Topic that may not receive them is ignored, whatever the kind: a device must not be able to
-        talk the bridge into publishing elsewhere.
+        talk the bridge into publishing elsewhere. So is a message with too large Correlation Data: of 64 KB,
+        an answer would be forty times what it may be.
         """
         if self._flow is None:
             return
+        unanswered: list[Message] = []
         for message, answer in zip(messages, answers, strict=True):
             response_topic = message.response_topic
             if answer is None or response_topic is None:
                 continue
             device_id = topics.device(message.topic)
-            if device_id is not None and topics.may_receive_receipt(response_topic, device_id):
-                self._flow.publish(
-                    response_topic,
-                    answer,
-                    correlation_data=message.correlation_data,
-                    expiry_s=limits.RECEIPT_EXPIRY_S,
-                )
+            if device_id is None or not topics.may_receive_receipt(response_topic, device_id):
+                continue
+            if len(message.correlation_data or b"") > limits.CORRELATION_BYTES_MAX:
+                unanswered.append(message)
+                continue
+            self._flow.publish(
+                response_topic,
+                answer,
+                correlation_data=message.correlation_data,
+                expiry_s=limits.RECEIPT_EXPIRY_S,
+            )
+        if unanswered:
+            log.warning(
+                "not answered: Correlation Data too large",
+                count=len(unanswered),
+                bytes_max=limits.CORRELATION_BYTES_MAX,
+                topic=unanswered[0].topic,
+            )
 
     def _apply_backpressure(self) -> None:
         if self._flow is None:

@@ -153,7 +153,9 @@ class Metrics:
         self.inflight_messages = self._gauge(
             "pisync_bridge_inflight_messages", "Messages held in memory and not acknowledged yet."
         )
-        self.inflight_bytes = self._gauge("pisync_bridge_inflight_bytes", "Bytes of their payloads.")
+        self.inflight_bytes = self._gauge(
+            "pisync_bridge_inflight_bytes", "Their bytes, topics and properties included."
+        )
         self._gauge(
             "pisync_bridge_inflight_messages_max", "The limit of messages; beyond it the socket is not read."
         ).set(settings.inflight_messages_max)

@@ -18,7 +18,7 @@ import msgspec
 
 from pisync import limits
 from pisync.domain.events import SyncEvent
-from pisync.domain.receipts import Receipt
+from pisync.domain.receipts import Receipt, rejected_places
 
 PUBACK_TIMEOUT_S: Final = 20.0
 """How long to wait for a PUBACK, or after a refusal, before publishing again; it doubles each time."""
@@ -188,14 +188,14 @@ class Device:
     def receipt(self, correlation_data: bytes, receipt: Receipt, now_s: float) -> list[Action]:
         """A receipt came. One of an earlier attempt counts as much as one of the last."""
         message = self._inflight.get(correlation_data)
-        if message is None or not _accounts_for(receipt, len(message.keys)):
+        rejected = _rejected(receipt)
+        if message is None or rejected is None or not _accounts_for(receipt, rejected, len(message.keys)):
             self.counters.receipts_ignored += 1
             return []
         del self._inflight[correlation_data]
         for key in message.keys:
             del self._spool[key]
-        whole = any(rejected.index is None for rejected in receipt.rejected)
-        self.counters.rejected += len(message.keys) if whole else len(receipt.rejected)
+        self.counters.rejected += len(message.keys) if None in rejected else len(rejected)
         self.counters.stored += receipt.stored
         self.counters.duplicates += receipt.duplicates
         return self._advance(now_s)
@@ -276,8 +276,16 @@ def backoff_s(random: Random, attempts: int) -> float:
     return random.uniform(0, min(limits.BACKOFF_CAP_S, limits.BACKOFF_BASE_S * 2 ** min(attempts, 30)))
 
 
-def _accounts_for(receipt: Receipt, events: int) -> bool:
+def _rejected(receipt: Receipt) -> list[int | None] | None:
+    """The places of the rejected events; None where the receipt is not to be understood."""
+    try:
+        return rejected_places(receipt)
+    except ValueError:
+        return None
+
+
+def _accounts_for(receipt: Receipt, rejected: list[int | None], events: int) -> bool:
     """Whether a receipt speaks of every event of a message; one that does not must not empty a spool."""
-    if any(rejected.index is None for rejected in receipt.rejected):
+    if None in rejected:
         return True
-    return receipt.stored + receipt.duplicates + len(receipt.rejected) == events
+    return receipt.stored + receipt.duplicates + len(rejected) == events

@@ -99,6 +99,12 @@ RECEIPT_EXPIRY_S: Final = 24 * 3600
 # client.
 HANG_UPS_MAX: Final = 3
 HANG_UPS_WITHIN_S: Final = 60.0
+# A receipt to a device, which may have a Maximum Packet Size of 2,048: 512 bytes are left for topic,
+# Correlation Data and the rest. Ranges of places fit in for any 500 events.
+RECEIPT_BYTES_MAX: Final = 1536
+# Correlation Data goes back with the receipt, and has to fit in beside it; ours has 16 bytes. A message that
+# comes with more is kept, and not answered.
+CORRELATION_BYTES_MAX: Final = 256
 
 # The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024

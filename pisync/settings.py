@@ -136,7 +136,7 @@ class BridgeSettings(CommonSettings):
     inflight_bytes_max: int = Field(
         limits.INFLIGHT_BYTES_MAX,
         ge=1,
-        description="Bytes of unacknowledged payloads held in memory; beyond it the socket is not read.",
+        description="Bytes of unacknowledged messages held in memory; beyond it the socket is not read.",
     )
     dead_letter_days: int | None = Field(
         None,

@@ -156,10 +156,11 @@ def _dead_letter(delivery: Delivery) -> DeadLetter:
 
 
 def _receipt(delivery: Delivery) -> bytes:
-    return receipts.encode(
-        receipts.receipt(
-            stored=delivery.stored,
-            duplicates=delivery.duplicates,
-            rejections=delivery.decoded.rejections,
-        )
+    message = delivery.message
+    answer = receipts.receipt(
+        stored=delivery.stored, duplicates=delivery.duplicates, rejections=delivery.decoded.rejections
     )
+    # An api replica takes every detail, because it answers a person.
+    if answer.rejected and not topics.is_api_receipts(message.response_topic or ""):
+        return receipts.bounded(answer)
+    return receipts.encode(answer)

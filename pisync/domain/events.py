@@ -146,11 +146,17 @@ class Reason(StrEnum):
     CLOCK_AHEAD = "clock_ahead"
     CONFLICT = "conflict"
     REFUSED = "refused"
+    SEVERAL = "several"
+    """Only in a receipt that has no room for each reason."""
 
 
-class Rejection(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that was not taken in, by its place in the message (None: the message as a whole), and why."""
+class Rejection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event that was not taken in, by its place in the message (None: the message as a whole), and why.
+
+    In a bounded receipt it may be a group of them: `index` is the first one's place, `indexes` all of them.
+    """
 
     index: int | None
     reason: Reason
-    detail: str
+    detail: str = ""
+    indexes: str | None = None

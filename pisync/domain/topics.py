@@ -89,4 +89,9 @@ def may_receive_receipt(topic: str, device_id: str) -> bool:
     Only the device's own receipts topic, or an api replica's: a publisher must not be able to talk the
     bridge into publishing elsewhere.
     """
-    return topic == receipts(device_id) or _API_RECEIPTS.fullmatch(topic) is not None
+    return topic == receipts(device_id) or is_api_receipts(topic)
+
+
+def is_api_receipts(topic: str) -> bool:
+    """Whether a topic is one where an api replica receives receipts."""
+    return _API_RECEIPTS.fullmatch(topic) is not None

@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
                 while self._reading and self._writable and self.state is not ConnectionState.CLOSED:
                     packet, size = mqtt5.read(view[consumed:])
                     consumed += size
-                    self._handle(packet)
+                    self._handle(packet, size)
         except IndexError:  # the codec's word for a packet that is not whole yet
             self._refuse_oversize(consumed)
         except PiSyncError as error:
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         self._write(mqtt5.DisconnectPacket(reason_code=reason_code).write())
         self._end(ProtocolError(f"the broker sent a malformed packet: {detail}"))
 
-    def _handle(self, packet: mqtt5.Packet) -> None:
+    def _handle(self, packet: mqtt5.Packet, size_bytes: int) -> None:
         if isinstance(packet, mqtt5.PublishPacket) and self.state is not ConnectionState.CONNECTING:
             topic, packet_id = packet.topic, packet.packet_id
             if packet.qos == _QOS_2 or not topic:
@@ -259,7 +259,13 @@ class Connection(asyncio.Protocol):
             take = self._on_message_at_qos_0 if packet_id is None else self._on_message
             take(
                 Message(
-                    topic, packet.payload, packet_id, packet.response_topic, packet.correlation_data, self
+                    topic,
+                    packet.payload,
+                    packet_id,
+                    packet.response_topic,
+                    packet.correlation_data,
+                    self,
+                    size_bytes,
                 )
             )
         else:

@@ -15,7 +15,10 @@ class Acknowledger(Protocol):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A received PUBLISH, travelling with the connection that its acknowledgement must go back on."""
+    """A received PUBLISH, travelling with the connection that its acknowledgement must go back on.
+
+    `size_bytes` is that of the whole packet, so that nothing that is held of it goes uncounted.
+    """
 
     topic: str
     payload: bytes
@@ -23,6 +26,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     response_topic: str | None
     correlation_data: bytes | None
     connection: Acknowledger
+    size_bytes: int
 
 
 Handler = Callable[[Message], None]

@@ -51,8 +51,8 @@ class Sent:
 
     @property
     def correlation_data(self) -> bytes:
-        """As large as it can be, less 15 bytes."""
-        return self.number.to_bytes(4, "big") * 16_380
+        """As large as it may be and still be answered."""
+        return self.number.to_bytes(4, "big") * (limits.CORRELATION_BYTES_MAX // 4)
 
     @property
     def is_answered(self) -> bool:
@@ -270,7 +270,7 @@ def bytes_of(letter: dict[str, Any]) -> list[bytes]:
 
 def number_in(correlation_data: bytes | None) -> int:
     assert correlation_data is not None
-    assert len(correlation_data) == 4 * 16_380
+    assert len(correlation_data) == limits.CORRELATION_BYTES_MAX
     return int.from_bytes(correlation_data[:4], "big")
 
 

@@ -160,12 +160,21 @@ class Rig:
         self.published.append((topic, receipts.decode(payload), correlation_data))
 
     def send(
-        self, raw: bytes, *, topic: str = topics.sync(DEVICE), qos: int = 1, response_topic: str | None = None
+        self,
+        raw: bytes,
+        *,
+        topic: str = topics.sync(DEVICE),
+        qos: int = 1,
+        response_topic: str | None = None,
+        correlation_data: bytes = b"c",
     ) -> None:
         packet_id = self.next_packet_id if qos else None
         self.next_packet_id += 1
         connection = cast("Connection", self.connection)
-        self.intake.offer(Message(topic, raw, packet_id, response_topic, b"c", connection))
+        size_bytes = sum(map(len, (topic.encode(), raw, (response_topic or "").encode(), correlation_data)))
+        self.intake.offer(
+            Message(topic, raw, packet_id, response_topic, correlation_data, connection, size_bytes)
+        )
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"pisync_bridge_{name}", labels)

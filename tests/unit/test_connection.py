@@ -213,6 +213,20 @@ async def test_a_message_goes_to_the_handler_of_the_subscription_that_matches() 
     assert [(message.topic, message.payload) for message in bench.told] == [("$SYS/uptime", b"7")]
 
 
+async def test_a_message_has_the_size_of_its_whole_packet() -> None:
+    bench = Bench()
+    packets = [
+        publish(1),
+        publish(2, b"x" * 70_000),
+        publish(3, response_topic="r" * 60_000, correlation_data=b"c" * 60_000),
+        publish(None, user_properties=[("n" * 100, "v" * 60_000)] * 3),
+    ]
+    whole = b"".join(packets)
+    bench.connection.data_received(whole[:1000])
+    bench.connection.data_received(whole[1000:])
+    assert [message.size_bytes for message in bench.received] == [len(packet) for packet in packets]
+
+
 async def test_a_lone_handler_at_qos_1_is_called_directly() -> None:
     """Nothing stands between the bridge's intake and the packet, as `test_bridge_costs.py` counts."""
     bench = Bench()

@@ -232,6 +232,23 @@ def test_a_rejection_without_an_index_covers_the_whole_message() -> None:
     assert wholly.counters.rejected == 3
 
 
+def test_a_group_of_rejections_covers_each_of_its_events() -> None:
+    partly = device(12)
+    (message,) = published(partly.connected(0.0))
+    groups = [
+        Rejection(index=0, reason=Reason.CLOCK_UNSET, indexes="0-4,7,9-10"),
+        Rejection(index=5, reason=Reason.SCHEMA),
+    ]
+    for indexes in ("0-4,7,9", "0-500", "none"):
+        other = [msgspec.structs.replace(groups[0], indexes=indexes), groups[1]]
+        short = Receipt(stored=3, duplicates=0, rejected=other)
+        assert partly.receipt(message.correlation_data, short, 1.0) == []
+    assert (len(partly.spool), partly.counters.receipts_ignored) == (12, 3)
+    partly.receipt(message.correlation_data, Receipt(stored=3, duplicates=0, rejected=groups), 1.0)
+    assert not partly.spool
+    assert (partly.counters.stored, partly.counters.rejected) == (3, 9)
+
+
 def test_a_receipt_for_something_else_is_ignored() -> None:
     wary = device(3)
     (message,) = published(wary.connected(0.0))

@@ -182,6 +182,21 @@ async def test_a_topic_that_names_no_device(topic: str) -> None:
         assert rig.connection.acknowledged == [1]
 
 
+async def test_a_device_gets_a_bounded_receipt_and_an_api_replica_every_detail() -> None:
+    async with running(Rig()) as rig:
+        unset = [members(timestamp=f"1970-01-01T00:00:{second:02}Z") for second in range(15)]
+        for topic in (topics.receipts(DEVICE), topics.api_receipts("api-1")):
+            rig.send(backlog(*unset, members()), response_topic=topic)
+        await rig.drain()
+        (_, short, _), (_, full, _) = rig.published
+        assert len(receipts.encode(short)) <= limits.RECEIPT_BYTES_MAX < len(receipts.encode(full))
+        for receipt in (short, full):
+            assert receipts.rejected_places(receipt) == list(range(15))
+            assert receipt.stored + receipt.duplicates == 1
+        assert {one.detail for one in short.rejected} == {""}
+        assert all("before 2015" in one.detail for one in full.rejected)
+
+
 async def test_a_receipt_goes_nowhere_else() -> None:
     async with running(Rig()) as rig:
         for topic in (
@@ -293,6 +308,42 @@ async def test_the_session_is_paused_at_the_limit_and_resumed_below_it(settings:
         assert rig.connection.acknowledged == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("part", ["topic", "response_topic", "correlation_data"])
+async def test_bytes_beside_the_payload_are_held_too(part: str) -> None:
+    """Ten thousand messages of 51 bytes were 572 MB: their properties had 64 KB each."""
+    large: Any = "x" * 65_000 if part != "correlation_data" else b"x" * 65_000
+    async with running(Rig(inflight_bytes_max=2**21, batches_inflight_max=1)) as rig:
+        rig.store.gated = True
+        sent = 0
+        while not rig.paused:
+            rig.send(payload(timestamp=f"2026-05-08T12:{sent:02}:00Z"), **{part: large})
+            sent += 1
+        assert sent == 2**21 // 65_000 + 1
+        # A batch holds no more than its bytes either.
+        await gates(rig, 1) if part != "topic" else await until(lambda: rig.intake.batches)
+        taken = rig.metric("inflight_messages")
+        assert taken == sent
+        assert len(rig.intake._pending) >= sent - limits.BATCH_BYTES_MAX // 65_000
+        rig.store.gated = False
+        for gate in rig.store.gates:
+            gate.set_result(None)
+        await rig.drain()
+        assert (rig.metric("inflight_messages"), rig.metric("inflight_bytes")) == (0, 0)
+
+
+async def test_correlation_data_above_its_size_is_kept_and_not_answered() -> None:
+    async with running(Rig()) as rig:
+        with capture_logs() as logs:
+            for size in (limits.CORRELATION_BYTES_MAX, limits.CORRELATION_BYTES_MAX + 1, 65_535):
+                rig.send(payload(), response_topic=topics.receipts(DEVICE), correlation_data=b"c" * size)
+            await rig.drain()
+        assert [len(data or b"") for _, _, data in rig.published] == [limits.CORRELATION_BYTES_MAX]
+        assert rig.connection.acknowledged == [1, 2, 3]
+        assert len(rig.store.events) == 1
+    [told] = [entry for entry in logs if entry["event"].startswith("not answered")]
+    assert (told["count"], told["topic"]) == (2, topics.sync(DEVICE))
+
+
 async def test_a_batch_has_a_bounded_size() -> None:
     async with running(Rig(batches_inflight_max=1)) as rig:
         rig.store.gated = True
@@ -337,7 +388,8 @@ async def test_everything_is_counted() -> None:
         rig.send(backlog(members(), members(total_errors=-1), members(total_files_synced=7)))
         rig.send(b"{", qos=0)
         assert (rig.metric("inflight_messages"), rig.metric("messages_acknowledged_total")) == (5, 0)
-        assert rig.metric("inflight_bytes") == sum(len(message.payload) for message in rig.intake._pending)
+        held = sum(message.size_bytes for message in rig.intake._pending)
+        assert rig.metric("inflight_bytes") == held > sum(len(m.payload) for m in rig.intake._pending)
         await rig.drain()
         await until(lambda: rig.metric("alerts_opened_total"))
         counted = {

@@ -9,7 +9,7 @@ from pisync.mqtt.messages import Acknowledger, Handler, Message, Subscription, d
 
 
 def message(topic: str) -> Message:
-    return Message(topic, b"", None, None, None, cast("Acknowledger", None))
+    return Message(topic, b"", None, None, None, cast("Acknowledger", None), 0)
 
 
 @pytest.mark.parametrize(
