@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from cli.commands.api import api
 from cli.commands.bridge import bridge
+from cli.commands.bridges import bridges
 from cli.commands.dead_letters import dead_letters
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for command in (up, bridge, api, simulate, doctor, rebuild):
     app.command()(command)
+app.add_typer(bridges)
 app.add_typer(dead_letters)
 
 

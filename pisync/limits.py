@@ -59,6 +59,10 @@ RECONCILE_INTERVAL_S: Final = 60.0
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
 REPLAY_BATCH_EVENTS: Final = 2000
+# How long MongoDB may count the events of a replay, which nobody waits for.
+COUNT_TIMEOUT_MS: Final = 10_000
+# For how long a rebuild or a catch-up may keep all alerts silent: one that is stuck must not do it for ever.
+QUIET_S_MAX: Final = 600
 # Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
 ALERTS_BATCH: Final = 200
 ALERTS_WAITING_MAX: Final = 100_000

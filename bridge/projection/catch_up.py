@@ -5,14 +5,13 @@ burn".
 """
 
 import asyncio
-from datetime import datetime
 from typing import Protocol
 
 from bridge.metrics import Metrics
 from bridge.projection.projector import AlertReports, Projector
+from bridge.projection.replay import Replay
 from pisync import backoff, clock, limits, logs
 from pisync.domain.alerts import AlertChange, Rule
-from pisync.domain.device_state import project
 from pisync.errors import MongodbUnavailable, RebuildInProgress, RedisUnavailable, Unavailable
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
 from pisync.stores.interfaces.events import EventStore
@@ -150,7 +149,7 @@ class CatchUp:
                 start_ms = min(start_ms, self._replay_from_ms)
         self._attach(start_ms)
         await self._projection.set_watermark(self._bridge_id, start_ms, catching_up=True)
-        await self._replay(clock.from_ms(start_ms) if start_ms else None)
+        await self._replay(start_ms)
         await self._finish_catch_up()
         for gone in attachment.watermarked - set(await self._registry.bridges()):
             # Redis went back to when a bridge was there that has left since; its events are merged now.
@@ -163,7 +162,7 @@ class CatchUp:
         log.warning("rebuilding the projection from MongoDB")
         self._attach(0)
         await self._projection.set_watermark(self._bridge_id, 0, catching_up=True)
-        await self._replay(None)
+        await self._replay(0)
         await self._projection.finish_rebuild(self._bridge_id)
         await self._finish_catch_up()
 
@@ -171,21 +170,39 @@ class CatchUp:
         self._is_known = True
         self._projector.attach(start_ms)
 
-    async def _replay(self, since: datetime | None) -> None:
-        loop = asyncio.get_running_loop()
-        total = await self._events.count(since)
-        replayed, told_at = 0, loop.time()
-        async for batch in self._events.replay(since):
-            await self._projection.apply(project(batch))
-            replayed += len(batch)
-            self._metrics.events_replayed.inc(len(batch))
-            if loop.time() - told_at > limits.WATERMARK_INTERVAL_S:
-                told_at = loop.time()
-                await self._write_watermark(catching_up=True)
-                await self._projection.report_replay(self._bridge_id, replayed, total)
-                log.info("catching up", replayed=replayed, of=total)
+    async def _replay(self, start_ms: int) -> None:
+        replay = Replay(events=self._events, projection=self._projection, start_ms=start_ms)
+        # Beside the replay, which MongoDB may hold up: others take it for dead where nobody says otherwise.
+        works = {"events": self._merge_all(replay), "progress": self._tell(replay), "count": replay.count()}
+        async with supervise(works) as running:
+            await running.until(asyncio.Event())  # the events are the first to end
         self._projector.catch_up()
-        log.info("caught up", replayed=replayed)
+        log.info("caught up", replayed=replay.replayed)
+
+    async def _merge_all(self, replay: Replay) -> None:
+        """Replay to the end; where MongoDB interrupts it, it goes on from there."""
+        delays = backoff.delays()
+        while True:
+            before = replay.replayed
+            try:
+                async for count in replay.run():
+                    self._metrics.events_replayed.inc(count)
+            except MongodbUnavailable as error:
+                self._metrics.store_unavailable(error.part)
+                delays = delays if replay.replayed == before else backoff.delays()
+                await self._wait(error, next(delays))
+            else:
+                return
+            if not self._projector.is_attached:
+                raise RedisUnavailable("it became unavailable during the replay")
+
+    async def _tell(self, replay: Replay) -> None:
+        """Say every second that the replay goes on, and how far it is."""
+        while True:
+            await asyncio.sleep(limits.WATERMARK_INTERVAL_S)
+            await self._write_watermark(catching_up=True)
+            await self._projection.report_replay(self._bridge_id, replay.replayed, replay.to_replay)
+            log.info("catching up", replayed=replay.replayed, of=replay.to_replay)
 
     async def _finish_catch_up(self) -> None:
         await self._write_watermark(catching_up=False)

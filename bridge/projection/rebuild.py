@@ -9,12 +9,13 @@ import secrets
 from collections.abc import Callable
 
 from bridge.alerts.judge import Judge
+from bridge.projection.replay import Replay
 from pisync import limits, logs
 from pisync.domain.alerts import Rule
-from pisync.domain.device_state import project
 from pisync.errors import PiSyncError, ProjectionLost, RebuildInProgress, Unavailable
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection
+from pisync.tasks import supervise
 
 log = logs.get(__name__)
 
@@ -69,15 +70,17 @@ async def rebuild(
 async def _replay(
     owner: str, events: EventStore, projection: Projection, progress: Callable[[int, int], None]
 ) -> int:
-    loop = asyncio.get_running_loop()
-    total = await events.count(None)
-    await projection.report_replay(owner, 0, total)
-    replayed, told_at = 0, loop.time()
-    async for batch in events.replay(None):
-        await projection.apply(project(batch))
-        replayed += len(batch)
-        progress(replayed, total)
-        if loop.time() - told_at > limits.WATERMARK_INTERVAL_S:
-            told_at = loop.time()
-            await projection.report_replay(owner, replayed, total)
-    return replayed
+    replay = Replay(events=events, projection=projection, start_ms=0)
+
+    async def merge() -> None:
+        async for _ in replay.run():
+            progress(replay.replayed, replay.to_replay)
+
+    async def tell() -> None:
+        while True:
+            await projection.report_replay(owner, replay.replayed, replay.to_replay)
+            await asyncio.sleep(limits.WATERMARK_INTERVAL_S)
+
+    async with supervise({"events": merge(), "progress": tell(), "count": replay.count()}) as running:
+        await running.until(asyncio.Event())  # the events are the first to end
+    return replay.replayed

@@ -272,6 +272,47 @@ async def test_where_redis_takes_no_writes_its_answers_do_not_stay_complete(
         await store.close()
 
 
+async def test_a_bridge_that_never_catches_up_keeps_alerts_silent_for_some_minutes_only(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it starts again, and another catch-up has its own minutes."""
+    monkeypatch.setattr(limits, "QUIET_S_MAX", 1)
+    store = RedisProjection.connect(redis_url)
+    try:
+        await attach_anew(store)
+
+        async def reported() -> bool:
+            await store.set_watermark("bridge-1", 0, catching_up=True)
+            return await apply(store, FAILING) == OPENED == await store.compare_alerts([])
+
+        assert not await reported()
+        await until(reported)
+        monkeypatch.setattr(limits, "QUIET_S_MAX", 600)
+        await store.finish_catch_up("bridge-1")
+        assert not await reported()
+    finally:
+        await store.close()
+
+
+async def test_a_rebuild_that_never_ends_keeps_alerts_silent_for_some_minutes_only(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "QUIET_S_MAX", 1)
+    store = RedisProjection.connect(redis_url)
+    try:
+        await store.attach(())
+
+        async def reported() -> bool:
+            assert await store.begin_rebuild("bridge-0", [])
+            return await apply(store, FAILING) == OPENED == await store.compare_alerts([])
+
+        assert not await reported()
+        await until(reported)
+        assert not (await store.status()).complete
+    finally:
+        await store.close()
+
+
 async def test_confirmed_alerts_have_a_key_for_their_rule(redis_url: str) -> None:
     store = RedisProjection.connect(redis_url)
     try:

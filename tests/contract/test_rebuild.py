@@ -1,7 +1,9 @@
 """The rebuild and its check, and what they ask of the stores, over the stores in memory and the real ones."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -12,17 +14,17 @@ from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
-from pisync.domain.events import SyncEvent
+from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.errors import PiSyncError, ProjectionLost
 from pisync.stores.interfaces.alerts import AlertQuery
-from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.events import EventStore, HistoryQuery, ReplayPosition
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection
 from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.redis import keys
 from pisync.stores.redis.projection import RedisProjection
-from tests.support.samples import NOW, attach_anew, event
+from tests.support.samples import NOW, attach_anew, event, event_at
 
 
 def fleet(devices: int = 7, each: int = 9) -> list[SyncEvent]:
@@ -79,6 +81,41 @@ async def test_a_whole_replay_goes_device_after_device(event_store: EventStore) 
     replayed = [one.device_id async for batch in event_store.replay(None) for one in batch]
     assert len(replayed) == 63
     assert replayed == sorted(replayed)
+
+
+@pytest.mark.parametrize("since", [None, NOW])
+async def test_a_replay_that_was_interrupted_goes_on_from_there(
+    event_store: EventStore, monkeypatch: pytest.MonkeyPatch, since: datetime | None
+) -> None:
+    monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 10)
+    for minute in range(9):
+        await event_store.insert(fleet()[minute * 7 : minute * 7 + 7], NOW + timedelta(minutes=minute))
+    position, seen, batches = ReplayPosition(), [], 0
+    is_interrupted = True
+    while is_interrupted:
+        is_interrupted = False
+        async with aclosing(event_store.replay(since, position)) as replay:  # type: ignore[type-var]
+            taken = 0
+            async for batch in replay:
+                seen += batch
+                batches, taken = batches + 1, taken + 1
+                if taken == 3:  # the third is not known to be merged
+                    is_interrupted = True
+                    break
+        await event_store.insert([event("PB-later", batches)], NOW + timedelta(days=1))
+    assert {(one.device_id, one.timestamp) for one in seen} == {
+        (one.device_id, one.timestamp) for one in fleet()
+    }
+    assert len(seen) < 63 * 2
+
+
+async def test_a_replay_has_no_errors_and_history_has(event_store: EventStore) -> None:
+    details = [ErrorDetail(code="E1", message="x" * 1000)]
+    await event_store.insert([event_at(1_780_000_000_000, errors=1, details=details)], NOW)
+    for since in (None, NOW):
+        assert [one.errors async for batch in event_store.replay(since) for one in batch] == [None]
+    [entry] = await event_store.history(HistoryQuery(device_id="PB-1", limit=1))
+    assert entry.event.errors == details
 
 
 async def test_records_are_what_the_state_says(projection_store: Projection) -> None:

@@ -188,3 +188,41 @@ async def test_redis_goes_back_while_the_bridge_is_cut_off_from_mongodb(world: W
             link.mend()
             await reader.says(complete=True)
             await world.projected(failures(0))
+
+
+async def test_a_bridge_that_is_gone_for_good_is_forgotten(world: World, tmp_path: Path) -> None:
+    """It stored events that it could not merge, and nobody else will replay them before it is forgotten."""
+
+    async def bridges(*options: str) -> tuple[int, str]:
+        command = program(
+            "bridges",
+            tmp_path / f"bridges-{options[0]}-{clock.to_ms(clock.now())}.log",
+            *options,
+            mongodb_url=world.mongodb.database_url("pisync"),
+            redis_url=world.redis.url,
+        )
+        await command.start()
+        code = await command.wait()
+        return code, "" if command.log is None else command.log.read_text()
+
+    async with link_to(world.redis.port) as link, asking(world) as reader:
+        await link.cut()
+        gone = second_bridge(world, tmp_path / "bridge-1.log", redis_port=link.port)
+        async with running(gone):
+            await said(gone, "connected")
+            await publish(world, failures(0))
+            await world.truth.has(200)
+            await gone.kill()
+        await reader.says(complete=False)
+        code, text = await bridges("list")
+        assert code == 0
+        assert "never reached Redis" in text
+        code, text = await bridges("forget", "bridge-0")
+        assert (code, "is running" in text) == (1, True)
+        code, text = await bridges("forget", "bridge-1")
+        assert (code, "200 events were merged" in text) == (0, True), text
+        await reader.says(complete=True)
+        await world.projected(failures(0))
+        code, text = await bridges("list")
+        assert "bridge-1" not in text
+        assert "running, all merged" in text

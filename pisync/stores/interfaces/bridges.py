@@ -19,6 +19,19 @@ class Claim:
     instance: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BridgeRecord:
+    """A bridge that may have stored events: its last life, and since when.
+
+    `replay_from` is there where that life has never caught up: no watermark tells of what it stored since.
+    """
+
+    bridge_id: str
+    instance: str
+    claimed_at: datetime
+    replay_from: datetime | None
+
+
 class BridgeRegistry(Protocol):
     """Knows which bridges there are, and which process speaks for each.
 
@@ -33,6 +46,9 @@ class BridgeRegistry(Protocol):
 
     async def instances(self) -> Mapping[str, str]:
         """The same bridges, each with the instance that claimed it last."""
+
+    async def records(self) -> list[BridgeRecord]:
+        """The same bridges, with all that is known of them here, by their ids."""
 
     async def caught_up(self, bridge_id: str) -> None:
         """Record that the projection has a watermark of this life of the bridge."""

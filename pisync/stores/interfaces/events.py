@@ -61,6 +61,17 @@ class FailureCounts:
     streak: int
 
 
+@dataclass(kw_only=True, slots=True)
+class ReplayPosition:
+    """How far a replay has come: one that is given it begins there, and it moves on with what was taken.
+
+    `until` and `after` are the store's own.
+    """
+
+    until: datetime | None = None
+    after: object = None
+
+
 class EventStore(Protocol):
     """Keeps every event for good.
 
@@ -85,14 +96,18 @@ class EventStore(Protocol):
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
 
-    def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+    def replay(
+        self, since: datetime | None, position: ReplayPosition | None = None
+    ) -> AsyncIterator[list[SyncEvent]]:
         """All events received at `since` or later, in batches; None: all events, device after device.
 
-        What is stored while it runs may be missing; what was stored before is not.
+        They have no `errors`, which nobody replays for and which may be most of an event. What is stored
+        while it runs may be missing; what was stored before is not. Where it is interrupted, another call
+        with the same `since` and `position` goes on behind the last batch that was asked to be followed.
         """
 
     async def count(self, since: datetime | None) -> int:
-        """About how many events `replay` would give."""
+        """About how many events `replay` would give; it takes the longer, the more there are."""
 
     async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
         """Exact counts, for the rare device whose failures exceed what the projection keeps."""

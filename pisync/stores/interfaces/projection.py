@@ -85,6 +85,20 @@ class Attachment:
     watermark_ms: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """What a bridge last said of itself: its watermark, 0 where it has none, and how long ago all was merged.
+
+    `merged_ms_ago` is None where it never said so in this life, or where it stopped: then `stopped` is the
+    instance that did. `catching_up`: it said so within the last half minute.
+    """
+
+    watermark_ms: int = 0
+    merged_ms_ago: int | None = None
+    stopped: str | None = None
+    catching_up: bool = False
+
+
 class Projection(ProjectionReader, Protocol):
     """Keeps each device's state by merging what it is given, and knows how complete it is.
 
@@ -101,7 +115,8 @@ class Projection(ProjectionReader, Protocol):
         """Merge the states into the kept ones.
 
         Returns every touched device whose alert is out of date; none while any bridge catches up, because
-        half a history would raise alerts that the whole one does not.
+        half a history says much that the whole one does not. After some minutes it says it all the same: the
+        alerts are judged by MongoDB, and one bridge that is stuck must not silence those of the others.
         """
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
@@ -163,3 +178,6 @@ class Projection(ProjectionReader, Protocol):
 
     async def leave(self, bridge_id: str) -> None:
         """Forget this bridge's watermark."""
+
+    async def marks(self) -> Mapping[str, Mark]:
+        """What every bridge last said of itself."""

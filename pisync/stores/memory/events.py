@@ -13,6 +13,7 @@ from pisync.stores.interfaces.events import (
     HistoryEntry,
     HistoryQuery,
     InsertOutcome,
+    ReplayPosition,
 )
 
 
@@ -63,13 +64,19 @@ class MemoryEventStore:
         """Whether the device has any event."""
         return any(known == device_id for known, _ in self.events)
 
-    async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+    async def replay(
+        self, since: datetime | None, position: ReplayPosition | None = None
+    ) -> AsyncIterator[list[SyncEvent]]:
         """All events received since then, one batch."""
+        if position is not None and position.after is not None:
+            return
         yield [
-            entry.event
+            msgspec.structs.replace(entry.event, errors=None)
             for _, entry in sorted(self.events.items())
             if since is None or entry.received_at >= since
         ]
+        if position is not None:
+            position.after = True
 
     async def count(self, since: datetime | None) -> int:
         """How many that are."""

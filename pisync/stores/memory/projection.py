@@ -8,7 +8,7 @@ from dataclasses import replace
 from pisync import limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
-from pisync.stores.interfaces.projection import Attachment, DeviceRecord
+from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Mark
 from pisync.stores.interfaces.ranking import (
     FailingDevice,
     Position,
@@ -106,6 +106,15 @@ class MemoryProjection:
         self.merged_until.pop(bridge_id, None)
         self.catching_up.discard(bridge_id)
 
+    async def marks(self) -> dict[str, Mark]:
+        """What every bridge last said of itself."""
+        return {
+            bridge_id: _mark(
+                watermark_ms, self.merged_until.get(bridge_id), catching_up=bridge_id in self.catching_up
+            )
+            for bridge_id, watermark_ms in self.watermarks.items()
+        }
+
     async def status(self) -> ProjectionStatus:
         """How true the answers are."""
         if not self.built or self.pending:
@@ -191,6 +200,14 @@ class MemoryProjection:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def _mark(watermark_ms: int, said: float | str | None, *, catching_up: bool) -> Mark:
+    """What was said, as a mark."""
+    if isinstance(said, float):
+        ago_ms = round((asyncio.get_running_loop().time() - said) * 1000)
+        return Mark(watermark_ms=watermark_ms, merged_ms_ago=ago_ms, catching_up=catching_up)
+    return Mark(watermark_ms=watermark_ms, stopped=said, catching_up=catching_up)
 
 
 def _change(device_id: str, streak: int, *, opens: bool) -> AlertChange:

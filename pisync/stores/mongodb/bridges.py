@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pymongo import ReturnDocument
 
-from pisync.stores.interfaces.bridges import Claim
+from pisync.stores.interfaces.bridges import BridgeRecord, Claim
 from pisync.stores.mongodb.connection import MongoConnection, map_driver_errors
 
 
@@ -40,6 +40,19 @@ class MongoBridgeRegistry:
         with map_driver_errors():
             found = self._bridges.find({}, {"instance": 1})
             return {bridge["_id"]: str(bridge.get("instance", "")) async for bridge in found}
+
+    async def records(self) -> list[BridgeRecord]:
+        """The same bridges, with all that is known of them here, by their ids."""
+        with map_driver_errors():
+            return [
+                BridgeRecord(
+                    bridge_id=found["_id"],
+                    instance=str(found.get("instance", "")),
+                    claimed_at=found["claimed_at"],
+                    replay_from=found.get("replay_from"),
+                )
+                async for found in self._bridges.find({}).sort("_id")
+            ]
 
     async def caught_up(self, bridge_id: str) -> None:
         """Record that the projection has a watermark of this life of the bridge."""

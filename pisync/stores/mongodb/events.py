@@ -30,6 +30,7 @@ from pisync.stores.interfaces.events import (
     HistoryQuery,
     InsertOutcome,
     OutcomeFilter,
+    ReplayPosition,
 )
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
@@ -164,29 +165,43 @@ class MongoEventStore:
         """Whether any event of the device is stored."""
         return bool(await self.history(HistoryQuery(device_id=device_id, limit=1)))
 
-    async def replay(self, since: datetime | None) -> AsyncIterator[list[SyncEvent]]:
+    async def replay(
+        self, since: datetime | None, position: ReplayPosition | None = None
+    ) -> AsyncIterator[list[SyncEvent]]:
         """All events received since then, by device where it is all of them, else by time of receipt."""
-        with map_driver_errors():
-            newest = await self._events.find_one(sort=[("received_at", DESCENDING)])
-        if newest is None:
-            return
-        # Not what comes in meanwhile, or a replay beside a drain would run after it and read all of it again.
-        until = {"$lte": newest["received_at"]}
-        cursor = self._events.find({"received_at": until if since is None else {"$gte": since, **until}})
-        cursor = cursor.hint("_id_" if since is None else "received_at").batch_size(
-            limits.REPLAY_BATCH_EVENTS
-        )
-        async with cursor:
+        position = ReplayPosition() if position is None else position
+        if position.until is None:
+            # Not what comes in meanwhile, or a replay beside a drain would run after it and read it again.
+            with map_driver_errors():
+                newest = await self._events.find_one(
+                    {}, {"received_at": 1}, sort=[("received_at", DESCENDING)]
+                )
+            if newest is None:
+                return
+            position.until = newest["received_at"]
+        order = "_id" if since is None else "received_at"
+        bounds: Document = {"received_at": {"$lte": position.until}}
+        if since is not None:
+            # Several events may have the time at which it was interrupted: merging them again is harmless.
+            bounds["received_at"]["$gte"] = since if position.after is None else position.after
+        elif position.after is not None:
+            bounds["_id"] = {"$gt": position.after}
+        cursor = self._events.find(bounds, {"errors": 0}).sort(order, ASCENDING)
+        cursor = cursor.hint("_id_" if since is None else "received_at")
+        async with cursor.batch_size(limits.REPLAY_BATCH_EVENTS):
             with map_driver_errors():
                 while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
                     yield [_event(found) for found in batch]
+                    position.after = batch[-1][order]
 
     async def count(self, since: datetime | None) -> int:
         """About how many events that is."""
         with map_driver_errors():
             if since is None:
                 return await self._events.estimated_document_count()
-            return await self._events.count_documents({"received_at": {"$gte": since}}, hint="received_at")
+            return await self._events.count_documents(
+                {"received_at": {"$gte": since}}, hint="received_at", maxTimeMS=limits.COUNT_TIMEOUT_MS
+            )
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
         """Those whose newest events are all failures: in one round trip, a few keys of the index each."""

@@ -11,8 +11,10 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 | `pisync:{07}:epoch` | which projection this is; without it there is none |
 | `pisync:{07}:watermarks` | hash: bridge → all its events received before this are merged |
 | `pisync:{07}:merged_until` | hash: bridge → all its events stored before this are merged (below) |
-| `pisync:{07}:catching_up` | sorted set: bridges that catch up, by when they count as dead |
+| `pisync:{07}:catching_up` | sorted set: bridges that catch up, by until when they keep alerts silent |
+| `pisync:{07}:catching_up_since` | hash: the same bridges, since when (s) |
 | `pisync:{07}:pending` | there while a rebuild is not complete |
+| `pisync:{07}:quiet` | there for the first minutes of a rebuild, in which it keeps alerts silent |
 
 A `merged_until` is a time by Redis's own clock (ms); or `stopped:` and the instance of the bridge that ended
 with nothing left to merge. It is absent while the bridge catches up.

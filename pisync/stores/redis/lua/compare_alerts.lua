@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the shard's root
 -- ARGV     epoch, alert threshold, devices with an open alert in MongoDB ...
--- Returns as merge_states.lua does; nothing while any bridge catches up, which will compare in its turn.
+-- Returns as merge_states.lua does; nothing while any bridge catches up, which will compare in its turn,
+--          unless that takes too long.
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
@@ -10,8 +11,7 @@ end
 local threshold = tonumber(ARGV[2])
 local now = redis.call('TIME')[1]
 local changes = {}
-if redis.call('EXISTS', root .. ':pending') == 1
-  or redis.call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0 then
+if redis.call('EXISTS', root .. ':quiet') == 1 or redis.call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0 then
   return changes
 end
 local open = {}

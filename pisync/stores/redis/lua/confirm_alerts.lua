@@ -9,7 +9,7 @@ if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
 end
 local threshold = tonumber(ARGV[2])
 local now = redis.call('TIME')[1]
-local quiet = redis.call('EXISTS', root .. ':pending') == 1
+local quiet = redis.call('EXISTS', root .. ':quiet') == 1
   or redis.call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0
 local changes = {}
 for i = 3, #ARGV, 2 do

@@ -6,4 +6,5 @@ local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
+redis.call('HDEL', root .. ':catching_up_since', ARGV[2])
 return redis.call('ZREM', root .. ':catching_up', ARGV[2])

@@ -6,4 +6,4 @@ local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
-return redis.call('DEL', root .. ':pending')
+return redis.call('DEL', root .. ':pending', root .. ':quiet')

@@ -15,8 +15,7 @@ local kept_max = tonumber(ARGV[2])
 local threshold = tonumber(ARGV[3])
 local now = call('TIME')[1]
 -- While anyone catches up, half a history would raise alerts that the whole one does not.
-local quiet = call('EXISTS', root .. ':pending') == 1
-  or call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0
+local quiet = call('EXISTS', root .. ':quiet') == 1 or call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0
 local device_prefix, failures_prefix = root .. ':device:', root .. ':failures:'
 local by_failures, by_streak, by_last_seen = root .. ':by:failures', root .. ':by:streak', root .. ':by:last_seen'
 local all_alerting = root .. ':alerting:streak'

@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the shard's root
 -- ARGV     epoch, bridge id, low watermark (epoch ms), seconds for which the bridge counts as catching up or 0,
---          for how long an event may have been stored without being merged (ms), the instance that stopped or ''
+--          for how long an event may have been stored without being merged (ms), the instance that stopped or '',
+--          for how many seconds a bridge that catches up may keep alerts silent
 -- Returns 1 where a rebuild is pending, else 0.
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
@@ -11,7 +12,10 @@ end
 redis.call('HSET', root .. ':watermarks', ARGV[2], ARGV[3])
 local now = redis.call('TIME')
 if tonumber(ARGV[4]) > 0 then
-  redis.call('ZADD', root .. ':catching_up', now[1] + ARGV[4], ARGV[2])
+  -- It keeps alerts silent while it lives, but not for ever: it may be one that is killed at every start.
+  redis.call('HSETNX', root .. ':catching_up_since', ARGV[2], now[1])
+  local since = redis.call('HGET', root .. ':catching_up_since', ARGV[2])
+  redis.call('ZADD', root .. ':catching_up', math.min(now[1] + ARGV[4], since + ARGV[7]), ARGV[2])
   redis.call('HDEL', root .. ':merged_until', ARGV[2])
 elseif ARGV[6] ~= '' then
   redis.call('HSET', root .. ':merged_until', ARGV[2], 'stopped:' .. ARGV[6])

@@ -1,0 +1,161 @@
+"""What a catch-up does not wait for, and what does not make it begin again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from bridge.metrics import Metrics
+from bridge.projection.catch_up import CatchUp
+from bridge.projection.projector import Projector
+from pisync import backoff, limits
+from pisync.domain.alerts import AlertChange, Rule
+from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
+from pisync.errors import MongodbUnavailable
+from pisync.settings import BridgeSettings
+from pisync.stores.interfaces.bridges import Claim
+from pisync.stores.interfaces.events import ReplayPosition
+from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
+from tests.support.samples import NOW, event
+from tests.support.waiting import until
+
+EVENTS = [event(f"PB-{device}", minute, errors=1) for device in range(5) for minute in range(4)]
+
+
+class Alerts:
+    """Alerts that take long to compare, or cannot be."""
+
+    def __init__(self) -> None:
+        self.compared = 0
+        self.is_stuck = False
+        self.failures = 0
+
+    def report(self, changes: Iterable[AlertChange]) -> None:
+        """They are dropped."""
+
+    async def open_devices(self, rule: Rule) -> list[str]:
+        return []
+
+    async def compare(self) -> list[AlertChange]:
+        if self.is_stuck:
+            await asyncio.Event().wait()
+        if self.failures:
+            self.failures -= 1
+            raise MongodbUnavailable("connection refused")
+        self.compared += 1
+        return []
+
+
+class HugeEventStore(MemoryEventStore):
+    """One whose count never ends, and whose replay is interrupted now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interruptions = 0
+        self.taken: list[SyncEvent] = []
+
+    async def count(self, since: datetime | None) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def replay(
+        self, since: datetime | None, position: ReplayPosition | None = None
+    ) -> AsyncIterator[list[SyncEvent]]:
+        assert position is not None
+        start: Any = position.after or 0
+        for at in range(start, len(EVENTS), 4):
+            if self.interruptions and at == 8:
+                self.interruptions -= 1
+                raise MongodbUnavailable("connection reset")
+            self.taken += EVENTS[at : at + 4]
+            yield EVENTS[at : at + 4]
+            position.after = at + 4
+
+
+class Rig:
+    """A catch-up over stores in memory."""
+
+    def __init__(self) -> None:
+        self.events, self.projection, self.alerts = HugeEventStore(), MemoryProjection(), Alerts()
+        self.registry = MemoryBridgeRegistry()
+        metrics = Metrics(BridgeSettings())
+        self.projector = Projector(projection=self.projection, alerts=self.alerts, metrics=metrics)
+        self.catch_up = CatchUp(
+            bridge_id="bridge-0",
+            events=self.events,
+            projection=self.projection,
+            projector=self.projector,
+            alerts=self.alerts,
+            registry=self.registry,
+            claim=Claim(known_before=True, replay_from=NOW, instance="a"),
+            metrics=metrics,
+        )
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+    monkeypatch.setattr(limits, "WATERMARK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(backoff, "delays", lambda: iter([0.0] * 100))
+    rig = Rig()
+    await rig.registry.claim("bridge-0", "a", NOW)
+    return rig
+
+
+async def test_a_replay_waits_for_no_count(rig: Rig) -> None:
+    await rig.catch_up._catch_up()
+    assert rig.projection.states == project(EVENTS)
+    assert rig.projector.is_current
+
+
+async def test_a_replay_that_mongodb_interrupts_goes_on_where_it_was(rig: Rig) -> None:
+    rig.events.interruptions = 3
+    await rig.catch_up._catch_up()
+    assert rig.projection.states == project(EVENTS)
+    assert rig.events.taken == EVENTS
+
+
+async def test_a_comparison_of_alerts_that_takes_long_holds_up_no_watermark(rig: Rig) -> None:
+    rig.alerts.is_stuck = True
+    running = asyncio.create_task(rig.catch_up.run())
+    try:
+        await until(lambda: "bridge-0" in rig.projection.merged_until)
+        before = rig.projection.merged_until["bridge-0"]
+        await until(lambda: rig.projection.merged_until["bridge-0"] != before)
+        assert (await rig.projection.status()).complete
+    finally:
+        running.cancel()
+
+
+async def test_a_comparison_of_alerts_that_mongodb_interrupts_is_repeated_and_nothing_else(rig: Rig) -> None:
+    rig.alerts.failures = 2
+    running = asyncio.create_task(rig.catch_up.run())
+    try:
+        await until(lambda: rig.alerts.compared)
+        assert rig.events.taken == EVENTS
+    finally:
+        running.cancel()
+
+
+async def test_who_stopped_says_so_last(rig: Rig) -> None:
+    running = asyncio.create_task(rig.catch_up.run())
+    try:
+        await until(lambda: rig.alerts.compared)
+        await rig.catch_up.finish()
+        assert rig.projection.merged_until == {"bridge-0": "a"}
+        await rig.catch_up._write_watermark(catching_up=False)
+        assert rig.projection.merged_until == {"bridge-0": "a"}
+    finally:
+        running.cancel()
+
+
+async def test_who_stopped_with_something_in_hand_does_not_say_that_nothing_is_left(rig: Rig) -> None:
+    await rig.catch_up._catch_up()
+    with rig.projector.receive() as reception:
+        await rig.catch_up.finish()
+        assert rig.projection.merged_until["bridge-0"] != "a"
+        await reception.merge([])
