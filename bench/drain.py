@@ -80,8 +80,8 @@ async def arrays(scale: Scale) -> list[Result]:
             target=Target(AT_LEAST, 0.6),
             cpu_us_per_event=both.cpu_us_per_event,
             note=f"{traffic.events:,} events of {traffic.devices:,} devices; insert_many with majority and"
-            f" journal, {limits.BATCH_EVENTS_MAX:,} documents each, {_INSERTS_AT_ONCE} at once, into the same"
-            " indexes",
+            f" journal, {limits.BATCH_MESSAGES_MAX:,} documents each, {_INSERTS_AT_ONCE} at once, into the"
+            " same indexes",
         ),
         _bridges_cpu(f"drain, arrays of {EVENTS_AN_ARRAY}", both, at_most=0.6),
     ]
@@ -184,8 +184,8 @@ async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
     meter = rig.meter()
     seconds = 0.0
     events = _in_order(traffic)
-    while chunk := documents(islice(events, limits.BATCH_EVENTS_MAX * _INSERTS_AT_ONCE), received_at):
-        parts = [chunk[part.start : part.stop] for part in windows(len(chunk), limits.BATCH_EVENTS_MAX)]
+    while chunk := documents(islice(events, limits.BATCH_MESSAGES_MAX * _INSERTS_AT_ONCE), received_at):
+        parts = [chunk[part.start : part.stop] for part in windows(len(chunk), limits.BATCH_MESSAGES_MAX)]
         began = time.perf_counter()
         await asyncio.gather(*(collection.insert_many(part, ordered=False) for part in parts))
         seconds += time.perf_counter() - began

@@ -53,7 +53,7 @@ class _Pattern:
 
 PATTERNS: Final = (
     _Pattern(name="devices that come back with 20 each", together=TOGETHER, events_each=20),
-    _Pattern(name="every event of another device", together=limits.BATCH_EVENTS_MAX, events_each=1),
+    _Pattern(name="every event of another device", together=limits.BATCH_MESSAGES_MAX, events_each=1),
 )
 
 

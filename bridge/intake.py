@@ -57,7 +57,7 @@ class Intake:
         self._kinds = kinds
         self._routes = [(topic_pattern(kind.topic_filter).fullmatch, kind) for kind in kinds]
         self._metrics = metrics
-        self._batch_messages_max = settings.batch_events_max
+        self._batch_messages_max = settings.batch_messages_max
         self._linger_s = settings.linger_ms / 1000
         self._messages_max = settings.inflight_messages_max
         self._bytes_max = settings.inflight_bytes_max

@@ -85,6 +85,10 @@ class Metrics:
 
     # Now and then
 
+    def publish_refused(self, reason_code: int) -> None:
+        """Count a publish of ours whose PUBACK was no success."""
+        self._publishes_refused.labels(f"0x{reason_code:02X}").inc()
+
     def store_unavailable(self, part: Part) -> None:
         """Count that a step failed because MongoDB or Redis was unavailable, and will be tried again."""
         self._store_retries.labels(part.label).inc()
@@ -182,6 +186,13 @@ class Metrics:
             "pisync_bridge_sessions_taken_over_total",
             "Times that a client which is no bridge took this bridge's session by its client id.",
         )
+        self._publishes_refused = self._counter(
+            "pisync_bridge_publishes_refused_total",
+            "Receipts and alerts that the broker did not take, by the reason code of its PUBACK.",
+            "reason_code",
+        )
+        for reason_code in ("0x10", "0x87", "0x97"):
+            self._publishes_refused.labels(reason_code)
         self.published_at_qos_0 = self._read_counter(
             "pisync_bridge_published_at_qos_0_total",
             "Receipts and alerts sent at QoS 0 because the broker's Receive Maximum was used up.",
@@ -209,6 +220,11 @@ class Metrics:
         )
 
     def _broker(self) -> None:
+        self.stray_messages = self._read_counter(
+            "pisync_bridge_stray_messages_total",
+            "Messages that came to a topic under PiSync's prefix that PiSync does not have; while more than"
+            " 200 messages a second come in, a sample of them.",
+        )
         self.broker_dropped = self._read_counter(
             "pisync_broker_dropped_messages_total",
             "Messages that the broker dropped since it started; every bridge tells the same.",

@@ -20,6 +20,7 @@ from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from bridge.retry import until_available
 from bridge.session import NOT_CONNECTED, Session
+from bridge.stray_watch import StrayWatch
 from pisync import clock, limits, logs
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import Health, serving
@@ -122,16 +123,27 @@ class _Bridge:
             events=stores.events, dead_letters=stores.dead_letters, projector=projector, metrics=metrics
         )
         intake = Intake(kinds=kinds, settings=self._settings, metrics=metrics)
+        strays = StrayWatch(
+            address=self._settings.mqtt,
+            ca_file=self._settings.mqtt_ca_file,
+            bridge_id=self._settings.bridge_id,
+            metrics=metrics,
+        )
+
+        def on_connected() -> None:
+            outbox.publish_again()
+            strays.begin()
+
         session = self._session = Session(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
             bridge_id=self._settings.bridge_id,
             subscriptions=[
-                *(Subscription(kind.topic_filter, 1, intake.offer) for kind in kinds),
+                *(Subscription(kind.topic_filter, 1, intake.offer, retained=False) for kind in kinds),
                 # What the broker drops will not be seen where it refuses this one.
                 Subscription(STATUS_FILTER, 0, BrokerWatch(metrics).on_message, required=False),
             ],
-            on_connected=outbox.publish_again,
+            on_connected=on_connected,
             is_ours=self._is_ours,
             known_before=self._claim.known_before,
             metrics=metrics,
@@ -144,6 +156,7 @@ class _Bridge:
             "judge": judge.run(),
             "outbox": outbox.run(MqttSink(session)),
             "session": session.run(),
+            "strays": strays.run(),
         }
         if self._leaving:
             works["leave"] = self._quiet(session, intake, projector, judge)

@@ -22,6 +22,7 @@ from pisync.errors import BrokerHungUp, PiSyncError, SessionTakenOver
 from pisync.metrics import Health
 from pisync.mqtt.address import MqttAddress
 from pisync.mqtt.client import Client
+from pisync.mqtt.connection import FAILURE
 from pisync.mqtt.messages import Subscription
 
 log = logs.get(__name__)
@@ -67,12 +68,14 @@ class Session(Client):
             leaving=leaving,
             on_up=self._count,
             on_down=self._judge_loss,
+            on_refused=self._count_refused,
         )
         self._bridge_id = bridge_id
         self._on_connected = on_connected
         self._is_ours = is_ours
         self._has_session = known_before
         self._metrics = metrics
+        self._refused: set[int] = set()
         self._hung_up_at: deque[float] = deque(maxlen=limits.HANG_UPS_MAX)
         self.taken_over = 0
         metrics.sessions_taken_over.set_function(lambda: self.taken_over)
@@ -97,7 +100,24 @@ class Session(Client):
                 meaning="what waited there is gone; devices that wait for a receipt will send theirs again",
             )
         self._has_session = True
+        self._refused.clear()
         self._on_connected()
+
+    def _count_refused(self, reason_code: int) -> None:
+        """Count a receipt that the broker did not take, and say so once a connection for each reason.
+
+        There is nothing to repeat: its device sends the message again when no receipt comes.
+        """
+        self._metrics.publish_refused(reason_code)
+        if reason_code >= FAILURE and reason_code not in self._refused:
+            self._refused.add(reason_code)
+            log.error(
+                "the broker does not take a receipt",
+                reason_code=f"0x{reason_code:02X}",
+                meaning="its device sends the message again when no receipt comes",
+                hint="the broker's access list must let bridges publish to pisync/v1/devices/+/receipts,"
+                " pisync/v1/api/+/receipts and pisync/v1/alerts/#",
+            )
 
     async def _judge_loss(self, error: PiSyncError) -> None:
         if not await self._is_ours():

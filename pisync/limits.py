@@ -75,7 +75,7 @@ ALERTS_PUBLISH_AGAIN_H: Final = 24
 LEAVE_QUIET_S: Final = 2.0
 
 # The bridge's intake.
-BATCH_EVENTS_MAX: Final = 2000
+BATCH_MESSAGES_MAX: Final = 2000
 BATCH_BYTES_MAX: Final = 1024 * 1024
 # Events and rejections that are decoded before they are written: more than good events have in a batch. They
 # are counted each time that so many messages are decoded.
@@ -117,6 +117,13 @@ METRICS_CONNECTIONS_MAX: Final = 16
 
 # The URL of a server, with all its hosts and options.
 URL_CHARS_MAX: Final = 8 * 1024
+
+# Messages with a topic that PiSync does not have: how many messages of any topic a bridge looks at within a
+# second, how many bytes, how long it rests beyond that, and how often it says so.
+STRAYS_LOOKED_AT_MAX: Final = 200
+STRAYS_LOOKED_AT_BYTES_MAX: Final = 1024 * 1024
+STRAYS_REST_S: Final = 10.0
+STRAYS_TOLD_INTERVAL_S: Final = 3600.0
 
 # Retry with full jitter: uniform(0, min(cap, base * 2^attempt)).
 BACKOFF_BASE_S: Final = 0.1

@@ -115,8 +115,11 @@ class BridgeSettings(CommonSettings):
         description="Stable name of one bridge; with an `@` before it its MQTT client id, and so its session"
         " in the broker.",
     )
-    batch_events_max: int = Field(
-        limits.BATCH_EVENTS_MAX, ge=1, le=10_000, description="Events in one write to MongoDB, at most."
+    batch_messages_max: int = Field(
+        limits.BATCH_MESSAGES_MAX,
+        ge=1,
+        le=10_000,
+        description="Messages in one batch, at most; each may hold up to 500 events.",
     )
     batches_inflight_max: int = Field(
         limits.BATCHES_INFLIGHT_MAX, ge=1, le=64, description="Batches under way at once, at most."

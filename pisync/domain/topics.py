@@ -20,6 +20,19 @@ _SYNC: Final = "/sync"
 SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
 SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
 
+# Everything under the prefix, and under the prefix with a slash before it: a common slip.
+EVERYTHING_FILTERS: Final = ("$share/pisync-strays/pisync/#", "$share/pisync-strays//pisync/#")
+_KNOWN: Final = re.compile(
+    rf"{_DEVICES}[^/]*/(?:sync|receipts|commands|status)"
+    rf"|{PREFIX}/alerts/[^/]*/[^/]*"
+    rf"|{PREFIX}/api/[^/]*/receipts"
+)
+
+
+def is_known(topic: str) -> bool:
+    """Whether the topic is of a kind that PiSync has, whatever ids stand in it."""
+    return _KNOWN.fullmatch(topic) is not None
+
 
 def is_device_id(text: str) -> bool:
     """Whether the text is 1 to 64 of letters, digits, `.` `_` `-`, beginning with a letter or digit."""

@@ -23,7 +23,7 @@ from pisync.errors import (
     SessionTakenOver,
 )
 from pisync.mqtt.address import MqttAddress
-from pisync.mqtt.connection import Connection, ConnectionState
+from pisync.mqtt.connection import Connection, ConnectionState, OnPuback
 from pisync.mqtt.messages import Subscription
 from pisync.mqtt.requests import Requests
 from pisync.mqtt.tls import tls_context
@@ -61,6 +61,8 @@ class Client:
         reply_topic: str | None = None,
         on_up: Callable[[bool], None] | None = None,
         on_down: Callable[[PiSyncError], Awaitable[None]] | None = None,
+        on_refused: Callable[[int], None] | None = None,
+        beside: bool = False,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -77,6 +79,8 @@ class Client:
                 the connection before.
             on_down: awaited when the connection is lost or could not be made, before the next attempt. What
                 it raises ends the client.
+            on_refused: called with the reason code of a PUBACK that is no success, for what `publish` sent.
+            beside: it is another connection beside a program's own, and speaks of itself at level debug only.
 
         Raises:
             ConfigurationError: the CA file is of no use.
@@ -88,12 +92,15 @@ class Client:
         self._leaving = leaving
         self._on_up = on_up
         self._on_down = on_down
+        self._on_refused = on_refused
+        self._log_up, self._log_down = (log.debug, log.debug) if beside else (log.info, log.warning)
         self._requests = None if reply_topic is None else Requests(reply_topic)
         self._subscriptions = list(subscriptions)
         if self._requests is not None:
             # At most once: a lost reply costs one caller a wait; PUBACKs would cost a packet for each reply.
             self._subscriptions.append(Subscription(self._requests.reply_topic, 0, self._requests.on_reply))
         self._unacknowledged: dict[int, bytes] | None = {} if session_expiry_s else None
+        self._waiting: dict[int, OnPuback] = {}
         self._connection: Connection | None = None
         self._reading = asyncio.Event()
         self._reading.set()
@@ -206,13 +213,9 @@ class Client:
             self._connection = connection
             if not self._reading.is_set():
                 connection.pause()
-            # A session that was resumed may bring any number of messages before the SUBACK.
-            async with asyncio.timeout(None if session_present else limits.CONNECT_TIMEOUT_S):
-                await connection.ready
+            await connection.ready
             self._went_up()
             await connection.closed
-        except TimeoutError:
-            raise BrokerUnavailable("no answer to the subscription in time") from None
         finally:
             self._connection = None
             self._published_at_qos_0 += connection.published_at_qos_0
@@ -225,13 +228,13 @@ class Client:
         self._was_up = True
         if self._on_up is not None:
             self._on_up(session_kept)
-        log.info("connected", broker=str(self._address), session_resumed=session_kept)
+        self._log_up("connected", broker=str(self._address), session_resumed=session_kept)
 
     async def _went_down(self, error: PiSyncError, delay_s: float) -> None:
         self._down_reason = str(error)
         if self._on_down is not None:
             await self._on_down(error)
-        log.warning(
+        self._log_down(
             "broker unavailable", broker=str(self._address), why=str(error), retry_in_s=round(delay_s, 2)
         )
         await asyncio.sleep(delay_s)
@@ -273,6 +276,7 @@ class Client:
             ),
             subscriptions=self._subscriptions,
             leaving=self._leaving,
-            on_puback=None if self._requests is None else self._requests.on_puback,
+            on_refused=self._on_refused,
             unacknowledged=self._unacknowledged,
+            waiting=self._waiting if self._session_expiry_s else {},
         )

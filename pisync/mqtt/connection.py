@@ -34,10 +34,17 @@ _REFUSALS: Final = {
     0x8A: "the broker has banned this client",
     0x8C: "the broker wants another authentication method",
 }
-_FAILURE: Final = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
+FAILURE: Final = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
 _PACKET_ID_MAX: Final = 65_535
 _QOS_2: Final = mqtt5.QoS.EXACTLY_ONCE
+_RETAINED: Final = {True: mqtt5.RetainHandling.SEND_ALWAYS, False: mqtt5.RetainHandling.SEND_NEVER}
+_TAKEN: Final = mqtt5.PubAckReasonCode.SUCCESS
+_PINGRESP_BYTES: Final = 2
 _QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
+
+
+OnPuback = Callable[[int | None], None]
+"""Told the reason code of a PUBACK; None: the session that would have brought it is lost."""
 
 
 class ConnectionState(Enum):
@@ -62,8 +69,9 @@ class Connection(asyncio.Protocol):
         connect: mqtt5.ConnectPacket,
         subscriptions: Sequence[Subscription],
         leaving: bool = False,
-        on_puback: Callable[[int, int], None] | None = None,
+        on_refused: Callable[[int], None] | None = None,
         unacknowledged: dict[int, bytes] | None = None,
+        waiting: dict[int, OnPuback] | None = None,
     ) -> None:
         """Prepare; asyncio's `create_connection` brings the transport.
 
@@ -71,9 +79,11 @@ class Connection(asyncio.Protocol):
             connect: the CONNECT packet.
             subscriptions: what to subscribe to, one at least; without the required ones the connection ends.
             leaving: unsubscribe from them instead.
-            on_puback: called with packet id and reason code when the broker acknowledges a publish of ours.
+            on_refused: called with the reason code of a PUBACK that is no success, where `publish` was not
+                told whom else to tell.
             unacknowledged: our own publishes by packet id that the broker has not acknowledged yet, handed
                 from one connection to the next of a session. None: nothing is sent again.
+            waiting: whom to tell of the PUBACKs of some of them, handed on with them.
         """
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -90,7 +100,8 @@ class Connection(asyncio.Protocol):
         # At QoS 1 come only the messages of subscriptions that ask for it [MQTT-3.8.4-8].
         self._on_message = dispatcher([one for one in subscriptions if one.qos] or subscriptions)
         self._on_message_at_qos_0 = dispatcher(subscriptions)
-        self._on_puback = on_puback
+        self._on_refused = on_refused
+        self._waiting = {} if waiting is None else waiting
         self._resends = unacknowledged is not None  # [MQTT-4.4.0-1]
         self._unacknowledged = {} if unacknowledged is None else unacknowledged
         self._next_packet_id = 1
@@ -103,7 +114,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._keep_alive_s: float = connect.keep_alive
         self._keep_alive_timer: asyncio.TimerHandle | None = None
+        self._suback_timer: asyncio.TimerHandle | None = None
         self._heard_at = loop.time()
+        self._heard_bytes = 0
+        self._pongs = 0
 
     # For the client and the handlers
 
@@ -123,10 +137,12 @@ class Connection(asyncio.Protocol):
         expiry_s: int | None = None,
         retain: bool = False,
         response_topic: str | None = None,
+        on_puback: OnPuback | None = None,
     ) -> int | None:
         """Send a message at QoS 1, or at QoS 0 where the broker's Receive Maximum is used up.
 
         It never waits: a wait here would hold back the acknowledgements that free the very quota.
+        `on_puback` is not called for what is sent at QoS 0, or not at all.
 
         Returns:
             the packet id; None at QoS 0, and before CONNACK or after the end, when nothing is sent.
@@ -149,6 +165,8 @@ class Connection(asyncio.Protocol):
         else:
             self._send_quota -= 1
             self._unacknowledged[packet_id] = packet if self._resends else b""
+            if on_puback is not None:
+                self._waiting[packet_id] = on_puback
         self._write(packet)
         return packet_id
 
@@ -192,6 +210,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take in bytes and handle every whole packet among them."""
         self._heard_at = self._loop.time()
+        self._heard_bytes += len(data)
         self._buffer += data
         self._parse()
 
@@ -275,17 +294,18 @@ class Connection(asyncio.Protocol):
         if isinstance(packet, mqtt5.PubAckPacket):
             if self._unacknowledged.pop(packet.packet_id, None) is not None:
                 self._send_quota += 1
-                if self._on_puback is not None:
-                    self._on_puback(packet.packet_id, int(packet.reason_code))
+                if packet.packet_id in self._waiting:
+                    self._waiting.pop(packet.packet_id)(int(packet.reason_code))
+                elif packet.reason_code != _TAKEN and self._on_refused is not None:
+                    self._on_refused(int(packet.reason_code))
         elif isinstance(packet, mqtt5.PingRespPacket):
-            pass
+            self._pongs += 1
         elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is ConnectionState.CONNECTING:
             self._connected(packet)
         elif isinstance(packet, mqtt5.SubAckPacket) and self.state is ConnectionState.SUBSCRIBING:
             self._subscribed(packet)
         elif isinstance(packet, mqtt5.UnsubAckPacket) and self._leaving:
-            self.state = ConnectionState.READY
-            self.ready.set_result(None)
+            self._is_subscribed()
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self._disconnected(packet)
         else:
@@ -295,7 +315,7 @@ class Connection(asyncio.Protocol):
         code = int(packet.reason_code)
         if code in _REFUSALS:
             raise ConfigurationError(f"MQTT: {_REFUSALS[code]} ({_named(packet.reason_code)})")
-        if code >= _FAILURE:
+        if code >= FAILURE:
             raise BrokerUnavailable(f"the broker refused the connection: {_named(packet.reason_code)}")
         shares = any(wanted.topic_filter.startswith("$share/") for wanted in self._subscriptions)
         if shares and not packet.shared_subscription_available:
@@ -310,12 +330,18 @@ class Connection(asyncio.Protocol):
             self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, filters).write())
         else:
             subscriptions = [
-                mqtt5.TopicFilter(wanted.topic_filter, max_qos=_QOS[wanted.qos])
+                mqtt5.TopicFilter(
+                    wanted.topic_filter,
+                    max_qos=_QOS[wanted.qos],
+                    retain_handling=_RETAINED[wanted.retained],
+                )
                 for wanted in self._subscriptions
             ]
             self._write(mqtt5.SubscribePacket(_PACKET_ID_MAX, subscriptions).write())
+        self._expect_suback(-1)
         self._resend(session_present=packet.session_present)
-        self.accepted.set_result(packet.session_present)
+        if not self.accepted.done():  # cancelled with the task that awaited it
+            self.accepted.set_result(packet.session_present)
 
     def _resend(self, *, session_present: bool) -> None:
         """Send again what the broker has not acknowledged, or forget it where it forgot us."""
@@ -325,17 +351,36 @@ class Connection(asyncio.Protocol):
         for packet in self._unacknowledged.values():
             self._write(bytes([packet[0] | 0x08]) + packet[1:])  # DUP
         self._send_quota -= len(self._unacknowledged)
+        for packet_id in [one for one in self._waiting if one not in self._unacknowledged]:
+            self._waiting.pop(packet_id)(None)
+
+    def _expect_suback(self, heard_before: int) -> None:
+        """Give up on a broker that answers no subscription, once nothing but PINGRESP came for a while.
+
+        A session that was resumed may bring any number of messages before its SUBACK.
+        """
+        if self.state is not ConnectionState.SUBSCRIBING:
+            return
+        heard = self._heard_bytes - _PINGRESP_BYTES * self._pongs
+        if heard == heard_before and self._reading and self._writable:
+            self._end(BrokerUnavailable("no answer to the subscription in time"))
+            return
+        self._suback_timer = self._loop.call_later(limits.CONNECT_TIMEOUT_S, self._expect_suback, heard)
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
         for wanted, code in zip(self._subscriptions, packet.reason_codes, strict=True):
-            if int(code) < _FAILURE:
+            if int(code) < FAILURE:
                 continue
             refusal = f"the broker refuses the subscription to {wanted.topic_filter}: {_named(code)}"
             if wanted.required:
                 raise ConfigurationError(f"MQTT: {refusal}")
             log.warning("subscription refused", why=refusal)
+        self._is_subscribed()
+
+    def _is_subscribed(self) -> None:
         self.state = ConnectionState.READY
-        self.ready.set_result(None)
+        if not self.ready.done():  # cancelled with the task that awaited it
+            self.ready.set_result(None)
 
     def _disconnected(self, packet: mqtt5.DisconnectPacket) -> None:
         if packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
@@ -379,6 +424,8 @@ class Connection(asyncio.Protocol):
         self.state = ConnectionState.CLOSED
         if self._keep_alive_timer is not None:
             self._keep_alive_timer.cancel()
+        if self._suback_timer is not None:
+            self._suback_timer.cancel()
         self._flush()
         if self._transport is not None:
             self._transport.close()

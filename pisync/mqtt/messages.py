@@ -35,13 +35,15 @@ Handler = Callable[[Message], None]
 class Subscription(msgspec.Struct, frozen=True):
     """A topic filter at QoS 0 or 1, and the handler of its messages.
 
-    The broker may refuse one that is not `required`.
+    The broker may refuse one that is not `required`. Without `retained` the broker is told to send no message
+    that it retains, neither when we subscribe nor at any later connection.
     """
 
     topic_filter: str
     qos: int
     handler: Handler
     required: bool = True
+    retained: bool = True
 
 
 def dispatcher(subscriptions: Sequence[Subscription]) -> Handler:

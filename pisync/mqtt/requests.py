@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from functools import partial
 from typing import Final
 
 from pisync import limits, logs
@@ -21,8 +22,6 @@ class Requests:
         """Without a request yet."""
         self.reply_topic = reply_topic
         self._replies: dict[bytes, asyncio.Future[bytes]] = {}
-        # The same by packet id, until the broker acknowledges the request.
-        self._unacknowledged: dict[int, asyncio.Future[bytes]] = {}
 
     @property
     def waiting(self) -> int:
@@ -44,11 +43,13 @@ class Requests:
         correlation_data = secrets.token_bytes(_CORRELATION_BYTES)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._replies[correlation_data] = reply
-        packet_id = connection.publish(
-            topic, payload, response_topic=self.reply_topic, correlation_data=correlation_data
+        connection.publish(
+            topic,
+            payload,
+            response_topic=self.reply_topic,
+            correlation_data=correlation_data,
+            on_puback=partial(_fail_if_refused, reply),
         )
-        if packet_id is not None:
-            self._unacknowledged[packet_id] = reply
         try:
             return await reply
         finally:
@@ -63,15 +64,13 @@ class Requests:
         else:
             reply.set_result(message.payload)
 
-    def on_puback(self, packet_id: int, reason_code: int) -> None:
-        """Fail the request that the broker did not take."""
-        reply = self._unacknowledged.pop(packet_id, None)
-        if reply is not None and reason_code != 0 and not reply.done():
-            reply.set_exception(PublishRefused(reason_code))
-
     def connection_lost(self) -> None:
         """Fail all requests: their replies came to a subscription that is gone, or may be."""
-        self._unacknowledged.clear()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(ReplyLost("The connection to the MQTT broker was lost."))
+
+
+def _fail_if_refused(reply: asyncio.Future[bytes], reason_code: int | None) -> None:
+    if reason_code and not reply.done():
+        reply.set_exception(PublishRefused(reason_code))

@@ -1,6 +1,7 @@
 """What a bridge between real servers tells Prometheus, and how it sees that the broker loses messages."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from paho.mqtt.properties import Properties
 from prometheus_client.parser import text_string_to_metric_families
 
 from local_stack import ports
+from local_stack.process import running
 from local_stack.servers import MosquittoServer
 from pisync.domain import topics
 from tests.support.programs import program
 from tests.support.samples import event
 from tests.support.waiting import until
-from tests.support.world import World, device, publish, running_world
+from tests.support.world import World, as_sent, device, publish, running_world
 
 QUEUED_MAX = 10
 
@@ -124,6 +126,45 @@ async def test_what_is_counted_is_what_was_sent(world: Scraped) -> None:
         samples["pisync_bridge_batch_duration_seconds_count"] == samples["pisync_bridge_batch_messages_count"]
     )
     assert samples["pisync_broker_stored_messages"] > 0
+
+
+async def test_a_message_with_a_wrong_topic_is_told(world: Scraped) -> None:
+    async with device(world) as client:
+
+        async def told() -> bool:  # the look-out connects after the bridge does, and keeps nothing
+            await client.publish("pisync/v1/device/PB-1/sync", b"{}", qos=1)
+            return (await world.samples())["pisync_bridge_stray_messages_total"] > 0
+
+        await until(told)
+    assert "topic=pisync/v1/device/PB-1/sync" in world.log()
+    assert world.log().count("a topic that PiSync does not have") == 1
+
+
+async def test_a_retained_message_is_taken_once(world: Scraped, tmp_path: Path) -> None:
+    retained = event("PB-1", 0)
+    async with device(world) as client:
+        await client.publish(topics.sync("PB-1"), json.dumps(as_sent(retained)), qos=1, retain=True)
+    await world.projected([retained])
+    await world.bridge.restart()  # with its session
+    port = ports.any_free()
+    another = world.another(tmp_path / "another.log", bridge_id="bridge-1", metrics_port=port)
+    newcomer = Scraped(**{**vars(world), "bridge": another, "metrics_port": port})
+    async with running(another):  # with a new one
+        await newcomer.said("connected")
+        await world.metric("pisync_bridge_connected", 1)
+        for minute in range(1, 9):
+            await publish(world, [event("PB-2", minute)])
+        await world.projected([retained, *(event("PB-2", minute) for minute in range(1, 9))])
+
+        async def all_taken() -> bool:
+            counts = [
+                (await one.samples())["pisync_bridge_messages_received_total"] for one in (world, newcomer)
+            ]
+            return sum(counts) == 8
+
+        await until(all_taken)
+        for one in (world, newcomer):
+            assert (await one.samples())["pisync_bridge_events_duplicate_total"] == 0
 
 
 async def test_a_session_that_the_broker_lost_is_told(world: Scraped) -> None:

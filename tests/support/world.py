@@ -45,8 +45,8 @@ class World:
 
         await until(there)
 
-    def another(self, log: Path, *options: str) -> ChildProcess:
-        """A bridge like the one there is."""
+    def another(self, log: Path, *options: str, **settings: object) -> ChildProcess:
+        """A bridge like the one there is, with these settings."""
         return program(
             "bridge",
             log,
@@ -54,6 +54,7 @@ class World:
             mqtt_url=self.mosquitto.url,
             mongodb_url=self.mongodb.database_url("pisync"),
             redis_url=self.redis.url,
+            **settings,
         )
 
     async def alerts(self) -> list[dict[str, Any]]:

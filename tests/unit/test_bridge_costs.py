@@ -139,7 +139,7 @@ def decoded(device_id: str) -> list[SyncEvent]:
 async def test_no_step_of_the_event_loop_for_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for messages in (10, 1000):
-        bridge = Bridge(batch_events_max=2000)
+        bridge = Bridge(batch_messages_max=2000)
         running = asyncio.create_task(bridge.intake.run())
         await asyncio.sleep(0)
         with counting.steps(monkeypatch) as steps:
@@ -150,7 +150,7 @@ async def test_no_step_of_the_event_loop_for_a_message(monkeypatch: pytest.Monke
 
 
 async def test_one_write_for_a_batch() -> None:
-    bridge = Bridge(batch_events_max=1000)
+    bridge = Bridge(batch_messages_max=1000)
     running = asyncio.create_task(bridge.intake.run())
     await asyncio.sleep(0)
     before = bridge.transport.writes

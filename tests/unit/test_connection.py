@@ -1,6 +1,8 @@
 """A connection against a scripted broker: handshake, flow, and bytes of every kind."""
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import mqtt5
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, ProtocolError, SessionTakenOver
-from pisync.mqtt.connection import Connection, ConnectionState
+from pisync.mqtt.connection import Connection, ConnectionState, OnPuback
 from pisync.mqtt.messages import Message, Subscription
 
 CONNACK = mqtt5.ConnAckPacket(receive_max=2).write()
@@ -83,20 +85,23 @@ class Bench:
         *,
         subscribed: bool = True,
         leaving: bool = False,
+        waiting: dict[int, OnPuback] | None = None,
     ) -> None:
         self.received: list[Message] = []
         self.told: list[Message] = []
-        self.pubacks: list[tuple[int, int]] = []
+        self.refused: list[int] = []
+        self.waiting: dict[int, OnPuback] = {} if waiting is None else waiting
         self.unacknowledged = {} if unacknowledged is None else unacknowledged
         self.connection = Connection(
             connect=mqtt5.ConnectPacket("bridge-0", keep_alive=limits.KEEP_ALIVE_S),
             subscriptions=[
-                Subscription("$share/g/t/+", 1, self.received.append),
+                Subscription("$share/g/t/+", 1, self.received.append, retained=False),
                 Subscription("$SYS/+", 0, self.told.append, required=False),
             ],
             leaving=leaving,
-            on_puback=lambda packet_id, code: self.pubacks.append((packet_id, code)),
+            on_refused=self.refused.append,
             unacknowledged=self.unacknowledged,
+            waiting=self.waiting,
         )
         self.transport = FakeTransport()
         self.connection.connection_made(self.transport)
@@ -233,14 +238,93 @@ async def test_a_lone_handler_at_qos_1_is_called_directly() -> None:
     assert bench.connection._on_message == bench.received.append
 
 
-async def test_an_acknowledgement_is_told_with_its_reason() -> None:
+@pytest.mark.parametrize("code", [mqtt5.PubAckReasonCode.SUCCESS, mqtt5.PubAckReasonCode.QUOTA_EXCEEDED])
+async def test_an_acknowledgement_is_told_with_its_reason(code: mqtt5.PubAckReasonCode) -> None:
     bench = Bench()
-    packet_id = bench.connection.publish("t", b"1")
+    told: list[int | None] = []
+    packet_id = bench.connection.publish("t", b"1", on_puback=told.append)
     assert packet_id is not None
-    refusal = mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
-    bench.connection.data_received(mqtt5.PubAckPacket(packet_id, reason_code=refusal).write())
-    bench.connection.data_received(mqtt5.PubAckPacket(packet_id).write())  # again: it is known already
-    assert bench.pubacks == [(packet_id, 0x10)]
+    acknowledgement = mqtt5.PubAckPacket(packet_id, reason_code=code).write()
+    bench.connection.data_received(acknowledgement)
+    bench.connection.data_received(acknowledgement)  # again: it is known already
+    assert told == [int(code)]
+    assert bench.refused == []
+    assert bench.waiting == {}
+
+
+async def test_a_refusal_that_nobody_waits_for_is_told_too() -> None:
+    bench = Bench()
+    packet_ids = [bench.connection.publish("t", b"1") for _ in range(2)]
+    codes = [mqtt5.PubAckReasonCode.NOT_AUTHORIZED, mqtt5.PubAckReasonCode.SUCCESS]
+    for packet_id, code in zip(packet_ids, codes, strict=True):
+        assert packet_id is not None
+        bench.connection.data_received(mqtt5.PubAckPacket(packet_id, reason_code=code).write())
+    assert bench.refused == [0x87]
+
+
+@pytest.mark.parametrize("session_present", [True, False])
+async def test_who_waits_for_an_acknowledgement_is_told_when_it_cannot_come(session_present: bool) -> None:
+    first = Bench()
+    told: list[int | None] = []
+    first.connection.publish("t", b"1", on_puback=told.append)
+    second = Bench(first.unacknowledged, subscribed=False, waiting=first.waiting)
+    second.connection.data_received(mqtt5.ConnAckPacket(session_present=session_present).write())
+    assert told == ([] if session_present else [None])
+    second.connection.data_received(mqtt5.PubAckPacket(1).write())
+    assert told == ([0] if session_present else [None])
+
+
+async def test_only_the_broker_status_asks_for_what_is_retained() -> None:
+    bench = Bench(subscribed=False)
+    bench.connection.data_received(CONNACK)
+    (subscribe,) = [packet for packet in bench.written() if isinstance(packet, mqtt5.SubscribePacket)]
+    assert [int(each.retain_handling) for each in subscribe.topic_filters] == [2, 0]
+
+
+class Timers:
+    """Runs what a connection wants to do later when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", self._later)
+
+    def _later(self, _: float, callback: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
+        self.waiting.append((callback, arguments))
+        return cast("asyncio.TimerHandle", SimpleNamespace(cancel=lambda: None))
+
+    def run(self) -> None:
+        due, self.waiting = self.waiting, []
+        for callback, arguments in due:
+            callback(*arguments)
+
+
+async def test_a_subscription_that_is_not_answered_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timers = Timers(monkeypatch)
+    bench = Bench(subscribed=False)
+    bench.connection.data_received(mqtt5.ConnAckPacket(session_present=True).write())
+    for packet_id in range(1, 4):  # a resumed session brings its messages first, however long that takes
+        bench.connection.data_received(publish(packet_id))
+        timers.run()
+        assert bench.connection.state is ConnectionState.SUBSCRIBING
+    bench.connection.pause()
+    timers.run()
+    assert bench.connection.state is ConnectionState.SUBSCRIBING  # the silence is our own
+    bench.connection.resume()
+    bench.connection.data_received(mqtt5.PingRespPacket().write())  # says nothing about the subscription
+    timers.run()
+    assert "no answer to the subscription" in str(bench.error())
+
+
+async def test_a_subscription_that_is_answered_is_no_longer_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timers = Timers(monkeypatch)
+    bench = Bench()
+    for _ in range(3):
+        timers.run()
+    assert bench.connection.state is ConnectionState.READY
 
 
 async def test_leaving_unsubscribes_from_both() -> None:
@@ -252,6 +336,17 @@ async def test_leaving_unsubscribes_from_both() -> None:
     gone = [mqtt5.UnsubAckReasonCode.SUCCESS, mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED]
     bench.connection.data_received(mqtt5.UnsubAckPacket(65_535, gone).write())
     assert bench.connection.state is ConnectionState.READY
+
+
+@pytest.mark.parametrize("waited_for", ["accepted", "ready", "closed"])
+async def test_who_no_longer_waits_is_not_missed(waited_for: str) -> None:
+    """A task that is cancelled cancels the future that it awaits."""
+    bench = Bench(subscribed=False)
+    getattr(bench.connection, waited_for).cancel()
+    bench.connection.data_received(CONNACK + SUBACK)
+    bench.connection.disconnect()
+    assert bench.transport.closed
+    assert isinstance(bench.written()[-1], mqtt5.DisconnectPacket)
 
 
 async def test_a_session_taken_over_is_told_apart() -> None:

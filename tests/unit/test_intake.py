@@ -254,7 +254,7 @@ async def test_a_duplicate_is_projected_for_the_first_time_may_not_have_been() -
 
 
 async def test_batches_are_settled_in_the_order_in_which_their_messages_came() -> None:
-    async with running(Rig(batch_events_max=1, batches_inflight_max=3)) as rig:
+    async with running(Rig(batch_messages_max=1, batches_inflight_max=3)) as rig:
         rig.store.gated = True
         for minute in range(3):
             rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
@@ -274,7 +274,7 @@ async def gates(rig: Rig, count: int) -> None:
 
 
 async def test_no_more_batches_are_under_way_than_allowed() -> None:
-    async with running(Rig(batch_events_max=1, batches_inflight_max=2)) as rig:
+    async with running(Rig(batch_messages_max=1, batches_inflight_max=2)) as rig:
         rig.store.gated = True
         for minute in range(5):
             rig.send(payload(timestamp=f"2026-05-08T12:0{minute}:00Z"))
@@ -287,7 +287,7 @@ async def test_no_more_batches_are_under_way_than_allowed() -> None:
 
 @pytest.mark.parametrize("settings", [{"inflight_messages_max": 4}, {"inflight_bytes_max": 2**21}])
 async def test_the_session_is_paused_at_the_limit_and_resumed_below_it(settings: dict[str, int]) -> None:
-    async with running(Rig(batch_events_max=1, batches_inflight_max=1, **settings)) as rig:
+    async with running(Rig(batch_messages_max=1, batches_inflight_max=1, **settings)) as rig:
         rig.store.gated = True
         size = 2**19 if "inflight_bytes_max" in settings else 1
         for number in range(4):

@@ -1,7 +1,7 @@
 """The bridge's session against a scripted broker: what the bridge adds to the client."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pisync.mqtt.address import MqttAddress
 from pisync.mqtt.messages import Message, Subscription
 from pisync.settings import BridgeSettings
 from tests.support.fake_broker import FakeBroker, fake_broker
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ class Bridge:
             address=address,
             bridge_id="bridge-0",
             subscriptions=[
-                Subscription(topics.SHARED_SYNC_FILTER, 1, self.received.put_nowait),
+                Subscription(topics.SHARED_SYNC_FILTER, 1, self.received.put_nowait, retained=False),
                 Subscription(STATUS_FILTER, 0, watch.on_message, required=False),
             ],
             on_connected=lambda: self.connections.put_nowait(None),
@@ -162,6 +163,32 @@ async def test_a_broker_that_hangs_up_without_a_word_may_mean_another_bridge(bro
     broker.drop()
     with pytest.raises(SessionTakenOver, match="PISYNC_BRIDGE_ID"):
         await asyncio.wait_for(running, 10)
+
+
+async def test_receipts_that_the_broker_does_not_take_are_counted_and_told_once(broker: FakeBroker) -> None:
+    codes = iter([0x87, 0x00, 0x87, 0x10, 0x97])
+
+    def refuse(publish: mqtt5.PublishPacket) -> Sequence[bytes]:
+        assert publish.packet_id is not None
+        # The codec makes no reason code of a number: two bytes of packet id, and the code.
+        return [b"\x40\x03" + publish.packet_id.to_bytes(2, "big") + bytes([next(codes)])]
+
+    broker.on_publish = refuse
+    bridge = Bridge(broker.address)
+    running = asyncio.create_task(bridge.session.run())
+    await bridge.connected()
+    with capture_logs() as logs:
+        for _ in range(5):
+            bridge.session.publish(topics.receipts("PB-1"), b"{}")
+        await until(lambda: bridge.metric("pisync_bridge_publishes_refused_total", reason_code="0x97") == 1)
+    counted = {
+        code: bridge.metric("pisync_bridge_publishes_refused_total", reason_code=code)
+        for code in ("0x10", "0x87", "0x97")
+    }
+    assert counted == {"0x10": 1, "0x87": 2, "0x97": 1}
+    told = [line["reason_code"] for line in logs if "does not take a receipt" in line["event"]]
+    assert told == ["0x87", "0x97"]
+    await tasks.cancel([running])
 
 
 def test_a_ca_file_without_certificates_is_a_configuration_error(tmp_path: Path) -> None:
