@@ -16,6 +16,7 @@ from api.problems import (
     Problem,
     UnavailableProblem,
 )
+from pisync.clock import RFC3339_PATTERN
 from pisync.domain.events import SyncEvent
 
 _REF: Final = "#/components/schemas/{name}"
@@ -114,7 +115,9 @@ def _sync_event_schemas() -> dict[str, dict[str, Any]]:
     """The schemas of a sync event, from the type that decodes it, so that they cannot drift from it."""
     _, components = msgspec.json.schema_components([SyncEvent], ref_template=_REF)
     schemas: dict[str, dict[str, Any]] = dict(components)
-    schemas["SyncEvent"]["properties"]["device_id"]["pattern"] = DEVICE_ID_PATTERN
+    properties = schemas["SyncEvent"]["properties"]
+    properties["device_id"]["pattern"] = DEVICE_ID_PATTERN
+    properties["timestamp"]["pattern"] = RFC3339_PATTERN  # `date-time` alone would allow a leap second
     for schema in schemas.values():
         schema["description"] = cleandoc(schema["description"])  # indented text would be shown as code
     return schemas

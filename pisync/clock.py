@@ -10,6 +10,13 @@ import msgspec
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# The times that are taken, but for dates that there are not. A space for the T, and an offset without its
+# colon, which strftime writes, are taken too; a schema need not say so.
+RFC3339_PATTERN: Final = (
+    r"^\d{4}-\d{2}-\d{2}[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?"
+    r"([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$"
+)
+
 
 def now() -> datetime:
     """The current time, aware, in UTC, cut to the millisecond that the stores keep."""

@@ -29,6 +29,8 @@ _EXAMPLE: Final = {
 }
 
 _JSON: Final = "application/json"
+_STORED: Final = {"stored": 1, "duplicates": 0, "rejected": []}
+_NOTHING_NEW: Final = {"stored": 0, "duplicates": 1, "rejected": []}
 _EVENT: Final = reference("SyncEvent")
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -68,8 +70,16 @@ _BODY: Final[dict[str, Any]] = {
     response_model=None,
     openapi_extra=_BODY,
     responses={
-        200: {"model": models.Receipt, "description": "Nothing new: every good event was stored before."},
-        201: {"model": models.Receipt, "description": "At least one event was stored."},
+        200: {
+            "model": models.Receipt,
+            "description": "Nothing new: every good event was stored before.",
+            "content": {"application/json": {"example": _NOTHING_NEW}},
+        },
+        201: {
+            "model": models.Receipt,
+            "description": "At least one event was stored.",
+            "content": {"application/json": {"example": _STORED}},
+        },
         409: declare("Another event of the same device and timestamp is stored.", problems.EventsProblem),
         413: declare("The body is too large."),
         415: declare("The body is not sent as `application/json`.", Accept="What is taken."),

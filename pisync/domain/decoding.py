@@ -14,7 +14,7 @@ import msgspec
 from pisync import limits
 from pisync.clock import from_ms, read_rfc3339
 from pisync.domain import topics
-from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent, quotation_marks
+from pisync.domain.events import COUNTS, ErrorDetail, Reason, Rejection, SyncEvent, quotation_marks
 from pisync.domain.splitting import WHITESPACE, Split, split
 
 
@@ -29,7 +29,12 @@ class Decoded(msgspec.Struct, kw_only=True):
 _event = msgspec.json.Decoder(SyncEvent)
 _events = msgspec.json.Decoder(list[SyncEvent])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
+# What may stand around the JSON beside white space: the mark that some editors and .NET write before it, and
+# the NUL of a C string that was sent with it.
+_AROUND: Final = WHITESPACE + b"\x00"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _OBJECT, _ARRAY = b"{"[0], b"["[0]
+_BACKSLASH: Final = b"\\"[0]
 _FIRST: Final = (0,)
 _CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
 _CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
@@ -70,7 +75,7 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
                 and _CLOCK_EARLIEST <= event.timestamp <= latest
                 and payload.count(b'"') == quotation_marks(event)
                 and (
-                    (b"999" not in payload and b"\\u0039" not in payload) or _ROUNDED.search(payload) is None
+                    (_BACKSLASH not in payload and b"999" not in payload) or _ROUNDED.search(payload) is None
                 )
             ):
                 return Decoded(events=[event], indexes=_FIRST, rejections=[])
@@ -83,8 +88,8 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
 def claimed_device_id(payload: bytes) -> str | Rejection:
     """The device id that an HTTP body is about, the first good one in it; or why there is none."""
     try:
-        is_array = _shape(payload) == _ARRAY
-        elements = _array(payload).elements if is_array else [payload]
+        shape, payload = _shaped(payload)
+        elements = _array(payload).elements if shape == _ARRAY else [payload]
     except _RejectionError as error:
         return error.rejection(None)
     first = None
@@ -108,9 +113,10 @@ def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
     """
     if all(rejection.index is None for rejection in rejections):
         return [payload] * len(rejections)
-    if payload.lstrip(WHITESPACE)[:1] != b"[":
+    bare = _bare(payload)
+    if bare[:1] != b"[":
         return [payload] * len(rejections)
-    array = _array(payload)
+    array = _array(bare)
     parts = [*array.elements, array.rest or payload]
     return [
         payload if rejection.index is None else parts[rejection.index] or payload for rejection in rejections
@@ -118,12 +124,44 @@ def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
 
 
 # What stands in a text with a time that msgspec rounds up to a whole millisecond, as digits or escapes: other
-# texts have it, too. A test for three nines costs no call, and there are seldom three.
+# texts have it, too. Looking for a backslash or three nines first costs no call.
 _ROUNDED: Final = re.compile(rb"[.][0-9]{3}999[5-9]|\\u0039")
 
 
 def _may_be_rounded(raw: bytes) -> bool:
-    return (b"999" in raw or b"\\u0039" in raw) and _ROUNDED.search(raw) is not None
+    return (_BACKSLASH in raw or b"999" in raw) and _ROUNDED.search(raw) is not None
+
+
+def _event_in(raw: bytes) -> SyncEvent:
+    """The event, whose counts may be written as whole floats: cJSON and Lua write 20.0 or 2e1 for 20."""
+    try:
+        return _parse(_event, raw)
+    except _RejectionError as error:
+        if error.reason is not Reason.SCHEMA or (members := _with_whole_counts(raw)) is None:
+            raise
+    try:
+        return msgspec.convert(members, SyncEvent)
+    except msgspec.ValidationError as error:
+        raise _RejectionError(Reason.SCHEMA, str(error)) from None
+
+
+def _with_whole_counts(raw: bytes) -> dict[str, Any] | None:
+    """The members with counts as integers where they are whole floats; None where none is."""
+    try:
+        members = _parse(_untyped, raw)
+    except _RejectionError:
+        return None
+    if not isinstance(members, dict):
+        return None
+    whole = {
+        name: int(value)
+        for name in COUNTS
+        if isinstance(value := members.get(name), float) and value.is_integer()
+    }
+    return members | whole if whole else None
+
+
+_untyped: Final = msgspec.json.Decoder(Any)
 
 
 class _Stamp(msgspec.Struct, frozen=True):
@@ -149,7 +187,8 @@ _claim = msgspec.json.Decoder(_Claim)
 
 
 def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
-    if _shape(payload) == _OBJECT:
+    shape, payload = _shaped(payload)
+    if shape == _OBJECT:
         return _take_each([payload], device_id, latest)
     try:
         events = _parse(_events, payload)
@@ -192,7 +231,7 @@ def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> D
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
     for index, raw in enumerate(elements):
         try:
-            event = _cut(_parse(_event, raw), raw)
+            event = _cut(_event_in(raw), raw)
             rejection = _rejection(event, device_id, latest)
             if rejection is not None:
                 raise rejection
@@ -205,20 +244,27 @@ def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> D
     return decoded
 
 
-def _shape(payload: bytes) -> int:
-    """The first byte that is not white space: `{` or `[`."""
+def _bare(payload: bytes) -> bytes:
+    """The payload without what may stand around its JSON."""
+    payload = payload.strip(_AROUND)
+    bare = payload.removeprefix(_BYTE_ORDER_MARK).removesuffix(_BYTE_ORDER_MARK)
+    return payload if bare is payload else bare.strip(_AROUND)
+
+
+def _shaped(payload: bytes) -> tuple[int, bytes]:
+    """The first byte of the JSON in a payload, `{` or `[`, and the JSON alone."""
     if len(payload) > limits.MESSAGE_BYTES_MAX:
         raise _RejectionError(
             Reason.TOO_LARGE,
             f"the message has {len(payload)} bytes; at most {limits.MESSAGE_BYTES_MAX} are allowed",
         )
-    start = payload[:1] if payload[:1] in (b"{", b"[") else payload.lstrip(WHITESPACE)[:1]
-    if not start:
+    payload = _bare(payload)
+    if not payload:
         raise _RejectionError(Reason.EMPTY, "the message is empty")
-    if start[0] not in (_OBJECT, _ARRAY):
+    if payload[0] not in (_OBJECT, _ARRAY):
         _parse(_anything, payload)  # names the fault where it is not JSON at all
         raise _RejectionError(Reason.SCHEMA, "expected an object (one event) or an array of objects")
-    return start[0]
+    return payload[0], payload
 
 
 _anything = msgspec.json.Decoder(msgspec.Raw)
@@ -290,12 +336,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Literal(str):
-    """A number's text, kept apart from a string with the same text."""
+    """A number's text, kept apart from a string with the same text; 1 and 1.0 are the same number."""
 
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Literal) and str.__eq__(self, other)
+        return isinstance(other, _Literal) and (str.__eq__(self, other) or float(self) == float(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # str has one of its own
 
     __hash__ = str.__hash__
 

@@ -7,7 +7,7 @@ A new optional member is written in this file alone: in `SyncEvent`, `quotation_
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -39,6 +39,13 @@ class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     device_type: Literal["PiBook", "PiBox"] | None = None
     sync_duration_ms: Count | None = None
     errors: list[ErrorDetail] | None = None
+
+
+COUNTS: Final = tuple(
+    name
+    for name, hint in get_type_hints(SyncEvent, include_extras=True).items()
+    if Count in (hint, *get_args(hint))
+)
 
 
 def quotation_marks(event: SyncEvent) -> int:

@@ -43,7 +43,8 @@ WHOLE_MESSAGE = [
     (b" \r\n\t ", Reason.EMPTY, "empty"),
     (b"[]", Reason.EMPTY, "no event"),
     (b"not json", Reason.MALFORMED, "malformed"),
-    (b"\xef\xbb\xbf" + payload(), Reason.MALFORMED, "malformed"),
+    (b"\xef\xbb\xbf\x00", Reason.EMPTY, "empty"),
+    (b"\xef\xbb" + payload(), Reason.MALFORMED, "malformed"),
     (b"5", Reason.SCHEMA, "expected an object"),
     (b'"text"', Reason.SCHEMA, "expected an object"),
     (b"null", Reason.SCHEMA, "expected an object"),
@@ -82,7 +83,16 @@ BAD_MEMBERS = [
     *[({name: ...}, Reason.SCHEMA, name) for name in members()],
     ({"total_errors": -1}, Reason.SCHEMA, "total_errors"),
     ({"total_errors": 1.5}, Reason.SCHEMA, "total_errors"),
-    ({"total_errors": 1.0}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": 2.0**53}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": -1.0}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": "1.0"}, Reason.SCHEMA, "total_errors"),
+    ({"total_errors": 1.0, "sync_duration_ms": 0.5}, Reason.SCHEMA, "sync_duration_ms"),
+    ({"timestamp": "2026-05-08T12:00:60Z"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "2026-05-08T24:00:00Z"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "2026-05-08T12:00Z"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "2026-05-08T12:00:00+05"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "2026-05-08T12:00:00,5Z"}, Reason.SCHEMA, "timestamp"),
+    ({"timestamp": "20260508T120000Z"}, Reason.SCHEMA, "timestamp"),
     ({"total_errors": True}, Reason.SCHEMA, "total_errors"),
     ({"total_errors": "1"}, Reason.SCHEMA, "total_errors"),
     ({"total_errors": 10**400}, Reason.SCHEMA, "total_errors"),
@@ -153,6 +163,8 @@ def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None
         {"timestamp": "2015-01-01T00:00:00Z"},
         {"timestamp": "2026-06-01T00:10:00Z"},
         {"timestamp": "2026-05-08 14:00:00+02:00"},
+        {"timestamp": "2026-05-08t12:00:00z"},
+        {"timestamp": "2026-05-08T17:30:00+0530"},
         {"unknown": {"nested": [1, 2.5, "x", None]}},
     ],
 )
@@ -166,6 +178,9 @@ def test_what_is_unusual_but_allowed(changes: dict[str, Any]) -> None:
     [
         (b',"total_errors":0}', True),
         (b',"total_errors":1}', False),
+        (b',"total_errors":1.0}', False),
+        (b',"total_errors":2.0}', True),
+        (b',"internet_speed":32e-1}', False),
         (b',"total\\u005ferrors":0}', True),
         (b',"total_errors":"1"}', True),
         (b',"later":1,"later":2}', False),
@@ -182,6 +197,32 @@ def test_a_member_that_stands_twice(tail: bytes, ambiguous: bool) -> None:
         assert bool(decoded.rejections) == ambiguous
         if ambiguous:
             assert decoded.rejections[0].reason in {Reason.AMBIGUOUS, Reason.SCHEMA}
+
+
+@pytest.mark.parametrize("count", ["20.0", "2e1", "2E+1", "200e-1", "20.000"])
+def test_a_count_may_be_written_as_a_whole_float(count: str) -> None:
+    raw = payload(sync_duration_ms=20, errors=[{"code": "E1", "message": "20"}], later="x")
+    (expected,) = decode(raw, DEVICE, NOW).events
+    raw = raw.replace(b": 20,", f": {count},".encode())
+    assert raw.count(count.encode()) == 2
+    for message in (raw, b"[" + raw + b"]", b"[NaN, " + raw + b"]"):
+        (event,) = decode(message, DEVICE, NOW).events
+        assert event == expected
+        assert isinstance(event.total_files_synced, int)
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\x00", b" \xef\xbb\xbf\r\n"])
+@pytest.mark.parametrize("after", [b"", b"\x00", b"\n\x00\x00 ", b"\xef\xbb\xbf\x00"])
+def test_a_nul_or_a_byte_order_mark_around_the_json(before: bytes, after: bytes) -> None:
+    assert len(decode(before + payload() + after, DEVICE, NOW).events) == 1
+    for array in (b"[" + payload() + b", 5]", b"[" + payload() + b", NaN]"):
+        message = before + array + after
+        decoded = decode(message, DEVICE, NOW)
+        assert (len(decoded.events), [each.index for each in decoded.rejections]) == (1, [1])
+        assert raw_of(message, decoded.rejections) == [array.split(b", ")[-1][:-1]]
+        assert decoding.claimed_device_id(message) == DEVICE
+    message = before + payload(total_errors=-1) + after
+    assert raw_of(message, [only_rejection(message)]) == [message]
 
 
 @given(
