@@ -4,12 +4,12 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
-from starlette.exceptions import HTTPException
 
 from api import models, problems
+from api.bodies import read_body
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare, reference
 from api.state import state_of
-from pisync import clock, limits
+from pisync import limits
 from pisync.domain import decoding, receipts
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
@@ -68,8 +68,10 @@ _BODY: Final[dict[str, Any]] = {
     responses={
         200: {"model": models.Receipt, "description": "Nothing new: every good event was stored before."},
         201: {"model": models.Receipt, "description": "At least one event was stored."},
+        400: declare("The body is not what its Content-Encoding says, or ended early."),
         409: declare("Another event of the same device and timestamp is stored.", problems.EventsProblem),
-        413: declare("The body is too large."),
+        413: declare("The body is too large, as it came or decoded."),
+        415: declare("Its Content-Encoding is unknown.", Accept_Encoding="The codings that are taken."),
         422: declare("No event was good; `errors` names the members at fault.", problems.EventsProblem),
         500: UNEXPECTED,
         503: UNAVAILABLE,
@@ -80,28 +82,15 @@ async def sync_event(request: Request) -> Response:
 
     A device may forget an event once an answer covers it: 200 and 201 list in `rejected` those events of
     an array that were not taken in. After a 503 the event may be stored all the same; repeating is safe.
+    What is not taken in is kept as a dead letter, as over MQTT. A body may be compressed with gzip.
     """
-    body = await _body(request)
+    body = await read_body(request)
     device_id = decoding.claimed_device_id(body)
+    publisher = state_of(request).publisher
     if isinstance(device_id, Rejection):
+        await publisher.publish(None, body)
         return _refusal([device_id])
-    decoded = decoding.decode(body, device_id, clock.now())
-    if not decoded.events:
-        return _refusal(decoded.rejections)
-    return _answer(await state_of(request).publisher.publish(device_id, body))
-
-
-async def _body(request: Request) -> bytes:
-    """The body, held to its limit while it comes in."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.HTTP_BODY_BYTES_MAX:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The body has more than {limits.HTTP_BODY_BYTES_MAX} bytes.",
-            )
-    return bytes(body)
+    return _answer(await publisher.publish(device_id, body))
 
 
 def _answer(receipt: Receipt) -> Response:

@@ -159,7 +159,7 @@ def _receipt(delivery: Delivery) -> bytes | None:
     """The receipt of a message, where its Response Topic is one that may receive it."""
     message = delivery.message
     device_id = topics.sync_device(message.topic)
-    if device_id is None or message.response_topic is None:
+    if message.response_topic is None or (device_id is None and message.topic != topics.SYNC_OF_NO_DEVICE):
         return None
     if not topics.may_receive_receipt(message.response_topic, device_id):
         return None
@@ -167,6 +167,6 @@ def _receipt(delivery: Delivery) -> bytes | None:
         stored=delivery.stored, duplicates=delivery.duplicates, rejections=delivery.decoded.rejections
     )
     # An api replica takes every detail, because it answers a person.
-    if answer.rejected and message.response_topic == topics.receipts(device_id):
+    if answer.rejected and device_id is not None and message.response_topic == topics.receipts(device_id):
         return receipts.bounded(answer)
     return receipts.encode(answer)
