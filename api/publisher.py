@@ -29,8 +29,8 @@ _REFUSED: Final = {
 class SyncPublisher(Protocol):
     """Hands a sync message to the bridge and returns the bridge's receipt."""
 
-    async def publish(self, device_id: str, payload: bytes) -> Receipt:
-        """Publish to the device's sync topic and wait for the receipt.
+    async def publish(self, device_id: str | None, payload: bytes) -> Receipt:
+        """Publish to the device's sync topic and wait for the receipt; None: the payload names no device.
 
         Raises:
             BrokerUnavailable: the broker or the receipt is missing; the call may be repeated.
@@ -66,11 +66,12 @@ class MqttSyncPublisher:
         """
         await self._client.run()
 
-    async def publish(self, device_id: str, payload: bytes) -> Receipt:
+    async def publish(self, device_id: str | None, payload: bytes) -> Receipt:
         """Publish to the device's sync topic and wait for the receipt."""
+        topic = topics.SYNC_OF_NO_DEVICE if device_id is None else topics.sync(device_id)
         try:
             async with asyncio.timeout(self._receipt_timeout_s):
-                reply = await self._client.request(topics.sync(device_id), payload)
+                reply = await self._client.request(topic, payload)
             return receipts.decode(reply)
         except PublishRefused as error:
             raise BrokerUnavailable(_REFUSED.get(error.reason_code, str(error))) from None

@@ -194,8 +194,7 @@ class Intake:
             response_topic = message.response_topic
             if answer is None or response_topic is None:
                 continue
-            device_id = topics.device(message.topic)
-            if device_id is None or not topics.may_receive_receipt(response_topic, device_id):
+            if not topics.may_receive_receipt(response_topic, topics.device(message.topic)):
                 continue
             if len(message.correlation_data or b"") > limits.CORRELATION_BYTES_MAX:
                 unanswered.append(message)

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from api import models, problems
+from api.bodies import read_body
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare, reference
 from api.parameters import StrictRoute
 from api.state import state_of
-from pisync import clock, limits
+from pisync import limits
 from pisync.domain import decoding, receipts
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
@@ -80,9 +81,13 @@ _BODY: Final[dict[str, Any]] = {
             "description": "At least one event was stored.",
             "content": {"application/json": {"example": _STORED}},
         },
+        400: declare("The body is not what its Content-Encoding says, or ended early."),
         409: declare("Another event of the same device and timestamp is stored.", problems.EventsProblem),
-        413: declare("The body is too large."),
-        415: declare("The body is not sent as `application/json`.", Accept="What is taken."),
+        413: declare("The body is too large, as it came or decoded."),
+        415: declare(
+            "The body is not sent as `application/json`, or its Content-Encoding is unknown; `Accept` or"
+            " `Accept-Encoding` says what is taken."
+        ),
         422: declare(
             "No event was good; `errors` names the members at fault. Or there are parameters.",
             problems.EventsProblem,
@@ -97,16 +102,16 @@ async def sync_event(request: Request) -> Response:
 
     A device may forget an event once an answer covers it: 200 and 201 list in `rejected` those events of
     an array that were not taken in. After a 503 the event may be stored all the same; repeating is safe.
+    What is not taken in is kept as a dead letter, as over MQTT. A body may be compressed with gzip.
     """
     _hold_to_json(request)
-    body = await _body(request)
+    body = await read_body(request)
     device_id = decoding.claimed_device_id(body)
+    publisher = state_of(request).publisher
     if isinstance(device_id, Rejection):
+        await publisher.publish(None, body)
         return _refusal([device_id])
-    decoded = decoding.decode(body, device_id, clock.now())
-    if not decoded.events:
-        return _refusal(decoded.rejections)
-    return _answer(await state_of(request).publisher.publish(device_id, body))
+    return _answer(await publisher.publish(device_id, body))
 
 
 def _hold_to_json(request: Request) -> None:
@@ -117,19 +122,6 @@ def _hold_to_json(request: Request) -> None:
             f"The body is taken as JSON only: send `Content-Type: {_JSON}`.",
             {"Accept": _JSON},
         )
-
-
-async def _body(request: Request) -> bytes:
-    """The body, held to its limit while it comes in."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.HTTP_BODY_BYTES_MAX:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The body has more than {limits.HTTP_BODY_BYTES_MAX} bytes.",
-            )
-    return bytes(body)
 
 
 def _answer(receipt: Receipt) -> Response:

@@ -17,6 +17,8 @@ _API_RECEIPTS: Final = re.compile(rf"{PREFIX}/api/{DEVICE_ID_PATTERN}/receipts")
 _DEVICES: Final = f"{PREFIX}/devices/"
 _SYNC: Final = "/sync"
 
+SYNC_OF_NO_DEVICE: Final = f"{_DEVICES}-{_SYNC}"
+"""Where an api replica publishes a body that names no device, so that it is kept; no device id begins so."""
 SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
 SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
 
@@ -96,13 +98,14 @@ def sync_device(topic: str) -> str | None:
     return device_id if is_device_id(device_id) else None
 
 
-def may_receive_receipt(topic: str, device_id: str) -> bool:
+def may_receive_receipt(topic: str, device_id: str | None) -> bool:
     """Whether a Response Topic is one the bridge answers.
 
     Only the device's own receipts topic, or an api replica's: a publisher must not be able to talk the
     bridge into publishing elsewhere.
     """
-    return topic == receipts(device_id) or is_api_receipts(topic)
+    is_own = device_id is not None and topic == receipts(device_id)
+    return is_own or is_api_receipts(topic)
 
 
 def is_api_receipts(topic: str) -> bool:

@@ -74,7 +74,7 @@ class Sent:
 _levels = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="+#/"), max_size=6
 ) | st.sampled_from(["", " ", "𝄞", "\ufeff", "a" * 65, "x" * 60_000, "$share", "PB-1\u0301"])
-_names_no_device = _levels.filter(lambda level: not topics.is_device_id(level))
+_names_no_device = _levels.filter(lambda level: level != "-" and not topics.is_device_id(level))
 _texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), max_size=5) | st.just("t" * 65_535)
 _properties = st.fixed_dictionaries(
     {},

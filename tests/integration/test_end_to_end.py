@@ -113,8 +113,8 @@ async def test_an_event_posted_over_http_is_stored_once(outside: Outside) -> Non
     assert len(await outside.history(2)) == 2
 
 
-async def test_bad_input_over_http_is_named(outside: Outside) -> None:
-    for raw, named in [
+async def test_bad_input_over_http_is_named_and_kept(outside: Outside) -> None:
+    bad = [
         (b"", "empty"),
         (b"{", "malformed"),
         (payload(total_errors=True), "total_errors"),
@@ -122,13 +122,17 @@ async def test_bad_input_over_http_is_named(outside: Outside) -> None:
         (payload(device_id="a/b"), "device_id"),
         (b"[" * 10_000, "malformed"),
         (payload(total_errors=10**400), "total_errors"),
-    ]:
+    ]
+    for raw, named in bad:
         answer = await outside.http.post("/api/sync-event", content=raw, headers=JSON)
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
         assert named in answer.text
     unknown = await outside.http.get(f"/api/device/{DEVICE}/sync-history")
     assert unknown.status_code == 404
+    letters = (await outside.http.get("/api/dead-letters")).json()["dead_letters"]
+    assert {letter["size_bytes"] for letter in letters} == {len(raw) for raw, _ in bad}
+    assert len(letters) == len(bad)
 
 
 async def test_bad_input_over_mqtt_is_a_dead_letter_and_blocks_nothing(

@@ -69,18 +69,21 @@ class FakePublisher:
     events: MemoryEventStore
     projection: MemoryProjection
     answer: Receipt | Exception | None = None
-    published: list[tuple[str, bytes]] = field(default_factory=list)
+    published: list[tuple[str | None, bytes]] = field(default_factory=list)
 
     async def ping(self) -> None:
         if isinstance(self.answer, BrokerUnavailable):
             raise self.answer
 
-    async def publish(self, device_id: str, payload: bytes) -> Receipt:
+    async def publish(self, device_id: str | None, payload: bytes) -> Receipt:
         self.published.append((device_id, payload))
         if isinstance(self.answer, Exception):
             raise self.answer
         if self.answer is not None:
             return self.answer
+        if device_id is None:
+            nobody = Rejection(index=None, reason=Reason.DEVICE_ID, detail="the topic names no device")
+            return receipt(stored=0, duplicates=0, rejections=[nobody])
         decoded = decoding.decode(payload, device_id, clock.now())
         outcomes = await self.events.insert(decoded.events, clock.now())
         await self.projection.apply(project(decoded.events))

@@ -1,6 +1,8 @@
 """`POST /api/sync-event`: what is published, and how each receipt is answered."""
 
+import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -56,15 +58,16 @@ async def test_an_array_shows_its_partial_rejections() -> None:
         assert (await pisync.post([EVENT, bad])).status_code == 200
 
 
-async def test_an_array_without_a_good_event_names_every_member_and_is_not_published() -> None:
+async def test_an_array_without_a_good_event_names_every_member_and_goes_to_the_bridge_to_be_kept() -> None:
     async with api() as pisync:
-        response = await pisync.post([edited(total_errors=-1), without("internet_speed")])
+        body = json.dumps([edited(total_errors=-1), without("internet_speed")]).encode()
+        response = await pisync.post(body)
         errors = is_problem(response, 422)["errors"]
         assert [(fault["index"], fault["member"]) for fault in errors] == [
             (0, "total_errors"),
             (1, "internet_speed"),
         ]
-        assert pisync.publisher.published == []
+        assert pisync.publisher.published == [("PB-000123", body)]
 
 
 BAD: list[tuple[str, object, str, str | None]] = [
@@ -124,13 +127,15 @@ BAD: list[tuple[str, object, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "reason", "member"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-async def test_bad_input_is_422_naming_the_member_and_is_not_published(
+async def test_bad_input_is_422_naming_the_member_and_goes_to_the_bridge_to_be_kept(
     body: object, reason: str, member: str | None
 ) -> None:
     async with api() as pisync:
         document = is_problem(await pisync.post(body), 422)
         assert [(fault["reason"], fault["member"]) for fault in document["errors"]] == [(reason, member)]
-        assert pisync.publisher.published == []
+        [(device_id, raw)] = pisync.publisher.published
+        assert raw == body if isinstance(body, bytes) else json.loads(raw) == body
+        assert device_id in {"PB-000123", None}
 
 
 async def test_an_event_of_another_device_in_an_array_is_rejected_alone() -> None:
@@ -206,3 +211,76 @@ async def test_a_documented_example_is_stored(name: str) -> None:
         example = operation["requestBody"]["content"]["application/json"]["examples"][name]["value"]
         response = await pisync.post(example)
         assert (response.status_code, response.json()["rejected"]) == (201, [])
+
+
+async def test_bad_input_without_a_receipt_is_503_because_it_is_kept_nowhere() -> None:
+    async with api() as pisync:
+        pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")
+        for body in (b"{", edited(total_errors=-1)):
+            is_problem(await pisync.post(body), 503)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZip", " gzip ", "identity, gzip"])
+async def test_a_gzip_body_is_taken(coding: str) -> None:
+    raw = json.dumps(EVENT).encode()
+    async with api() as pisync:
+        response = await pisync.post(gzip.compress(raw), headers={"Content-Encoding": coding})
+        assert response.status_code == 201
+        in_two = gzip.compress(raw[:20]) + gzip.compress(raw[20:])
+        response = await pisync.post(in_two, headers={"Content-Encoding": coding})
+        assert response.status_code == 200
+        assert pisync.publisher.published == [("PB-000123", raw)] * 2
+
+
+@pytest.mark.parametrize("coding", ["identity", ""])
+async def test_an_identity_body_is_taken_as_it_is(coding: str) -> None:
+    async with api() as pisync:
+        response = await pisync.post(json.dumps(EVENT).encode(), headers={"Content-Encoding": coding})
+        assert response.status_code == 201
+
+
+@pytest.mark.parametrize("coding", ["zstd", "br", "deflate", "gzip, gzip", "nonsense", "\x7f"])
+async def test_another_coding_is_415_and_says_which_are_taken(coding: str) -> None:
+    async with api() as pisync:
+        response = await pisync.post(b"{}", headers={"Content-Encoding": coding})
+        is_problem(response, 415)
+        assert response.headers["Accept-Encoding"] == "gzip, identity"
+        assert pisync.publisher.published == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b"", gzip.compress(b"{}")[:-1], gzip.compress(b"{}") + b"x", zlib.compress(b"{}")]
+)
+async def test_a_body_that_is_not_gzip_is_400(body: bytes) -> None:
+    async with api() as pisync:
+        document = is_problem(await pisync.post(body, headers={"Content-Encoding": "gzip"}), 400)
+        assert "not gzip" in document["detail"]
+        assert pisync.publisher.published == []
+
+
+@pytest.mark.parametrize("members", [1, 50])
+async def test_a_gzip_body_is_held_to_the_limit_while_it_is_decoded(
+    members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = 0
+    make = zlib.decompressobj
+
+    class Counted:
+        def __init__(self, wbits: int) -> None:
+            self._real = make(wbits)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def decompress(self, data: bytes, max_length: int = 0) -> bytes:
+            nonlocal decoded
+            found = self._real.decompress(data, max_length)
+            decoded += len(found)
+            return found
+
+    monkeypatch.setattr("api.bodies.zlib.decompressobj", Counted)
+    bomb = gzip.compress(b" " * (200 * limits.HTTP_BODY_BYTES_MAX // members)) * members
+    assert len(bomb) < limits.HTTP_BODY_BYTES_MAX
+    async with api() as pisync:
+        is_problem(await pisync.post(bomb, headers={"Content-Encoding": "gzip"}), 413)
+    assert decoded <= limits.HTTP_BODY_BYTES_MAX + 1

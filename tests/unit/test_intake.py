@@ -182,6 +182,18 @@ async def test_a_topic_that_names_no_device(topic: str) -> None:
         assert rig.connection.acknowledged == [1]
 
 
+async def test_what_came_over_http_and_names_no_device_is_kept_and_answered() -> None:
+    async with running(Rig()) as rig:
+        for topic in (topics.api_receipts("api-1"), topics.receipts("-"), topics.receipts(DEVICE)):
+            rig.send(b"{", topic=topics.SYNC_OF_NO_DEVICE, response_topic=topic)
+        await rig.drain()
+        (letter,) = rig.buried
+        assert (letter.raw, letter.entry.device_id) == (b"{", None)
+        [(topic, receipt, _)] = rig.published
+        assert topic == topics.api_receipts("api-1")
+        assert [one.reason for one in receipt.rejected] == [Reason.DEVICE_ID]
+
+
 async def test_a_device_gets_a_bounded_receipt_and_an_api_replica_every_detail() -> None:
     async with running(Rig()) as rig:
         unset = [members(timestamp=f"1970-01-01T00:00:{second:02}Z") for second in range(15)]
