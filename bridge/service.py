@@ -12,6 +12,7 @@ from bridge.alerts.judge import Judge
 from bridge.alerts.outbox import Outbox
 from bridge.alerts.rules import all_rules
 from bridge.alerts.sinks.mqtt import MqttSink
+from bridge.alerts.sinks.retained import RetainedReader
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
@@ -130,6 +131,12 @@ class _Bridge:
             metrics=metrics,
         )
 
+        retained = RetainedReader(
+            address=self._settings.mqtt,
+            ca_file=self._settings.mqtt_ca_file,
+            bridge_id=self._settings.bridge_id,
+        )
+
         def on_connected() -> None:
             outbox.publish_again()
             strays.begin()
@@ -154,7 +161,7 @@ class _Bridge:
             "catch-up": catch_up.run(),
             "intake": intake.run(),
             "judge": judge.run(),
-            "outbox": outbox.run(MqttSink(session)),
+            "outbox": outbox.run(MqttSink(session, retained.read)),
             "session": session.run(),
             "strays": strays.run(),
         }
