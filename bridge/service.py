@@ -182,16 +182,14 @@ class _Bridge:
 
     async def _quiet(self, session: Session, intake: Intake, projector: Projector, judge: Judge) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
-        seen = -1
-        while not (
-            session.is_ready
-            and intake.is_idle
-            and projector.is_current
-            and judge.is_idle
-            and intake.offered == seen
-        ):
-            seen = intake.offered
-            await asyncio.sleep(limits.LEAVE_QUIET_S)
+
+        def is_idle() -> bool:
+            return session.is_ready and intake.is_idle and projector.is_current and judge.is_idle
+
+        while True:
+            if is_idle() and await _holds_nothing(session, intake) and is_idle():
+                break
+            await asyncio.sleep(limits.LEAVE_LOOK_S)
         self.has_left = True
         session.end_session()
         log.info("left", bridge_id=self._settings.bridge_id, messages=intake.offered)
@@ -201,6 +199,21 @@ class _Bridge:
         bridge_id = self._settings.bridge_id
         await until_available(lambda: self._stores.projection.leave(bridge_id), self._metrics)
         await until_available(lambda: self._stores.bridges.forget(bridge_id), self._metrics)
+
+
+async def _holds_nothing(session: Session, intake: Intake) -> bool:
+    """Whether the broker has no message left for us, when all that came is acknowledged.
+
+    Silence would say nothing: a broker that writes its snapshot is silent, too. But a broker handles what we
+    send in order, and sends what follows on a PUBACK before it answers the PINGREQ behind it.
+    """
+    seen = intake.offered
+    try:
+        for _ in range(limits.LEAVE_BARRIERS):
+            await session.barrier()
+    except PiSyncError:
+        return False  # the connection is lost; what is held comes on the next one
+    return intake.offered == seen
 
 
 def _spare_the_collector() -> None:

@@ -50,8 +50,10 @@ ALERTS_RETAINED_MAX: Final = 200_000
 ALERTS_PAGE: Final = 1000
 # How long ago an alert that a broker may have brought back from a snapshot can have been closed.
 ALERTS_PUBLISH_AGAIN_H: Final = 24
-# A bridge that leaves waits so long for what the broker still holds for it, after the last message.
-LEAVE_QUIET_S: Final = 2.0
+# How often a bridge that leaves looks whether it has taken all in, and how often in a row it then has the
+# broker answer a ping before it believes that nothing is held.
+LEAVE_LOOK_S: Final = 0.2
+LEAVE_BARRIERS: Final = 2
 
 # The bridge's pipeline.
 BATCH_MESSAGES_MAX: Final = 2000
