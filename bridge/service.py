@@ -12,6 +12,7 @@ from bridge.alerts.judge import Judge
 from bridge.alerts.outbox import Outbox
 from bridge.alerts.rules import all_rules
 from bridge.alerts.sinks.mqtt import MqttSink
+from bridge.alerts.sinks.retained import RetainedReader
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
@@ -130,6 +131,12 @@ class _Bridge:
             metrics=metrics,
         )
 
+        retained = RetainedReader(
+            address=self._settings.mqtt,
+            ca_file=self._settings.mqtt_ca_file,
+            bridge_id=self._settings.bridge_id,
+        )
+
         def on_connected() -> None:
             outbox.publish_again()
             strays.begin()
@@ -154,7 +161,7 @@ class _Bridge:
             "catch-up": catch_up.run(),
             "intake": intake.run(),
             "judge": judge.run(),
-            "outbox": outbox.run(MqttSink(session)),
+            "outbox": outbox.run(MqttSink(session, retained.read)),
             "session": session.run(),
             "strays": strays.run(),
         }
@@ -175,16 +182,14 @@ class _Bridge:
 
     async def _quiet(self, session: Session, intake: Intake, projector: Projector, judge: Judge) -> None:
         """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
-        seen = -1
-        while not (
-            session.is_ready
-            and intake.is_idle
-            and projector.is_current
-            and judge.is_idle
-            and intake.offered == seen
-        ):
-            seen = intake.offered
-            await asyncio.sleep(limits.LEAVE_QUIET_S)
+
+        def is_idle() -> bool:
+            return session.is_ready and intake.is_idle and projector.is_current and judge.is_idle
+
+        while True:
+            if is_idle() and await _holds_nothing(session, intake) and is_idle():
+                break
+            await asyncio.sleep(limits.LEAVE_LOOK_S)
         self.has_left = True
         session.end_session()
         log.info("left", bridge_id=self._settings.bridge_id, messages=intake.offered)
@@ -194,6 +199,21 @@ class _Bridge:
         bridge_id = self._settings.bridge_id
         await until_available(lambda: self._stores.projection.leave(bridge_id), self._metrics)
         await until_available(lambda: self._stores.bridges.forget(bridge_id), self._metrics)
+
+
+async def _holds_nothing(session: Session, intake: Intake) -> bool:
+    """Whether the broker has no message left for us, when all that came is acknowledged.
+
+    Silence would say nothing: a broker that writes its snapshot is silent, too. But a broker handles what we
+    send in order, and sends what follows on a PUBACK before it answers the PINGREQ behind it.
+    """
+    seen = intake.offered
+    try:
+        for _ in range(limits.LEAVE_BARRIERS):
+            await session.barrier()
+    except PiSyncError:
+        return False  # the connection is lost; what is held comes on the next one
+    return intake.offered == seen
 
 
 def _spare_the_collector() -> None:

@@ -69,10 +69,21 @@ ALERTS_WAITING_MAX: Final = 100_000
 # How often a bridge looks for alerts that another one left unpublished, and how many it publishes at once.
 ALERTS_PUBLISH_INTERVAL_S: Final = 10.0
 ALERTS_PUBLISH_BATCH: Final = 100
+# How long the broker may take to acknowledge one, and how many it is given at once.
+ALERTS_PUBACK_TIMEOUT_S: Final = 10.0
+ALERTS_PUBLISH_AT_ONCE: Final = 16
+# How often a bridge compares what the broker retains with what it should, how long reading it may take, and
+# how many retained messages are looked at: others can put there what they like.
+ALERTS_CHECK_INTERVAL_S: Final = 120.0
+ALERTS_CHECK_TIMEOUT_S: Final = 60.0
+ALERTS_RETAINED_MAX: Final = 200_000
+ALERTS_PAGE: Final = 1000
 # How long ago an alert that a broker may have brought back from a snapshot can have been closed.
 ALERTS_PUBLISH_AGAIN_H: Final = 24
-# A bridge that leaves waits so long for what the broker still holds for it, after the last message.
-LEAVE_QUIET_S: Final = 2.0
+# How often a bridge that leaves looks whether it has taken all in, and how often in a row it then has the
+# broker answer a ping before it believes that nothing is held.
+LEAVE_LOOK_S: Final = 0.2
+LEAVE_BARRIERS: Final = 2
 
 # The bridge's intake.
 BATCH_MESSAGES_MAX: Final = 2000

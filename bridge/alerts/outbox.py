@@ -1,17 +1,26 @@
 """Publishes alerts: each waits in MongoDB until a sink has published its present state.
 
 All bridges share this work, so what one leaves behind, in a crash or because it is not connected, another
-does. The same state may be published more than once.
+does. The same state may be published more than once. An older one does not stay: a state is read, published,
+the acknowledgement awaited, and read again; so whatever another bridge wrote meanwhile is seen, and what it
+writes later it publishes later. What a bridge that died still had on its way, and what others publish, is
+found by comparing everything, every few minutes.
 """
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 from bridge.retry import RetryCounter, until_available
-from pisync import clock, limits
+from pisync import clock, limits, logs
 from pisync.domain.alerts import Alert, Rule
-from pisync.stores.interfaces.alerts import AlertStore
+from pisync.errors import Unavailable
+from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
+
+log = logs.get(__name__)
 
 
 class Sink(Protocol):
@@ -22,7 +31,18 @@ class Sink(Protocol):
         """Whether it can publish now."""
 
     async def publish(self, device_id: str, rule: Rule, alert: Alert | None) -> None:
-        """Publish what is open for a device and a rule now; None: nothing is."""
+        """Publish what is open for a device and a rule now; None: nothing is. Returns once it is published.
+
+        Raises:
+            Unavailable: it could not be, or it is not known.
+        """
+
+    async def differing(self, open_alerts: Iterable[Alert]) -> set[tuple[str, Rule]]:
+        """The devices and rules about which something else is published than these alerts.
+
+        Raises:
+            Unavailable: it cannot be told now.
+        """
 
 
 class Outbox:
@@ -52,6 +72,8 @@ class Outbox:
 
     async def run(self, sink: Sink) -> None:
         """Publish what was not published yet, until cancelled."""
+        loop = asyncio.get_running_loop()
+        check_at = loop.time() + limits.ALERTS_CHECK_INTERVAL_S
         while True:
             try:
                 async with asyncio.timeout(limits.ALERTS_PUBLISH_INTERVAL_S):
@@ -64,8 +86,33 @@ class Outbox:
             if self._publishes_again:
                 self._publishes_again = False
                 await until_available(self._mark_unpublished, self._retries)
-            while await self._publish_batch(sink):
-                pass
+            try:
+                while await self._publish_batch(sink):
+                    pass
+                if loop.time() >= check_at:
+                    check_at = loop.time() + limits.ALERTS_CHECK_INTERVAL_S
+                    await self._check(sink)
+            except Unavailable as error:
+                log.warning("alerts could not be published", why=str(error))
+
+    async def _check(self, sink: Sink) -> None:
+        """Put right what is published and should not be, or should and is not."""
+        found: list[Alert] = []
+        query = AlertQuery(limit=limits.ALERTS_PAGE, is_open=True)
+        while page := await until_available(partial(self._store.find, query), self._retries):
+            found += page
+            query = replace(query, before=page[-1].alert_id)
+        differing = sorted(await sink.differing(found))
+        if differing:
+            device_id, rule = differing[0]
+            log.warning(
+                "alerts that others published, or that were lost, are put right",
+                count=len(differing),
+                device_id=device_id,
+                rule=rule,
+            )
+        for start in range(0, len(differing), limits.ALERTS_PUBLISH_BATCH):
+            await self._publish_present(sink, set(differing[start : start + limits.ALERTS_PUBLISH_BATCH]))
 
     async def _mark_unpublished(self) -> None:
         await self._store.publish_again(clock.now() - timedelta(hours=limits.ALERTS_PUBLISH_AGAIN_H))
@@ -77,22 +124,46 @@ class Outbox:
         )
         if not batch:
             return False
-        concerned = {(alert.device_id, alert.rule) for alert in batch}
+        failed = await self._publish_present(sink, {(alert.device_id, alert.rule) for alert in batch})
+        done = [alert for alert in batch if (alert.device_id, alert.rule) not in failed]
+        await until_available(lambda: self._store.published(done), self._retries)
+        for error in failed.values():
+            raise error
+        return True
+
+    async def _publish_present(
+        self, sink: Sink, concerned: set[tuple[str, Rule]]
+    ) -> dict[tuple[str, Rule], Unavailable]:
+        """Publish what is open for these devices and rules, and again whatever has changed meanwhile.
+
+        Returns:
+            those that could not be published, and why.
+        """
+        failed: dict[tuple[str, Rule], Unavailable] = {}
         device_ids = {device_id for device_id, _ in concerned}
+        at_once = asyncio.Semaphore(limits.ALERTS_PUBLISH_AT_ONCE)
+
+        async def publish(device_id: str, rule: Rule, alert: Alert | None) -> None:
+            async with at_once:
+                await sink.publish(device_id, rule, alert)
+
         published: dict[tuple[str, Rule], Alert | None] = {}
         while True:
-            # What is published is what is open now, which an alert that waits need not be. It is asked again
-            # afterwards: another bridge may have published a newer state just before this one.
+            # What is published is what is open now, which an alert that waits need not be.
             present = await until_available(lambda: self._store.open_alerts(device_ids), self._retries)
             outdated = {
                 key: present.get(key)
                 for key in concerned
-                if key not in published or published[key] != present.get(key)
+                if key not in failed and (key not in published or published[key] != present.get(key))
             }
             if not outdated:
-                break
-            for (device_id, rule), alert in outdated.items():
-                await sink.publish(device_id, rule, alert)
+                return failed
+            results = await asyncio.gather(
+                *(publish(*key, alert) for key, alert in outdated.items()), return_exceptions=True
+            )
+            for key, result in zip(outdated, results, strict=True):
+                if isinstance(result, Unavailable):
+                    failed[key] = result
+                elif result is not None:
+                    raise result
             published |= outdated
-        await until_available(lambda: self._store.published(batch), self._retries)
-        return True

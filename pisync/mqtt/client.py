@@ -20,10 +20,11 @@ from pisync.errors import (
     ConfigurationError,
     PiSyncError,
     ProtocolError,
+    PublishRefused,
     SessionTakenOver,
 )
 from pisync.mqtt.address import MqttAddress
-from pisync.mqtt.connection import Connection, ConnectionState, OnPuback
+from pisync.mqtt.connection import FAILURE, Connection, ConnectionState, OnPuback
 from pisync.mqtt.messages import Subscription
 from pisync.mqtt.requests import Requests
 from pisync.mqtt.tls import tls_context
@@ -157,6 +158,42 @@ class Client:
             self._connection.publish(
                 topic, payload, correlation_data=correlation_data, expiry_s=expiry_s, retain=retain
             )
+
+    async def publish_acknowledged(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send a message at QoS 1; returns when the broker has acknowledged it, within a limit of time.
+
+        Raises:
+            BrokerUnavailable: there is no connection, the broker's Receive Maximum is used up, or no PUBACK
+                came in time; the message may still be on its way.
+            PublishRefused: the broker did not take the message. That nobody had subscribed is no refusal.
+        """
+        connection = self._ready_connection()
+        if not connection.send_quota:
+            raise BrokerUnavailable("The MQTT broker takes no more before it has acknowledged what it has.")
+        acknowledged: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+        def on_puback(reason_code: int | None) -> None:
+            if not acknowledged.done():
+                acknowledged.set_result(reason_code)
+
+        connection.publish(topic, payload, retain=retain, on_puback=on_puback)
+        try:
+            async with asyncio.timeout(limits.ALERTS_PUBACK_TIMEOUT_S):
+                reason_code = await acknowledged
+        except TimeoutError:
+            raise BrokerUnavailable("The MQTT broker did not acknowledge a message in time.") from None
+        if reason_code is None:
+            raise BrokerUnavailable("The MQTT broker lost the session before it acknowledged a message.")
+        if reason_code >= FAILURE:
+            raise PublishRefused(reason_code)
+
+    async def barrier(self) -> None:
+        """Return when the broker has answered all that was sent so far, and we have handled the answers.
+
+        Raises:
+            BrokerUnavailable: there is no connection, or it ended first.
+        """
+        await self._ready_connection().barrier()
 
     async def request(self, topic: str, payload: bytes) -> bytes:
         """Publish with the reply topic as Response Topic; returns the payload of the reply.

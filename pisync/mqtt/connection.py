@@ -5,6 +5,7 @@ makes one after another. When a message is acknowledged, and in which order, is 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Final, cast
@@ -118,6 +119,8 @@ class Connection(asyncio.Protocol):
         self._heard_at = loop.time()
         self._heard_bytes = 0
         self._pongs = 0
+        # The PINGREQs that are not answered yet, with who waits for that.
+        self._pings: deque[asyncio.Future[None] | None] = deque()
 
     # For the client and the handlers
 
@@ -169,6 +172,25 @@ class Connection(asyncio.Protocol):
                 self._waiting[packet_id] = on_puback
         self._write(packet)
         return packet_id
+
+    async def barrier(self) -> None:
+        """Return when the broker has answered all that was sent so far, and we have handled the answers.
+
+        It answers a PINGREQ behind what it sent before; what it would send later is not waited for.
+
+        Raises:
+            PiSyncError: the connection ended first.
+        """
+        answered: asyncio.Future[None] = self._loop.create_future()
+        if self.state is ConnectionState.CLOSED:
+            raise BrokerUnavailable("the connection is closed")
+        self._ping(answered)
+        await answered
+
+    @property
+    def send_quota(self) -> int:
+        """How many publishes the broker takes now at QoS 1."""
+        return self._send_quota
 
     @property
     def unsent_bytes(self) -> int:
@@ -299,7 +321,7 @@ class Connection(asyncio.Protocol):
                 elif packet.reason_code != _TAKEN and self._on_refused is not None:
                     self._on_refused(int(packet.reason_code))
         elif isinstance(packet, mqtt5.PingRespPacket):
-            self._pongs += 1
+            self._ponged()
         elif isinstance(packet, mqtt5.ConnAckPacket) and self.state is ConnectionState.CONNECTING:
             self._connected(packet)
         elif isinstance(packet, mqtt5.SubAckPacket) and self.state is ConnectionState.SUBSCRIBING:
@@ -404,8 +426,18 @@ class Connection(asyncio.Protocol):
         if self._reading and self._writable and silent_s > 2 * self._keep_alive_s:
             self._end(BrokerUnavailable(f"the broker has been silent for {silent_s:.0f} s"))
             return
-        self._write(_PINGREQ)
+        self._ping(None)
         self._keep_alive_timer = self._loop.call_later(self._keep_alive_s / 2, self._keep_alive)
+
+    def _ponged(self) -> None:
+        self._pongs += 1
+        answered = self._pings.popleft() if self._pings else None
+        if answered is not None and not answered.done():
+            answered.set_result(None)
+
+    def _ping(self, answered: asyncio.Future[None] | None) -> None:
+        self._pings.append(answered)
+        self._write(_PINGREQ)
 
     def _write(self, data: bytes) -> None:
         """Write soon: what a batch has to say, a receipt for each message, then costs one system call."""
@@ -429,8 +461,8 @@ class Connection(asyncio.Protocol):
         self._flush()
         if self._transport is not None:
             self._transport.close()
-        for future in (self.accepted, self.ready):
-            if not future.done():
+        for future in (self.accepted, self.ready, *self._pings):
+            if future is not None and not future.done():
                 future.set_exception(error or BrokerUnavailable("the connection was closed"))
         if self.closed.done():  # cancelled with the task that awaited it
             return

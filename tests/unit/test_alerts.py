@@ -11,11 +11,12 @@ from bridge.alerts.judge import Judge
 from bridge.alerts.outbox import Outbox
 from bridge.alerts.rules import all_rules
 from bridge.alerts.sinks.mqtt import MqttSink
+from bridge.alerts.sinks.retained import Retained, digest
 from pisync import clock, limits
 from pisync.domain import topics
 from pisync.domain.alerts import Alert, AlertChange, Rule, encode_retained, new_alert_id
 from pisync.domain.device_state import project
-from pisync.errors import RedisUnavailable
+from pisync.errors import PublishRefused, RedisUnavailable
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
@@ -198,29 +199,35 @@ class Session:
         self.times_asked = 0
         self.retained: dict[str, bytes] = {}
         self.published: list[tuple[str, bytes]] = []
+        self.refused: set[str] = set()
 
     @property
     def is_ready(self) -> bool:
         self.times_asked += 1
         return self.connected
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        correlation_data: bytes | None = None,
-        expiry_s: int | None = None,
-        retain: bool = False,
-    ) -> None:
+    async def publish_acknowledged(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         assert retain
+        if topic in self.refused:
+            raise PublishRefused(0x87)
         self.published.append((topic, payload))
+        await self.arrival()
         self.retained[topic] = payload
+
+    async def arrival(self) -> None:
+        """How long the message takes to the broker."""
+        await asyncio.sleep(0)
+
+    async def read(self) -> Retained:
+        return Retained(
+            digests={topic: digest(payload) for topic, payload in self.retained.items() if payload},
+            whole=True,
+        )
 
 
 @asynccontextmanager
 async def publishing(outbox: Outbox, session: Session) -> AsyncIterator[None]:
-    task = asyncio.create_task(outbox.run(MqttSink(session)))
+    task = asyncio.create_task(outbox.run(MqttSink(session, session.read)))
     try:
         yield
     finally:
@@ -314,7 +321,71 @@ async def test_an_older_state_does_not_outlast_one_that_another_bridge_published
     await store.open(Rule.STREAK, {"PB-1": 3}, NOW)
     async with publishing(Outbox(store=store), session):
         await until(lambda: len(session.published) > 1)
-    assert session.retained == {topic("PB-1"): b""}
+        await until(lambda: session.retained == {topic("PB-1"): b""})
+
+
+class SlowLink(Session):
+    """A session whose messages wait on their way until the test lets them go."""
+
+    def __init__(self, broker: Session) -> None:
+        super().__init__()
+        self.retained = broker.retained
+        self.go = asyncio.Event()
+
+    async def arrival(self) -> None:
+        await self.go.wait()
+
+
+async def test_a_slower_bridge_does_not_leave_an_older_state() -> None:
+    """It publishes that the alert is open; before that arrives, another one closes it and says so."""
+    store, quick = MemoryAlertStore(), Session()
+    slow = SlowLink(quick)
+    await store.open(Rule.STREAK, {"PB-1": 3}, NOW)
+    async with publishing(Outbox(store=store), slow):
+        await until(lambda: slow.published)
+        await store.resolve(Rule.STREAK, ["PB-1"], NOW)
+        async with publishing(Outbox(store=store), quick):
+            await until(lambda: quick.retained == {topic("PB-1"): b""})
+            await until(lambda: not store.silent)
+        slow.go.set()
+        await until(lambda: len(slow.published) > 1)
+        await until(lambda: quick.retained == {topic("PB-1"): b""})
+
+
+async def test_one_alert_that_is_refused_does_not_hold_up_the_others() -> None:
+    rig, session = AlertsRig(), Session()
+    session.refused.add(topic("PB-1"))
+    await rig.sync("PB-1", "PB-2", "PB-3")
+    await rig.compare()
+    async with publishing(rig.outbox, session):
+        await until(lambda: session.retained.keys() == {topic("PB-2"), topic("PB-3")})
+        await until(lambda: len(rig.store.silent) == 1)
+        session.refused.clear()
+        rig.outbox.wake()
+        await until(lambda: topic("PB-1") in session.retained)
+
+
+async def test_what_others_published_or_cleared_is_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ALERTS_PUBLISH_INTERVAL_S", 0.001)
+    monkeypatch.setattr(limits, "ALERTS_CHECK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(limits, "ALERTS_PAGE", 2)
+    rig, session = AlertsRig(), Session()
+    await rig.sync("PB-1", "PB-2", "PB-3", "PB-4", "PB-5")
+    await rig.compare()
+    async with publishing(rig.outbox, session):
+        await until(lambda: len(session.retained) == 5 and not rig.store.silent)
+        right = dict(session.retained)
+        session.retained[topic("PB-1")] = b"forged"
+        session.retained[topic("PB-9")] = right[topic("PB-2")]
+        session.retained[topic("PB-9", "no-rule")] = b"x"
+        session.retained["pisync/v1/alerts/a b/streak"] = b"x"
+        del session.retained[topic("PB-3")]
+        session.retained[topic("PB-5")] = b""
+        await until(lambda: {name: kept for name, kept in session.retained.items() if kept} == right)
+        published = len(session.published)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(session.published) == published  # and then it is quiet
 
 
 def test_what_is_retained_says_why_and_since_when() -> None:

@@ -21,6 +21,7 @@ from pisync.errors import (
 from pisync.mqtt.client import Client
 from pisync.mqtt.messages import Message, Subscription
 from tests.support.fake_broker import FakeBroker, fake_broker
+from tests.support.waiting import until
 
 REPLIES = "replies/1"
 
@@ -321,6 +322,52 @@ async def test_what_was_not_acknowledged_is_sent_again_in_a_resumed_session(
         sent = [(publish.payload, publish.duplicate) for publish in broker.all(mqtt5.PublishPacket)]
         again = [(b"1", True)] if session_present else []
         assert sent == [(b"1", False), *again, (b"2", False)]
+
+
+@pytest.mark.parametrize("code", [0x00, 0x10, 0x87])
+async def test_an_acknowledgement_that_is_waited_for(broker: FakeBroker, code: int) -> None:
+    broker.on_publish = lambda publish: [puback(publish, code)]
+    async with persistent(broker) as run:
+        if code == 0x87:
+            with pytest.raises(PublishRefused, match="0x87"):
+                await run.client.publish_acknowledged("t", b"1", retain=True)
+        else:  # nobody has subscribed, and yet it is retained
+            await run.client.publish_acknowledged("t", b"1", retain=True)
+
+
+async def test_an_acknowledgement_that_does_not_come(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.on_publish = lambda _: []
+    async with persistent(broker) as run:
+        waiting = asyncio.create_task(run.client.publish_acknowledged("t", b"1"))
+        await broker.has(mqtt5.PublishPacket)
+        broker.drop()  # and with it the session
+        with pytest.raises(BrokerUnavailable, match="lost the session"):
+            await waiting
+        await run.ups.times(2)
+        monkeypatch.setattr(limits, "ALERTS_PUBACK_TIMEOUT_S", 0.01)
+        with pytest.raises(BrokerUnavailable, match="in time"):
+            await run.client.publish_acknowledged("t", b"1")
+
+
+async def test_a_barrier_is_passed_when_all_before_it_is_handled(broker: FakeBroker) -> None:
+    received: list[Message] = []
+    async with persistent(broker, subscriptions=[Subscription("t", 0, received.append)]) as run:
+        pings = len(broker.all(mqtt5.PingReqPacket))  # those of the keep-alive
+        passed = asyncio.create_task(run.client.barrier())
+        await broker.has(mqtt5.PingReqPacket, pings + 1)
+        answers = [mqtt5.PingRespPacket().write()] * pings
+        broker.send(*answers, mqtt5.PublishPacket("t", b"1").write())
+        await until(lambda: received)
+        assert not passed.done()
+        broker.send(mqtt5.PingRespPacket().write())
+        await asyncio.wait_for(passed, 10)
+        lost = asyncio.create_task(run.client.barrier())
+        await broker.has(mqtt5.PingReqPacket, pings + 2)
+        broker.drop()
+        with pytest.raises(BrokerUnavailable):
+            await lost
 
 
 # Requests

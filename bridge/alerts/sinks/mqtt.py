@@ -1,29 +1,36 @@
 """Alerts as retained messages: the broker keeps what is open for each device and rule."""
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
+from bridge.alerts.sinks.retained import Retained, digest
 from pisync.domain import topics
 from pisync.domain.alerts import Alert, Rule, encode_retained
-from pisync.mqtt.client import Publisher
 
 
-class RetainingPublisher(Publisher, Protocol):
+class RetainingPublisher(Protocol):
     """What alerts ask of the MQTT session."""
 
     @property
     def is_ready(self) -> bool:
         """Whether we are connected and subscribed."""
 
+    async def publish_acknowledged(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send a message; returns when the broker has it, and raises `BrokerUnavailable` where it has not."""
+
 
 class MqttSink:
-    """A `Sink` that publishes over the bridge's session.
+    """A `Sink` that publishes over the bridge's session."""
 
-    A message goes out with the session, which sends it again until the broker has it. What a broker loses
-    later is published again when the bridge connects to it.
-    """
+    def __init__(self, publisher: RetainingPublisher, read: Callable[[], Awaitable[Retained]]) -> None:
+        """Prepare.
 
-    def __init__(self, publisher: RetainingPublisher) -> None:
+        Args:
+            publisher: the session.
+            read: reads what the broker retains.
+        """
         self._publisher = publisher
+        self._read = read
 
     @property
     def is_ready(self) -> bool:
@@ -31,5 +38,36 @@ class MqttSink:
         return self._publisher.is_ready
 
     async def publish(self, device_id: str, rule: Rule, alert: Alert | None) -> None:
-        """Have the broker retain the open alert, or nothing."""
-        self._publisher.publish(topics.alerts(device_id, rule), encode_retained(alert), retain=True)
+        """Have the broker retain the open alert, or nothing; returns when it does."""
+        await self._publisher.publish_acknowledged(
+            topics.alerts(device_id, rule), encode_retained(alert), retain=True
+        )
+
+    async def differing(self, open_alerts: Iterable[Alert]) -> set[tuple[str, Rule]]:
+        """The devices and rules about which the broker retains something else than these alerts.
+
+        What is retained in a topic that is no alert's is cleared.
+        """
+        retained = await self._read()
+        expected = {
+            topics.alerts(alert.device_id, alert.rule): digest(encode_retained(alert))
+            for alert in open_alerts
+        }
+        others = {topic for topic, found in retained.digests.items() if expected.get(topic) != found}
+        if retained.whole:
+            others |= expected.keys() - retained.digests.keys()
+        differing = set()
+        for topic in others:
+            about = _about(topic)
+            if about is None:
+                await self._publisher.publish_acknowledged(topic, b"", retain=True)
+            else:
+                differing.add(about)
+        return differing
+
+
+def _about(topic: str) -> tuple[str, Rule] | None:
+    device_id, rule = topic.split("/")[-2:]
+    if not topics.is_device_id(device_id) or rule not in set(Rule):
+        return None
+    return device_id, Rule(rule)
