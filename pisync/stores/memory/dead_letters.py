@@ -40,6 +40,9 @@ class MemoryDeadLetterStore:
                     kept, entry=replace(kept.entry, last_received_at=last)
                 )
 
+    async def ping_writes(self) -> None:
+        """Return: memory always takes writes."""
+
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first."""
         rows = [kept.entry for kept in self.dead_letters.values() if _matches(kept.entry, query)]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from pisync import limits
+from pisync.clock import now, to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord
@@ -92,6 +93,11 @@ class MemoryProjection:
     async def status(self) -> ProjectionStatus:
         """How true the answers are."""
         return ProjectionStatus(complete=self.built and not self.pending and not self.catching_up)
+
+    async def heartbeats(self) -> dict[str, int]:
+        """When each bridge gave its last sign."""
+        now_ms = to_ms(now())
+        return self.watermarks | dict.fromkeys(self.catching_up, now_ms)
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Merge the states."""
