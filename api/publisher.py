@@ -10,6 +10,7 @@ from pisync import logs
 from pisync.domain import receipts, topics
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, PublishRefused, ReplyLost
+from pisync.limits import REFUSAL_REMEMBERED_S
 from pisync.mqtt.client import Client
 from pisync.settings import ApiSettings
 
@@ -39,6 +40,9 @@ class SyncPublisher(Protocol):
     async def ping(self) -> None:
         """Return when publishing is possible; raises `BrokerUnavailable` where it is not."""
 
+    async def ping_way_in(self) -> None:
+        """Return unless a publish was refused just now, for want of a bridge or a right; it raises that."""
+
 
 class MqttSyncPublisher:
     """A `SyncPublisher` over one MQTT client, which `run` keeps connected."""
@@ -56,6 +60,7 @@ class MqttSyncPublisher:
             client_id=topics.program_client_id(f"{settings.api_id}-{secrets.token_hex(4)}"),
             reply_topic=topics.api_receipts(settings.api_id),
         )
+        self._refused: tuple[float, str] | None = None
         self._receipt_timeout_s = settings.receipt_timeout_s
 
     async def run(self) -> None:
@@ -72,9 +77,12 @@ class MqttSyncPublisher:
         try:
             async with asyncio.timeout(self._receipt_timeout_s):
                 reply = await self._client.request(topic, payload)
+            self._refused = None
             return receipts.decode(reply)
         except PublishRefused as error:
-            raise BrokerUnavailable(_REFUSED.get(error.reason_code, str(error))) from None
+            refusal = _REFUSED.get(error.reason_code, str(error))
+            self._refused = (asyncio.get_running_loop().time(), refusal)
+            raise BrokerUnavailable(refusal) from None
         except ReplyLost as error:
             raise BrokerUnavailable(f"{error} {MAY_BE_STORED}") from None
         except TimeoutError:
@@ -88,3 +96,14 @@ class MqttSyncPublisher:
     async def ping(self) -> None:
         """Return when connected and subscribed."""
         self._client.check_ready()
+
+    async def ping_way_in(self) -> None:
+        """Return unless a publish was refused just now.
+
+        What was refused longer ago is forgotten: an api that is not ready gets no POST that could show
+        that a bridge is back.
+        """
+        if self._refused is not None:
+            since, refusal = self._refused
+            if asyncio.get_running_loop().time() - since < REFUSAL_REMEMBERED_S:
+                raise BrokerUnavailable(refusal)

@@ -61,6 +61,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             projection=stores.projection,
             dead_letters=stores.dead_letters,
             alerts=stores.alerts,
+            bridges=stores.bridges,
             publisher=publisher,
         )
         app = create_app(settings, state)

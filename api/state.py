@@ -6,6 +6,7 @@ from fastapi import Request
 
 from api.publisher import SyncPublisher
 from pisync.stores.interfaces.alerts import AlertStore
+from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import ProjectionReader
@@ -22,6 +23,7 @@ class State:
     projection: ProjectionReader
     dead_letters: DeadLetterStore
     alerts: AlertStore
+    bridges: BridgeRegistry
     publisher: SyncPublisher
 
 

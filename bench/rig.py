@@ -56,7 +56,9 @@ class Rig:
     def api(self, **settings: object) -> Api:
         """The api; it is not started."""
         others = {name: str(value) for name, value in settings.items()}
-        return Api(ports.any_free(), {**self.urls, **others}, log=self.directory / "api.log")
+        return Api(
+            ports.any_free(), {**self.urls, **others}, log=self.directory / "api.log", probe="/healthz"
+        )
 
     def meter(self, **others: int) -> Meter:
         """A meter of the three servers, and of other processes by name."""

@@ -58,9 +58,12 @@ class Bridge(ChildProcess):
 
 
 class Api(ChildProcess):
-    """The api; ready when its `/readyz` says that everything it needs is there."""
+    """The api; ready when its `/readyz` says that everything it needs is there.
 
-    def __init__(self, port: int, urls: Mapping[str, str], *, log: Path) -> None:
+    Where no bridge is to run beside it, `/healthz` says enough.
+    """
+
+    def __init__(self, port: int, urls: Mapping[str, str], *, log: Path, probe: str = "/readyz") -> None:
         """Describe the api; `urls` are the three servers' settings."""
         super().__init__(
             "api",
@@ -68,12 +71,14 @@ class Api(ChildProcess):
             log=log,
             environment=settings.child_environment({**urls, "http_host": ports.HOST, "http_port": str(port)}),
         )
+        self._probe = probe
         self.port = port
         self.url = f"http://{ports.HOST}:{port}"
 
     async def is_ready(self) -> bool:
-        """Whether `/readyz` answers 200."""
-        request = b"GET /readyz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % ports.HOST.encode()
+        """Whether the probe answers 200."""
+        head = f"GET {self._probe} HTTP/1.1\r\nHost: {ports.HOST}\r\nConnection: close\r\n\r\n"
+        request = head.encode()
         answer = await ports.first_line(self.port, request, timeout_s=ANSWER_TIMEOUT_S)
         return answer is not None and answer.startswith(b"HTTP/1.1 200 ")
 

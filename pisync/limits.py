@@ -164,6 +164,9 @@ CONNECTIONS_MAX: Final = 900
 RETRY_AFTER_S: Final = 5
 # How long /readyz waits for each part, in seconds.
 READY_PING_S: Final = 2.0
+# After how long without a heartbeat /readyz calls a bridge silent; how long it remembers a refused publish.
+BRIDGE_SILENT_S: Final = 15.0
+REFUSAL_REMEMBERED_S: Final = 15.0
 # Exact failure counts that one page asks of MongoDB at once.
 EXACT_COUNTS_INFLIGHT_MAX: Final = 16
 # Beyond the time that a POST may wait for its receipt: what a stop leaves for writing answers, in seconds.

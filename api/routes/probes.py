@@ -1,8 +1,12 @@
-"""`/livez`, `/healthz` and `/readyz`: whether the process is up, and whether what it needs is there."""
+"""`/livez`, `/healthz` and `/readyz`: whether the process is up, and whether what it needs is there.
+
+Everybody may ask, so an answer has words; the texts, which name hosts and bridges, go to the log when they
+change.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -10,11 +14,13 @@ from pydantic import BaseModel, Field
 
 from api.openapi import PARAMETERS, UNEXPECTED
 from api.parameters import StrictRoute
-from api.state import state_of
+from api.state import State, state_of
+from pisync import clock, limits, logs
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
 from pisync.stores.interfaces.projection import ProjectionReader
 
+log = logs.get("api.probes")
 router = APIRouter(tags=["probes"], route_class=StrictRoute)
 
 
@@ -24,12 +30,32 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
-class Readiness(BaseModel):
-    """Of each part: `ok`, or what is wrong."""
+Server = Literal["ok", "unavailable", "no answer"]
 
-    mongodb: str
-    redis: str
-    mqtt: str
+
+class Readiness(BaseModel):
+    """Of each part: `ok`, or in a word what is wrong."""
+
+    mongodb: Server | Literal["takes no writes"]
+    redis: Server
+    mqtt: Server
+    bridges: Annotated[
+        Literal["ok", "some are silent", "none", "unknown"],
+        Field(description="Those that MongoDB knows, by their heartbeats in Redis; some silent: no 503."),
+    ]
+    heartbeat_ages_s: Annotated[
+        list[float],
+        Field(
+            description="How long ago each bridge gave its last sign, the youngest first; none: not listed."
+        ),
+    ]
+    way_in: Annotated[
+        Literal["ok", "unavailable", "no bridge", "refused"],
+        Field(
+            description="Whether a `POST /api/sync-event` would succeed: the broker is connected, a bridge is"
+            " alive, and no publish was refused just now."
+        ),
+    ]
     projection: Annotated[
         str,
         Field(
@@ -37,6 +63,16 @@ class Readiness(BaseModel):
             examples=["catching up: 120,000 of 500,000 events", "events of 1 bridge may be missing"],
         ),
     ]
+
+
+class Condition(NamedTuple):
+    """A part's word for the public, `ok` where nothing is to be said, and the text for the log."""
+
+    word: str = "ok"
+    text: str = ""
+
+
+_NEEDED: Final = ("mongodb", "redis", "mqtt", "way_in")
 
 
 @router.get(
@@ -70,35 +106,101 @@ async def healthz() -> Response:
     },
 )
 async def readyz(request: Request) -> Response:
-    """Asks MongoDB, Redis and the MQTT connection at the same time.
+    """Asks MongoDB (also whether it takes writes), Redis, the MQTT connection and the bridges' heartbeats.
 
     While the projection in Redis catches up, this is 200: reads are answered, and say so themselves.
     """
     state = state_of(request)
-    mongodb, redis, mqtt, projection = await asyncio.gather(
-        _condition(state.events.ping),
-        _condition(state.projection.ping),
-        _condition(state.publisher.ping),
-        _condition(lambda: _catch_up(state.projection)),
+    asked = asyncio.gather(
+        *map(
+            _condition,
+            (
+                state.events.ping,
+                state.dead_letters.ping_writes,
+                state.projection.ping,
+                state.publisher.ping,
+                state.publisher.ping_way_in,
+                lambda: _catch_up(state.projection),
+            ),
+        )
     )
-    needed = {"mongodb": mongodb, "redis": redis, "mqtt": mqtt}
-    ready = all(condition == "ok" for condition in needed.values())
+    bridges, ages = await _bridges(state)
+    mongodb, writes, redis, mqtt, publishes, projection = await asked
+    if mongodb.word == "ok" and writes.word != "ok":
+        mongodb = Condition("takes no writes", writes.text)
+    conditions = {
+        "mongodb": mongodb,
+        "redis": redis,
+        "mqtt": mqtt,
+        "bridges": bridges,
+        "way_in": _way_in(mongodb, mqtt, bridges, publishes),
+        "projection": projection,
+    }
+    ready = all(conditions[part].word == "ok" for part in _NEEDED)
+    _tell(request, conditions, ready=ready)
+    words = {part: condition.word for part, condition in conditions.items()}
     return Response(
-        msgspec.json.encode(needed | {"projection": projection}),
+        msgspec.json.encode(words | {"heartbeat_ages_s": ages}),
         200 if ready else 503,
         media_type="application/json",
     )
 
 
-async def _condition(ask: Callable[[], Awaitable[str | None]]) -> str:
-    """What the part says about itself, `ok` where it has nothing to say, or why it does not answer."""
+async def _condition(ask: Callable[[], Awaitable[str | None]]) -> Condition:
+    """What the part says about itself, or why it does not answer."""
     try:
         async with asyncio.timeout(READY_PING_S):
-            return await ask() or "ok"
+            return Condition(await ask() or "ok")
     except TimeoutError:
-        return f"no answer within {READY_PING_S:g} s"
+        return Condition("no answer", f"no answer within {READY_PING_S:g} s")
     except Unavailable as error:
-        return str(error) or "unavailable"
+        return Condition("unavailable", str(error))
+
+
+async def _bridges(state: State) -> tuple[Condition, list[float]]:
+    """Which bridges are alive, and how old their heartbeats are."""
+    try:
+        async with asyncio.timeout(READY_PING_S):
+            known, heartbeats = await asyncio.gather(state.bridges.bridges(), state.projection.heartbeats())
+    except (TimeoutError, Unavailable) as error:
+        return Condition("unknown", str(error)), []
+    now_ms = clock.to_ms(clock.now())
+    ages = {
+        bridge: max(0, now_ms - heartbeats[bridge]) / 1000 for bridge in sorted(known) if bridge in heartbeats
+    }
+    silent = [bridge for bridge in sorted(known) if not ages.get(bridge, 1e9) < limits.BRIDGE_SILENT_S]
+    if len(silent) == len(known):
+        condition = Condition("none", f"silent: {', '.join(silent)}" if silent else "there never was one")
+    elif silent:
+        condition = Condition("some are silent", f"silent: {', '.join(silent)}")
+    else:
+        condition = Condition()
+    return condition, sorted(ages.values())
+
+
+def _way_in(mongodb: Condition, mqtt: Condition, bridges: Condition, publishes: Condition) -> Condition:
+    """Whether a POST would succeed, as far as anybody can know who does not send one."""
+    for needed in (mqtt, mongodb):
+        if needed.word != "ok":
+            return Condition("unavailable", needed.text)
+    if bridges.word == "none":
+        return Condition("no bridge", bridges.text)
+    if publishes.word != "ok":
+        return Condition("refused", publishes.text)
+    return Condition()
+
+
+def _tell(request: Request, conditions: dict[str, Condition], *, ready: bool) -> None:
+    """Log what is wrong when it is something else than last time: a probe asks every few seconds."""
+    wrong: dict[str, Any] = {
+        part: condition.text or condition.word
+        for part, condition in conditions.items()
+        if condition.word != "ok" and part != "projection"
+    }
+    told = request.app.state
+    if wrong != getattr(told, "wrong", {}):
+        told.wrong = wrong
+        (log.info if ready else log.warning)("ready" if ready else "not ready", **wrong)
 
 
 async def _catch_up(projection: ProjectionReader) -> str | None:

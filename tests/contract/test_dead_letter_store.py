@@ -363,3 +363,8 @@ class TestInMongodb:
         ):
             with pytest.raises(MongodbUnavailable, match="MongoDB"):
                 await call
+
+
+async def test_asking_whether_writes_are_taken_writes_nothing(letters: Letters) -> None:
+    await letters.store.ping_writes()
+    assert await letters.ids() == []

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from local_stack.servers import RedisServer
-from pisync import limits
+from pisync import clock, limits
 from pisync.clock import to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
@@ -484,3 +484,14 @@ async def test_a_rebuild_goes_on_in_the_next_life_of_who_began_it(redis_url: str
     finally:
         await store.close()
         await other.close()
+
+
+async def test_a_heartbeat_is_a_watermark_or_word_of_a_catch_up(projection_store: Projection) -> None:
+    assert await projection_store.heartbeats() == {}
+    await projection_store.set_watermark("bridge-0", 1000, catching_up=False)
+    await projection_store.set_watermark("bridge-1", 0, catching_up=True)
+    heartbeats = await projection_store.heartbeats()
+    assert heartbeats["bridge-0"] == 1000
+    assert abs(heartbeats["bridge-1"] - clock.to_ms(clock.now())) < 60_000
+    await projection_store.leave("bridge-0")
+    assert "bridge-0" not in await projection_store.heartbeats()

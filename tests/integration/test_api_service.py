@@ -8,9 +8,11 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
 from local_stack import ports
@@ -19,6 +21,8 @@ from local_stack.servers import MosquittoServer
 from pisync import clock
 from pisync.domain.device_state import project
 from pisync.settings import child_environment
+from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.keys import root
 from pisync.stores.redis.projection import RedisProjection
@@ -61,11 +65,25 @@ async def until_readyz(client: httpx.AsyncClient, status: int) -> None:
     await until(answers)
 
 
+async def beat(settings: Mapping[str, str], age_s: float = -3600) -> None:
+    """As if a bridge had given a sign so long ago; by default one that stays young."""
+    connection = MongoConnection(settings["mongodb_url"])
+    await MongoBridgeRegistry(connection).claim("bridge-0", "instance", clock.now())
+    await connection.close()
+    projection = RedisProjection.connect(settings["redis_url"])
+    if not (await projection.attach(())).built:
+        await attach_anew(projection)
+    sign_ms = clock.to_ms(clock.now()) - round(age_s * 1000)
+    await projection.set_watermark("bridge-0", sign_ms, catching_up=False)
+    await projection.close()
+
+
 @asynccontextmanager
 async def served(
     directory: Path, settings: Mapping[str, str]
 ) -> AsyncIterator[tuple[ApiProcess, httpx.AsyncClient]]:
     """The process and a client of it, once everything is connected."""
+    await beat(settings)
     async with (
         running(ApiProcess(directory, settings)) as process,
         httpx.AsyncClient(base_url=process.url) as client,
@@ -127,6 +145,39 @@ async def test_a_broker_that_goes_and_comes_back(tmp_path: Path, settings: dict[
             async with bridge(mosquitto.url, say_stored):
                 assert (await client.post("/api/sync-event", json=EVENT)).status_code == 201
         assert await process.wait() == 0
+
+
+async def test_readyz_misses_the_bridges_and_a_mongodb_that_takes_no_writes(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    async with (
+        served(tmp_path, settings) as (process, client),
+        AsyncMongoClient[dict[str, Any]](settings["mongodb_url"]) as mongodb,
+    ):
+        await beat(settings, age_s=3600)
+        await until_readyz(client, 503)
+        said = (await client.get("/readyz")).json()
+        assert (said["bridges"], said["way_in"], said["mongodb"]) == ("none", "no bridge", "ok")
+        await beat(settings)
+        await until_readyz(client, 200)
+        await mongodb.admin.command("fsync", 1, lock=True)
+        try:
+            said = (await client.get("/readyz", timeout=30)).json()
+            assert (said["mongodb"], said["way_in"]) == ("takes no writes", "unavailable")
+        finally:
+            await mongodb.admin.command("fsyncUnlock", 1)
+        await until_readyz(client, 200)
+    assert "silent: bridge-0" in process.text()
+
+
+async def test_a_publish_without_a_bridge_closes_the_way_in(tmp_path: Path, settings: dict[str, str]) -> None:
+    async with served(tmp_path, settings) as (_, client):
+        assert (await client.post("/api/sync-event", json=EVENT)).status_code == 503
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()["way_in"]) == (503, "refused")
+        async with bridge(settings["mqtt_url"], say_stored):
+            assert (await client.post("/api/sync-event", json=EVENT)).status_code == 201
+            assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_stores_that_are_away_are_said_and_nothing_falls_over(tmp_path: Path, mqtt_url: str) -> None:

@@ -16,6 +16,7 @@ from pisync.domain.device_state import project
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.mongodb.alerts import MongoAlertStore
+from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.events import MongoEventStore
@@ -81,6 +82,7 @@ async def costs(
             projection=projection,
             dead_letters=MongoDeadLetterStore(connection),
             alerts=MongoAlertStore(connection),
+            bridges=MongoBridgeRegistry(connection),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)

@@ -24,6 +24,7 @@ from pisync.settings import ApiSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
@@ -52,6 +53,9 @@ class UnavailableProjection(MemoryProjection):
     async def status(self) -> ProjectionStatus:
         raise RedisUnavailable("redis-0.internal:6379: connection refused")
 
+    async def heartbeats(self) -> dict[str, int]:
+        raise RedisUnavailable("redis-0.internal:6379: connection refused")
+
 
 class CatchingUpProjection(MemoryProjection):
     def __init__(self, status: ProjectionStatus) -> None:
@@ -69,11 +73,16 @@ class FakePublisher:
     events: MemoryEventStore
     projection: MemoryProjection
     answer: Receipt | Exception | None = None
+    refused: BrokerUnavailable | None = None
     published: list[tuple[str | None, bytes]] = field(default_factory=list)
 
     async def ping(self) -> None:
         if isinstance(self.answer, BrokerUnavailable):
             raise self.answer
+
+    async def ping_way_in(self) -> None:
+        if isinstance(self.refused, BrokerUnavailable):
+            raise self.refused
 
     async def publish(self, device_id: str | None, payload: bytes) -> Receipt:
         self.published.append((device_id, payload))
@@ -132,18 +141,26 @@ class Api:
         self.projection = projection or MemoryProjection()
         self.dead_letters = dead_letters or MemoryDeadLetterStore()
         self.alerts = alerts or MemoryAlertStore()
+        self.bridges = MemoryBridgeRegistry()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
             projection=self.projection,
             dead_letters=self.dead_letters,
             alerts=self.alerts,
+            bridges=self.bridges,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)
         self.document = self.app.openapi()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}")
+
+    async def beat(self, bridge_id: str = "bridge-0", age_s: float = 0) -> None:
+        """As if this bridge had given a sign so long ago."""
+        await self.bridges.claim(bridge_id, "instance", clock.now())
+        sign_ms = clock.to_ms(clock.now()) - round(age_s * 1000)
+        await self.projection.set_watermark(bridge_id, sign_ms, catching_up=False)
 
     async def keep(self, *kept: SyncEvent) -> None:
         """As if the bridge had taken these in."""

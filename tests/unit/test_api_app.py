@@ -1,22 +1,15 @@
 """What all routes share: problem documents, keys, probes, the OpenAPI document and its page."""
 
-import asyncio
 import re
 from typing import Any
 
 import pytest
 
-from api.routes import probes
-from pisync.errors import BrokerUnavailable
-from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.events import MemoryEventStore
 from tests.support.api_client import (
     EVENT,
     HOST,
     Api,
-    CatchingUpProjection,
-    UnavailableEventStore,
-    UnavailableProjection,
     api,
     is_problem,
 )
@@ -37,11 +30,6 @@ ROUTES = [
 class BrokenEventStore(MemoryEventStore):
     async def history(self, query: object) -> Any:
         raise RuntimeError("the password is swordfish")
-
-
-class SilentEventStore(MemoryEventStore):
-    async def ping(self) -> None:
-        await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize(
@@ -128,61 +116,6 @@ async def test_every_api_route_wants_the_key_and_says_so() -> None:
                 assert guarded == ("401" in operation["responses"])
                 assert guarded == bool(operation.get("security"))
         assert pisync.document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
-
-
-async def test_probes_when_all_is_well() -> None:
-    async with api(api_keys=KEYS) as pisync:
-        for probe in ("/livez", "/healthz"):
-            assert (await pisync.get(probe)).json() == {"status": "ok"}
-        response = await pisync.get("/readyz")
-        assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": "ok"}
-
-
-async def test_readyz_says_what_is_unavailable() -> None:
-    async with api(events=UnavailableEventStore(), projection=UnavailableProjection()) as pisync:
-        response = await pisync.get("/readyz")
-        assert response.status_code == 503
-        assert "refused" in response.json()["mongodb"]
-        assert "refused" in response.json()["redis"]
-        assert "refused" in response.json()["projection"]
-        assert response.json()["mqtt"] == "ok"
-        pisync.publisher.answer = BrokerUnavailable("not connected yet")
-        assert (await pisync.get("/readyz")).json()["mqtt"] == "not connected yet"
-        assert (await pisync.get("/healthz")).status_code == 200
-        assert (await pisync.get("/livez")).status_code == 200
-
-
-async def test_readyz_does_not_wait_for_a_silent_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "READY_PING_S", 0.01)
-    async with api(events=SilentEventStore()) as pisync:
-        response = await pisync.get("/readyz")
-        assert response.status_code == 503
-        assert response.json() == {
-            "mongodb": "no answer within 0.01 s",
-            "redis": "ok",
-            "mqtt": "ok",
-            "projection": "ok",
-        }
-
-
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [
-        (ProjectionStatus(complete=True), "ok"),
-        (ProjectionStatus(complete=False), "catching up"),
-        (ProjectionStatus(complete=False, behind=frozenset(["b"])), "events of 1 bridge may be missing"),
-        (ProjectionStatus(complete=False, behind=frozenset("bc")), "events of 2 bridges may be missing"),
-        (
-            ProjectionStatus(complete=False, replayed=120_000, to_replay=500_000),
-            "catching up: 120,000 of 500,000 events",
-        ),
-    ],
-)
-async def test_readyz_says_how_far_a_catch_up_is(status: ProjectionStatus, said: str) -> None:
-    async with api(projection=CatchingUpProjection(status)) as pisync:
-        response = await pisync.get("/readyz")
-        assert response.status_code == 200
-        assert response.json() == {"mongodb": "ok", "redis": "ok", "mqtt": "ok", "projection": said}
 
 
 async def test_a_client_that_leaves_while_sending_is_no_fault() -> None:

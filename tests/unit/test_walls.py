@@ -18,7 +18,7 @@ LINTER: dict[str, Any] = PYPROJECT["tool"]["importlinter"]
 PACKAGES: list[str] = LINTER["root_packages"]
 CONTRACTS: dict[str, dict[str, Any]] = {contract["id"]: contract for contract in LINTER["contracts"]}
 NAMES = {contract["name"]: identifier for identifier, contract in CONTRACTS.items()}
-# About a third: the ground grew with what stores and devices can do wrong. Beyond it, a part becomes a package.
+# About a third. The ground grew with what stores and devices do wrong; beyond it, a part becomes a package.
 LINES_SHARE_MAX = 0.4
 
 

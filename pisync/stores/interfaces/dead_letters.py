@@ -106,6 +106,9 @@ class DeadLetterStore(Protocol):
     async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
         """Keep the dead letters, each once; returns once all are durable, with those that gave way."""
 
+    async def ping_writes(self) -> None:
+        """Return when a write would be durable now; nothing is written."""
+
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page of dead letters, newest first."""
 

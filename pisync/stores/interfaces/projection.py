@@ -60,6 +60,9 @@ class ProjectionReader(Protocol):
     async def status(self) -> ProjectionStatus:
         """How true the answers are."""
 
+    async def heartbeats(self) -> dict[str, int]:
+        """When each bridge gave its last sign, in epoch ms: a watermark, or word that it catches up."""
+
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
         """All that is kept of these devices, in their order."""
 

@@ -64,6 +64,9 @@ class MemoryDeadLetterStore:
     def _forget(self, dead_letter_id: str) -> None:
         del self.dead_letters[dead_letter_id], self._kept_bytes[dead_letter_id]
 
+    async def ping_writes(self) -> None:
+        """Return: memory always takes writes."""
+
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first."""
         rows = self._chosen(query)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import replace
 
 from pisync import limits
+from pisync.clock import now, to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Mark
@@ -130,6 +131,11 @@ class MemoryProjection:
         if isinstance(said, float):
             return abs(asyncio.get_running_loop().time() - said) > limits.PROJECTION_YOUNG_S
         return said is None or said != (known or {}).get(bridge_id)
+
+    async def heartbeats(self) -> dict[str, int]:
+        """When each bridge gave its last sign."""
+        now_ms = to_ms(now())
+        return self.watermarks | dict.fromkeys(self.catching_up, now_ms)
 
     async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
         """Merge the states."""

@@ -160,6 +160,15 @@ class MongoDeadLetterStore:
                 return (await self._dead_letters.delete_many(own | {"$or": [older, as_old]})).deleted_count
         return 0
 
+    async def ping_writes(self) -> None:
+        """Return when a write would be durable now.
+
+        An update that matches nothing needs no right but that for `record_replay`, and waits for the locks
+        and for the majority as every write does.
+        """
+        with map_driver_errors():
+            await self._dead_letters.update_one({"_id": ""}, {"$set": {"replayed_at": None}})
+
     async def find(self, query: DeadLetterQuery) -> list[DeadLetterEntry]:
         """One page, newest first: one range scan of an index, and only the heads of the payloads."""
         conditions = _conditions(query)

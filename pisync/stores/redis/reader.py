@@ -5,11 +5,12 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from pisync import limits
 from pisync.domain.device_state import DeviceState, LastEvent
 from pisync.stores.interfaces.projection import DeviceRecord
 from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
-from pisync.stores.redis.keys import ALERTING, PATTERN, shard
+from pisync.stores.redis.keys import ALERTING, PATTERN, ROOTS, shard
 from pisync.stores.redis.ranking import FailureRanking
 
 # How much of the key space Redis looks through in one step; others wait meanwhile.
@@ -74,6 +75,19 @@ class RedisProjectionReader:
         """How true the answers are: a page of no devices says it."""
         nothing = RankingQuery(more_than=0, ranked_by=RankedBy.FAILURES, limit=0)
         return (await self._ranking.page(nothing)).projection
+
+    async def heartbeats(self) -> dict[str, int]:
+        """When each bridge gave its last sign; every shard has the same."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(f"{ROOTS[0]}:watermarks")
+            pipeline.zrange(f"{ROOTS[0]}:catching_up", 0, -1, withscores=True)
+            with map_driver_errors():
+                watermarks, catching_up = await pipeline.execute()
+        found = {bridge_id: int(watermark_ms) for bridge_id, watermark_ms in watermarks.items()}
+        for bridge_id, dead_at in catching_up:
+            said_ms = (int(dead_at) - limits.REBUILDER_SILENT_S) * 1000
+            found[bridge_id] = max(said_ms, found.get(bridge_id, 0))
+        return found
 
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
         """All that is kept of these devices, in their order; each read while others may write."""
