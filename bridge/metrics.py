@@ -212,6 +212,10 @@ class Metrics:
         self.events_replayed = self._counter(
             "pisync_bridge_events_replayed_total", "Events replayed from MongoDB into the projection."
         )
+        self.devices_repaired = self._read_counter(
+            "pisync_bridge_devices_repaired_total",
+            "Devices of which Redis had lost something that a comparison found and merged again.",
+        )
         self.alerts_opened = self._read_counter(
             "pisync_bridge_alerts_opened_total", "Alerts this bridge opened."
         )

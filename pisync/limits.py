@@ -56,6 +56,12 @@ PROJECTION_YOUNG_S: Final = 4.0
 KNOWN_BRIDGES_INTERVAL_S: Final = 1.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
+# The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it
+# took a bridge pauses before the next, how fast it reads, and how many repaired devices a log line names.
+COMPARE_INTERVAL_S: Final = 60.0
+COMPARE_PAUSES: Final = 10
+COMPARE_EVENTS_PER_S: Final = 10_000
+COMPARE_NAMED_MAX: Final = 5
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
 REPLAY_BATCH_EVENTS: Final = 2000

@@ -31,10 +31,16 @@ class FailingDevice(BaseModel):
     device_id: DeviceId
     failures: Annotated[int, Field(ge=0, description="All its failures.")]
     failures_since: Annotated[int, Field(ge=0, description="Its failures since `since`, where given.")] = 0
-    streak: Annotated[int, Field(ge=0, description="Failures newer than its newest success.")]
-    last_failure: datetime
-    last_success: datetime | None
-    last_seen: datetime
+    streak: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Failures newer than its newest success; null: lost in Redis, and not mended yet.",
+        ),
+    ]
+    last_failure: Annotated[datetime | None, Field(description="Null: lost in Redis, and not mended yet.")]
+    last_success: Annotated[datetime | None, Field(description="Null: never.")]
+    last_seen: Annotated[datetime | None, Field(description="Null: lost in Redis, and not mended yet.")]
 
 
 class Completeness(BaseModel):
@@ -116,6 +122,10 @@ async def repeated_failures(
     )
 
 
+def _time(moment_ms: int | None) -> str | None:
+    return None if moment_ms is None else rfc3339(from_ms(moment_ms))
+
+
 def _completeness(status: ProjectionStatus) -> dict[str, object]:
     if status.complete:
         return {"complete": True}
@@ -143,9 +153,9 @@ def _row(
         "device_id": row.device_id,
         "failures": row.failures if exact is None else exact.total,
         "streak": row.streak if exact is None else exact.streak,
-        "last_failure": rfc3339(from_ms(row.last_failure_ms)),
-        "last_success": None if row.last_success_ms is None else rfc3339(from_ms(row.last_success_ms)),
-        "last_seen": rfc3339(from_ms(row.last_seen_ms)),
+        "last_failure": _time(row.last_failure_ms),
+        "last_success": _time(row.last_success_ms),
+        "last_seen": _time(row.last_seen_ms),
     }
     if since is not None:
         members["failures_since"] = row.failures_since if exact is None else exact.since

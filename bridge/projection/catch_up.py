@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bridge.metrics import Metrics
 from bridge.projection.projector import AlertReports, Projector
+from bridge.projection.repair import Repair
 from bridge.projection.replay import Replay
 from pisync import backoff, clock, limits, logs
 from pisync.domain.alerts import AlertChange, Rule
@@ -68,6 +69,8 @@ class CatchUp:
         self._is_known = claim.known_before
         self._replay_from_ms: int | None = clock.to_ms(claim.replay_from)
         self._instance = claim.instance
+        self._repair = Repair(bridge_id=bridge_id, events=events, projection=projection)
+        metrics.devices_repaired.set_function(lambda: self._repair.repaired)
         self._writing = asyncio.Lock()
         self._has_stopped = False
         self._metrics = metrics
@@ -216,7 +219,11 @@ class CatchUp:
 
         Neither waits for the other: a comparison of everything takes longer than a watermark may be old.
         """
-        works = {"watermark": self._keep_watermark(), "comparison of alerts": self._keep_comparing()}
+        works = {
+            "watermark": self._keep_watermark(),
+            "comparison of alerts": self._keep_comparing(),
+            "comparison of devices": self._repair.run(),
+        }
         async with supervise(works) as running:
             await running.until(self._projector.detached)
         raise RedisUnavailable("it became unavailable")

@@ -12,6 +12,7 @@ from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import DeviceState, LastEvent, project
+from pisync.domain.events import SyncEvent
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryQuery
 from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader
@@ -62,7 +63,7 @@ class Check:
         opened = set(await self._alerts.open_devices(Rule.STREAK))
         seen: set[str] = set()
         suspects: list[str] = []
-        async for states in self._by_device():
+        async for states in states_by_device(self._batches()):
             records = await self._projection.records(list(states))
             for (device_id, state), found in zip(states.items(), records, strict=True):
                 if found != DeviceRecord.of(state) or (device_id in opened) != state.alerting:
@@ -84,19 +85,10 @@ class Check:
             differences=list(chain.from_iterable(differences)),
         )
 
-    async def _by_device(self) -> AsyncIterator[dict[str, DeviceState]]:
-        """The states of all devices, each once: a batch may end in the middle of its last device."""
-        states: dict[str, DeviceState] = {}
+    async def _batches(self) -> AsyncIterator[list[SyncEvent]]:
         async for batch in self._events.replay(None):
             self._replayed += len(batch)
-            _merge(states, project(batch))
-            if states:
-                last = next(reversed(states))
-                carried = {last: states.pop(last)}
-                yield states
-                states = carried
-        if states:
-            yield states
+            yield batch
 
     async def _differences(self, device_id: str) -> list[Difference]:
         expected = await self._state(device_id)
@@ -125,6 +117,25 @@ class Check:
             _merge(states, project(entry.event for entry in page))
             before = page[-1].event.timestamp
         return states.get(device_id)
+
+
+async def states_by_device(
+    batches: AsyncIterator[list[SyncEvent]],
+) -> AsyncIterator[dict[str, DeviceState]]:
+    """The states of all devices, each once, of events that come device after device.
+
+    A batch may end in the middle of its last device, whose state waits for the next batch then.
+    """
+    states: dict[str, DeviceState] = {}
+    async for batch in batches:
+        _merge(states, project(batch))
+        if states:
+            last = next(reversed(states))
+            carried = {last: states.pop(last)}
+            yield states
+            states = carried
+    if states:
+        yield states
 
 
 def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None:

@@ -12,6 +12,7 @@ from bridge.alerts.rules import all_rules
 from bridge.projection import check
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
+from bridge.projection.repair import Repair
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent
@@ -291,6 +292,53 @@ async def test_a_removal_stops_where_another_has_begun(
     finally:
         await bridge.close()
         await rebuilder.close()
+
+
+LOST = {
+    "failures": lambda root: [f"{root}:failures:PB-1"],
+    "facts": lambda root: [f"{root}:device:PB-1"],
+    "ranks": lambda root: [f"{root}:by:{order}" for order in RankedBy],
+    "all of it": lambda root: [f"{root}:device:PB-1", f"{root}:failures:PB-1"],
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+async def test_a_key_that_redis_lost_is_found_and_made_again(
+    redis_url: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 4)
+    store = RedisProjection.connect(redis_url)
+    rig = StoresRig(MemoryEventStore(), store)
+    try:
+        await attach_anew(store)
+        await rig.take_in(fleet())
+        before = await store.records(["PB-1", "PB-2"])
+        await store._client.delete(*LOST[what](keys.shard("PB-1")))
+        if what == "failures":  # and it was merged on, so that what is left agrees with itself
+            await store.apply(project([one for one in fleet() if one.device_id == "PB-1"][:1]))
+        assert await store.records(["PB-1", "PB-2"]) != before
+        repair = Repair(bridge_id="bridge-0", events=rig.events, projection=store)
+        await repair.compare()
+        assert await store.records(["PB-1", "PB-2"]) == before
+        assert repair.repaired
+        await repair.compare()
+        repaired = repair.repaired
+        # Live events that the comparison does not know of are no loss.
+        await store.apply(project([event("PB-1", 900, 1)]))
+        await repair.compare()
+        assert repair.repaired == repaired
+    finally:
+        await store.close()
+
+
+async def test_one_bridge_compares_at_a_time(redis_url: str) -> None:
+    store = RedisProjection.connect(redis_url)
+    try:
+        assert await store.claim_comparison("bridge-0")
+        assert not await store.claim_comparison("bridge-1")
+        assert await store.claim_comparison("bridge-0")
+    finally:
+        await store.close()
 
 
 def test_a_record_tells_of_everything() -> None:

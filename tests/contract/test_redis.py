@@ -14,6 +14,7 @@ from pisync import limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
+from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
 from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
 from pisync.stores.redis.scripts import Script
@@ -67,7 +68,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(projection: RedisProje
 
 async def test_every_key_of_a_device_is_in_its_shard(projection: RedisProjection) -> None:
     await projection.apply(project([event(f"PB-{number}", 0, 1) for number in range(40)]))
-    found = [key async for key in projection._client.scan_iter()]
+    found = [key async for key in projection._client.scan_iter() if key != keys.EVICTED]
     assert {keys.root_of(key) for key in found} == {keys.root(number) for number in range(16)}
     for number in range(40):
         owned = [key for key in found if key.endswith(f":PB-{number}")]
@@ -160,6 +161,65 @@ async def test_a_redis_that_does_not_write_for_now_is_unavailable(
         for name, value in back.items():
             await projection._client.config_set(name, value)
     await projection.apply(BATCH)
+
+
+async def test_a_redis_that_may_evict_keys_is_not_attached_to(tmp_path: Path) -> None:
+    async with running(RedisServer(tmp_path)) as server:
+        projection = RedisProjection.connect(server.url)
+        try:
+            await attach_anew(projection)
+            client = projection._client
+            await client.config_set("maxmemory", "100mb")
+            await projection.set_watermark(
+                "bridge-0", 1, catching_up=False
+            )  # it refuses, but removes nothing
+            await client.config_set("maxmemory-policy", "allkeys-lru")
+            for attempt in (
+                projection.set_watermark("bridge-0", 2, catching_up=False),
+                projection.attach(()),
+            ):
+                with pytest.raises(RedisUnavailable, match="allkeys-lru"):
+                    await attempt
+            await client.config_set("maxmemory-policy", "noeviction")
+            assert (await projection.attach(())).built
+        finally:
+            await projection.close()
+
+
+async def test_a_redis_that_evicted_keys_is_filled_anew(tmp_path: Path) -> None:
+    async with running(RedisServer(tmp_path)) as server:
+        projection = RedisProjection.connect(server.url)
+        try:
+            await attach_anew(projection)
+            client = projection._client
+            # Others' keys here, so that nothing but the count tells.
+            for number in range(20):
+                await client.set(f"other:{number}", "x" * 100_000, ex=1000)
+            await client.config_set("maxmemory-policy", "volatile-random")
+            await client.config_set("maxmemory", (await client.info())["used_memory"] - 300_000)
+            await client.set("other", "x")
+            await client.config_set("maxmemory", "0")
+            with pytest.raises(ProjectionLost):
+                await projection.set_watermark("bridge-0", 1, catching_up=False)
+            assert not (await projection.attach(())).built
+            await attach_anew(projection)
+            assert (await projection.attach(())).built
+            await projection.set_watermark("bridge-0", 1, catching_up=False)
+        finally:
+            await projection.close()
+
+
+async def test_facts_that_are_missing_are_none(projection: RedisProjection) -> None:
+    await projection.apply(project([event("PB-1", minute, 1) for minute in range(4)]))
+    root = keys.shard("PB-1")
+    await projection._client.delete(f"{root}:failures:PB-1", f"{root}:device:PB-1", f"{root}:by:streak")
+    query = RankingQuery(more_than=0, ranked_by=RankedBy.FAILURES, limit=9)
+    [row] = (await projection.repeated_failures(query)).devices
+    assert (row.failures, row.streak, row.last_failure_ms, row.last_seen_ms) == (4, None, None, None)
+    await projection._client.delete(f"{root}:by:failures")
+    for order in RankedBy:
+        query = RankingQuery(more_than=0, ranked_by=order, limit=9)
+        assert (await projection.repeated_failures(query)).devices == []
 
 
 async def test_a_replica_is_unavailable(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
-from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.interfaces.ranking import ProjectionStatus, Ranking, RankingQuery
+from pisync.stores.memory.projection import MemoryProjection
 from tests.support.api_client import (
     START_MS,
     Api,
@@ -53,6 +55,28 @@ async def test_devices_with_more_than_three_failures() -> None:
         }
         [_, second] = (await pisync.get(URL + "?more_than=2")).json()["devices"]
         assert (second["device_id"], second["last_success"]) == ("PB-2", None)
+
+
+async def test_what_redis_lost_is_null_and_no_time_of_1970() -> None:
+    class Lossy(MemoryProjection):
+        async def repeated_failures(self, query: RankingQuery) -> Ranking:
+            found = await super().repeated_failures(query)
+            lost = [
+                replace(row, streak=None, last_failure_ms=None, last_seen_ms=None) for row in found.devices
+            ]
+            return replace(found, devices=lost)
+
+    async with api(projection=Lossy()) as pisync:
+        await keep(pisync, "PB-1", "xxxx")
+        [row] = (await pisync.get(URL)).json()["devices"]
+    assert row == {
+        "device_id": "PB-1",
+        "failures": 4,
+        "streak": None,
+        "last_failure": None,
+        "last_success": None,
+        "last_seen": None,
+    }
 
 
 async def test_an_answer_while_the_projection_catches_up_says_so() -> None:

@@ -141,6 +141,21 @@ async def test_a_comparison_of_alerts_that_mongodb_interrupts_is_repeated_and_no
         running.cancel()
 
 
+async def test_what_the_projection_lost_is_found_and_merged_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMPARE_INTERVAL_S", 0.001)
+    running = asyncio.create_task(rig.catch_up.run())
+    try:
+        await until(lambda: rig.alerts.compared)
+        del rig.projection.states["PB-3"]
+        await until(lambda: "PB-3" in rig.projection.states)
+        assert rig.projection.states == project(EVENTS)
+        assert rig.catch_up._repair.repaired == 1
+    finally:
+        running.cancel()
+
+
 async def test_who_stopped_says_so_last(rig: Rig) -> None:
     running = asyncio.create_task(rig.catch_up.run())
     try:

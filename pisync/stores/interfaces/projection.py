@@ -173,6 +173,9 @@ class Projection(ProjectionReader, Protocol):
         first, because merging cannot undo what is wrong.
         """
 
+    async def claim_comparison(self, bridge_id: str) -> bool:
+        """Compare everything, or go on with it; False where another bridge does, and is alive."""
+
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
         """Say how far a replay is, and that its bridge is alive."""
 

@@ -33,15 +33,18 @@ class RankingQuery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailingDevice:
-    """One row; counts go up to `limits.FAILURES_KEPT_MAX`, times are epoch milliseconds."""
+    """One row; counts go up to `limits.FAILURES_KEPT_MAX`, times are epoch milliseconds.
+
+    What the projection lost, and no comparison has put right yet, is None.
+    """
 
     device_id: str
     failures: int
     failures_since: int
-    streak: int
-    last_failure_ms: int
+    streak: int | None
+    last_failure_ms: int | None
     last_success_ms: int | None
-    last_seen_ms: int
+    last_seen_ms: int | None
     position: Position
 
 

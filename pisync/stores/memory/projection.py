@@ -94,6 +94,10 @@ class MemoryProjection:
         self.alerting.update(alerting)
         return True
 
+    async def claim_comparison(self, bridge_id: str) -> bool:
+        """Nobody else does."""
+        return True
+
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
         """Nobody to tell."""
 
@@ -191,7 +195,7 @@ class MemoryProjection:
                 failures=state.failures,
                 failures_since=state.failures - since,
                 streak=state.streak,
-                last_failure_ms=state.failures_ms[-1] if state.failures_ms else 0,
+                last_failure_ms=state.failures_ms[-1] if state.failures_ms else None,
                 last_success_ms=state.last_success_ms,
                 last_seen_ms=state.last_event.timestamp_ms,
                 position=Position(score=_score(state, query.ranked_by), device_id=device_id),

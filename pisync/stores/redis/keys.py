@@ -29,6 +29,10 @@ from pisync.domain.alerts import Rule
 # Which bridge rebuilds, and how far any replay is; both expire when nobody renews them.
 REBUILDER: Final = "pisync:rebuilder"
 PROGRESS: Final = "pisync:replay"
+# How many keys each Redis process had evicted when the projection was begun: a hash, by its run id.
+EVICTED: Final = "pisync:evicted"
+# Which bridge compares everything; it expires when nobody renews it.
+COMPARER: Final = "pisync:comparer"
 # What follows a shard's root in the key of its confirmed alerts; the scripts name it too.
 ALERTING: Final = f"alerting:{Rule.STREAK}"
 # All keys of all shards, as SCAN matches them.

@@ -14,7 +14,8 @@ from pisync.domain.device_state import DeviceState
 from pisync.errors import ProjectionLost
 from pisync.stores.interfaces.projection import Attachment, Mark
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
-from pisync.stores.redis.keys import ALERTING, PROGRESS, REBUILDER, ROOTS, root_of, shard
+from pisync.stores.redis.eviction import Evictions
+from pisync.stores.redis.keys import ALERTING, COMPARER, PROGRESS, REBUILDER, ROOTS, root_of, shard
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Argument, Script
 
@@ -39,11 +40,13 @@ class RedisProjection(RedisProjectionReader):
         self._finish_catch_up = Script(self._client, "finish_catch_up.lua")
         self._finish = Script(self._client, "finish_rebuild.lua")
         self._clear = Script(self._client, "delete_keys.lua")
+        self._evictions = Evictions(self._client)
         self._epoch = ""
 
     async def attach(self, known: Collection[str]) -> Attachment:
         """Find the projection and stick to it, and to the Redis process that holds it."""
         await self._connection.pin()
+        has_evicted = await self._evictions.look()
         with map_driver_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for root in ROOTS:
@@ -58,7 +61,7 @@ class RedisProjection(RedisProjectionReader):
             for watermarks in found[2::3]
         ]
         return Attachment(
-            built=not epochs and self._epoch != "",
+            built=not epochs and self._epoch != "" and not has_evicted,
             pending=any(found[1::3]),
             watermarked=frozenset().union(*found[2::3]),
             watermark_ms=min(lowest_ms),
@@ -100,7 +103,11 @@ class RedisProjection(RedisProjectionReader):
         """Record in every shard how far this bridge's events are merged."""
         catching_s = limits.REBUILDER_SILENT_S if catching_up else 0
         mark = (watermark_ms, catching_s, unmerged_ms, stopped or "", limits.QUIET_S_MAX)
-        return any(await self._set_watermark.call(_everywhere(self._epoch, bridge_id, *mark)))
+        *pending, info = await self._set_watermark.call(
+            _everywhere(self._epoch, bridge_id, *mark), also=("INFO",)
+        )
+        self._evictions.check(info)
+        return any(pending)
 
     async def finish_catch_up(self, bridge_id: str) -> None:
         """Record in every shard that this bridge has caught up."""
@@ -142,6 +149,7 @@ class RedisProjection(RedisProjectionReader):
             with map_driver_errors():
                 await pipeline.execute()
         self._epoch = epoch
+        await self._evictions.begin()
         return True
 
     async def _claim_rebuild(self, bridge_id: str) -> bool:
@@ -169,6 +177,16 @@ class RedisProjection(RedisProjectionReader):
                 rebuilder = await self._client.get(REBUILDER)
             if rebuilder != bridge_id:
                 raise ProjectionLost("another bridge began to rebuild the projection meanwhile")
+
+    async def claim_comparison(self, bridge_id: str) -> bool:
+        """Compare everything, or go on with it, unless another bridge, still alive, does."""
+        with map_driver_errors():
+            if await self._client.set(COMPARER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
+                return True
+            if await self._client.get(COMPARER) != bridge_id:
+                return False
+            await self._client.expire(COMPARER, limits.REBUILDER_SILENT_S)
+            return True
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
         """Say how far a replay is, and that its bridge is alive."""

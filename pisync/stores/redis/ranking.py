@@ -80,15 +80,19 @@ def _rows(reply: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
     return zip(map(int, scores), ids, *facts, strict=True)
 
 
+def _number(text: Any) -> int | None:
+    return None if text is None else int(text)
+
+
 def _failing_device(row: tuple[Any, ...]) -> FailingDevice:
     score, device_id, failures, recent, streak, last_failure, last_success, last_seen = row
     return FailingDevice(
         device_id=device_id,
         failures=int(failures),
         failures_since=int(recent),
-        streak=int(streak or 0),
-        last_failure_ms=int(last_failure or 0),
-        last_success_ms=None if last_success is None else int(last_success),
-        last_seen_ms=int(last_seen or 0),
+        streak=_number(streak),
+        last_failure_ms=_number(last_failure),
+        last_success_ms=_number(last_success),
+        last_seen_ms=_number(last_seen),
         position=Position(score=score, device_id=device_id),
     )

@@ -39,7 +39,7 @@ class Script:
 
     async def call(
         self, calls: Mapping[str, Sequence[Argument]], *, also: Sequence[Argument] = ()
-    ) -> list[list[Any]]:
+    ) -> list[Any]:
         """The replies in the order of the shards, then that to one more command that is sent along.
 
         Repeating a call is harmless, and so is a partial one.

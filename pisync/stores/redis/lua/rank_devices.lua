@@ -5,7 +5,7 @@
 --          how old what a bridge says of itself may be (ms), then for each bridge that MongoDB knows: id, instance
 -- Returns a flat list: 1 or 0 (there is a projection, and no rebuild is pending), the bridges whose events it may
 --          lack, then for each device:
---          id, score, failures, failures since, streak, last failure, last success or nil, last seen
+--          id, score, failures, failures since, streak, last failure, last success, last seen; nil where unknown
 local root = KEYS[1]
 local built = redis.call('EXISTS', root .. ':epoch') == 1 and redis.call('EXISTS', root .. ':pending') == 0
 
@@ -76,7 +76,7 @@ while found < limit do
     local id, score = chunk[n], chunk[n + 1]
     local failures = score
     if order ~= 'failures' then
-      failures = redis.call('ZSCORE', root .. ':by:failures', id)
+      failures = redis.call('ZSCORE', root .. ':by:failures', id) or 0
     elseif tonumber(failures) <= more_than then
       return rows -- no later device has more
     end

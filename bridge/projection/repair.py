@@ -1,0 +1,84 @@
+"""Compares everything in the projection with MongoDB, slowly and again and again, and merges what is missing.
+
+A single key of Redis that is deleted or evicted changes no epoch and no watermark: nothing else would notice.
+Merging cannot remove what should not be there; `pisync rebuild` does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from bridge.projection.check import states_by_device
+from pisync import limits, logs
+from pisync.domain.device_state import DeviceState
+from pisync.domain.events import SyncEvent
+from pisync.errors import MongodbUnavailable
+from pisync.stores.interfaces.events import EventStore, ReplayPosition
+from pisync.stores.interfaces.projection import DeviceRecord, Projection
+
+log = logs.get(__name__)
+
+
+class Repair:
+    """The comparison of one bridge; at any time one bridge of all compares."""
+
+    def __init__(self, *, bridge_id: str, events: EventStore, projection: Projection) -> None:
+        self._bridge_id = bridge_id
+        self._events = events
+        self._projection = projection
+        self.repaired = 0
+
+    async def run(self) -> None:
+        """Compare again and again, until cancelled, a small part of the time.
+
+        Raises:
+            RedisUnavailable: Redis is unavailable.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s = limits.COMPARE_INTERVAL_S
+        while True:
+            await asyncio.sleep(pause_s)
+            began_at = loop.time()
+            try:
+                await self.compare()
+            except MongodbUnavailable as error:
+                log.debug("comparison of the projection interrupted", why=str(error))
+            pause_s = max(limits.COMPARE_INTERVAL_S, limits.COMPARE_PAUSES * (loop.time() - began_at))
+
+    async def compare(self) -> None:
+        """Compare every device once, unless another bridge does, and merge what is missing of it.
+
+        Raises:
+            Unavailable: a store is unavailable.
+        """
+        if not await self._projection.claim_comparison(self._bridge_id):
+            return
+        async for states in states_by_device(self._batches()):
+            records = await self._projection.records(list(states))
+            missing = {
+                device_id: state
+                for (device_id, state), record in zip(states.items(), records, strict=True)
+                if is_missing_from(record, state)
+            }
+            if missing:
+                await self._projection.apply(missing)
+                self.repaired += len(missing)
+                some = sorted(missing)[: limits.COMPARE_NAMED_MAX]
+                log.warning("the projection had lost facts; merged again", devices=len(missing), some=some)
+
+    async def _batches(self) -> AsyncIterator[list[SyncEvent]]:
+        """All events, so slowly that nobody notices."""
+        async for batch in self._events.replay(None, ReplayPosition()):
+            yield batch
+            if not await self._projection.claim_comparison(self._bridge_id):
+                return
+            await asyncio.sleep(len(batch) / limits.COMPARE_EVENTS_PER_S)
+
+
+def is_missing_from(record: DeviceRecord, state: DeviceState) -> bool:
+    """Whether the record lacks something of the state; it may well have more, for events go on coming in."""
+    if record.last_event is None:
+        return True
+    kept = DeviceState(
+        last_success_ms=record.last_success_ms, failures_ms=record.failures_ms, last_event=record.last_event
+    )
+    return kept.merge(state) != kept or dict(record.ranks) != dict(DeviceRecord.of(kept).ranks)
