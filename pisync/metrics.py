@@ -90,7 +90,9 @@ class _Endpoint:
         if target == b"/healthz":
             if self._is_healthy():
                 return _response(HTTPStatus.OK, _TEXT, b"connected and subscribed\n")
-            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not connected to the broker\n")
+            return _response(
+                HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not connected to the broker, or its clock is wrong\n"
+            )
         return _response(HTTPStatus.NOT_FOUND, _TEXT, b"only GET /metrics and GET /healthz\n")
 
 

@@ -50,7 +50,9 @@ class SyncEvents:
         """Store the events and the dead letters, merge the events, and write the receipts."""
         with self._projector.receive() as reception:
             received_at = reception.received_at
-            deliveries = [Delivery(message, _decode(message, received_at)) for message in messages]
+            # Not by the time of receipt, which never goes backwards and so may be ahead of the clock.
+            now = clock.now()
+            deliveries = [Delivery(message, _decode(message, now)) for message in messages]
             batch = [event for delivery in deliveries for event in delivery.decoded.events]
             outcomes = await until_available(lambda: self._events.insert(batch, received_at), self._metrics)
             kept = _attribute(deliveries, outcomes)

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
-from pisync import limits
+from pisync import clock, limits
 from pisync.domain import receipts, topics
 from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
@@ -377,3 +378,39 @@ async def test_a_kind_that_fails_leaves_the_batch_unacknowledged() -> None:
 
 def receipt_of(*, stored: int) -> bytes:
     return receipts.encode(Receipt(stored=stored, duplicates=0, rejected=[]))
+
+
+async def test_a_batch_is_not_judged_by_a_clock_in_doubt_and_the_socket_is_not_read() -> None:
+    async with running(Rig()) as rig:
+        rig.clock_is_right = False
+        rig.send(payload())
+        await until(lambda: rig.paused)
+        assert (rig.store.attempts, rig.buried, rig.connection.acknowledged) == (0, [], [])
+        rig.clock_is_right = True
+        rig.intake.release()
+        await until(lambda: rig.connection.acknowledged == [1])
+        assert not rig.paused
+
+
+async def test_a_bridge_on_hold_stops_without_what_it_holds() -> None:
+    async with running(Rig()) as rig:
+        rig.intake.hold()
+        assert rig.paused
+        rig.send(payload())
+        await rig.drain()
+        assert (rig.store.attempts, rig.connection.acknowledged) == (0, [])
+
+
+async def test_an_event_is_judged_by_the_present_clock_not_by_the_latched_time_of_receipt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock was 90 minutes ahead when a batch came, and has been put right."""
+    right = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: right + timedelta(minutes=90))
+    async with running(Rig()) as rig:
+        rig.send(payload())
+        await until(lambda: rig.connection.acknowledged == [1])
+        monkeypatch.setattr(clock, "now", lambda: right)
+        rig.send(payload(timestamp=clock.rfc3339(right + timedelta(minutes=95))))
+        await rig.drain()
+        assert [letter.entry.reason for letter in rig.buried] == [Reason.CLOCK_AHEAD]

@@ -30,6 +30,9 @@ from pisync.stores.mongodb.connection import (
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
 
 _RETENTION: Final = "retention"
+# By MongoDB's clock, which also decides when a letter is old: a bridge whose clock is behind would have its
+# letters deleted a minute after they came.
+_EXPIRES_FROM: Final = "expires_from"
 _NEWEST: Final = [("received_at", DESCENDING), ("_id", DESCENDING)]
 
 
@@ -68,7 +71,7 @@ class MongoDeadLetterStore:
             expire_after_s = days * 24 * 3600
             try:
                 await self._dead_letters.create_index(
-                    [("last_received_at", ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
+                    [(_EXPIRES_FROM, ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
                 )
             except OperationFailure as error:
                 if error.code != INDEX_OPTIONS_CONFLICT:
@@ -131,6 +134,7 @@ def _upsert(dead_letter: DeadLetter, received_at: datetime) -> UpdateOne:
                 "received_at": received_at,
             },
             "$max": {"last_received_at": received_at},
+            "$currentDate": {_EXPIRES_FROM: True},
         },
         upsert=True,
     )
