@@ -6,7 +6,7 @@ side by side, and acknowledged in the order in which their messages came [MQTT-4
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -46,13 +46,21 @@ class Batch:
 class Intake:
     """Takes messages in with `offer`, works on them in `run`, and holds no more than its limits allow."""
 
-    def __init__(self, *, kinds: Sequence[Kind], settings: BridgeSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        kinds: Sequence[Kind],
+        settings: BridgeSettings,
+        metrics: Metrics,
+        is_clock_right: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Prepare.
 
         Args:
             kinds: the kinds of messages there are; the first also gets what none of the others takes.
             settings: the limits.
             metrics: where batches are counted, and what reads how much is held.
+            is_clock_right: whether a batch may be judged by the clock as it is; asked before each.
         """
         self._kinds = kinds
         self._routes = [(topic_pattern(kind.topic_filter).fullmatch, kind) for kind in kinds]
@@ -65,6 +73,9 @@ class Intake:
         self._flow: FlowControl | None = None
         self._paused = False
         self._draining = False
+        self._is_clock_right = is_clock_right
+        self._released = asyncio.Event()
+        self._released.set()
         self._pending: deque[Message] = deque()
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -100,10 +111,25 @@ class Intake:
         """Whether everything taken in is acknowledged."""
         return self._held_messages == 0
 
+    def hold(self) -> None:
+        """Work on no more batches, and take nothing in, until `release`; those under way are finished."""
+        self._released.clear()
+        self._apply_backpressure()
+
+    def release(self) -> None:
+        """Go on after a `hold`."""
+        self._released.set()
+        self._apply_backpressure()
+
     async def drain(self) -> None:
-        """Take nothing more in; return when everything taken in is acknowledged."""
+        """Take nothing more in; return when everything taken in is acknowledged.
+
+        What is on hold is not worked on: the broker will deliver it again.
+        """
         self._draining = True
         self._apply_backpressure()
+        if not self._released.is_set():
+            return
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -118,6 +144,9 @@ class Intake:
                 if len(self._pending) < self._batch_messages_max:
                     await asyncio.sleep(self._linger_s)
                 await self._slots.acquire()
+                if not self._is_clock_right():
+                    self.hold()
+                await self._released.wait()
                 batch = self._take(began_at)
                 task = group.create_task(self._work_on(batch, predecessor), name="batch")
                 self.batches.add(task)
@@ -217,7 +246,10 @@ class Intake:
         if self._flow is None:
             return
         full = (
-            self._draining or self._held_messages >= self._messages_max or self._held_bytes >= self._bytes_max
+            self._draining
+            or not self._released.is_set()
+            or self._held_messages >= self._messages_max
+            or self._held_bytes >= self._bytes_max
         )
         if full and not self._paused:
             self._paused = True

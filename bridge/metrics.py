@@ -212,6 +212,13 @@ class Metrics:
         self.events_replayed = self._counter(
             "pisync_bridge_events_replayed_total", "Events replayed from MongoDB into the projection."
         )
+        self.clock_difference = self._read_gauge(
+            "pisync_bridge_clock_difference_seconds", "How far this bridge's clock is ahead of MongoDB's."
+        )
+        self.clock_right = self._gauge(
+            "pisync_bridge_clock_right",
+            "1 while the two clocks agree; while they do not, the bridge takes nothing in.",
+        )
         self.devices_repaired = self._read_counter(
             "pisync_bridge_devices_repaired_total",
             "Devices of which Redis had lost something that a comparison found and merged again.",

@@ -14,6 +14,7 @@ from bridge.alerts.rules import all_rules
 from bridge.alerts.sinks.mqtt import MqttSink
 from bridge.alerts.sinks.retained import RetainedReader
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
+from bridge.clock_watch import ClockWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
@@ -68,6 +69,7 @@ class _Bridge:
         self._stores = stores
         self._leaving = leaving
         self._metrics = Metrics(settings)
+        self._clock_watch = ClockWatch(registry=stores.bridges, metrics=self._metrics)
         self._session: Session | None = None
         self.has_left = False
         self._instance = secrets.token_hex(8)
@@ -81,14 +83,20 @@ class _Bridge:
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
             exposition=self._metrics.exposition,
-            health=lambda: Health(False, NOT_CONNECTED) if self._session is None else self._session.health,
+            health=self._health,
         )
 
+    def _health(self) -> Health:
+        if not self._clock_watch.is_right:
+            return Health(ok=False, text="the clock differs from MongoDB's")
+        return Health(ok=False, text=NOT_CONNECTED) if self._session is None else self._session.health
+
     async def prepare(self) -> None:
-        """Make sure of MongoDB, and claim the bridge's id there."""
+        """Make sure of MongoDB and of the clock, and claim the bridge's id there."""
         log.info("starting", bridge_id=self._settings.bridge_id, broker=str(self._settings.mqtt))
         stores, days = self._stores, self._settings.dead_letter_days
         await until_available(stores.events.prepare, self._metrics)
+        await until_available(self._clock_watch.agree, self._metrics)
         await until_available(stores.alerts.prepare, self._metrics)
         await until_available(stores.dead_letters.prepare, self._metrics)
         await until_available(lambda: stores.dead_letters.apply_retention(days), self._metrics)
@@ -123,7 +131,12 @@ class _Bridge:
         kinds = kinds_of_messages(
             events=stores.events, dead_letters=stores.dead_letters, projector=projector, metrics=metrics
         )
-        intake = Intake(kinds=kinds, settings=self._settings, metrics=metrics)
+        intake = Intake(
+            kinds=kinds,
+            settings=self._settings,
+            metrics=metrics,
+            is_clock_right=self._clock_watch.vouch,
+        )
         strays = StrayWatch(
             address=self._settings.mqtt,
             ca_file=self._settings.mqtt_ca_file,
@@ -159,6 +172,7 @@ class _Bridge:
         intake.attach(session)
         works = {
             "catch-up": catch_up.run(),
+            "clock": self._clock_watch.run(intake),
             "intake": intake.run(),
             "judge": judge.run(),
             "outbox": outbox.run(MqttSink(session, retained.read)),

@@ -20,6 +20,11 @@ COUNT_MAX: Final = 2**53 - 1
 CLOCK_AHEAD_MS_MAX: Final = 10 * 60 * 1000
 CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
 
+# How far a bridge's clock and MongoDB's may be apart before the bridge takes nothing in; how often it looks.
+# Well below what a device may be ahead, so that no good event is rejected before the bridge knows.
+CLOCK_DIFFERENCE_S_MAX: Final = 120.0
+CLOCK_CHECK_INTERVAL_S: Final = 10.0
+
 DETAIL_CHARS_MAX: Final = 300
 
 # A dead letter holds the rejected events of its message one by one up to so many, and beyond it the message

@@ -16,16 +16,28 @@ A test that stops, kills or pauses a server starts its own:
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from _pytest.tmpdir import tmppath_result_key
 
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the directory of a test whose fixtures failed; pytest takes one that never ran as passed."""
+    report = yield
+    if report.when == "setup" and report.failed:
+        item.stash[tmppath_result_key]["call"] = False
+    return report
 
 
 @contextmanager

@@ -53,7 +53,8 @@ class SyncEvents:
         kept: list[SyncEvent] = []
         with self._projector.receive() as reception:
             while len(answers) < len(messages):
-                deliveries = _decode_some(messages, len(answers), reception.received_at)
+                # Not by the time of receipt, which never goes backwards and so may be ahead of the clock.
+                deliveries = _decode_some(messages, len(answers), clock.now())
                 kept += await self._store(deliveries, reception.received_at)
                 answers += [
                     None if delivery.message.response_topic is None else _receipt(delivery)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -250,8 +250,8 @@ class TestInMongodb:
         async def expiry_s() -> int | None:
             indexes = await database.dead_letters.index_information()
             assert all(each == "retention" or "expireAfterSeconds" not in indexes[each] for each in indexes)
-            retention = indexes.get("retention", {"key": [("last_received_at", 1)]})
-            assert retention["key"] == [("last_received_at", 1)]
+            retention = indexes.get("retention", {"key": [("expires_from", 1)]})
+            assert retention["key"] == [("expires_from", 1)]
             expiry: int | None = retention.get("expireAfterSeconds")
             return expiry
 
@@ -267,6 +267,21 @@ class TestInMongodb:
         ]:
             await store.apply_retention(days)
             assert await expiry_s() == expected
+
+    async def test_what_retention_counts_from_is_by_mongodbs_clock(
+        self, store: MongoDeadLetterStore, database: Any
+    ) -> None:
+        """Else a bridge whose clock is 60 days behind would have its letters deleted in a minute."""
+
+        async def mongodb_says() -> datetime:
+            moment: datetime = (await database.command("hello"))["localTime"]
+            return moment
+
+        for _ in range(2):  # a letter that comes again is kept for longer
+            before = await mongodb_says()
+            await store.add([letter()], NOW - timedelta(days=60))
+            (kept,) = await database.dead_letters.find({}).to_list()
+            assert before <= kept["expires_from"] <= await mongodb_says()
 
     async def test_every_page_is_served_by_an_index(self, store: MongoDeadLetterStore, database: Any) -> None:
         await store.prepare()

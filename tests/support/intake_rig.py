@@ -135,7 +135,13 @@ class Rig:
         kinds = kinds_of_messages(
             events=self.store, dead_letters=self.dead_letters, projector=self.projector, metrics=self.metrics
         )
-        self.intake = Intake(kinds=[*kinds, *more_kinds], settings=settings, metrics=self.metrics)
+        self.clock_is_right = True
+        self.intake = Intake(
+            kinds=[*kinds, *more_kinds],
+            settings=settings,
+            metrics=self.metrics,
+            is_clock_right=lambda: self.clock_is_right,
+        )
         self.intake.attach(self)
         self.connection = FakeConnection()
         self.paused = False

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from bridge.kinds import sync_events
-from pisync import limits
+from pisync import clock, limits
 from pisync.domain import receipts, topics
 from pisync.domain.alerts import Rule
 from pisync.domain.events import Reason, SyncEvent
@@ -564,3 +565,39 @@ async def test_a_batch_that_is_cancelled_from_within_ends_the_intake(
         await asyncio.wait_for(rig.intake.run(), 10)
     assert raised.group_contains(RuntimeError, match="cancelled from within")
     assert rig.connection.acknowledged == []
+
+
+async def test_a_batch_is_not_judged_by_a_clock_in_doubt_and_the_socket_is_not_read() -> None:
+    async with running(Rig()) as rig:
+        rig.clock_is_right = False
+        rig.send(payload())
+        await until(lambda: rig.paused)
+        assert (rig.store.attempts, rig.buried, rig.connection.acknowledged) == (0, [], [])
+        rig.clock_is_right = True
+        rig.intake.release()
+        await until(lambda: rig.connection.acknowledged == [1])
+        assert not rig.paused
+
+
+async def test_a_bridge_on_hold_stops_without_what_it_holds() -> None:
+    async with running(Rig()) as rig:
+        rig.intake.hold()
+        assert rig.paused
+        rig.send(payload())
+        await rig.drain()
+        assert (rig.store.attempts, rig.connection.acknowledged) == (0, [])
+
+
+async def test_an_event_is_judged_by_the_present_clock_not_by_the_latched_time_of_receipt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock was 90 minutes ahead when a batch came, and has been put right."""
+    right = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: right + timedelta(minutes=90))
+    async with running(Rig()) as rig:
+        rig.send(payload())
+        await until(lambda: rig.connection.acknowledged == [1])
+        monkeypatch.setattr(clock, "now", lambda: right)
+        rig.send(payload(timestamp=clock.rfc3339(right + timedelta(minutes=95))))
+        await rig.drain()
+        assert [reason for letter in rig.buried for reason in letter.entry.rejected] == [Reason.CLOCK_AHEAD]

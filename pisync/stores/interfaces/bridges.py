@@ -56,5 +56,8 @@ class BridgeRegistry(Protocol):
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""
 
+    async def server_time(self) -> datetime:
+        """What the clock of the store's server says now."""
+
     async def forget(self, bridge_id: str) -> None:
         """Retire a bridge."""

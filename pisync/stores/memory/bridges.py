@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from pisync import clock
 from pisync.stores.interfaces.bridges import BridgeRecord, Claim
 
 
@@ -48,6 +49,10 @@ class MemoryBridgeRegistry:
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""
         return self.claims[bridge_id][0] if bridge_id in self.claims else None
+
+    async def server_time(self) -> datetime:
+        """What our own clock says."""
+        return clock.now()
 
     async def forget(self, bridge_id: str) -> None:
         """Retire a bridge."""

@@ -1,6 +1,6 @@
 """The bridges that there are, in MongoDB: which may have stored events, and which process has each now."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pymongo import ReturnDocument
 
@@ -12,6 +12,7 @@ class MongoBridgeRegistry:
     """A `BridgeRegistry` in a MongoDB database."""
 
     def __init__(self, connection: MongoConnection) -> None:
+        self._database = connection.database
         self._bridges = connection.database.get_collection("bridges")
 
     async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
@@ -64,6 +65,13 @@ class MongoBridgeRegistry:
         with map_driver_errors():
             found = await self._bridges.find_one({"_id": bridge_id})
         return None if found is None else str(found["instance"])
+
+    async def server_time(self) -> datetime:
+        """What the clock of the primary says now."""
+        with map_driver_errors():
+            hello = await self._database.command("hello")
+        moment: datetime = hello["localTime"]  # a command is decoded without the client's options: no zone
+        return moment.replace(tzinfo=UTC)
 
     async def forget(self, bridge_id: str) -> None:
         """Retire a bridge."""

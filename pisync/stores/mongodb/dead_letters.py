@@ -34,6 +34,9 @@ from pisync.stores.mongodb.connection import (
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
 
 _RETENTION: Final = "retention"
+# By MongoDB's clock, which also decides when a letter is old: a bridge whose clock is behind would have its
+# letters deleted a minute after they came.
+_EXPIRES_FROM: Final = "expires_from"
 _NEWEST: Final = [("received_at", DESCENDING), ("_id", DESCENDING)]
 
 
@@ -77,7 +80,7 @@ class MongoDeadLetterStore:
             expire_after_s = days * 24 * 3600
             try:
                 await self._dead_letters.create_index(
-                    [("last_received_at", ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
+                    [(_EXPIRES_FROM, ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
                 )
             except OperationFailure as error:
                 if error.code != INDEX_OPTIONS_CONFLICT:
@@ -97,11 +100,12 @@ class MongoDeadLetterStore:
         new: list[DeadLetter] = []
         for letters in _writes(distinct(dead_letters)):
             known = await self._insert(letters, received_at)
-            if known:
-                with map_driver_errors():
-                    await self._dead_letters.update_many(
-                        {"_id": {"$in": list(known)}}, {"$max": {"last_received_at": received_at}}
-                    )
+            # An insert cannot ask for MongoDB's clock. A letter that a crash leaves without it is kept.
+            with map_driver_errors():
+                await self._dead_letters.update_many(
+                    {"_id": {"$in": [letter.dead_letter_id for letter in letters]}},
+                    {"$max": {"last_received_at": received_at}, "$currentDate": {_EXPIRES_FROM: True}},
+                )
             new += [letter for letter in letters if letter.dead_letter_id not in known]
         suspects = self._unchecked.add(new)
         return await self._make_room(suspects, received_at) if suspects else []

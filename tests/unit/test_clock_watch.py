@@ -1,0 +1,152 @@
+"""The two clocks: when they count as apart, when messages wait, and which clock judges an event."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bridge.clock_watch import ClockWatch
+from bridge.metrics import Metrics
+from pisync import limits
+from pisync.errors import MongodbUnavailable
+from pisync.settings import BridgeSettings
+from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from tests.support.samples import NOW
+from tests.support.waiting import until
+
+MAX_S = limits.CLOCK_DIFFERENCE_S_MAX
+SECONDS = st.one_of(st.floats(-2 * MAX_S, 2 * MAX_S), st.floats(-1e7, 1e7))
+
+
+class Registry(MemoryBridgeRegistry):
+    """Tells MongoDB's time after a while, or is unavailable."""
+
+    def __init__(self, times: "Times") -> None:
+        super().__init__()
+        self.times = times
+        self.away = False
+        self.before_s = self.after_s = 0.0
+
+    async def server_time(self) -> datetime:
+        await asyncio.sleep(0)
+        if self.away:
+            raise MongodbUnavailable("away")
+        self.times.elapsed_s += self.before_s
+        moment = NOW + timedelta(seconds=self.times.elapsed_s)
+        self.times.elapsed_s += self.after_s
+        return moment
+
+
+class Times:
+    """A moment, and a wall clock that may be set."""
+
+    def __init__(self) -> None:
+        self.elapsed_s = 1000.0
+        self.set_by_s = 0.0
+        self.registry = Registry(self)
+        self.metrics = Metrics(BridgeSettings())
+
+    def watch(self, interval_s: float = 10.0) -> ClockWatch:
+        return ClockWatch(
+            registry=self.registry,
+            metrics=self.metrics,
+            now=lambda: NOW + timedelta(seconds=self.elapsed_s + self.set_by_s),
+            monotonic_s=lambda: self.elapsed_s,
+            interval_s=interval_s,
+        )
+
+
+@example(set_by_s=110.0, before_s=0.0, after_s=20.0, later_s=0.0)
+@example(set_by_s=-110.0, before_s=20.0, after_s=0.0, later_s=0.0)
+@given(
+    set_by_s=SECONDS,
+    before_s=st.floats(0, 20),
+    after_s=st.floats(0, 20),
+    later_s=st.floats(0, 1e6),
+)
+def test_clocks_are_apart_where_no_delay_of_the_answer_explains_it(
+    set_by_s: float, before_s: float, after_s: float, later_s: float
+) -> None:
+    times = Times()
+    times.set_by_s, times.registry.before_s, times.registry.after_s = set_by_s, before_s, after_s
+    watch = times.watch()
+    right = asyncio.run(watch.check())
+    if abs(set_by_s) <= MAX_S - 1:
+        assert right
+    if abs(set_by_s) > MAX_S + before_s + after_s + 1:
+        assert not right
+    times.elapsed_s += later_s
+    assert watch.is_right == watch.vouch() == right
+
+
+@given(set_by_s=SECONDS)
+def test_a_step_of_the_clock_is_seen_before_mongodb_is_asked(set_by_s: float) -> None:
+    times = Times()
+    watch = times.watch()
+    assert not watch.vouch()
+    assert asyncio.run(watch.check())
+    times.set_by_s = set_by_s
+    if abs(abs(set_by_s) - MAX_S) > 1:
+        assert watch.vouch() == (abs(set_by_s) < MAX_S)
+
+
+class Gates:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def hold(self) -> None:
+        self.told.append("hold")
+
+    def release(self) -> None:
+        self.told.append("release")
+
+
+async def test_in_doubt_mongodb_is_asked_at_once() -> None:
+    times, gates = Times(), Gates()
+    watch = times.watch(interval_s=3600)
+    await watch.agree()
+    running = asyncio.create_task(watch.run(gates))
+    times.set_by_s = 2 * MAX_S
+    assert not watch.vouch()
+    await until(lambda: gates.told == ["hold"])
+    running.cancel()
+
+
+async def test_doubt_is_settled_by_mongodb_as_soon_as_it_answers() -> None:
+    times, gates = Times(), Gates()
+    watch = times.watch(interval_s=0.001)
+    await watch.agree()
+    running = asyncio.create_task(watch.run(gates))
+    times.registry.away = True
+    times.set_by_s = -60 * 86_400.0
+    assert not watch.vouch()
+    asked = gates.told.copy()
+    await asyncio.sleep(0.01)
+    assert gates.told == asked
+    times.registry.away = False
+    await until(lambda: gates.told[-1:] == ["hold"])
+    times.set_by_s = 1.0
+    await until(lambda: gates.told[-1:] == ["release"])
+    running.cancel()
+
+
+async def test_a_bridge_with_a_wrong_clock_waits_at_its_start() -> None:
+    times = Times()
+    times.set_by_s = 10 * MAX_S
+    agreeing = asyncio.create_task(times.watch(interval_s=0.001).agree())
+    await asyncio.sleep(0.01)
+    assert not agreeing.done()
+    times.set_by_s = 0
+    await agreeing
+
+
+def test_the_difference_is_a_metric() -> None:
+    times = Times()
+    watch = times.watch()
+    assert b"\npisync_bridge_clock_right 0.0" in times.metrics.exposition()
+    times.set_by_s = -300
+    asyncio.run(watch.check())
+    assert b"\npisync_bridge_clock_difference_seconds -300.0" in times.metrics.exposition()
