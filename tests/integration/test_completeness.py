@@ -146,6 +146,7 @@ async def test_a_bridge_that_stopped_is_no_reason_for_doubt_and_one_that_was_kil
     async with asking(world) as reader:
         await publish(world, failures(0))
         await world.projected(failures(0))
+        await reader.says(complete=True)  # or it would be stopped before it has caught up
         await world.bridge.terminate()
         stopped_at = clock.now()
         await until(lambda: clock.now() > stopped_at + timedelta(seconds=LATE_S))
