@@ -54,8 +54,9 @@ UNAUTHORIZED: Final = declare(
     "No key, or a wrong one.", WWW_Authenticate="Names the scheme that is expected, `Bearer`."
 )
 UNAVAILABLE: Final = declare(
-    "A part of the system is unavailable for now.",
+    "A part of the system is unavailable for now, or there are too many connections.",
     UnavailableProblem,
+    Problem,
     Retry_After="Seconds to wait before the request is repeated.",
 )
 PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
@@ -64,7 +65,9 @@ UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
 # Answers that stand before every route.
 _EVERYWHERE: Final[Responses] = {
     400: declare("The request is not HTTP as it should be, such as one with two `Host` headers or none."),
+    408: declare("The head, or then the body, did not come in within 10 seconds."),
     421: declare("The api is not known by the name in `Host` (`PISYNC_ALLOWED_HOSTS`)."),
+    431: declare("The request's line and headers have more than 64 KiB."),
 }
 _CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another origin.")
 

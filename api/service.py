@@ -10,15 +10,17 @@ from typing import Final
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from api.app import create_app
-from api.protocol import Protocol
+from api.connections import Connections
+from api.middleware import is_within
+from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
 from pisync import logs
 from pisync.errors import ConfigurationError
-from pisync.limits import CONNECTIONS_MAX, STOP_MARGIN_S
+from pisync.limits import STOP_MARGIN_S
 from pisync.settings import ApiSettings
 from pisync.stores.opening import open_stores
 from pisync.tasks import supervise
@@ -66,7 +68,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         )
         app = create_app(settings, state)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
-        server = _Server(server_config(app, stop_s=stop_s))
+        connections = Connections(is_proxy=lambda address: is_within(address, settings.trusted_proxies))
+        server = _Server(server_config(app, connections, stop_s=stop_s))
         works = {
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
@@ -85,18 +88,18 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     log.info("api stopped")
 
 
-def server_config(app: FastAPI, *, stop_s: int) -> uvicorn.Config:
+def server_config(app: ASGIApp, connections: Connections, *, stop_s: int) -> uvicorn.Config:
     """How uvicorn serves an app of ours; a stop gives requests that are under way so many seconds."""
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol_of(connections),  # type: ignore[arg-type] # uvicorn only calls it
+        interface="asgi3",
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=stop_s,
     )
 

@@ -12,6 +12,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI, Request, Response
 
+from api.connections import Connections
 from api.service import server_config
 from local_stack import ports
 from local_stack.process import ChildProcess
@@ -53,7 +54,7 @@ def _app(ready: bytes) -> FastAPI:
 
 
 def _main(port: str, ready_file: str) -> None:
-    config = server_config(_app(Path(ready_file).read_bytes()), stop_s=_STOP_S)
+    config = server_config(_app(Path(ready_file).read_bytes()), Connections(), stop_s=_STOP_S)
     config.host, config.port = ports.HOST, int(port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(uvicorn.Server(config).serve())

@@ -169,8 +169,20 @@ HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 # POSTs that wait for a receipt at once. Each holds its body, so this bounds memory: 256 times 256 KiB.
 WAITING_MAX: Final = 256
-# Connections at once; uvicorn answers 503 beyond it. Below the usual limit of 1,024 open files.
-CONNECTIONS_MAX: Final = 900
+# Connections at once, and from one address that is no trusted proxy's; those that wait give way, and beyond
+# it a request is answered 503, but for probes. Below the usual limit of 1,024 open files.
+HTTP_CONNECTIONS_MAX: Final = 900
+HTTP_CONNECTIONS_OF_ADDRESS_MAX: Final = 256
+# A request's line and headers, and how long its head, and then its body, may take to come in.
+HTTP_HEAD_BYTES_MAX: Final = 64 * 1024
+HTTP_DEADLINE_S: Final = 10.0
+# Requests of one connection that wait for the answer before theirs; beyond it the connection is not read.
+HTTP_PIPELINED_MAX: Final = 16
+# What a client has to take of an answer in each HTTP_DEADLINE_S, and what all clients may leave unread.
+HTTP_READ_BYTES_MIN: Final = 16 * 1024
+HTTP_UNREAD_BYTES_MAX: Final = 64 * 1024 * 1024
+# How long a refused connection is left open, so that the client can read why.
+HTTP_LINGER_S: Final = 2.0
 # What a client is told to wait after a 503, in seconds.
 RETRY_AFTER_S: Final = 5
 # How long /readyz waits for each part, in seconds.

@@ -320,6 +320,6 @@ def test_settings_that_cannot_be_meant_are_refused(setting: dict[str, Any]) -> N
 def test_the_document_declares_what_stands_before_the_routes() -> None:
     for operations in Api().document["paths"].values():
         for method, operation in operations.items():
-            assert {"400", "421"} <= set(operation["responses"])
+            assert {"400", "408", "421", "431"} <= set(operation["responses"])
             assert ("403" in operation["responses"]) == (method != "get")
     assert HOST.startswith("127.")
