@@ -172,7 +172,9 @@ class Api:
 
     async def post(self, body: object = EVENT, **options: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = [(b"content-type", b"application/json"), *options.pop("headers", [])]
+        more = options.pop("headers", [])
+        more = list(more.items()) if isinstance(more, dict) else more
+        headers = [("content-type", "application/json"), *more]
         return await self.request("POST", "/api/sync-event", content=content, headers=headers, **options)
 
     async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
