@@ -260,6 +260,7 @@ async def test_pipelined_bodies_come_in_order_and_whole(served: Served) -> None:
 @pytest.mark.usefixtures("short")
 async def test_an_answer_that_is_not_read_is_given_up(served: Served) -> None:
     served.large = 16 * 1024 * 1024
+    served.server.config.timeout_keep_alive = 0.05
     for connection_header in (b"", b"Connection: close\r\n"):
         async with served.client() as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -271,6 +272,7 @@ async def test_an_answer_that_is_not_read_is_given_up(served: Served) -> None:
 @pytest.mark.usefixtures("short")
 async def test_an_answer_that_is_read_slowly_is_read_to_its_end(served: Served) -> None:
     served.large = 8 * 1024 * 1024
+    served.server.config.timeout_keep_alive = 0.05  # its connection counts as idle long before the end
     async with served.client() as client:
         await client.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         head = await client.reader.readuntil(b"\r\n\r\n")
