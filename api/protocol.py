@@ -155,8 +155,7 @@ class Protocol(HttpToolsProtocol):
         """An answer is written: take the next request's turn, or wait for one."""
         super().on_response_complete()
         if self.transport.is_closing():
-            if self._reading is None:  # it closes when all is read, which may be never
-                self._look_at_reader(self.transport.get_write_buffer_size() + limits.HTTP_READ_BYTES_MIN)
+            self._watch_reader()
             return
         if self._is_ended:
             return
@@ -170,8 +169,7 @@ class Protocol(HttpToolsProtocol):
         """The client does not take its answer as fast as it is written."""
         super().pause_writing()
         self._connections.is_not_read(self)
-        if not self._is_ended and self._reading is None:
-            self._look_at_reader(self.transport.get_write_buffer_size() + limits.HTTP_READ_BYTES_MIN)
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         """The client took nearly all there was."""
@@ -180,6 +178,11 @@ class Protocol(HttpToolsProtocol):
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
+
+    def _watch_reader(self) -> None:
+        """See to it that the client goes on reading: what is closed ends when all is read, or never."""
+        if self._reading is None and self.transport.get_write_buffer_size():
+            self._look_at_reader(self.transport.get_write_buffer_size() + limits.HTTP_READ_BYTES_MIN)
 
     def _look_at_reader(self, before: int) -> None:
         """Close where too little was taken since the last look; look again later."""
@@ -190,13 +193,14 @@ class Protocol(HttpToolsProtocol):
         self._reading = self.loop.call_later(limits.HTTP_DEADLINE_S, self._look_at_reader, unread)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, also one whose client has not read its last answer."""
+        """Close an idle connection."""
         self.give_way()
 
     def give_way(self) -> None:
-        """Close, because others need the place."""
+        """Close; an answer that is not read yet still is, while its client goes on reading."""
         self._is_ended = True
-        self.transport.abort()
+        self.transport.close()
+        self._watch_reader()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
