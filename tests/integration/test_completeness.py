@@ -163,6 +163,7 @@ async def test_a_bridge_that_stopped_is_no_reason_for_doubt_and_one_that_was_kil
 
 async def test_redis_goes_back_while_the_bridge_is_cut_off_from_mongodb(world: World, tmp_path: Path) -> None:
     """The snapshot is from when the bridge had stopped with nothing left to merge, in another life."""
+    await world.complete()  # or it would be stopped before it has caught up
     await world.bridge.terminate()
     await world.redis.terminate()
     copy = shutil.copytree(world.redis.directory, tmp_path / "copy")
