@@ -223,7 +223,10 @@ class Intake:
             response_topic = message.response_topic
             if answer is None or response_topic is None:
                 continue
-            if not topics.may_receive_receipt(response_topic, topics.device(message.topic)):
+            device_id = topics.device(message.topic)
+            if device_id is None and message.topic != topics.SYNC_OF_NO_DEVICE:
+                continue
+            if not topics.may_receive_receipt(response_topic, device_id):
                 continue
             if len(message.correlation_data or b"") > limits.CORRELATION_BYTES_MAX:
                 unanswered.append(message)

@@ -239,8 +239,8 @@ async def account(fuzzed: FuzzedBridge, sent: Sent, receipt: dict[str, Any]) -> 
         return
     try:
         content = read(sent.payload)
-    except ValueError:
-        # An array that is no JSON: what was kept of it stands in it.
+    except (ValueError, RecursionError):
+        # An array that is no JSON, or holds what is nested too deeply: what was kept of it stands in it.
         assert sent.payload.lstrip().startswith(b"[")
         assert {reason for reason, _ in letters} == set(rejected.values())
         assert all(raw in sent.payload for _, raw in letters)
