@@ -132,6 +132,7 @@ class Device:
         self.online = False
         self._random = random
         self._options = options
+        self._array_events = options.array_events
         self._spool: dict[int, bytes] = {}
         self._unsent: deque[int] = deque()
         self._inflight: dict[bytes, _Message] = {}
@@ -186,13 +187,21 @@ class Device:
         return self._advance(now_s)
 
     def receipt(self, correlation_data: bytes, receipt: Receipt, now_s: float) -> list[Action]:
-        """A receipt came. One of an earlier attempt counts as much as one of the last."""
+        """A receipt came. One of an earlier attempt counts as much as one of the last.
+
+        Where it says that a message of several events was not taken as a whole, the events stay on the spool,
+        and go out again in messages half as large: only what is rejected by itself is forgotten.
+        """
         message = self._inflight.get(correlation_data)
         rejected = _rejected(receipt)
         if message is None or rejected is None or not _accounts_for(receipt, rejected, len(message.keys)):
             self.counters.receipts_ignored += 1
             return []
         del self._inflight[correlation_data]
+        if None in rejected and len(message.keys) > 1:
+            self._array_events = min(self._array_events, len(message.keys) // 2)
+            self._unsent.extendleft(reversed(message.keys))
+            return self._advance(now_s)
         for key in message.keys:
             del self._spool[key]
         self.counters.rejected += len(message.keys) if None in rejected else len(rejected)
@@ -252,7 +261,7 @@ class Device:
         """The next message from the spool's oldest events that are in none yet."""
         keys: list[int] = []
         size = 1  # an opening bracket; then each event with the comma or bracket after it
-        while self._unsent and len(keys) < self._options.array_events:
+        while self._unsent and len(keys) < self._array_events:
             size += len(self._spool[self._unsent[0]]) + 1
             if keys and size > limits.MESSAGE_BYTES_MAX:
                 break

@@ -13,8 +13,9 @@ from pisync.domain.events import Reason, Rejection
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """How many events of one message are stored, were there already, and which were rejected, in order.
 
-    A receipt covers every event of its message: stored and duplicate ones are in MongoDB, rejected ones
-    are dead letters with their bytes. A device may forget them all.
+    A receipt covers every event of its message: stored and duplicate ones are in MongoDB, rejected ones are
+    dead letters. A device may forget them all, unless the message as a whole was not taken (`index` None):
+    then it keeps the events, splits the message and sends again.
     """
 
     stored: int

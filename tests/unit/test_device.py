@@ -223,13 +223,29 @@ def test_rejected_events_leave_the_spool_and_are_counted() -> None:
     assert (partly.counters.stored, partly.counters.duplicates, partly.counters.rejected) == (1, 1, 1)
 
 
-def test_a_rejection_without_an_index_covers_the_whole_message() -> None:
-    wholly = device(3)
-    (message,) = published(wholly.connected(0.0))
-    refusal = Rejection(index=None, reason=Reason.MALFORMED, detail="")
-    wholly.receipt(message.correlation_data, Receipt(stored=0, duplicates=0, rejected=[refusal]), 1.0)
-    assert not wholly.spool
-    assert wholly.counters.rejected == 3
+def test_events_of_a_message_that_is_not_taken_as_a_whole_are_split_and_sent_again() -> None:
+    """Only the one that is rejected by itself is forgotten."""
+    whole = device(5)
+    events = list(whole.spool.values())
+    refusal = Receipt(
+        stored=0, duplicates=0, rejected=[Rejection(index=None, reason=Reason.MALFORMED, detail="")]
+    )
+    waiting = published(whole.connected(0.0))
+    sizes = []
+    for now_s in range(1, 30):
+        if not waiting:
+            break
+        message = waiting.pop(0)
+        sent = msgspec.json.decode(message.payload, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+        sizes.append(len(sent) if isinstance(sent, list) else 1)
+        is_bad = events[3] in message.payload
+        taken = Receipt(stored=sizes[-1], duplicates=0, rejected=[])
+        waiting += published(
+            whole.receipt(message.correlation_data, refusal if is_bad else taken, float(now_s))
+        )
+    assert sizes[:2] == [5, 2]
+    assert not whole.spool
+    assert (whole.counters.stored, whole.counters.rejected) == (4, 1)
 
 
 def test_a_group_of_rejections_covers_each_of_its_events() -> None:
