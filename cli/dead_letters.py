@@ -111,8 +111,8 @@ def show(client: ApiClient, dead_letter_id: str) -> None:
     for one in corrections:
         outcome = "no receipt came" if one["outcome"] is None else _field(one["outcome"])
         typer.echo(
-            f"corrected: {one['reason']} by {one['offset']} ({printable(one['correction'])}),"
-            f" confirmed by {_field(one['confirmed_by'])} at {one['confirmed_at']}: {outcome}"
+            f"corrected: {one['reason']} {_amount(one)}, confirmed by {_field(one['confirmed_by'])}"
+            f" at {one['confirmed_at']}: {outcome}"
         )
     typer.echo("")
     typer.echo(f"base64: {raw}" if text is None else printable(text, keep="\n\t"))
@@ -238,15 +238,18 @@ def correct(
 
 
 def _show_preview(preview: Json) -> None:
-    typer.echo(
-        f"{preview['id']} {preview['device_id']} {preview['reason']}: {printable(preview['correction'])}"
-        f" is {preview['offset']}"
-    )
+    typer.echo(f"{preview['id']} {preview['device_id']} {preview['reason']} {_amount(preview)}")
     for event in preview["events"]:
         becomes = event["expect"]
         if event["reason"] is not None:
             becomes += f": {event['reason']}: {printable(event['detail'])}"
         typer.echo(f"  event {event['index']}  {event['timestamp']} -> {event['corrected']}  {becomes}")
+
+
+def _amount(correction: Json) -> str:
+    """Such as `-60d`, or `-60d (received_at)` where it was stated in other words."""
+    stated, offset = printable(correction["correction"]), str(correction["offset"])
+    return offset if stated == offset else f"{offset} ({stated})"
 
 
 def _hold_apart(previews: Sequence[Json], stated: Stated) -> None:

@@ -95,6 +95,34 @@ _EXAMPLES: Final[Any] = {
     "receipt": {"summary": "The newest happened when it came", "value": "received_at"},
     "offset": {"summary": "The clock was 60 days ahead", "value": "-60d"},
 }
+_PREVIEW: Final = {
+    "id": "0" * 32,
+    "device_id": "PB-000123",
+    "reason": Reason.CLOCK_AHEAD,
+    "correction": "-60d",
+    "offset": "-60d",
+    "confirm": "5f1d3c0e9a7b44d2b8c6e0f1a2938475",
+    "expected": {"stored": 1, "duplicates": 0, "rejected": 1},
+    "events": [
+        {
+            "index": 3,
+            "timestamp": "2026-07-07T12:00:00Z",
+            "corrected": "2026-05-08T12:00:00.000Z",
+            "expect": "stored",
+            "reason": None,
+            "detail": None,
+        },
+        {
+            "index": 4,
+            "timestamp": "2026-12-07T12:00:00Z",
+            "corrected": "2026-10-08T12:00:00.000Z",
+            "expect": "rejected",
+            "reason": Reason.CLOCK_AHEAD,
+            "detail": "timestamp 2026-10-08T12:00:00+00:00 is more than 10 minutes ahead of the receiver's"
+            " clock - at `$.timestamp`",
+        },
+    ],
+}
 _SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": corrections.PATTERN})
 CorrectionText = Annotated[
     str, AfterValidator(_stated), _SCHEMA, Query(description=_CORRECTION, openapi_examples=_EXAMPLES)
@@ -111,7 +139,11 @@ OnlyClock = Annotated[
     summary="What a replay with a corrected clock would send",
     response_model=None,
     responses={
-        200: {"model": CorrectionPreview, "description": "Each event before and after, and what to expect."},
+        200: {
+            "model": CorrectionPreview,
+            "description": "Each event before and after, and what to expect.",
+            "content": {"application/json": {"example": _PREVIEW}},
+        },
         404: UNKNOWN,
         409: declare(_OTHERWISE),
         422: declare(

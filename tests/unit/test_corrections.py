@@ -73,8 +73,8 @@ def test_the_text_of_an_offset_is_read_as_the_same(offset_ms: int) -> None:
     ("raw", "moved"),
     [
         (
-            b' { "x" : {"timestamp":"1970-01-01T00:00:00Z"}, "timestamp": "1970-01-01T00:00:00.0019Z" ,"n":1}',
-            b' { "x" : {"timestamp":"1970-01-01T00:00:00Z"}, "timestamp": "1970-01-02T00:00:00.001Z" ,"n":1}',
+            b' { "x" : {"timestamp":"1970-01-01T00:00:00Z"}, "timestamp": "1970-01-01T00:00:00.0019Z","n":1}',
+            b' { "x" : {"timestamp":"1970-01-01T00:00:00Z"}, "timestamp": "1970-01-02T00:00:00.001Z","n":1}',
         ),
         (
             b'\xef\xbb\xbf{"\\u0074imestamp":"1970-01-01T02:00:00+02:00","s":"\\ud83d\\ude00\xc3\xa9}"}\n\0',
