@@ -393,3 +393,15 @@ async def test_a_letter_deleted_meanwhile_is_404(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(pisync.publisher, "ping", ping)
         is_problem(await one.correct("-60d", confirm), 404)
         assert pisync.publisher.published == []
+
+
+async def test_an_event_nested_too_deeply_to_be_read_here_is_422() -> None:
+    raw = b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"," + json.dumps(at(0)).encode()[1:]
+    async with api() as pisync:
+        one = await of(pisync, letter(raw, reason=Reason.CLOCK_UNSET, index=0))
+        for answer in (
+            await pisync.get(one.url, params={"correction": "received_at"}),
+            await one.post(correction="received_at", confirm="x"),
+        ):
+            [fault] = is_problem(answer, 422)["errors"]
+            assert fault["reason"] == "malformed"
