@@ -7,7 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
-from api.routes import alerts, dead_letters, device, failures, probes, sync_event
+from api.routes import alerts, dead_letters, device, failures, probes, replays, sync_event
 from api.state import State
 from pisync.settings import ApiSettings
 
@@ -18,6 +18,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     failures.router,
     alerts.router,
     dead_letters.router,
+    replays.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

@@ -19,7 +19,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _RULE: Final = "must be an RFC 3339 time with an offset, such as 2026-05-08T12:00:00Z, or an age such as 7d"
 _AGE_PATTERN: Final = "[0-9]{1,5}[smhdw]"
 _AGE: Final = re.compile(_AGE_PATTERN)
-_UNITS: Final = {
+UNITS: Final = {
     "s": timedelta(seconds=1),
     "m": timedelta(minutes=1),
     "h": timedelta(hours=1),
@@ -32,7 +32,7 @@ def _ago(text: object) -> datetime | None:
     """The moment so long before now, as in `7d`; None where the text is no age."""
     if not (isinstance(text, str) and text.isascii() and _AGE.fullmatch(text)):
         return None
-    return clock.now() - int(text[:-1]) * _UNITS[text[-1]]
+    return clock.now() - int(text[:-1]) * UNITS[text[-1]]
 
 
 def _moment_down(text: object) -> datetime:

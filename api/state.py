@@ -16,7 +16,7 @@ from pisync.stores.interfaces.projection import ProjectionReader
 class State:
     """The stores that are read, and the one way in.
 
-    What the api writes itself are operators' acts on dead letters: the mark of a replay, and a purge.
+    What the api writes itself are operators' acts on dead letters: a replay, a correction, and a purge.
     """
 
     events: EventStore

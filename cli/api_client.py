@@ -73,9 +73,9 @@ class ApiClient:
         """DELETE; parameters that are None are left out; raises as `get` does."""
         return self._call("DELETE", path, params=_given(parameters))
 
-    def post(self, path: str) -> Json:
-        """POST without a body; raises as `get` does."""
-        return self._call("POST", path)
+    def post(self, path: str, parameters: Mapping[str, Any] | None = None) -> Json:
+        """POST without a body; parameters that are None are left out; raises as `get` does."""
+        return self._call("POST", path, params=_given(parameters))
 
     def rows(self, path: str, name: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
         """All rows of all pages of a list, whose rows are the member `name`; raises as `get` does."""

@@ -1,10 +1,15 @@
 """What the `pisync dead-letters` commands do: ask the api, show progress, and print the result."""
 
+import hashlib
 import json
+import os
+import pwd
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -17,11 +22,14 @@ from rich.text import Text
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import tracked
 from pisync import settings
+from pisync.domain.events import Reason
 from pisync.domain.payloads import printable
 from pisync.errors import PiSyncError
 
 PATH: Final = "/api/dead-letters"
 UNIT: Final = "dead letters"
+CLOCK_REASONS: Final = (Reason.CLOCK_AHEAD, Reason.CLOCK_UNSET)
+RECEIVED_AT: Final = "received_at"
 # Dead letters that the api reads at once while all are walked through, each with its whole payload.
 WALK_PAGE: Final = 200
 # A table is no narrower than this, also in a pipe, so that ids stay whole.
@@ -80,7 +88,7 @@ def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:
             row["device_id"] or "-",
             f"{row['received_at'][:19]}Z",  # without its milliseconds
             str(row["size_bytes"]),
-            "no" if row["replayed_at"] is None else "yes",
+            "no" if row["replayed_at"] is None else "corrected" if row["corrections"] else "yes",
             Text(payload[:PREVIEW_CHARS_MAX]),
         )
     Console(highlight=False, width=max(Console().width, TABLE_WIDTH_MIN)).print(table)
@@ -91,13 +99,21 @@ def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:
 def show(client: ApiClient, dead_letter_id: str) -> None:
     """Print one dead letter with its payload."""
     dead_letter = client.get(_path(dead_letter_id))
-    text, raw, parts = (dead_letter.pop(name) for name in ("text", "raw_base64", "parts"))
+    text, raw, parts, corrections = (
+        dead_letter.pop(name) for name in ("text", "raw_base64", "parts", "corrections")
+    )
     for name, value in dead_letter.items():
         typer.echo(f"{name:<16} {_field(value)}")
     typer.echo("")
     for part in parts:
         place = "message" if part["index"] is None else f"event {part['index']}"
         typer.echo(f"{place}: {part['reason']}: {printable(part['detail'])}")
+    for one in corrections:
+        outcome = "no receipt came" if one["outcome"] is None else _field(one["outcome"])
+        typer.echo(
+            f"corrected: {one['reason']} {_amount(one)}, confirmed by {_field(one['confirmed_by'])}"
+            f" at {one['confirmed_at']}: {outcome}"
+        )
     typer.echo("")
     typer.echo(f"base64: {raw}" if text is None else printable(text, keep="\n\t"))
 
@@ -115,8 +131,12 @@ def find_ids(client: ApiClient, query: Mapping[str, Any]) -> list[str]:
         return [row["id"] for row in rows]
 
 
-def replay(client: ApiClient, dead_letter_ids: Sequence[str]) -> int:
+def replay(
+    client: ApiClient, dead_letter_ids: Sequence[str], parameters: Mapping[str, Json] | None = None
+) -> int:
     """Publish dead letters again and print a summary; the exit code, 1 where one was not taken in.
+
+    `parameters` has those of each letter that is to be corrected.
 
     Raises:
         PiSyncError: the api or a part behind it is unavailable; the dead letters before were replayed.
@@ -125,7 +145,7 @@ def replay(client: ApiClient, dead_letter_ids: Sequence[str]) -> int:
     faults: Counter[str] = Counter()
     try:
         for dead_letter_id in tracked("Replaying", UNIT, dead_letter_ids):
-            result, fault = _replay(client, dead_letter_id)
+            result, fault = _replay(client, dead_letter_id, (parameters or {}).get(dead_letter_id))
             results[result] += 1
             if fault is not None:
                 faults[fault] += 1
@@ -137,19 +157,127 @@ def replay(client: ApiClient, dead_letter_ids: Sequence[str]) -> int:
     return 0 if results.total() == results[ReplayResult.STORED] + results[ReplayResult.DUPLICATE] else 1
 
 
-def _replay(client: ApiClient, dead_letter_id: str) -> tuple[ReplayResult, str | None]:
+def _replay(
+    client: ApiClient, dead_letter_id: str, parameters: Json | None
+) -> tuple[ReplayResult, str | None]:
     try:
-        receipt = client.post(f"{_path(dead_letter_id)}/replay")
+        receipt = client.post(f"{_path(dead_letter_id)}/replay", parameters)
     except ApiRefused as refused:
-        reasons = [error["reason"] for error in refused.errors if "reason" in error]
-        if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY and reasons:
-            return ReplayResult.REJECTED, ", ".join(sorted(set(reasons)))
-        if refused.status == HTTPStatus.CONFLICT:
-            return ReplayResult.IMPOSSIBLE, str(refused)
-        if refused.status == HTTPStatus.NOT_FOUND:
-            return ReplayResult.GONE, str(refused)
-        raise
+        return _refused(refused)
     return (ReplayResult.STORED if receipt["stored"] else ReplayResult.DUPLICATE), None
+
+
+def _refused(refused: ApiRefused) -> tuple[ReplayResult, str]:
+    """What became of a letter that the api refused to replay; raises what is not about the letter."""
+    reasons = [error["reason"] for error in refused.errors if "reason" in error]
+    if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        if reasons:
+            return ReplayResult.REJECTED, ", ".join(sorted(set(reasons)))
+        return ReplayResult.IMPOSSIBLE, str(refused)
+    if refused.status == HTTPStatus.CONFLICT:
+        return ReplayResult.IMPOSSIBLE, str(refused)
+    if refused.status == HTTPStatus.NOT_FOUND:
+        return ReplayResult.GONE, str(refused)
+    raise refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stated:
+    """A correction as it was typed, and who confirms it."""
+
+    correction: str
+    reason: Reason | None
+    confirmed_by: str | None
+
+    def parameters(self) -> Json:
+        """What names the correction in a request."""
+        return {"correction": self.correction, "reason": self.reason}
+
+
+def correct(
+    client: ApiClient, dead_letter_ids: Sequence[str], stated: Stated, *, dry_run: bool, confirm: str | None
+) -> int:
+    """Show what a correction would send, and send it once that is confirmed; the exit code, as of `replay`.
+
+    Raises:
+        PiSyncError: as `replay`; or the correction would lay letters over one another, or is not the one that
+            was confirmed.
+    """
+    previews: list[Json] = []
+    faults: Counter[tuple[ReplayResult, str]] = Counter()
+    for dead_letter_id in dead_letter_ids:
+        try:
+            previews.append(client.get(f"{_path(dead_letter_id)}/replay", stated.parameters()))
+        except ApiRefused as refused:
+            faults[_refused(refused)] += 1
+        else:
+            _show_preview(previews[-1])
+    for (result, fault), count in faults.items():
+        typer.echo(f"{count} {result}: {fault}")
+    if not previews:
+        typer.echo("Nothing can be sent with this correction.")
+        return 1
+    _hold_apart(previews, stated)
+    token = hashlib.sha256("".join(preview["confirm"] for preview in previews).encode()).hexdigest()[:16]
+    expected = {name: sum(one["expected"][name] for one in previews) for name in previews[0]["expected"]}
+    typer.echo(f"{len(previews)} dead letters; to expect: {_field(expected)}")
+    if dry_run:
+        typer.echo(f"Nothing was sent. To send exactly this: --confirm {token}")
+        return 1 if faults else 0
+    if confirm is None:
+        typer.confirm("Send these events with these times?", abort=True)
+    elif confirm != token:
+        raise PiSyncError("this is not what --confirm stands for: look at it again with --dry-run")
+    name = stated.confirmed_by or _login()
+    parameters = {
+        preview["id"]: {**stated.parameters(), "confirm": preview["confirm"], "confirmed_by": name}
+        for preview in previews
+    }
+    code = replay(client, list(parameters), parameters)
+    return 1 if faults else code
+
+
+def _show_preview(preview: Json) -> None:
+    typer.echo(f"{preview['id']} {preview['device_id']} {preview['reason']} {_amount(preview)}")
+    for event in preview["events"]:
+        becomes = event["expect"]
+        if event["reason"] is not None:
+            becomes += f": {event['reason']}: {printable(event['detail'])}"
+        typer.echo(f"  event {event['index']}  {event['timestamp']} -> {event['corrected']}  {becomes}")
+
+
+def _amount(correction: Json) -> str:
+    """Such as `-60d`, or `-60d (received_at)` where it was stated in other words."""
+    stated, offset = printable(correction["correction"]), str(correction["offset"])
+    return offset if stated == offset else f"{offset} ({stated})"
+
+
+def _hold_apart(previews: Sequence[Json], stated: Stated) -> None:
+    """Refuse a correction by time of receipt that mixes what a device sent in several letters.
+
+    The parts of one backlog come at the same time, so each would end at that time, and lie over the others.
+    """
+    if stated.correction != RECEIVED_AT:
+        return
+    ranges = sorted(
+        (preview["device_id"], min(times), max(times), preview["offset"])
+        for preview in previews
+        if (times := [event["corrected"] for event in preview["events"]])
+    )
+    for (device_id, _, newest, offset), (next_device_id, oldest, _, _) in pairwise(ranges):
+        if device_id == next_device_id and oldest <= newest:
+            raise PiSyncError(
+                f"the letters of {device_id} would lie over one another, as if they were recorded at once:"
+                f" they are parts of one backlog. Give one offset for all of them, such as {offset}, which"
+                f" is what {RECEIVED_AT} is for one of these"
+            )
+
+
+def _login() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user need not have a name
+        return f"uid {os.getuid()}"
 
 
 def purge(client: ApiClient, query: Mapping[str, Any], *, dry_run: bool, confirmed: bool) -> None:

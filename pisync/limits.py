@@ -157,6 +157,9 @@ MONGODB_SOCKET_TIMEOUT_MS: Final = 20_000
 MONGODB_CLOSE_TIMEOUT_S: Final = 1.0
 REDIS_SOCKET_TIMEOUT_S: Final = 5.0
 
+# The name of who confirms a correction of a clock.
+CONFIRMED_BY_CHARS_MAX: Final = 64
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000

@@ -1,4 +1,4 @@
-"""`/api/dead-letters`: what could not be taken in, the way to try it again, and the way to be rid of it."""
+"""`/api/dead-letters`: what could not be taken in, and the way to be rid of it."""
 
 import base64
 import re
@@ -12,18 +12,18 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from api import models, paging, problems, replaying
+from api import paging
+from api.corrections import offset_text
 from api.models import Count, DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import State, state_of
-from pisync import clock, limits, logs
+from pisync import limits, logs
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain import payloads, receipts
+from pisync.domain import payloads
 from pisync.domain.dead_letters import ID_PATTERN, Holds
 from pisync.domain.events import Reason
-from pisync.domain.receipts import Receipt
 from pisync.stores.interfaces.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
@@ -36,7 +36,7 @@ from pisync.stores.interfaces.dead_letters import (
 log = logs.get("api.dead_letters")
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
-_UNKNOWN: Final = declare("There is no such dead letter.")
+UNKNOWN: Final = declare("There is no such dead letter.")
 
 DeadLetterId = Annotated[str, Path(description="The dead letter's id.", examples=["0" * 32])]
 _ID: Final = re.compile(ID_PATTERN)
@@ -64,6 +64,23 @@ class ReplayOutcome(BaseModel):
     stored: Count
     duplicates: Count
     rejected: Count
+
+
+class CorrectionRecord(BaseModel):
+    """By how much the times of events were moved when they were sent again, because a clock was wrong."""
+
+    reason: Annotated[Reason, Field(description="The events that were rejected for this.")]
+    correction: Annotated[str, Field(description="As it was stated.")]
+    offset: Annotated[str, Field(description="What it added to the device's times.", examples=["-60d"])]
+    confirmed_by: Annotated[str | None, Field(description="Who confirmed it, by the request's own words.")]
+    confirmed_at: datetime
+    outcome: Annotated[
+        ReplayOutcome | None,
+        Field(
+            description="Of the latest replay with it that took something in; null: whether any is stored is"
+            " not known, because no receipt came. The same replay again tells."
+        ),
+    ]
 
 
 class RejectedPart(BaseModel):
@@ -101,6 +118,13 @@ class _DeadLetter(BaseModel):
         datetime | None, Field(description="When a replay took something of it in, the latest one.")
     ]
     replay_outcome: ReplayOutcome | None
+    corrections: Annotated[
+        list[CorrectionRecord],
+        Field(
+            description="Events of it are stored, or may be, with other times than the device's own;"
+            " at most one for `clock_ahead` and one for `clock_unset`."
+        ),
+    ]
 
 
 class DeadLetterRow(_DeadLetter):
@@ -283,7 +307,7 @@ async def purge(
     response_model=None,
     responses={
         200: {"model": DeadLetter, "description": "The letter."},
-        404: _UNKNOWN,
+        404: UNKNOWN,
         422: PARAMETERS,
         500: UNEXPECTED,
         503: UNAVAILABLE,
@@ -291,7 +315,7 @@ async def purge(
 )
 async def dead_letter(request: Request, dead_letter_id: DeadLetterId) -> Response:
     """The payload is from outside and may hold anything: who displays its `text` has to escape it."""
-    kept = await _kept(state_of(request), dead_letter_id)
+    kept = await kept_letter(state_of(request), dead_letter_id)
     try:
         text = kept.raw.decode()
     except UnicodeDecodeError:
@@ -305,68 +329,16 @@ async def dead_letter(request: Request, dead_letter_id: DeadLetterId) -> Respons
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
-@router.post(
-    "/dead-letters/{dead_letter_id}/replay",
-    summary="Publish what can be taken of a dead letter again",
-    response_model=None,
-    responses={
-        200: {"model": models.Receipt, "description": "At least one event was stored, now or before."},
-        404: _UNKNOWN,
-        409: declare(
-            "The letter cannot be published again: its topic named no device, or only its head is kept."
-        ),
-        422: declare(
-            "Everything in it was rejected again; `errors` says why. Or there are parameters.",
-            problems.EventsProblem,
-            problems.ParametersProblem,
-        ),
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    },
-)
-async def replay(request: Request, dead_letter_id: DeadLetterId) -> Response:
-    """The events go the way of every message, as they are; repeating is safe, a duplicate counts once.
+async def kept_letter(state: State, dead_letter_id: str) -> KeptDeadLetter:
+    """A letter with all that is kept of it.
 
-    An event that cannot be valid, whatever is stored and whatever the time is, is not sent again; a message
-    of too many events is sent as several. A letter of which something was taken in is marked with the time
-    and the outcome. One that is rejected again stays as it is. `index` is the place in the letter's message.
+    Raises:
+        HTTPException: 404, there is none with this id.
     """
-    state = state_of(request)
-    kept = await _kept(state, dead_letter_id)
-    device_id = kept.entry.device_id
-    if device_id is None:
-        raise HTTPException(
-            HTTPStatus.CONFLICT, "The letter's topic named no device, so there is none to publish it for."
-        )
-    if kept.entry.holds is Holds.HEAD:
-        raise HTTPException(
-            HTTPStatus.CONFLICT,
-            f"The message had {kept.entry.size_bytes} bytes; only the first {len(kept.raw)} are kept.",
-        )
-    again = replaying.prepare(kept, device_id, clock.now())
-    answers = [await state.publisher.publish(device_id, message.payload) for message in again.messages]
-    receipt = again.receipt(answers)
-    if not (receipt.stored or receipt.duplicates):
-        return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
-    await state.dead_letters.record_replay(dead_letter_id, _replay(receipt))
-    log.info("dead letter replayed", id=dead_letter_id, stored=receipt.stored, duplicates=receipt.duplicates)
-    return Response(receipts.encode(receipt), media_type="application/json")
-
-
-async def _kept(state: State, dead_letter_id: str) -> KeptDeadLetter:
     kept = await state.dead_letters.get(dead_letter_id) if _ID.fullmatch(dead_letter_id) else None
     if kept is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "There is no dead letter with this id.")
     return kept
-
-
-def _replay(receipt: Receipt) -> Replay:
-    return Replay(
-        replayed_at=clock.now(),
-        stored=receipt.stored,
-        duplicates=receipt.duplicates,
-        rejected=len(receipt.rejected),
-    )
 
 
 def _row(entry: DeadLetterEntry) -> dict[str, object]:
@@ -387,7 +359,21 @@ def _fields(entry: DeadLetterEntry) -> dict[str, object]:
         "last_received_at": rfc3339(entry.last_received_at),
         "size_bytes": entry.size_bytes,
         "replayed_at": None if done is None else rfc3339(done.replayed_at),
-        "replay_outcome": None
-        if done is None
-        else {"stored": done.stored, "duplicates": done.duplicates, "rejected": done.rejected},
+        "replay_outcome": None if done is None else _outcome(done),
+        "corrections": [
+            {
+                "reason": one.reason,
+                "correction": one.stated,
+                "offset": offset_text(one.offset_ms),
+                "confirmed_by": one.confirmed_by,
+                "confirmed_at": rfc3339(one.confirmed_at),
+                "outcome": None if one.outcome is None else _outcome(one.outcome),
+            }
+            for one in entry.corrections
+            if one.offset_ms
+        ],
     }
+
+
+def _outcome(done: Replay) -> dict[str, int]:
+    return {"stored": done.stored, "duplicates": done.duplicates, "rejected": done.rejected}

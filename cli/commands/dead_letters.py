@@ -96,23 +96,55 @@ def replay(
     dead_letter_ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", show_default=False)] = None,
     *,
     reason: OnlyReason = None,
+    device: OnlyDevice = None,
     every: Annotated[
         bool, typer.Option("--all", help="All dead letters that no replay took in yet.")
     ] = False,
+    correction: Annotated[
+        str | None,
+        typer.Option(
+            help="Send the events rejected as clock_ahead or clock_unset, and no others, with other times:"
+            " received_at (the newest happened when its letter came), or what is added to the device's times,"
+            " such as -60d or +1h30m. They are shown first, and sent once that is confirmed.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what the correction would send.")
+    ] = False,
+    confirm: Annotated[
+        str | None,
+        typer.Option(help="Do not ask, where this is what --dry-run showed.", show_default=False),
+    ] = None,
+    confirmed_by: Annotated[
+        str | None,
+        typer.Option(help="Who confirms; without it, the name of the login.", show_default=False),
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Publish dead letters again: those named, or all (of one reason) that no replay took in yet.
+    """Publish dead letters again: those named, or all (of a reason, of a device) that no replay took in yet.
 
     Exits with 0 only when every one of them was taken in, now or before. Repeating is safe.
     """
     from cli import dead_letters as run  # noqa: PLC0415
 
-    if [bool(dead_letter_ids), reason is not None, every].count(True) != 1:
-        raise typer.BadParameter("give either ids, or --reason, or --all")
+    chosen = {"reason": reason, "device_id": device, "replayed": False}
+    if correction is None:
+        if dry_run or confirm is not None or confirmed_by is not None:
+            raise typer.BadParameter("--dry-run, --confirm and --confirmed-by belong to a --correction")
+        if [bool(dead_letter_ids), reason is not None, every].count(True) != 1:
+            raise typer.BadParameter("give either ids, or --reason, or --all")
+    elif every or not (dead_letter_ids or reason in run.CLOCK_REASONS):
+        raise typer.BadParameter("a --correction is for ids, or for --reason clock_ahead or clock_unset")
+    if dead_letter_ids and device is not None:
+        raise typer.BadParameter("--device chooses among letters that are not named")
     with run.connect(url, key) as client:
-        chosen = dead_letter_ids or run.find_ids(client, {"reason": reason, "replayed": False})
-        raise typer.Exit(run.replay(client, chosen))
+        ids = dead_letter_ids or run.find_ids(client, chosen)
+        if correction is None:
+            raise typer.Exit(run.replay(client, ids))
+        stated = run.Stated(correction=correction, reason=reason, confirmed_by=confirmed_by)
+        raise typer.Exit(run.correct(client, ids, stated, dry_run=dry_run, confirm=confirm))
 
 
 @dead_letters.command()

@@ -16,6 +16,7 @@ from pisync.domain.events import Reason, Rejection
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.dead_letters import (
+    Correction,
     DeadLetterFilter,
     DeadLetterPosition,
     DeadLetterQuery,
@@ -155,6 +156,82 @@ async def test_the_latest_replay_stands_on_the_letter(letters: Letters) -> None:
     kept = await letters.store.get(dead_letter_id)
     assert kept is not None
     assert (kept.entry.replay, kept.raw) == (again, b"{")
+
+
+CORRECTION = Correction(
+    reason=Reason.CLOCK_AHEAD,
+    offset_ms=-(2**40),
+    stated="-60d",
+    confirmed_by="Ada",
+    confirmed_at=NOW + timedelta(hours=1),
+)
+OTHER = dataclasses.replace(CORRECTION, offset_ms=-1, stated="-1ms", confirmed_by=None)
+
+
+async def corrections_of(letters: Letters, dead_letter_id: str) -> list[Correction]:
+    kept = await letters.store.get(dead_letter_id)
+    assert kept is not None
+    assert await letters.store.find(DeadLetterQuery(limit=9)) == [kept.entry]
+    return list(kept.entry.corrections)
+
+
+async def test_a_correction_is_held_from_before_it_is_sent(letters: Letters) -> None:
+    [dead_letter_id] = await letters.add(letter())
+    assert await corrections_of(letters, dead_letter_id) == []
+    assert await letters.store.claim_correction(dead_letter_id, CORRECTION, "1")
+    assert await corrections_of(letters, dead_letter_id) == [CORRECTION]
+    assert not await letters.store.claim_correction(dead_letter_id, OTHER, "2")
+    await letters.store.settle_correction(dead_letter_id, OTHER, "1", REPLAY)
+    await letters.store.settle_correction(dead_letter_id, OTHER, "1", None)
+    assert await corrections_of(letters, dead_letter_id) == [CORRECTION]
+    await letters.store.settle_correction(dead_letter_id, CORRECTION, "1", REPLAY)
+    taken = dataclasses.replace(CORRECTION, outcome=REPLAY)
+    assert await corrections_of(letters, dead_letter_id) == [taken]
+    assert not await letters.store.claim_correction(dead_letter_id, OTHER, "3")
+    # The same again leaves who confirmed it first; what the latest took in is told.
+    again = dataclasses.replace(CORRECTION, confirmed_by="Grace", confirmed_at=NOW)
+    assert await letters.store.claim_correction(dead_letter_id, again, "4")
+    later = dataclasses.replace(REPLAY, stored=0, replayed_at=NOW + timedelta(days=3))
+    await letters.store.settle_correction(dead_letter_id, again, "4", later)
+    await letters.store.settle_correction(dead_letter_id, again, "5", None)
+    await letters.add(letter(), minute=9)
+    assert await corrections_of(letters, dead_letter_id) == [dataclasses.replace(taken, outcome=later)]
+
+
+async def test_a_correction_that_took_nothing_in_makes_room(letters: Letters) -> None:
+    [dead_letter_id] = await letters.add(letter())
+    assert await letters.store.claim_correction(dead_letter_id, CORRECTION, "1")
+    assert await letters.store.claim_correction(dead_letter_id, CORRECTION, "2")
+    await letters.store.settle_correction(dead_letter_id, CORRECTION, "1", None)
+    assert not await letters.store.claim_correction(dead_letter_id, OTHER, "3")  # the second is on its way
+    await letters.store.settle_correction(dead_letter_id, CORRECTION, "2", None)
+    assert await corrections_of(letters, dead_letter_id) == []
+    assert await letters.store.claim_correction(dead_letter_id, OTHER, "4")
+    assert await corrections_of(letters, dead_letter_id) == [OTHER]
+
+
+async def test_each_reason_has_a_correction_of_its_own(letters: Letters) -> None:
+    [dead_letter_id] = await letters.add(letter())
+    unset = dataclasses.replace(OTHER, reason=Reason.CLOCK_UNSET)
+    assert await letters.store.claim_correction(dead_letter_id, CORRECTION, "1")
+    assert await letters.store.claim_correction(dead_letter_id, unset, "2")
+    await letters.store.settle_correction(dead_letter_id, unset, "2", REPLAY)
+    assert await corrections_of(letters, dead_letter_id) == [
+        CORRECTION,
+        dataclasses.replace(unset, outcome=REPLAY),
+    ]
+
+
+async def test_an_unknown_letter_has_no_correction(letters: Letters) -> None:
+    assert not await letters.store.claim_correction("0" * 32, CORRECTION, "1")
+    await letters.store.settle_correction("0" * 32, CORRECTION, "1", REPLAY)
+    [dead_letter_id] = await letters.add(letter())
+    assert await letters.store.claim_correction(dead_letter_id, CORRECTION, "1")
+    assert await letters.store.purge(DeadLetterFilter(reason=Reason.MALFORMED)) == 1
+    await letters.store.settle_correction(dead_letter_id, CORRECTION, "1", REPLAY)
+    assert await letters.ids() == []
+    await letters.add(letter())  # which is another one
+    assert await corrections_of(letters, dead_letter_id) == []
 
 
 @pytest.fixture
@@ -371,6 +448,8 @@ class TestInMongodb:
             store.find(DeadLetterQuery(limit=1)),
             store.get("0" * 32),
             store.record_replay("0" * 32, REPLAY),
+            store.claim_correction("0" * 32, CORRECTION, "1"),
+            store.settle_correction("0" * 32, CORRECTION, "1", REPLAY),
             store.add([letter()], NOW),
             store.dropped(None),
             store.count(DeadLetterFilter()),

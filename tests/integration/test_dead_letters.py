@@ -134,6 +134,67 @@ async def test_what_is_good_the_second_time_is_stored_once(operator: Operator) -
     assert (await operator.http.get(URL, params={"replayed": "false"})).json()["dead_letters"] == []
 
 
+async def test_what_was_ahead_is_taken_in_when_its_time_has_come(operator: Operator) -> None:
+    """An ordinary replay, without a correction, by the bridge's clock."""
+    moment = clock.now() + timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX, seconds=8)
+    await operator.publish(payload(timestamp=clock.rfc3339(moment)))
+    letter = await operator.letter("clock_ahead")
+    assert (await operator.replay(letter)).status_code == 422
+
+    async def taken() -> bool:
+        return (await operator.replay(letter)).status_code == 200
+
+    await until(taken)
+    history = (await operator.http.get(f"/api/device/{DEVICE}/sync-history")).json()["events"]
+    assert [event["timestamp"] for event in history] == [clock.rfc3339(moment)]
+
+
+async def test_a_wrong_clock_is_corrected_once_and_its_neighbours_are_left_alone(operator: Operator) -> None:
+    """A backlog of a clock that is 60 days ahead, behind two events of before it was set."""
+    right = [clock.now() - timedelta(hours=hours) for hours in (5, 4, 3)]
+    days_60 = timedelta(days=60)
+    unset = [members(timestamp=f"1970-01-01T00:00:0{second}Z") for second in (1, 4)]
+    ahead = [members(timestamp=clock.rfc3339(moment + days_60)) for moment in right[1:]]
+    await operator.publish(backlog(*unset, members(timestamp=clock.rfc3339(right[0])), *ahead))
+    letter = await operator.letter("clock_ahead")
+    url = f"{URL}/{letter['id']}/replay"
+    correction = {"correction": "-60d", "reason": "clock_ahead"}
+    shown = (await operator.http.get(url, params=correction)).json()
+    assert [(event["index"], event["corrected"], event["expect"]) for event in shown["events"]] == [
+        (index, clock.rfc3339(moment), "stored") for index, moment in enumerate(right[1:], 3)
+    ]
+
+    async def history() -> list[str]:
+        events = (await operator.http.get(f"/api/device/{DEVICE}/sync-history")).json()["events"]
+        return [event["timestamp"] for event in events]
+
+    assert await history() == [clock.rfc3339(right[0])]
+    assert await operator.letter("clock_ahead") == letter
+    assert (await operator.http.post(url, params=correction)).status_code == 422
+    confirmed = correction | {"confirm": shown["confirm"], "confirmed_by": "Ada"}
+    for expected in ({"stored": 2, "duplicates": 0}, {"stored": 0, "duplicates": 2}):
+        answer = await operator.http.post(url, params=confirmed)
+        assert (answer.status_code, answer.json()) == (200, expected | {"rejected": []})
+    assert await history() == [clock.rfc3339(moment) for moment in reversed(right)]
+    another = correction | {"correction": "-61d"}
+    assert (await operator.http.get(url, params=another)).status_code == 409
+
+    options = ("replay", letter["id"], "--reason", "clock_unset", "--correction", "received_at")
+    code, out, _ = await operator.command(*options, "--dry-run")
+    assert (code, "to expect: 2 stored" in out) == (0, True)
+    token = out.rsplit("--confirm ", 1)[1].strip()
+    code, out, _ = await operator.command(*options, "--confirm", token)
+    assert (code, out.splitlines()[-1]) == (0, "1 stored, 0 duplicate, 0 rejected")
+    times = [clock.read_rfc3339(text)[0] for text in await history()]
+    assert times[1] == times[0] - timedelta(seconds=3)
+    assert clock.rfc3339(times[0]) == letter["received_at"]
+    records = (await operator.letter("clock_ahead"))["corrections"]
+    assert {(one["reason"], one["correction"], one["outcome"]["rejected"]) for one in records} == {
+        ("clock_ahead", "-60d", 0),
+        ("clock_unset", "received_at", 0),
+    }
+
+
 async def test_whole_messages_of_any_size_and_topics_without_a_device(operator: Operator) -> None:
     await operator.publish(payload(), topic="pisync/v1/devices/a b/sync")
     answer = await operator.replay(await operator.letter("device_id"))

@@ -56,6 +56,7 @@ async def test_a_row_tells_everything_but_the_whole_payload() -> None:
         "preview": {"encoding": "text", "content": r'{"\x1b]0;' + "x" * 194, "truncated": True},
         "replayed_at": None,
         "replay_outcome": None,
+        "corrections": [],
     }
 
 

@@ -27,6 +27,11 @@ def names(operation: dict[str, Any]) -> list[str]:
     return [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
 
 
+def told(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The faults of a problem, but for parameters that are required and not given."""
+    return [fault for fault in document["errors"] if fault["detail"] != "Field required"]
+
+
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
 @pytest.mark.parametrize("name", ["page", "limit[$ne]", "Limit", "limit ", "", "\0", "é", "limit[]", "a.b"])
 async def test_every_route_refuses_what_it_does_not_know_and_names_what_exists(
@@ -34,7 +39,7 @@ async def test_every_route_refuses_what_it_does_not_know_and_names_what_exists(
 ) -> None:
     async with api() as pisync:
         document = is_problem(await pisync.request(method, f"{path}?{urlencode({name: '2'})}"), 422)
-        [fault] = document["errors"]
+        [fault] = told(document)
         assert (fault["in"], fault["parameter"]) == ("query", name)
         assert all(known in fault["detail"] for known in names(operation) or ["none"])
         assert pisync.publisher.published == []
@@ -47,7 +52,7 @@ async def test_every_route_refuses_what_it_does_not_know_and_names_what_exists(
 async def test_every_parameter_is_given_once(method: str, path: str, name: str) -> None:
     async with api() as pisync:
         document = is_problem(await pisync.request(method, f"{path}?{name}=1&{name}=1&{name}=1"), 422)
-        [fault] = document["errors"]
+        [fault] = told(document)
         assert fault["parameter"] == name
         assert "given 3 times" in fault["detail"]
 

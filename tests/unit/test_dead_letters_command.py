@@ -5,6 +5,8 @@ import base64
 import io
 import json
 import os
+import pwd
+import re
 import sys
 import threading
 import time
@@ -23,11 +25,13 @@ from cli import dead_letters
 from cli.api_client import ApiClient
 from cli.main import main
 from local_stack import ports
-from pisync import limits, settings
-from pisync.clock import from_ms
-from pisync.domain.dead_letters import DeadLetter
-from pisync.domain.events import Reason
+from pisync import clock, limits, settings
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain import topics
+from pisync.domain.dead_letters import DeadLetter, dead_letter
+from pisync.domain.events import Reason, Rejection
 from pisync.errors import BrokerUnavailable
+from pisync.stores.interfaces.dead_letters import DeadLetterQuery
 from tests.support.api_client import EVENT, START_MS, Api
 from tests.support.samples import letter
 
@@ -199,6 +203,130 @@ def test_replay_wants_one_choice(capsys: pytest.CaptureFixture[str], choice: lis
     code, _, err = run(capsys, "replay", *choice)
     assert code == 2
     assert "either ids" in err
+
+
+DAY_MS = 86_400_000
+AHEAD_MS = to_ms(clock.now()) + 30 * DAY_MS
+
+
+def ahead(*moments_ms: int, device_id: str = "PB-000123") -> DeadLetter:
+    """The letter of events of a clock that is ahead."""
+    events = [EVENT | {"device_id": device_id, "timestamp": rfc3339(from_ms(each))} for each in moments_ms]
+    return dead_letter(
+        topic=topics.sync(device_id),
+        device_id=device_id,
+        payload=json.dumps(events).encode(),
+        rejections=[
+            Rejection(index=index, reason=Reason.CLOCK_AHEAD, detail="") for index in range(len(events))
+        ],
+    )
+
+
+def token(out: str) -> str:
+    """What --dry-run says that stands for what it showed."""
+    return out.rsplit("--confirm ", 1)[1].strip()
+
+
+def test_a_correction_is_shown_and_sent_when_that_is_confirmed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [one] = served.keep(ahead(AHEAD_MS, AHEAD_MS + 1500))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    code, out, _ = served.run("replay", one, "--correction", "-60d")
+    assert code == 1
+    assert f"{one} PB-000123 clock_ahead -60d\n" in out
+    for index, moment in enumerate((AHEAD_MS, AHEAD_MS + 1500)):
+        before, after = rfc3339(from_ms(moment)), rfc3339(from_ms(moment - 60 * DAY_MS))
+        assert f"  event {index}  {before} -> {after}  stored\n" in out
+    assert "to expect: 2 stored, 0 duplicates, 0 rejected" in out
+    assert served.pisync.publisher.published == []
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    code, out, _ = served.run("replay", one, "--correction=-60d", "--confirmed-by", "Ada")
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        "Send these events with these times? [y/N]: 1 stored, 0 duplicate, 0 rejected",
+    )
+    shown = served.run("show", one)[1]
+    assert "corrected: clock_ahead -60d, confirmed by Ada at 2" in shown
+    assert ": 2 stored, 0 duplicates, 0 rejected" in shown
+    assert " corrected " in served.run("list")[1]
+
+
+def test_a_dry_run_says_what_confirms_exactly_that(served: Served) -> None:
+    first = served.keep(ahead(AHEAD_MS), ahead(AHEAD_MS, device_id="PB-9"), letter(GOOD))[0]
+    options = ("replay", "--reason", "clock_ahead", "--correction", "-60d")
+    code, out, _ = served.run(*options, "--dry-run")
+    assert code == 0
+    assert "Nothing was sent." in out
+    code, _, err = served.run(*options, "--device", "PB-9", "--confirm", token(out))
+    assert code == 1
+    assert "not what --confirm stands for" in err
+    assert served.run("replay", first, "--correction", "-61d", "--confirm", token(out))[0] == 1
+    assert served.pisync.publisher.published == []
+    code, out, _ = served.run(*options, "--confirm", token(out))
+    assert (code, out.splitlines()[-1]) == (0, "2 stored, 0 duplicate, 0 rejected")
+    [record] = asyncio.run(served.pisync.dead_letters.find(DeadLetterQuery(limit=1, device_id="PB-9")))[
+        0
+    ].corrections
+    assert record.confirmed_by == pwd.getpwuid(os.getuid()).pw_name
+
+
+def test_letters_that_cannot_be_corrected_are_told_and_the_others_sent(served: Served) -> None:
+    good, bad = served.keep(ahead(AHEAD_MS), letter(b"{"))
+    options = ("replay", good, bad, "0" * 32, "--correction", "-60d")
+    out = served.run(*options, "--dry-run")[1]
+    code, out, _ = served.run(*options, "--confirm", token(out))
+    assert code == 1
+    assert "1 cannot be replayed: correction: nothing in this letter was rejected for a clock" in out
+    assert "1 not there: There is no dead letter" in out
+    assert out.splitlines()[-1] == "1 stored, 0 duplicate, 0 rejected"
+    code, out, _ = served.run("replay", bad, "--correction", "-60d", "--confirm", "x")
+    assert (code, out.splitlines()[-1]) == (1, "Nothing can be sent with this correction.")
+    out = served.run("replay", good, "--correction", "60 days", "--dry-run")[1]
+    assert "correction: must be received_at, or what is to be added" in out
+
+
+def test_parts_of_one_backlog_are_not_laid_over_one_another_by_their_time_of_receipt(served: Served) -> None:
+    ids = served.keep(
+        ahead(AHEAD_MS, AHEAD_MS + 60_000),
+        ahead(AHEAD_MS + 90_000, AHEAD_MS + 120_000),
+        ahead(AHEAD_MS, device_id="PB-9"),
+    )
+    code, out, err = served.run("replay", *ids, "--correction", "received_at", "--dry-run")
+    assert (code, "--confirm" in out) == (1, False)
+    [offset] = re.findall(r"such as (\S+), which", " ".join(err.split()))
+    assert "PB-000123 would lie over one another" in " ".join(err.split())
+    assert served.run("replay", *ids, "--correction", offset, "--dry-run")[0] == 0
+    assert served.run("replay", *ids[1:], "--correction", "received_at", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--all", "--correction", "-60d"], "for ids, or for --reason"),
+        (["--reason", "schema", "--correction", "-60d"], "for ids, or for --reason"),
+        (["--correction", "-60d"], "for ids, or for --reason"),
+        (["x", "--dry-run"], "belong to a --correction"),
+        (["x", "--confirm", "x"], "belong to a --correction"),
+        (["x", "--confirmed-by", "x"], "belong to a --correction"),
+        (["x", "--device", "PB-9"], "not named"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    code, _, err = run(capsys, "replay", *options)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+
+
+def test_the_help_tells_what_a_correction_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "replay", "--help")
+    assert code == 0
+    text = " ".join(out.replace("│", " ").split())
+    for words in ("--correction", "received_at", "-60d", "--dry-run", "--confirm", "--confirmed-by"):
+        assert words in text
 
 
 def test_export_writes_every_letter_of_every_page(

@@ -20,11 +20,29 @@ class Replay:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Correction:
+    """How far the times of the events that were rejected for `reason` were moved when they were sent again.
+
+    `stated` is how that was said, `confirmed_by` who is said to have confirmed it, and `confirmed_at` when;
+    `offset_ms` of 0 is a replay with the device's own times. `outcome` counts those events in the latest
+    replay that took any of them in; None: whether they are stored is not known.
+    """
+
+    reason: Reason
+    offset_ms: int
+    stated: str
+    confirmed_by: str | None
+    confirmed_at: datetime
+    outcome: Replay | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeadLetterEntry:
     """A dead letter without the whole of its bytes.
 
     `head` are the first `HEAD_BYTES_MAX` of them; `received_at` is when it came first, `last_received_at`
-    when last; `replay` is the latest replay that took something of it in. The others are the letter's own.
+    when last; `replay` is the latest replay that took something of it in, `corrections` those that took
+    something in or may have, one for a reason. The others are the letter's own.
     """
 
     dead_letter_id: str
@@ -38,6 +56,7 @@ class DeadLetterEntry:
     size_bytes: int
     head: bytes
     replay: Replay | None
+    corrections: tuple[Correction, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +139,22 @@ class DeadLetterStore(Protocol):
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record a replay that took something in; nothing where the letter is gone meanwhile."""
+
+    async def claim_correction(self, dead_letter_id: str, correction: Correction, attempt: str) -> bool:
+        """Write down, before it is sent, with which correction the letter's events of a reason are sent.
+
+        False, and nothing is written, where they were sent with another offset that took some of them in, or
+        of which that is not known: with two of them an event would be stored twice. Also where the letter is
+        gone. With the same offset it is another attempt of the correction that is there.
+        """
+
+    async def settle_correction(
+        self, dead_letter_id: str, correction: Correction, attempt: str, outcome: Replay | None
+    ) -> None:
+        """Record what the attempt took in; None: nothing for certain, so that another offset may be claimed.
+
+        An attempt that is followed by another one leaves the latter as it is.
+        """
 
     async def count(self, chosen: DeadLetterFilter) -> int:
         """How many dead letters there are of these."""

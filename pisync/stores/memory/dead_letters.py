@@ -1,13 +1,15 @@
 """Dead letters in memory."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pisync import limits
 from pisync.domain.dead_letters import DeadLetter
+from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
+    Correction,
     DeadLetterEntry,
     DeadLetterFilter,
     DeadLetterQuery,
@@ -24,6 +26,7 @@ class MemoryDeadLetterStore:
         self.dead_letters: dict[str, KeptDeadLetter] = {}
         self._kept_bytes: dict[str, int] = {}
         self._dropped: dict[str | None, DroppedLetters] = {}
+        self._claims: dict[str, dict[Reason, _Claim]] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -63,6 +66,7 @@ class MemoryDeadLetterStore:
 
     def _forget(self, dead_letter_id: str) -> None:
         del self.dead_letters[dead_letter_id], self._kept_bytes[dead_letter_id]
+        self._claims.pop(dead_letter_id, None)
 
     async def ping_writes(self) -> None:
         """Return: memory always takes writes."""
@@ -93,6 +97,40 @@ class MemoryDeadLetterStore:
         if kept is not None:
             self.dead_letters[dead_letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
 
+    async def claim_correction(self, dead_letter_id: str, correction: Correction, attempt: str) -> bool:
+        """Write down with which correction they are sent."""
+        if dead_letter_id not in self.dead_letters:
+            return False
+        claims = self._claims.setdefault(dead_letter_id, {})
+        claim = claims.get(correction.reason)
+        if claim is None or claim.is_free:
+            claims[correction.reason] = _Claim(correction, attempt)
+        elif claim.correction.offset_ms == correction.offset_ms:
+            claim.attempt = attempt
+        else:
+            return False
+        self._show_corrections(dead_letter_id)
+        return True
+
+    async def settle_correction(
+        self, dead_letter_id: str, correction: Correction, attempt: str, outcome: Replay | None
+    ) -> None:
+        """Record what the attempt took in."""
+        claim = self._claims.get(dead_letter_id, {}).get(correction.reason)
+        if claim is None or claim.correction.offset_ms != correction.offset_ms:
+            return
+        if outcome is not None:
+            claim.correction = replace(claim.correction, outcome=outcome)
+        if claim.attempt == attempt:
+            claim.attempt = None
+        self._show_corrections(dead_letter_id)
+
+    def _show_corrections(self, dead_letter_id: str) -> None:
+        kept = self.dead_letters[dead_letter_id]
+        claims = self._claims[dead_letter_id].values()
+        corrections = tuple(claim.correction for claim in claims if not claim.is_free)
+        self.dead_letters[dead_letter_id] = replace(kept, entry=replace(kept.entry, corrections=corrections))
+
     async def count(self, chosen: DeadLetterFilter) -> int:
         """How many there are of these."""
         return len(self._chosen(chosen))
@@ -106,6 +144,19 @@ class MemoryDeadLetterStore:
 
     def _chosen(self, chosen: DeadLetterFilter) -> list[DeadLetterEntry]:
         return [kept.entry for kept in self.dead_letters.values() if _matches(kept.entry, chosen)]
+
+
+@dataclass
+class _Claim:
+    """A correction, and the latest attempt with it that has not ended."""
+
+    correction: Correction
+    attempt: str | None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is stored with it for certain."""
+        return self.attempt is None and self.correction.outcome is None
 
 
 def _kept(letter: DeadLetter, received_at: datetime) -> KeptDeadLetter:

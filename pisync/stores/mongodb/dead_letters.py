@@ -1,11 +1,12 @@
 """Dead letters in MongoDB: kept, listed, read, purged, replays recorded, and how many and how long."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
+from bson.int64 import Int64
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import BulkWriteError, OperationFailure
 
@@ -14,6 +15,7 @@ from pisync.domain.dead_letters import DeadLetter, Holds, Part, distinct
 from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
+    Correction,
     DeadLetterEntry,
     DeadLetterFilter,
     DeadLetterQuery,
@@ -208,11 +210,44 @@ class MongoDeadLetterStore:
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record the replay."""
-        outcome = {"stored": replay.stored, "duplicates": replay.duplicates, "rejected": replay.rejected}
+        done = {"replayed_at": replay.replayed_at, "replay_outcome": _outcome(replay)}
         with map_driver_errors():
+            await self._dead_letters.update_one({"_id": dead_letter_id}, {"$set": done})
+
+    async def claim_correction(self, dead_letter_id: str, correction: Correction, attempt: str) -> bool:
+        """Write down with which correction they are sent: a new one where none holds, or the same again."""
+        field = _correction_field(correction)
+        own: Document = {"_id": dead_letter_id}
+        new = {
+            "offset_ms": Int64(correction.offset_ms),
+            "stated": correction.stated,
+            "confirmed_by": correction.confirmed_by,
+            "confirmed_at": correction.confirmed_at,
+            "attempt": attempt,
+        }
+        with map_driver_errors():
+            free = own | {
+                f"{field}.attempt": None,
+                f"{field}.outcome": None,
+            }  # matches where there is none, too
+            if (await self._dead_letters.update_one(free, {"$set": {field: new}})).matched_count:
+                return True
+            same = own | {f"{field}.offset_ms": correction.offset_ms}
+            again = await self._dead_letters.update_one(same, {"$set": {f"{field}.attempt": attempt}})
+            return again.matched_count == 1
+
+    async def settle_correction(
+        self, dead_letter_id: str, correction: Correction, attempt: str, outcome: Replay | None
+    ) -> None:
+        """Record what the attempt took in, and that it has ended."""
+        field = _correction_field(correction)
+        same = {"_id": dead_letter_id, f"{field}.offset_ms": correction.offset_ms}
+        with map_driver_errors():
+            if outcome is not None:
+                taken = {f"{field}.outcome": _outcome(outcome), f"{field}.settled_at": outcome.replayed_at}
+                await self._dead_letters.update_one(same, {"$set": taken})
             await self._dead_letters.update_one(
-                {"_id": dead_letter_id},
-                {"$set": {"replayed_at": replay.replayed_at, "replay_outcome": outcome}},
+                same | {f"{field}.attempt": attempt}, {"$set": {f"{field}.attempt": None}}
             )
 
     async def count(self, chosen: DeadLetterFilter) -> int:
@@ -327,6 +362,29 @@ def _all_of(conditions: Sequence[Document]) -> Document:
     return {"$and": list(conditions)} if conditions else {}
 
 
+def _outcome(replay: Replay) -> Document:
+    return {"stored": replay.stored, "duplicates": replay.duplicates, "rejected": replay.rejected}
+
+
+def _correction_field(correction: Correction) -> str:
+    return f"corrections.{correction.reason.value}"
+
+
+def _corrections(found: Mapping[str, Document]) -> Iterator[Correction]:
+    """The corrections that took something in, or may have."""
+    for reason, one in found.items():
+        outcome = one.get("outcome")
+        if outcome is not None or one["attempt"] is not None:
+            yield Correction(
+                reason=Reason(reason),
+                offset_ms=int(one["offset_ms"]),
+                stated=one["stated"],
+                confirmed_by=one["confirmed_by"],
+                confirmed_at=one["confirmed_at"],
+                outcome=None if outcome is None else Replay(replayed_at=one["settled_at"], **outcome),
+            )
+
+
 def _entry(document: dict[str, Any]) -> DeadLetterEntry:
     replayed_at = document.get("replayed_at")
     return DeadLetterEntry(
@@ -344,4 +402,5 @@ def _entry(document: dict[str, Any]) -> DeadLetterEntry:
         size_bytes=document["size_bytes"],
         head=document["head"],
         replay=None if replayed_at is None else Replay(replayed_at=replayed_at, **document["replay_outcome"]),
+        corrections=tuple(_corrections(document.get("corrections", {}))),
     )
