@@ -36,6 +36,13 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _OBJECT, _ARRAY = b"{"[0], b"["[0]
 _BACKSLASH: Final = b"\\"[0]
 _FIRST: Final = (0,)
+# An event has no shorter JSON than this. A message has room for hundreds of thousands of what is shorter, so
+# only the faults of the first ones are named, which costs a parse each.
+_EVENT_BYTES_MIN: Final = len(
+    b'{"device_id":"","timestamp":"2015-01-01T00:00:00Z","total_files_synced":0,"total_errors":0,'
+    b'"internet_speed":0}'
+)
+_TOO_SHORT: Final = "too short for an event: required members are missing"
 _CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
 _CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
 
@@ -138,7 +145,9 @@ def _event_in(raw: bytes) -> SyncEvent:
     try:
         return _parse(_event, raw)
     except _RejectionError as error:
-        if error.reason is not Reason.SCHEMA or (members := _with_whole_counts(raw)) is None:
+        if error.reason is not Reason.SCHEMA or len(raw) < _EVENT_BYTES_MIN:
+            raise
+        if (members := _with_whole_counts(raw)) is None:
             raise
     try:
         return msgspec.convert(members, SyncEvent)
@@ -230,12 +239,19 @@ def _array(payload: bytes) -> Split:
 
 def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> Decoded:
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
+    short = 0
     for index, raw in enumerate(elements):
+        if len(raw) < _EVENT_BYTES_MIN:
+            short += 1
+            if short > limits.SHORT_ELEMENTS_NAMED_MAX:
+                rejection = Rejection(index=index, reason=Reason.SCHEMA, detail=_TOO_SHORT)
+                decoded.rejections.append(rejection)
+                continue
         try:
             event = _cut(_event_in(raw), raw)
-            rejection = _rejection(event, device_id, latest)
-            if rejection is not None:
-                raise rejection
+            fault = _rejection(event, device_id, latest)
+            if fault is not None:
+                raise fault
             _reject_ambiguity(raw, (event,))
         except _RejectionError as error:
             decoded.rejections.append(error.rejection(index))
