@@ -37,7 +37,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
 # A string, to the end where it is not closed (then without the group), or what gives an array its structure.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(")?|[][{},]', re.DOTALL)
-# What changes nothing inside an open bracket: whole strings, commas, numbers, and a list or an object of these.
+# What changes nothing inside an open bracket: strings, commas, numbers, and a list or an object of these.
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _FLAT: Final = rb'(?:[^"\[\]{}]++|%b)*+' % _STRING
 _FLAT_INSIDE: Final = rb"\[%b\]|\{%b\}" % (_FLAT, _FLAT)
