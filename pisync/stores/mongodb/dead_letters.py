@@ -38,6 +38,8 @@ _RETENTION: Final = "retention"
 # By MongoDB's clock, which also decides when a letter is old: a bridge whose clock is behind would have its
 # letters deleted a minute after they came.
 _EXPIRES_FROM: Final = "expires_from"
+# `Reason.value` costs as much as the rest of a part.
+_NAMES: Final = {reason: reason.value for reason in Reason}
 _NEWEST: Final = [("received_at", DESCENDING), ("_id", DESCENDING)]
 
 
@@ -308,7 +310,7 @@ def _document(letter: DeadLetter, received_at: datetime) -> Document:
         "holds": letter.holds.value,
         "reasons": [reason.value for reason in letter.rejected],
         "counts": list(letter.rejected.values()),
-        "parts": [[part.index, part.reason.value, part.detail, part.size_bytes] for part in letter.parts],
+        "parts": [[part.index, _NAMES[part.reason], part.detail, part.size_bytes] for part in letter.parts],
         "size_bytes": letter.size_bytes,
         "kept_bytes": letter.kept_bytes,
         "head": letter.raw[:HEAD_BYTES_MAX],
