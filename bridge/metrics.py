@@ -133,7 +133,7 @@ class Metrics:
         self._rejected = {reason: rejected.labels(reason.value) for reason in Reason}
         self.dead_letters_dropped = self._counter(
             "pisync_bridge_dead_letters_dropped_total",
-            "Dead letters deleted because a device had more than are kept for one.",
+            "Dead letters deleted, or not written, because a device had more than are kept for one.",
         )
         self._batch_messages = Histogram(
             "pisync_bridge_batch_messages",

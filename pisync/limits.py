@@ -26,6 +26,8 @@ CLOCK_DIFFERENCE_S_MAX: Final = 120.0
 CLOCK_CHECK_INTERVAL_S: Final = 10.0
 
 DETAIL_CHARS_MAX: Final = 300
+# Elements of one message that are too short for an event, and whose fault is named all the same.
+SHORT_ELEMENTS_NAMED_MAX: Final = 5
 
 # A dead letter holds the rejected events of its message one by one up to so many, and beyond it the message
 # itself; of one that is larger than a message may be, the beginning.

@@ -6,7 +6,6 @@ Pure: how many are kept for a device, and where, is the store's concern.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
 from typing import Final
@@ -31,8 +30,7 @@ class Holds(StrEnum):
     """The beginning of a message that is larger than a message may be."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One rejection: its place in the message (None: all of it), why, and its size where events are held."""
 
     index: int | None
@@ -41,12 +39,12 @@ class Part:
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """What was not taken in of one message.
 
     `parts` are its first rejections, `rejected` counts all of them by reason; `size_bytes` is that of `raw`
-    before it was cut. `dead_letter_id` follows from the content, so that the same again is no second letter.
+    before it was cut. `kept_bytes` is about what keeping it takes: this, summed up, is held to a limit for
+    each device. `dead_letter_id` follows from the content, so that the same again is no second letter.
     """
 
     dead_letter_id: str
@@ -57,12 +55,7 @@ class DeadLetter:
     rejected: Mapping[Reason, int]
     raw: bytes
     size_bytes: int
-
-    @property
-    def kept_bytes(self) -> int:
-        """About what keeping it takes: this, summed up, is held to a limit for each device."""
-        details = sum(len(part.detail) + limits.DEAD_LETTER_PART_BYTES for part in self.parts)
-        return limits.DEAD_LETTER_BYTES_BESIDE + len(self.topic) + len(self.raw) + details
+    kept_bytes: int
 
 
 def dead_letter(
@@ -89,18 +82,23 @@ def dead_letter(
         sizes = [0] * len(ordered)
     digest = hashlib.sha256(msgspec.json.encode((topic, named)))
     digest.update(whole)
+    parts = tuple(
+        [
+            Part(index=one.index, reason=one.reason, detail=one.detail, size_bytes=size)
+            for one, size in zip(ordered, sizes, strict=True)
+        ]
+    )
+    details = len(parts) * limits.DEAD_LETTER_PART_BYTES + sum([len(part.detail) for part in parts])
     return DeadLetter(
         dead_letter_id=digest.hexdigest()[:32],
         topic=topic,
         device_id=device_id,
         holds=holds,
-        parts=tuple(
-            Part(index=one.index, reason=one.reason, detail=one.detail, size_bytes=size)
-            for one, size in zip(ordered, sizes, strict=True)
-        ),
+        parts=parts,
         rejected=Counter(map(attrgetter("reason"), rejections)),
         raw=raw,
         size_bytes=len(whole),
+        kept_bytes=limits.DEAD_LETTER_BYTES_BESIDE + len(topic) + len(raw) + details,
     )
 
 
@@ -110,6 +108,25 @@ def distinct(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
     for letter in letters:
         found.setdefault(letter.dead_letter_id, letter)
     return list(found.values())
+
+
+def newest(letters: Sequence[DeadLetter]) -> tuple[list[DeadLetter], Counter[str | None]]:
+    """The letters but for those that newer ones of their device push out at once, and how many these are.
+
+    A device that floods would else have letters written only to be deleted.
+    """
+    dropped = Counter[str | None]()
+    if len(letters) <= limits.DEVICE_DEAD_LETTERS_MAX:
+        return list(letters), dropped
+    counts = Counter[str | None]()
+    kept = []
+    for letter in reversed(letters):
+        counts[letter.device_id] += 1
+        if counts[letter.device_id] <= limits.DEVICE_DEAD_LETTERS_MAX:
+            kept.append(letter)
+        else:
+            dropped[letter.device_id] += 1
+    return kept[::-1], dropped
 
 
 def pieces(holds: Holds, parts: Sequence[Part], raw: bytes) -> list[bytes]:

@@ -27,6 +27,7 @@ class Decoded(msgspec.Struct, kw_only=True):
 
 
 _event = msgspec.json.Decoder(SyncEvent)
+_decode_event = _event.decode
 _events = msgspec.json.Decoder(list[SyncEvent])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 # What may stand around the JSON beside white space: the mark that some editors and .NET write before it, and
@@ -36,6 +37,16 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _OBJECT, _ARRAY = b"{"[0], b"["[0]
 _BACKSLASH: Final = b"\\"[0]
 _FIRST: Final = (0,)
+_MESSAGE_BYTES_MAX: Final = limits.MESSAGE_BYTES_MAX
+# An event has no shorter JSON than this, and none with fewer quotation marks. A message has room for hundreds
+# of thousands of what is shorter, so only the faults of the first ones are named, which costs a parse each.
+_SHORTEST: Final = (
+    b'{"device_id":"","timestamp":"2015-01-01T00:00:00Z","total_files_synced":0,"total_errors":0,'
+    b'"internet_speed":0}'
+)
+_EVENT_BYTES_MIN: Final = len(_SHORTEST)
+_EVENT_MARKS_MIN: Final = _SHORTEST.count(b'"')
+_TOO_SHORT: Final = "too short for an event: required members are missing"
 _CLOCK_EARLIEST: Final = from_ms(limits.CLOCK_EARLIEST_MS)
 _CLOCK_AHEAD_MAX: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
 
@@ -62,18 +73,19 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
     Returns:
         The good events and the rejections; a bad event takes none of its neighbours with it.
     """
-    latest = now + _CLOCK_AHEAD_MAX
-    if payload and payload[0] == _OBJECT and len(payload) <= limits.MESSAGE_BYTES_MAX:
+    if payload and payload[0] == _OBJECT and len(payload) <= _MESSAGE_BYTES_MAX:
         # What nearly every message is, without ceremony; whatever is amiss is named below.
         try:
-            event = _event.decode(payload)
+            event = _decode_event(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         else:
             if (
                 event.device_id == device_id
-                and _CLOCK_EARLIEST <= event.timestamp <= latest
-                and payload.count(b'"') == quotation_marks(event)
+                and event.timestamp >= _CLOCK_EARLIEST
+                # What nearly every event is is asked first: of the past, and without optional members.
+                and (event.timestamp <= now or event.timestamp <= now + _CLOCK_AHEAD_MAX)
+                and ((marks := payload.count(b'"')) == _EVENT_MARKS_MIN or marks == quotation_marks(event))
                 and (
                     (_BACKSLASH not in payload and payload.find(b"999") < 0)  # twice as fast as `in`
                     or _ROUNDED.search(payload) is None
@@ -81,7 +93,7 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
             ):
                 return Decoded(events=[event], indexes=_FIRST, rejections=[])
     try:
-        return _decode(payload, device_id, latest)
+        return _decode(payload, device_id, now + _CLOCK_AHEAD_MAX)
     except _RejectionError as error:
         return Decoded(events=[], indexes=(), rejections=[error.rejection(None)])
 
@@ -112,7 +124,7 @@ def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
 
     All of it, too, where no bytes are left of an event.
     """
-    if all(rejection.index is None for rejection in rejections):
+    if payload[:1] == b"{" or all(rejection.index is None for rejection in rejections):
         return [payload] * len(rejections)
     bare = _bare(payload)
     if bare[:1] != b"[":
@@ -130,7 +142,7 @@ _ROUNDED: Final = re.compile(rb"[.][0-9]{3}999[5-9]|\\u0039")
 
 
 def _may_be_rounded(raw: bytes) -> bool:
-    return (_BACKSLASH in raw or b"999" in raw) and _ROUNDED.search(raw) is not None
+    return (_BACKSLASH in raw or raw.find(b"999") >= 0) and _ROUNDED.search(raw) is not None
 
 
 def _event_in(raw: bytes) -> SyncEvent:
@@ -138,7 +150,9 @@ def _event_in(raw: bytes) -> SyncEvent:
     try:
         return _parse(_event, raw)
     except _RejectionError as error:
-        if error.reason is not Reason.SCHEMA or (members := _with_whole_counts(raw)) is None:
+        if error.reason is not Reason.SCHEMA or len(raw) < _EVENT_BYTES_MIN:
+            raise
+        if (members := _with_whole_counts(raw)) is None:
             raise
     try:
         return msgspec.convert(members, SyncEvent)
@@ -193,12 +207,13 @@ def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
         return _take_each([payload], device_id, latest)
     try:
         events = _parse(_events, payload)
-        clean = all(
-            event.device_id == device_id and _CLOCK_EARLIEST <= event.timestamp <= latest for event in events
-        )
-        if clean and 0 < len(events) <= limits.MESSAGE_EVENTS_MAX and not _may_be_rounded(payload):
-            _reject_ambiguity(payload, events)
-            return Decoded(events=events, indexes=range(len(events)), rejections=[])
+        if 0 < len(events) <= limits.MESSAGE_EVENTS_MAX and not _may_be_rounded(payload):
+            for event in events:
+                if event.device_id != device_id or not _CLOCK_EARLIEST <= event.timestamp <= latest:
+                    break
+            else:
+                _reject_ambiguity(payload, events)
+                return Decoded(events=events, indexes=range(len(events)), rejections=[])
     except _RejectionError:
         pass  # one of them is bad: take them one by one
     array = _array(payload)
@@ -230,12 +245,19 @@ def _array(payload: bytes) -> Split:
 
 def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> Decoded:
     decoded = Decoded(events=[], indexes=(indexes := []), rejections=[])
+    short = 0
     for index, raw in enumerate(elements):
+        if len(raw) < _EVENT_BYTES_MIN:
+            short += 1
+            if short > limits.SHORT_ELEMENTS_NAMED_MAX:
+                rejection = Rejection(index=index, reason=Reason.SCHEMA, detail=_TOO_SHORT)
+                decoded.rejections.append(rejection)
+                continue
         try:
             event = _cut(_event_in(raw), raw)
-            rejection = _rejection(event, device_id, latest)
-            if rejection is not None:
-                raise rejection
+            fault = _rejection(event, device_id, latest)
+            if fault is not None:
+                raise fault
             _reject_ambiguity(raw, (event,))
         except _RejectionError as error:
             decoded.rejections.append(error.rejection(index))
@@ -314,7 +336,8 @@ def _reject_ambiguity(raw: bytes, events: Sequence[SyncEvent]) -> None:
     member needs at least the marks counted here, so an equal total leaves none for a second one. Only
     where the total is higher (unknown members, escapes, nulls, a duplicate) is the text scanned.
     """
-    if raw.count(b'"') == sum(map(quotation_marks, events)):
+    marks = raw.count(b'"')
+    if marks == _EVENT_MARKS_MIN * len(events) or marks == sum(map(quotation_marks, events)):
         return
     try:
         _scanner.decode(raw.decode())

@@ -110,6 +110,8 @@ def _group(reason: Reason, places: Sequence[int]) -> Rejection:
     """A group, by its first place and, where it has more, all of them as ranges, such as `0-3,7`."""
     if len(places) == 1:
         return Rejection(index=places[0], reason=reason)
+    if places[-1] - places[0] == len(places) - 1:
+        return Rejection(index=places[0], reason=reason, indexes=f"{places[0]}-{places[-1]}")
     runs = []
     for _, run in groupby(enumerate(places), lambda item: item[1] - item[0]):
         first, *others = [place for _, place in run]

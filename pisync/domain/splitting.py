@@ -17,8 +17,8 @@ from pisync.domain.events import SyncEvent
 WHITESPACE: Final = b" \t\n\r"
 # How often one payload may be gone back in, which bounds the work; beyond it no list may hold events.
 RETURNS_MAX: Final = 3
-# The strings, brackets and commas that are looked at in one payload; one of good events has fewer.
-TOKENS_MAX: Final = 120_000
+# The tokens that are looked at one by one in one payload; one of good events has fewer.
+TOKENS_MAX: Final = 30_000
 _CLOSING: Final = b"]"[0]
 
 
@@ -37,12 +37,22 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
 # A string, to the end where it is not closed (then without the group), or what gives an array its structure.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(")?|[][{},]', re.DOTALL)
+# What changes nothing inside an open bracket: strings, commas, numbers, and a list or an object of these.
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_FLAT: Final = rb'(?:[^"\[\]{}]++|%b)*+' % _STRING
+_FLAT_INSIDE: Final = rb"\[%b\]|\{%b\}" % (_FLAT, _FLAT)
+_INSIDE: Final = re.compile(rb'(?:[^"\[\]{}]++|%b|%b)*+' % (_STRING, _FLAT_INSIDE), re.DOTALL)
 # What stands before an object in an array, and the name of the object's first member.
 _OBJECT: Final = re.compile(rb'(?:,|(?<=\}))[ \t\n\r]*+\{[ \t\n\r]*+"([^"\\]*+)"[ \t\n\r]*+:')
 _FIRST_MEMBER: Final = re.compile(rb'\[[ \t\n\r]*+\{[ \t\n\r]*+"([^"\\]*+)"[ \t\n\r]*+:')
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 # What stands after a comma inside an event, and never between two: a member, or an object of `errors`.
 _INNER_PART: Final = re.compile(rb',[ \t\n\r]*+(?:"([^"]*+)"|\{[ \t\n\r]*+"(?:code|message)")[ \t\n\r]*+:')
+# An element in which no bracket is inside another, up to its comma, unless that is one inside an event.
+_ELEMENT: Final = re.compile(
+    rb'[ \t\n\r]*+(%b|%b|[^"\[\]{},]*+)[ \t\n\r]*+(?!%b),' % (_FLAT_INSIDE, _STRING, _INNER_PART.pattern),
+    re.DOTALL,
+)
 _MEMBERS: Final = frozenset(name.encode() for name in SyncEvent.__struct_fields__)
 # The members of an error: objects that begin with one of these stand inside an event.
 _INNER: Final = frozenset({b"code", b"message"})
@@ -83,6 +93,10 @@ class _Splitter:
     def split(self) -> Split:
         """Go through it."""
         for _ in range(TOKENS_MAX):
+            if self._open:
+                self._position = _INSIDE.match(self._payload, self._position, self._until()).end()  # type: ignore[union-attr]
+            elif self._position == self._begins:
+                self._take_flat()
             token = _TOKEN.search(self._payload, self._position)
             found = self._end() if token is None else self._take(token)
             if found is not None:
@@ -90,6 +104,21 @@ class _Splitter:
             if len(self._elements) > self._elements_max:
                 break
         return Split(elements=self._elements, closed=False, rest=self._payload[self._begins :])
+
+    def _until(self) -> int:
+        """Where the next object begins, or there is nothing more."""
+        return self._objects[self._next] if self._next < len(self._objects) else self._size
+
+    def _take_flat(self) -> None:
+        """Take the elements that have nothing odd, which spares looking at each of their tokens."""
+        while len(self._elements) < self._elements_max:
+            until = self._until()
+            found = _ELEMENT.match(self._payload, self._position, until + 1)
+            if found is None:
+                return
+            self._elements.append(found[1].rstrip(WHITESPACE))
+            self._begins = self._position = found.end()
+            self._next += self._position == until + 1
 
     def _take(self, token: re.Match[bytes]) -> Split | None:
         start, self._position = token.span()

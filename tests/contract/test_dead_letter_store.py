@@ -261,6 +261,15 @@ async def test_the_oldest_letters_of_a_flooding_device_give_way_and_that_is_told
 
 
 @pytest.mark.usefixtures("_small")
+async def test_of_letters_that_come_at_once_the_last_are_kept(letters: Letters) -> None:
+    ids = await letters.add(*(letter(b"%d" % number) for number in [*range(8), 7, 7]))
+    assert sorted(await letters.ids()) == sorted(ids[3:8])
+    assert [(gone.device_id, gone.dropped) for gone in letters.dropped] == [("PB-000123", 3)]
+    [told] = await letters.store.dropped(None)
+    assert (told.device_id, told.dropped, told.dropped_at) == ("PB-000123", 3, NOW)
+
+
+@pytest.mark.usefixtures("_small")
 async def test_bytes_are_held_to_a_limit_too_and_so_are_topics_without_a_device(letters: Letters) -> None:
     for minute in range(4):
         await letters.add(letter(bytes([minute]) * 15_000, device_id=None), minute=minute)
@@ -422,6 +431,19 @@ class TestInMongodb:
         assert len(await store.find(DeadLetterQuery(limit=30))) == 30
         [find] = commands.sent
         assert find["projection"] == {"rest": 0}
+        await connection.close()
+
+    async def test_a_flood_is_written_once_and_only_what_is_kept(
+        self, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = commands_of_stores(monkeypatch)
+        connection = MongoConnection(mongodb_url)
+        store = MongoDeadLetterStore(connection)
+        flood = [letter(b"%d" % number) for number in range(2 * limits.DEVICE_DEAD_LETTERS_MAX)]
+        [gone] = await store.add(flood, NOW)
+        assert gone.dropped == limits.DEVICE_DEAD_LETTERS_MAX
+        assert commands.names == ["hello", "insert", "aggregate", "update"]  # of the number that gave way
+        assert len(commands.sent[1]["documents"]) == limits.DEVICE_DEAD_LETTERS_MAX
         await connection.close()
 
     async def test_a_device_with_many_letters_is_seldom_summed_up(

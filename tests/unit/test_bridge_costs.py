@@ -35,6 +35,10 @@ MESSAGES: Final = 500
 CALLS_A_MESSAGE_MAX: Final = 22.5
 CALLS_AN_EVENT_MAX: Final = 2.5
 CALLS_KEEPING_MAX: Final = 8.5
+# Counted: 99 for a message of one bad event, its dead letter in the store in memory included, and 3 for each
+# of many bad elements.
+CALLS_A_BAD_MESSAGE_MAX: Final = 102
+CALLS_A_BAD_ELEMENT_MAX: Final = 3.5
 
 
 class Ready:
@@ -118,6 +122,15 @@ async def test_calls_a_message() -> None:
 async def test_calls_an_event_of_an_array() -> None:
     few, many = await cost(arrays(50, 10)), await cost(arrays(50, 40))
     assert (many - few) / (50 * 30) <= CALLS_AN_EVENT_MAX
+
+
+async def test_calls_for_what_is_bad() -> None:
+    """A mebibyte holds 10,000 small messages, or half a million elements."""
+    small = [(f"PB-{number}", b'{"x":%d}' % number) for number in range(2 * MESSAGES)]
+    few, many = await cost(small[:MESSAGES]), await cost(small)
+    assert (many - few) / MESSAGES <= CALLS_A_BAD_MESSAGE_MAX
+    few, many = [await cost([("PB-1", b"[" + b"0," * count + b"0]")] * 20) for count in (99, 399)]
+    assert (many - few) / (20 * 300) <= CALLS_A_BAD_ELEMENT_MAX
 
 
 def test_calls_for_a_document_and_its_projection() -> None:

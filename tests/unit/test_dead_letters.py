@@ -1,13 +1,15 @@
 """What a dead letter is, and when two are the same."""
 
 import json
+from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pisync import limits
-from pisync.domain.dead_letters import DeadLetter, Holds, dead_letter, distinct, pieces
+from pisync.domain.dead_letters import DeadLetter, Holds, dead_letter, distinct, newest, pieces
 from pisync.domain.events import Reason, Rejection
 
 TOPIC = "pisync/v1/devices/PB-1/sync"
@@ -85,3 +87,21 @@ def test_the_same_event_is_the_same_letter_wherever_it_stands() -> None:
 def test_other_rejections_are_another_letter(one: DeadLetter, other: DeadLetter) -> None:
     assert one.dead_letter_id != other.dead_letter_id
     assert distinct([one, other, one]) == [one, other]
+
+
+@given(st.lists(st.sampled_from(["PB-1", "PB-2", None]), max_size=30), st.integers(1, 5))
+def test_of_each_device_the_last_letters_are_kept_and_the_others_counted(
+    devices: list[str | None], most: int
+) -> None:
+    letters = [
+        msgspec.structs.replace(letter(b"%d" % number, (0, Reason.SCHEMA)), device_id=device)
+        for number, device in enumerate(devices)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "DEVICE_DEAD_LETTERS_MAX", most)
+        kept, dropped = newest(letters)
+    assert kept == [one for one in letters if one in kept]
+    for device in set(devices):
+        own = [one for one in letters if one.device_id == device]
+        assert [one for one in kept if one.device_id == device] == own[-most:]
+    assert dropped + Counter(one.device_id for one in kept) == Counter(devices)

@@ -271,6 +271,85 @@ def test_every_event_of_an_array_is_kept_or_rejected_with_its_bytes(batch: list[
     assert bad == [json.dumps(batch[rejection.index or 0]).encode() for rejection in decoded.rejections]
 
 
+# As short as JSON of an event can be, and with what makes it longer.
+_shortest = st.builds(
+    lambda changes, minute: (
+        members(
+            timestamp=f"2026-05-08T12:{minute:02}:00Z", total_files_synced=0, total_errors=0, internet_speed=0
+        )
+        | changes
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "device_type": st.sampled_from(["PiBook", None]),
+            "sync_duration_ms": st.integers(0, 9),
+            "errors": st.lists(st.just({"code": "", "message": ""}), max_size=2),
+            "": st.integers(0, 9),
+        },
+    ),
+    st.integers(0, 59),
+)
+_short = st.sampled_from(
+    [b"0", b"{}", b"[]", b"null", b'""', b'{"device_id":"a"}', b'["","","","","","",""]']
+)
+_long = st.sampled_from([payload(total_errors=-1), payload(device_id="b"), b'"' + b"x" * 200 + b'"'])
+
+
+@given(
+    st.lists(_shortest | _short | _short | _long, min_size=1, max_size=60),
+    st.sampled_from([b"", b",NaN", b",{"]),
+)
+def test_a_good_event_is_taken_however_many_bad_ones_are_around_it(
+    elements: list[dict[str, Any] | bytes], slip: bytes
+) -> None:
+    raws = [
+        element if isinstance(element, bytes) else json.dumps(element, separators=(",", ":")).encode()
+        for element in elements
+    ]
+    decoded = decode(b"[" + b",".join(raws) + slip + b"]", DEVICE, NOW)
+    good = [index for index, element in enumerate(elements) if isinstance(element, dict)]
+    assert [index for index in decoded.indexes if index < len(raws)] == good
+    places = {*decoded.indexes, *(rejection.index for rejection in decoded.rejections)}
+    assert places >= set(range(len(raws))) or (places == {None} and not good)
+
+
+def test_the_shortest_event_there_is() -> None:
+    raw = decoding._SHORTEST.replace(b'""', b'"a"')
+    assert len(decode(b"[" + b"0," * 20 + raw + b"]", "a", NOW).events) == 1
+    assert events.quotation_marks(decode(raw, "a", NOW).events[0]) == decoding._EVENT_MARKS_MIN
+
+
+SHORT = limits.SHORT_ELEMENTS_NAMED_MAX
+
+
+@pytest.mark.parametrize("bad", [b"0", b"{}", b'"\\",["', b'{"a":[1,{}]}', b"[[[]]]"])
+@pytest.mark.parametrize("slip", [b"", b"{NaN},"])
+def test_what_is_too_short_for_an_event_costs_no_parse_beyond_the_first_ones(
+    bad: bytes, slip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message of 256 KiB has room for 87,000 such elements, and a mebibyte of small ones for 500,000."""
+    parses = 0
+    parse = decoding._parse
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal parses
+        parses += 1
+        return parse(*arguments)
+
+    monkeypatch.setattr(decoding, "_parse", counted)
+    work = []
+    for count in (50, 499, limits.MESSAGE_BYTES_MAX // (len(bad) + 1) - 5):
+        parses = 0
+        decoded = decode(b"[" + slip + b",".join([bad] * count) + b"]", DEVICE, NOW)
+        work.append(parses)
+        assert len({rejection.detail for rejection in decoded.rejections}) <= SHORT + 1
+        if count < limits.MESSAGE_EVENTS_MAX:
+            assert len(decoded.rejections) >= count
+    assert max(work) <= 2 + SHORT
+    assert work[0] == work[1]
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [

@@ -173,12 +173,23 @@ def test_nothing_of_the_payload_is_left_out(text: bytes) -> None:
     assert missing == 1 + found.closed
 
 
+@pytest.mark.parametrize("inside", [b"1,", b"[1.5,2.5],", b'{"a":"b"},', b'"{",'])
+def test_an_event_may_hold_as_much_as_a_message_has_room_for(inside: bytes) -> None:
+    room = limits.MESSAGE_BYTES_MAX - 3 * len(event(0)) - 100
+    large = event(1)[:-1] + b', "a": [' + inside * (room // len(inside)) + b"0]}"
+    assert minutes(b"[" + event(0) + b", NaN, " + large + b", " + event(2) + b"]") == [0, 1, 2]
+
+
 def test_no_more_elements_are_looked_for_than_may_be() -> None:
     assert len(split(b"[" + b"," * 100_000, 500).elements) == 501
 
 
 @pytest.mark.parametrize(
-    "text", [b"[", b'{"a":', b"[],", b'"', b"}", b'[{"device_id":', b'{"a":[{"device_id":1},{"device_id":[']
+    "text",
+    [
+        *(b"[", b'{"a":', b"[],", b'"', b"}", b'[{"device_id":', b'{"a":[{"device_id":1},{"device_id":['),
+        *(b"{},", b"[[]],", b"[[[]]],", b'"a",{', b'{},{"code":', b'\\"', b'{"a":[{"b":[]},{}]},'),
+    ],
 )
 def test_the_work_is_bounded(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it is nested: no more tokens are looked at than there may be."""

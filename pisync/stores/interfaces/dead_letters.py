@@ -123,7 +123,10 @@ class DeadLetterStore(Protocol):
         """From now on, forget a dead letter so many days after it last came; None: keep all for good."""
 
     async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
-        """Keep the dead letters, each once; returns once all are durable, with those that gave way."""
+        """Keep the dead letters, each once; returns once all are durable, with those that gave way.
+
+        Of more letters of a device than are kept the first are not written, and are among those.
+        """
 
     async def ping_writes(self) -> None:
         """Return when a write would be durable now; nothing is written."""

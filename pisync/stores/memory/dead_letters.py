@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pisync import limits
-from pisync.domain.dead_letters import DeadLetter
+from pisync.domain.dead_letters import DeadLetter, distinct, newest
 from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
@@ -36,7 +36,8 @@ class MemoryDeadLetterStore:
 
     async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
         """Keep the dead letters."""
-        for letter in dead_letters:
+        new, dropped = newest(distinct(dead_letters))
+        for letter in new:
             kept = self.dead_letters.get(letter.dead_letter_id)
             if kept is None:
                 kept = _kept(letter, received_at)
@@ -45,10 +46,17 @@ class MemoryDeadLetterStore:
             self.dead_letters[letter.dead_letter_id] = replace(
                 kept, entry=replace(kept.entry, last_received_at=last)
             )
-        devices = dict.fromkeys(letter.device_id for letter in dead_letters)
-        return [gone for device_id in devices if (gone := self._make_room(device_id, received_at))]
+        for device_id in {letter.device_id for letter in new}:
+            dropped[device_id] += self._make_room(device_id)
+        return [self._told(device_id, count, received_at) for device_id, count in (+dropped).items()]
 
-    def _make_room(self, device_id: str | None, now: datetime) -> DroppedLetters | None:
+    def _told(self, device_id: str | None, count: int, now: datetime) -> DroppedLetters:
+        before = self._dropped.get(device_id)
+        sum_ = count + (0 if before is None else before.dropped)
+        self._dropped[device_id] = DroppedLetters(device_id=device_id, dropped=sum_, dropped_at=now)
+        return DroppedLetters(device_id=device_id, dropped=count, dropped_at=now)
+
+    def _make_room(self, device_id: str | None) -> int:
         own = [kept.entry for kept in self.dead_letters.values() if kept.entry.device_id == device_id]
         own.sort(key=lambda entry: (entry.received_at, entry.dead_letter_id), reverse=True)
         size, dropped = 0, 0
@@ -57,12 +65,7 @@ class MemoryDeadLetterStore:
             if place >= limits.DEVICE_DEAD_LETTERS_MAX or size > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
                 self._forget(entry.dead_letter_id)
                 dropped += 1
-        if not dropped:
-            return None
-        before = self._dropped.get(device_id)
-        sum_ = dropped + (0 if before is None else before.dropped)
-        self._dropped[device_id] = DroppedLetters(device_id=device_id, dropped=sum_, dropped_at=now)
-        return DroppedLetters(device_id=device_id, dropped=dropped, dropped_at=now)
+        return dropped
 
     def _forget(self, dead_letter_id: str) -> None:
         del self.dead_letters[dead_letter_id], self._kept_bytes[dead_letter_id]

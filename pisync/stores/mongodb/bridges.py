@@ -1,11 +1,11 @@
 """The bridges that there are, in MongoDB: which may have stored events, and which process has each now."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pymongo import ReturnDocument
 
 from pisync.stores.interfaces.bridges import BridgeRecord, Claim
-from pisync.stores.mongodb.connection import MongoConnection, map_driver_errors
+from pisync.stores.mongodb.connection import MongoConnection, map_driver_errors, server_time
 
 
 class MongoBridgeRegistry:
@@ -69,9 +69,7 @@ class MongoBridgeRegistry:
     async def server_time(self) -> datetime:
         """What the clock of the primary says now."""
         with map_driver_errors():
-            hello = await self._database.command("hello")
-        moment: datetime = hello["localTime"]  # a command is decoded without the client's options: no zone
-        return moment.replace(tzinfo=UTC)
+            return await server_time(self._database)
 
     async def forget(self, bridge_id: str) -> None:
         """Retire a bridge."""

@@ -4,9 +4,11 @@ import asyncio
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.saslprep import saslprep
 
@@ -76,6 +78,13 @@ def not_permitted(error: OperationFailure) -> ConfigurationError:
         "PISYNC_MONGODB_URL: MongoDB does not accept the user name and password, or permits the user too"
         f" little (its error code is {error.code})"
     )
+
+
+async def server_time(database: AsyncDatabase[Document]) -> datetime:
+    """What the clock of the primary says now."""
+    hello = await database.command("hello")
+    moment: datetime = hello["localTime"]  # a command is decoded without the client's options: no zone
+    return moment.replace(tzinfo=UTC)
 
 
 @contextmanager

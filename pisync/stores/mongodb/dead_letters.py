@@ -1,6 +1,6 @@
 """Dead letters in MongoDB: kept, listed, read, purged, replays recorded, and how many and how long."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,7 +11,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from pisync import limits
-from pisync.domain.dead_letters import DeadLetter, Holds, Part, distinct
+from pisync.domain.dead_letters import DeadLetter, Holds, Part, distinct, newest
 from pisync.domain.events import Reason
 from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
@@ -31,6 +31,7 @@ from pisync.stores.mongodb.connection import (
     MongoConnection,
     map_driver_errors,
     not_permitted,
+    server_time,
 )
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
@@ -39,6 +40,8 @@ _RETENTION: Final = "retention"
 # By MongoDB's clock, which also decides when a letter is old: a bridge whose clock is behind would have its
 # letters deleted a minute after they came.
 _EXPIRES_FROM: Final = "expires_from"
+# `Reason.value` costs as much as the rest of a part.
+_NAMES: Final = {reason: reason.value for reason in Reason}
 _NEWEST: Final = [("received_at", DESCENDING), ("_id", DESCENDING)]
 
 
@@ -99,25 +102,30 @@ class MongoDeadLetterStore:
 
     async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
         """Keep the dead letters, each once; returns once all are durable, with those that gave way."""
+        kept, dropped = newest(distinct(dead_letters))
         new: list[DeadLetter] = []
-        for letters in _writes(distinct(dead_letters)):
+        for letters in _writes(kept):
             known = await self._insert(letters, received_at)
-            # An insert cannot ask for MongoDB's clock. A letter that a crash leaves without it is kept.
-            with map_driver_errors():
-                await self._dead_letters.update_many(
-                    {"_id": {"$in": [letter.dead_letter_id for letter in letters]}},
-                    {"$max": {"last_received_at": received_at}, "$currentDate": {_EXPIRES_FROM: True}},
-                )
+            if known:
+                with map_driver_errors():
+                    await self._dead_letters.update_many(
+                        {"_id": {"$in": list(known)}},
+                        {"$max": {"last_received_at": received_at}, "$currentDate": {_EXPIRES_FROM: True}},
+                    )
             new += [letter for letter in letters if letter.dead_letter_id not in known]
-        suspects = self._unchecked.add(new)
-        return await self._make_room(suspects, received_at) if suspects else []
+        if suspects := self._unchecked.add(new):
+            dropped += await self._make_room(suspects)
+        return await self._told(dropped, received_at)
 
     async def _insert(self, letters: Sequence[DeadLetter], received_at: datetime) -> set[str]:
         """Insert them in one command, which is cheaper than upserts; returns the ids that were there."""
         with map_driver_errors():
+            # An insert cannot ask for MongoDB's clock, and an update after it costs as much as the insert.
+            expires_from = await server_time(self._database)
             try:
                 await self._dead_letters.insert_many(
-                    [_document(letter, received_at) for letter in letters], ordered=False
+                    [_document(letter, received_at) | {_EXPIRES_FROM: expires_from} for letter in letters],
+                    ordered=False,
                 )
             except BulkWriteError as error:
                 faults = error.details["writeErrors"]
@@ -128,9 +136,23 @@ class MongoDeadLetterStore:
                 return {fault["op"]["_id"] for fault in faults}
         return set()
 
-    async def _make_room(self, device_ids: Collection[str | None], now: datetime) -> list[DroppedLetters]:
+    async def _told(self, dropped: Mapping[str | None, int], now: datetime) -> list[DroppedLetters]:
+        """Write down whose letters gave way, and say so."""
+        with map_driver_errors():
+            for device_id, count in dropped.items():
+                await self._drops.update_one(
+                    {"_id": device_id},
+                    {"$inc": {"dropped": count}, "$max": {"dropped_at": now}},
+                    upsert=True,
+                )
+        return [
+            DroppedLetters(device_id=device_id, dropped=count, dropped_at=now)
+            for device_id, count in dropped.items()
+        ]
+
+    async def _make_room(self, device_ids: Collection[str | None]) -> Counter[str | None]:
         """Delete the oldest letters of those of these devices that have too many, or too many bytes."""
-        found = []
+        dropped = Counter[str | None]()
         with map_driver_errors():
             sums = await self._dead_letters.aggregate(
                 [
@@ -139,32 +161,35 @@ class MongoDeadLetterStore:
                 ]
             )
             async for device in sums:
-                if (
-                    device["count"] > limits.DEVICE_DEAD_LETTERS_MAX
-                    or device["size"] > limits.DEVICE_DEAD_LETTER_BYTES_MAX
-                ):
-                    dropped = await self._drop_oldest(device["_id"])
-                    await self._drops.update_one(
-                        {"_id": device["_id"]},
-                        {"$inc": {"dropped": dropped}, "$max": {"dropped_at": now}},
-                        upsert=True,
-                    )
-                    found.append(DroppedLetters(device_id=device["_id"], dropped=dropped, dropped_at=now))
+                own = {"device_id": device["_id"]}
+                if device["count"] > limits.DEVICE_DEAD_LETTERS_MAX:
+                    dropped[device["_id"]] += await self._drop_beyond_count(own)
+                if device["size"] > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
+                    dropped[device["_id"]] += await self._drop_beyond_bytes(own)
         self._unchecked.checked(device_ids)
-        return found
+        return +dropped  # without those that another batch made room for meanwhile
 
-    async def _drop_oldest(self, device_id: str | None) -> int:
-        own: Document = {"device_id": device_id}
-        size, count = 0, 0
-        newest = self._dead_letters.find(own, {"received_at": 1, "kept_bytes": 1}).sort(_NEWEST)
-        async for letter in newest:
-            count, size = count + 1, size + letter["kept_bytes"]
-            if count > limits.DEVICE_DEAD_LETTERS_MAX or size > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
-                older = {"received_at": {"$lt": letter["received_at"]}}
-                as_old = {"received_at": letter["received_at"], "_id": {"$lte": letter["_id"]}}
-                await newest.close()
-                return (await self._dead_letters.delete_many(own | {"$or": [older, as_old]})).deleted_count
+    async def _drop_beyond_count(self, own: Document) -> int:
+        by_age = self._dead_letters.find(own, {"received_at": 1}).sort(_NEWEST)
+        async for letter in by_age.skip(limits.DEVICE_DEAD_LETTERS_MAX).limit(1):
+            return await self._drop_from(own, letter)
         return 0
+
+    async def _drop_beyond_bytes(self, own: Document) -> int:
+        size = 0
+        by_age = self._dead_letters.find(own, {"received_at": 1, "kept_bytes": 1}).sort(_NEWEST)
+        async for letter in by_age:
+            size += letter["kept_bytes"]
+            if size > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
+                await by_age.close()
+                return await self._drop_from(own, letter)
+        return 0
+
+    async def _drop_from(self, own: Document, letter: Document) -> int:
+        """Delete a letter of a device, and all older ones."""
+        older = {"received_at": {"$lt": letter["received_at"]}}
+        as_old = {"received_at": letter["received_at"], "_id": {"$lte": letter["_id"]}}
+        return (await self._dead_letters.delete_many(own | {"$or": [older, as_old]})).deleted_count
 
     async def ping_writes(self) -> None:
         """Return when a write would be durable now.
@@ -320,7 +345,7 @@ def _document(letter: DeadLetter, received_at: datetime) -> Document:
         "holds": letter.holds.value,
         "reasons": [reason.value for reason in letter.rejected],
         "counts": list(letter.rejected.values()),
-        "parts": [[part.index, part.reason.value, part.detail, part.size_bytes] for part in letter.parts],
+        "parts": [[part.index, _NAMES[part.reason], part.detail, part.size_bytes] for part in letter.parts],
         "size_bytes": letter.size_bytes,
         "kept_bytes": letter.kept_bytes,
         "head": letter.raw[:HEAD_BYTES_MAX],
