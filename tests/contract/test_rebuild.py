@@ -110,13 +110,16 @@ async def test_a_replay_that_was_interrupted_goes_on_from_there(
     assert len(seen) < 63 * 2
 
 
-async def test_a_replay_has_no_errors_and_history_has(event_store: EventStore) -> None:
+async def test_a_replay_and_history_have_no_errors_and_a_page_has(event_store: EventStore) -> None:
     details = [ErrorDetail(code="E1", message="x" * 1000)]
     await event_store.insert([event_at(1_780_000_000_000, errors=1, details=details)], NOW)
     for since in (None, NOW):
         assert [one.errors async for batch in event_store.replay(since) for one in batch] == [None]
-    [entry] = await event_store.history(HistoryQuery(device_id="PB-1", limit=1))
-    assert entry.event.errors == details
+    query = HistoryQuery(device_id="PB-1", limit=1)
+    [entry] = await event_store.history(query)
+    assert entry.event.errors is None
+    [row] = (await event_store.page(query)).rows
+    assert row["errors"] == [{"code": "E1", "message": "x" * 1000}]
 
 
 async def test_records_are_what_the_state_says(projection_store: Projection) -> None:
