@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 
 from bridge.alerts.judge import Judge
@@ -219,6 +220,28 @@ async def test_a_device_that_moved_meanwhile_is_no_difference(rig: StoresRig) ->
 
     rig.projection.records = late  # type: ignore[method-assign]
     assert (await rig.check()).differing == 0
+
+
+async def test_what_an_event_is_enriched_with_is_in_the_projection(rig: StoresRig) -> None:
+    bare = event("PB-1", 100, 1)
+    typed = msgspec.structs.replace(bare, device_type="PiBox")
+    timed = msgspec.structs.replace(bare, sync_duration_ms=5)
+    await rig.take_in(fleet())
+    for one in (typed, bare, timed, bare):
+        await rig.take_in([one])
+    assert await rig.differences() == set()
+    await rig.rebuild()
+    assert await rig.differences() == set()
+
+
+async def test_an_enrichment_that_was_never_merged_is_found_and_repaired(rig: StoresRig) -> None:
+    await rig.take_in(fleet())
+    await rig.events.insert([msgspec.structs.replace(one, device_type="PiBox") for one in fleet()], NOW)
+    assert {what for _, what in await rig.differences()} == {"newest event"}
+    repair = Repair(bridge_id="bridge-0", events=rig.events, projection=rig.projection)
+    await repair.compare()
+    assert repair.repaired == 7
+    assert await rig.differences() == set()
 
 
 async def redis_pair(url: str) -> tuple[RedisProjection, RedisProjection]:
