@@ -158,11 +158,10 @@ class MongoEventStore:
         with map_driver_errors():
             found = await _newest(self._without_zone, query, reading.with_size()).to_list()
             page = reading.first_of(found, limits.PAGE_BYTES_MAX)
-            large = [document for document in page if reading.is_large(document)]
-            errors = await reading.errors_of(self._without_zone, large)
-        for document in large:
-            document["errors"] = errors.get(reading.key(document))
-        return HistoryPage(rows=_rows(page), is_short=len(page) < len(found))
+            is_short = len(page) < len(found)
+            return HistoryPage(
+                rows=_rows(await reading.with_errors(self._without_zone, page)), is_short=is_short
+            )
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""

@@ -1,9 +1,10 @@
 """Reads of stored events, bounded by bytes: the `errors` of one may have hundreds of KiB."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.cursor import AsyncCursor
 
 from pisync import limits
 from pisync.clock import to_ms
@@ -42,13 +43,28 @@ def first_of(found: list[Document], bytes_max: int) -> list[Document]:
     return found
 
 
-async def errors_of(events: AsyncCollection[Document], found: Iterable[Document]) -> Mapping[Key, Any]:
-    """The errors of documents that came without them, in one round trip."""
-    ids = [document["_id"] for document in found]
+async def with_errors(events: AsyncCollection[Document], found: list[Document]) -> list[Document]:
+    """The documents, with the errors of those that came without them: in one round trip, if there are any."""
+    ids = [document["_id"] for document in found if is_large(document)]
     if not ids:
-        return {}
-    some = events.find({"_id": {"$in": ids}}, {"errors": 1}).batch_size(len(ids))
-    return {key(document): document.get("errors") async for document in some}
+        return found
+    some = _of_ids(events, ids, {"errors": 1})
+    errors = {_values(document): document.get("errors") async for document in some}
+    return [
+        document | {"errors": errors.get(_values(document))} if is_large(document) else document
+        for document in found
+    ]
+
+
+def _of_ids(
+    events: AsyncCollection[Document], ids: Sequence[Document], projection: Document
+) -> AsyncCursor[Document]:
+    """In one round trip: without the limit the driver would ask whether there are more."""
+    return events.find({"_id": {"$in": ids}}, projection).limit(len(ids)).batch_size(len(ids))
+
+
+def _values(document: Document) -> tuple[Any, ...]:
+    return tuple(document["_id"].values())
 
 
 async def stored(
@@ -56,19 +72,18 @@ async def stored(
 ) -> AsyncIterator[Document]:
     """The documents with these ids, in any order, some bare of errors; few of their bytes at once."""
     if bare:
-        async for found in events.find({"_id": {"$in": bare}}, WITHOUT_ERRORS).batch_size(len(bare)):
+        async for found in _of_ids(events, bare, WITHOUT_ERRORS):
             yield found
     if full:
         large: list[Document] = []
-        async for found in events.find({"_id": {"$in": full}}, with_size()).batch_size(len(full)):
+        async for found in _of_ids(events, full, with_size()):
             if is_large(found):
                 large.append(found)
             else:
                 yield found
         for some in _split(large):
-            errors = await errors_of(events, some)
-            for found in some:
-                yield found | {"errors": errors.get(key(found))}
+            for found in await with_errors(events, some):
+                yield found
 
 
 def _split(found: list[Document]) -> Iterator[list[Document]]:
