@@ -20,8 +20,9 @@ COUNT_MAX: Final = 2**53 - 1
 ERRORS_KEPT_MAX: Final = 50
 ERROR_TEXT_BYTES_MAX: Final = 2 * 1024
 # A stored event of up to so many bytes is read whole; the errors of a larger one are fetched apart, so that a
-# read is bounded by bytes. Events that a repetition is compared with, and so many bytes of them at once.
+# read is bounded by bytes. Stored events that repetitions are compared with at once, and bytes of large ones.
 EVENT_BYTES_AT_ONCE: Final = 4 * 1024
+COMPARED_AT_ONCE: Final = 500
 COMPARED_BYTES_MAX: Final = 4 * 1024 * 1024
 # Stored events that one statement enriches with members that they lack.
 ENRICHED_AT_ONCE: Final = 50

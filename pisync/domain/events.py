@@ -97,7 +97,7 @@ def additions(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     added = {}
     for name in CONTENT:
         value, before = given.get(name), kept.get(name)
-        if value is None or value == before:
+        if value == before or value is None:
             continue
         if before is None and name in _OPTIONAL:
             added[name] = value

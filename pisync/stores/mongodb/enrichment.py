@@ -73,26 +73,36 @@ async def _compare(
         # Where none has errors, those that are stored tell nothing.
         ids = full if any("errors" in given[index] for index in indexes) else bare
         ids.append(given[indexes[0]]["_id"])
-    async for stored in reading.stored(events, bare, full):
-        key = reading.key(stored)
-        missing.discard(key)
-        known = stored
-        gained: Document = {}
-        for index in pending[key]:
-            added = additions(known, given[index])
-            if added is None:
-                outcomes[index] = InsertOutcome.CONFLICT
-            elif not added:
-                outcomes[index] = InsertOutcome.DUPLICATE
-            else:
-                outcomes[index] = InsertOutcome.ENRICHED
-                known = known | added
-                gained |= added
-        if gained:
-            gains[key] = _Gain(document_id=stored["_id"], added=gained)
+    async for some in reading.stored(events, bare, full):
+        for stored in some:
+            key = reading.key(stored)
+            missing.discard(key)
+            if gained := _judge(stored, pending[key], given, outcomes):
+                gains[key] = _Gain(document_id=stored["_id"], added=gained)
     if missing:
         raise MongodbUnavailable("an event that was there a moment ago was deleted")  # write it again
     return gains
+
+
+def _judge(
+    stored: Document,
+    indexes: Sequence[int],
+    given: Mapping[int, Document],
+    outcomes: dict[int, InsertOutcome],
+) -> Document:
+    """Tell what each of an identity is, one after the other; returns what they add together."""
+    gained: Document = {}
+    for index in indexes:
+        added = additions(stored, given[index])
+        if added is None:
+            outcomes[index] = InsertOutcome.CONFLICT
+        elif not added:
+            outcomes[index] = InsertOutcome.DUPLICATE
+        else:
+            outcomes[index] = InsertOutcome.ENRICHED
+            stored = stored | added
+            gained |= added
+    return gained
 
 
 async def _enrich(

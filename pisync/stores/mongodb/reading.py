@@ -69,21 +69,20 @@ def _values(document: Document) -> tuple[Any, ...]:
 
 async def stored(
     events: AsyncCollection[Document], bare: Sequence[Document], full: Sequence[Document]
-) -> AsyncIterator[Document]:
+) -> AsyncIterator[list[Document]]:
     """The documents with these ids, in any order, some bare of errors; few of their bytes at once."""
     if bare:
-        async for found in _of_ids(events, bare, WITHOUT_ERRORS):
-            yield found
+        cursor = _of_ids(events, bare, WITHOUT_ERRORS)
+        while some := await cursor.to_list(limits.COMPARED_AT_ONCE):
+            yield some
     if full:
         large: list[Document] = []
-        async for found in _of_ids(events, full, with_size()):
-            if is_large(found):
-                large.append(found)
-            else:
-                yield found
+        cursor = _of_ids(events, full, with_size())
+        while some := await cursor.to_list(limits.COMPARED_AT_ONCE):
+            large += filter(is_large, some)
+            yield [found for found in some if not is_large(found)]
         for some in _split(large):
-            for found in await with_errors(events, some):
-                yield found
+            yield await with_errors(events, some)
 
 
 def _split(found: list[Document]) -> Iterator[list[Document]]:
