@@ -83,7 +83,10 @@ async def sync_history(
         Query(description="Only syncs that went so; `failure` is `partial` and `failed`."),
     ] = None,
 ) -> Response:
-    """Each sync with the device's own timestamp, and when it was received."""
+    """Each sync with the device's own timestamp, and when it was received, or last added to by a resend.
+
+    A page ends early where its rows would have more than 4 MiB; `next` leads to the others.
+    """
     query = HistoryQuery(
         device_id=device_id,
         limit=limit + 1,
