@@ -40,7 +40,7 @@ class Receipt(BaseModel):
     """What became of the events in the body."""
 
     stored: Count
-    duplicates: Annotated[int, Field(ge=0, description="Stored before, with the same content.")]
+    duplicates: Annotated[int, Field(ge=0, description="Stored before, with no other content.")]
     rejected: list[Rejection]
 
 

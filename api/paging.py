@@ -144,6 +144,7 @@ def list_page(
     rows: Sequence[Row],
     *,
     limit: int,
+    has_more: bool = False,
     next_parameters: Callable[[Row], Mapping[str, str]],
     moments: Mapping[str, datetime | None] | None = None,
     as_json: Callable[[Row], object] | None = None,
@@ -152,19 +153,34 @@ def list_page(
     """A page as JSON, with the way to the next one in its body and in its `Link` header (RFC 8288).
 
     `rows` are what the store returned when it was asked for `limit + 1`: if they are so many, there is a next
-    page. `next_parameters` gives the parameters that continue this request after a row. `moments` are
+    page; also where there are more than the store could return (`has_more`), and where the page
+    would have more than `limits.PAGE_BYTES_MAX` bytes of rows: it ends early then, with one row at least.
+    `next_parameters` gives the parameters that continue this request after a row. `moments` are
     the request's own, which the next page takes over as they are now: an age means another moment then.
     `as_json` makes a row of the answer, None where rows are ready to be encoded. `members` stand beside the
     rows.
     """
-    page = rows[:limit]
+    page = _encoded(rows[:limit], as_json)
     next_page = None
-    if len(rows) > limit:
+    if has_more or len(rows) > len(page):
         kept = {name: rfc3339(moment) for name, moment in (moments or {}).items() if moment is not None}
-        next_page = _url(request, kept | dict(next_parameters(page[-1])))
-    answer = members | {name: page if as_json is None else [as_json(row) for row in page], "next": next_page}
+        next_page = _url(request, kept | dict(next_parameters(rows[len(page) - 1])))
+    answer = members | {name: page, "next": next_page}
     headers = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
     return Response(msgspec.json.encode(answer), 200, headers, "application/json")
+
+
+def _encoded(rows: Sequence[Row], as_json: Callable[[Row], object] | None) -> list[msgspec.Raw]:
+    """The first rows as JSON, one at least, that have so many bytes together as a page may have."""
+    found: list[msgspec.Raw] = []
+    size = 0
+    for row in rows:
+        encoded = msgspec.json.encode(row if as_json is None else as_json(row))
+        size += len(encoded)
+        if size > limits.PAGE_BYTES_MAX and found:
+            break
+        found.append(msgspec.Raw(encoded))
+    return found
 
 
 def _url(request: Request, changes: Mapping[str, str]) -> str:

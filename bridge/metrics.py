@@ -67,7 +67,9 @@ class Metrics:
     def kept(self, outcomes: Sequence[InsertOutcome], rejected: Iterable[Reason]) -> None:
         """Count the events of a batch: what MongoDB said to those written, and why others were rejected."""
         self._stored.inc(outcomes.count(InsertOutcome.STORED))
-        self._duplicates.inc(outcomes.count(InsertOutcome.DUPLICATE))
+        enriched = outcomes.count(InsertOutcome.ENRICHED)
+        self._duplicates.inc(outcomes.count(InsertOutcome.DUPLICATE) + enriched)
+        self._enriched.inc(enriched)
         for reason, count in Tally(rejected).items():
             self._rejected[reason].inc(count)
 
@@ -123,7 +125,11 @@ class Metrics:
             "pisync_bridge_events_stored_total", "Events that MongoDB did not have before."
         )
         self._duplicates = self._counter(
-            "pisync_bridge_events_duplicate_total", "Events that MongoDB already had, with the same content."
+            "pisync_bridge_events_duplicate_total", "Events that MongoDB already had, with no other content."
+        )
+        self._enriched = self._counter(
+            "pisync_bridge_events_enriched_total",
+            "Of these, those that had optional members which the stored event lacked, and now has.",
         )
         rejected = self._counter(
             "pisync_bridge_events_rejected_total",

@@ -16,6 +16,17 @@ BRIDGE_PACKET_BYTES_MAX: Final = BROKER_PACKET_BYTES_MAX + 256 * 1024
 # The largest integer that every JSON implementation carries exactly (RFC 7493, section 2.2).
 COUNT_MAX: Final = 2**53 - 1
 
+# What is kept of an event's `errors`: entries, and bytes of each text; the rest is cut off, and marked.
+ERRORS_KEPT_MAX: Final = 50
+ERROR_TEXT_BYTES_MAX: Final = 2 * 1024
+# A stored event of up to so many bytes is read whole; the errors of a larger one are fetched apart, so that a
+# read is bounded by bytes. Stored events that repetitions are compared with at once, and bytes of large ones.
+EVENT_BYTES_AT_ONCE: Final = 4 * 1024
+COMPARED_AT_ONCE: Final = 500
+COMPARED_BYTES_MAX: Final = 4 * 1024 * 1024
+# Stored events that one statement enriches with members that they lack.
+ENRICHED_AT_ONCE: Final = 50
+
 # A device clock: a Pi has no battery behind it, and starts at 1970 or at its image's build date.
 CLOCK_AHEAD_MS_MAX: Final = 10 * 60 * 1000
 CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
@@ -165,6 +176,8 @@ CONFIRMED_BY_CHARS_MAX: Final = 64
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000
+# Beyond so many bytes a page ends, whatever its `limit` is: bytes of JSON, and of what is read for it.
+PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 # Faulty parameters that one answer names, and how much of a name it repeats.
 PARAMETER_FAULTS_MAX: Final = 20
 PARAMETER_NAME_CHARS_MAX: Final = 100

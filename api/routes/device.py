@@ -83,7 +83,10 @@ async def sync_history(
         Query(description="Only syncs that went so; `failure` is `partial` and `failed`."),
     ] = None,
 ) -> Response:
-    """Each sync with the device's own timestamp, and when it was received."""
+    """Each sync with the device's own timestamp, and when it was received, or last added to by a resend.
+
+    A page ends early where its rows would have more than 4 MiB; `next` leads to the others.
+    """
     query = HistoryQuery(
         device_id=device_id,
         limit=limit + 1,
@@ -92,14 +95,15 @@ async def sync_history(
         outcome=outcome,
     )
     events = state_of(request).events
-    rows = await events.page(query)
-    if not rows and not (_is_narrowed(query) and await events.knows(device_id)):
+    page = await events.page(query)
+    if not page.rows and not (_is_narrowed(query) and await events.knows(device_id)):
         raise HTTPException(404, "No event of this device is stored.")
     return list_page(
         request,
         "events",
-        rows,
+        page.rows,
         limit=limit,
+        has_more=page.is_short,
         next_parameters=lambda row: {"before": row["timestamp"]},
         moments={"since": since, "until": until, "after": after},
         device_id=device_id,

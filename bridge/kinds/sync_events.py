@@ -130,12 +130,15 @@ def _attribute(deliveries: Sequence[Delivery], outcomes: Sequence[InsertOutcome]
             if outcome is InsertOutcome.STORED:
                 delivery.stored += 1
                 kept.append(event)
-            elif outcome is InsertOutcome.DUPLICATE:
+            elif outcome in _STORED_BEFORE:
                 delivery.duplicates += 1
                 kept.append(event)  # stored before, but whether it was merged we cannot know
             else:
                 decoded.rejections.append(_rejection(event, index, outcome))
     return kept
+
+
+_STORED_BEFORE: Final = frozenset({InsertOutcome.DUPLICATE, InsertOutcome.ENRICHED})
 
 
 def _rejection(event: SyncEvent, index: int, outcome: InsertOutcome) -> Rejection:

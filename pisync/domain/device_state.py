@@ -5,8 +5,8 @@
 """
 
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Self
+from datetime import datetime, timedelta
+from typing import Final, Self
 
 import msgspec
 
@@ -24,6 +24,18 @@ class LastEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     internet_speed: float
     device_type: str | None
     sync_duration_ms: int | None
+
+    def merge(self, other: Self) -> Self:
+        """The newer of the two; of the same event, what either has of it."""
+        if self.timestamp_ms != other.timestamp_ms:
+            return self if self.timestamp_ms > other.timestamp_ms else other
+        return msgspec.structs.replace(
+            self,
+            device_type=other.device_type if self.device_type is None else self.device_type,
+            sync_duration_ms=(
+                other.sync_duration_ms if self.sync_duration_ms is None else self.sync_duration_ms
+            ),
+        )
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -59,7 +71,7 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return DeviceState(
             last_success_ms=max(successes, default=None),
             failures_ms=newest({*self.failures_ms, *other.failures_ms}),
-            last_event=max(self.last_event, other.last_event, key=lambda event: event.timestamp_ms),
+            last_event=self.last_event.merge(other.last_event),
         )
 
 
@@ -75,13 +87,29 @@ def project(events: Iterable[SyncEvent]) -> dict[str, DeviceState]:
         seen = found.get(event.device_id)
         if seen is None:
             seen = found[event.device_id] = _Seen(event)
-        elif event.timestamp > seen.last.timestamp:
+        elif (newer_by := event.timestamp - seen.last.timestamp) >= _MILLISECOND:
             seen.last = event
+        elif newer_by > -_MILLISECOND:
+            seen.last = _newest_of(seen.last, event)
         if event.total_errors:
             seen.failures.append(event.timestamp)
         elif seen.success is None or event.timestamp > seen.success:
             seen.success = event.timestamp
     return {device_id: seen.state() for device_id, seen in found.items()}
+
+
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+def _newest_of(one: SyncEvent, other: SyncEvent) -> SyncEvent:
+    """The newer of two events; of the same event, to the millisecond, what either has of it."""
+    if to_ms(one.timestamp) != to_ms(other.timestamp):
+        return max(one, other, key=lambda event: event.timestamp)
+    return msgspec.structs.replace(
+        one,
+        device_type=other.device_type if one.device_type is None else one.device_type,
+        sync_duration_ms=other.sync_duration_ms if one.sync_duration_ms is None else one.sync_duration_ms,
+    )
 
 
 class _Seen(msgspec.Struct, gc=False):

@@ -13,6 +13,7 @@ import msgspec
 
 from pisync import limits
 from pisync.clock import Moment
+from pisync.domain import error_details
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=limits.COUNT_MAX)]
 
@@ -78,8 +79,31 @@ def add_content(event: SyncEvent, document: dict[str, Any]) -> dict[str, Any]:
     if event.sync_duration_ms is not None:
         document["sync_duration_ms"] = event.sync_duration_ms
     if event.errors is not None:
-        document["errors"] = [{"code": error.code, "message": error.message} for error in event.errors]
+        errors = [{"code": error.code, "message": error.message} for error in event.errors]
+        document["errors"] = error_details.kept(errors) if errors else errors
     return document
+
+
+_OPTIONAL: Final = frozenset(field.name for field in msgspec.structs.fields(SyncEvent) if not field.required)
+
+
+def additions(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The members that the content of an event adds to the content that is kept under its identity.
+
+    None where a member has another value, which is a conflict. What is absent on either side is no
+    difference, and neither is another spelling of a number (20, 20.0) or an `errors` that was kept before it
+    was cut.
+    """
+    added = {}
+    for name in CONTENT:
+        value, before = given.get(name), kept.get(name)
+        if value == before or value is None:
+            continue
+        if before is None and name in _OPTIONAL:
+            added[name] = value
+        elif before is None or name != "errors" or error_details.kept(before) != value:
+            return None
+    return added
 
 
 def from_content(device_id: str, timestamp: datetime, content: Mapping[str, Any]) -> SyncEvent:

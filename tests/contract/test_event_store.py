@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from pisync.clock import rfc3339
-from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.domain.events import ErrorDetail, SyncEvent, from_content
 from pisync.stores.interfaces.events import (
     EventStore,
     FailureCounts,
@@ -22,7 +22,7 @@ async def minutes(store: EventStore, **query: object) -> list[int]:
     """The minutes after START of a page of PB-1's history."""
     asked = HistoryQuery(**{"device_id": "PB-1", "limit": 100, **query})  # type: ignore[arg-type]
     page = await store.history(asked)
-    assert [row["timestamp"] for row in await store.page(asked)] == [
+    assert [row["timestamp"] for row in (await store.page(asked)).rows] == [
         rfc3339(entry.event.timestamp) for entry in page
     ]
     return [int((entry.event.timestamp - START) / timedelta(minutes=1)) for entry in page]
@@ -40,8 +40,11 @@ async def test_what_is_stored_comes_back_whole(event_store: EventStore) -> None:
         errors=[ErrorDetail(code="", message='nul \0, quote ", smile 😀'), ErrorDetail(code="b", message="")],
     )
     assert await event_store.insert([full, event("PB-2")], NOW) == [InsertOutcome.STORED] * 2
-    (entry,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=10))
-    assert (entry.event, entry.received_at) == (full, NOW)
+    query = HistoryQuery(device_id="PB-1", limit=10)
+    (entry,) = await event_store.history(query)
+    assert (entry.event, entry.received_at) == (msgspec.structs.replace(full, errors=None), NOW)
+    (row,) = (await event_store.page(query)).rows
+    assert from_content("PB-1", START, row) == full
 
 
 async def test_a_row_of_a_page_is_ready_to_be_encoded(event_store: EventStore) -> None:
@@ -56,7 +59,7 @@ async def test_a_row_of_a_page_is_ready_to_be_encoded(event_store: EventStore) -
         errors=[ErrorDetail(code="a", message='","')],
     )
     await event_store.insert([full, event("PB-1")], NOW)
-    rows = await event_store.page(HistoryQuery(device_id="PB-1", limit=10))
+    rows = (await event_store.page(HistoryQuery(device_id="PB-1", limit=10))).rows
     assert msgspec.json.decode(msgspec.json.encode(rows)) == [
         {
             "timestamp": "2026-05-08T12:00:00.070Z",

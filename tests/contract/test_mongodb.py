@@ -39,9 +39,9 @@ async def test_a_field_of_another_version_is_not_given_out(
 ) -> None:
     await store.insert([event("PB-1", errors=1)], NOW)
     query = HistoryQuery(device_id="PB-1", limit=1)
-    (before,) = await store.page(query)
+    (before,) = (await store.page(query)).rows
     await database.sync_events.update_one({}, {"$set": {"later": "a field of another version"}})
-    assert await store.page(query) == [before]
+    assert (await store.page(query)).rows == [before]
     (entry,) = await store.history(query)
     assert entry.event == event("PB-1", errors=1)
     assert [batch async for batch in store.replay(None)] == [[entry.event]]

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 
 from bridge.alerts.judge import Judge
@@ -110,13 +111,16 @@ async def test_a_replay_that_was_interrupted_goes_on_from_there(
     assert len(seen) < 63 * 2
 
 
-async def test_a_replay_has_no_errors_and_history_has(event_store: EventStore) -> None:
+async def test_a_replay_and_history_have_no_errors_and_a_page_has(event_store: EventStore) -> None:
     details = [ErrorDetail(code="E1", message="x" * 1000)]
     await event_store.insert([event_at(1_780_000_000_000, errors=1, details=details)], NOW)
     for since in (None, NOW):
         assert [one.errors async for batch in event_store.replay(since) for one in batch] == [None]
-    [entry] = await event_store.history(HistoryQuery(device_id="PB-1", limit=1))
-    assert entry.event.errors == details
+    query = HistoryQuery(device_id="PB-1", limit=1)
+    [entry] = await event_store.history(query)
+    assert entry.event.errors is None
+    [row] = (await event_store.page(query)).rows
+    assert row["errors"] == [{"code": "E1", "message": "x" * 1000}]
 
 
 async def test_records_are_what_the_state_says(projection_store: Projection) -> None:
@@ -216,6 +220,28 @@ async def test_a_device_that_moved_meanwhile_is_no_difference(rig: StoresRig) ->
 
     rig.projection.records = late  # type: ignore[method-assign]
     assert (await rig.check()).differing == 0
+
+
+async def test_what_an_event_is_enriched_with_is_in_the_projection(rig: StoresRig) -> None:
+    bare = event("PB-1", 100, 1)
+    typed = msgspec.structs.replace(bare, device_type="PiBox")
+    timed = msgspec.structs.replace(bare, sync_duration_ms=5)
+    await rig.take_in(fleet())
+    for one in (typed, bare, timed, bare):
+        await rig.take_in([one])
+    assert await rig.differences() == set()
+    await rig.rebuild()
+    assert await rig.differences() == set()
+
+
+async def test_an_enrichment_that_was_never_merged_is_found_and_repaired(rig: StoresRig) -> None:
+    await rig.take_in(fleet())
+    await rig.events.insert([msgspec.structs.replace(one, device_type="PiBox") for one in fleet()], NOW)
+    assert {what for _, what in await rig.differences()} == {"newest event"}
+    repair = Repair(bridge_id="bridge-0", events=rig.events, projection=rig.projection)
+    await repair.compare()
+    assert repair.repaired == 7
+    assert await rig.differences() == set()
 
 
 async def redis_pair(url: str) -> tuple[RedisProjection, RedisProjection]:

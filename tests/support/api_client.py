@@ -39,7 +39,7 @@ class UnavailableEventStore(MemoryEventStore):
     async def ping(self) -> None:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
-    async def history(self, query: object) -> Any:
+    async def page(self, query: object) -> Any:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
 
@@ -103,7 +103,7 @@ class FakePublisher:
         ]
         return receipt(
             stored=outcomes.count(InsertOutcome.STORED),
-            duplicates=outcomes.count(InsertOutcome.DUPLICATE),
+            duplicates=outcomes.count(InsertOutcome.DUPLICATE) + outcomes.count(InsertOutcome.ENRICHED),
             rejections=[*decoded.rejections, *conflicts],
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,6 +217,22 @@ def test_the_pages_together_are_the_history(
         assert [row["timestamp"] for row in rows] == expected
 
     asyncio.run(walk())
+
+
+async def test_a_page_of_large_events_is_short_and_leads_to_the_others() -> None:
+    """Also of texts that JSON makes six times as long as the store counts them."""
+    count = 45
+    details = [ErrorDetail(code="E", message="\0" * 1000) for _ in range(limits.ERRORS_KEPT_MAX)]
+    async with api() as pisync:
+        for at in range(count):
+            await pisync.keep(event_at(START_MS + at, "PB-1", errors=1, details=details))
+        response = await pisync.get(URL + "?limit=1000")
+        assert limits.PAGE_BYTES_MAX / 2 < len(response.content) <= limits.PAGE_BYTES_MAX + 1000
+        rows = await pisync.pages(URL + "?limit=1000", "events")
+    assert [row["timestamp"] for row in rows] == [
+        rfc3339(from_ms(START_MS + at)) for at in range(count - 1, -1, -1)
+    ]
+    assert all(row["errors"] == msgspec.to_builtins(details) for row in rows)
 
 
 def test_the_largest_page_is_the_documented_one() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.paging import Cursor
+from pisync import limits
 from pisync.clock import from_ms
 from pisync.domain.alerts import Rule
 from tests.support.api_client import START_MS, Api, api, is_problem
@@ -63,11 +64,30 @@ def test_without_a_cursor_a_list_begins_at_its_beginning() -> None:
     assert PlacesCursor.decode(None, sort="name") is None
 
 
+LISTS = {
+    "/api/devices/repeated-failures": "devices",
+    "/api/alerts": "alerts",
+    "/api/dead-letters": "dead_letters",
+}
+
+
 async def keep_two_of_everything(pisync: Api) -> None:
     for number in range(2):
         await pisync.keep(*(event_at(START_MS + at, f"PB-{number}", errors=1) for at in range(4)))
         await pisync.alerts.open(Rule.STREAK, {f"PB-{number}": 3}, from_ms(START_MS))
         await pisync.dead_letters.add([letter(b"%d" % number)], from_ms(START_MS))
+
+
+async def test_a_page_of_any_list_ends_for_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with api() as pisync:
+        await keep_two_of_everything(pisync)
+        for path, name in LISTS.items():
+            whole = (await pisync.get(path)).json()
+            assert (len(whole[name]), whole["next"]) == (2, None)
+            monkeypatch.setattr(limits, "PAGE_BYTES_MAX", 10)
+            assert len((await pisync.get(path)).json()[name]) == 1
+            assert await pisync.pages(path, name) == whole[name]
+            monkeypatch.undo()
 
 
 async def test_every_list_takes_its_own_cursor_and_refuses_that_of_another() -> None:

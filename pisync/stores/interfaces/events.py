@@ -14,7 +14,11 @@ class InsertOutcome(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
+    """It is stored already, and says nothing that the stored one lacks."""
+    ENRICHED = "enriched"
+    """It is stored already, and the stored one has now the members that only this one had."""
     CONFLICT = "conflict"
+    """Another event of its identity is stored: a member has another value."""
     REFUSED = "refused"
 
 
@@ -35,7 +39,7 @@ class OutcomeFilter(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryEntry:
-    """A stored event and when the bridge received it."""
+    """A stored event without its `errors`, and when the bridge received it."""
 
     event: SyncEvent
     received_at: datetime
@@ -50,6 +54,14 @@ class HistoryQuery:
     before: datetime | None = None
     after: datetime | None = None
     outcome: OutcomeFilter | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryPage:
+    """Rows as `pisync.domain.events.rows` makes them; `is_short`: its bytes ended it, and there are more."""
+
+    rows: list[dict[str, Any]]
+    is_short: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,13 +97,21 @@ class EventStore(Protocol):
         """Return when the store answers."""
 
     async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
-        """Keep the events; returns what became of each, in order, once all are durable."""
+        """Keep the events; returns what became of each, in order, once all are durable.
+
+        An event whose identity is stored already enriches the stored one with the optional members that only
+        it has (`pisync.domain.events.additions`), and the stored one then counts as received now: whoever
+        replays what was received since some time has to see it again.
+        """
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """One page of a device's history, newest first."""
+        """One page of a device's history, newest first, without the `errors`, which nothing is decided by."""
 
-    async def page(self, query: HistoryQuery) -> list[dict[str, Any]]:
-        """The same page as `pisync.domain.events.rows` makes it: no event is made of what is stored."""
+    async def page(self, query: HistoryQuery) -> HistoryPage:
+        """The same page as rows with everything, for people: no event is made of what is stored.
+
+        It ends early, with one row at least, where more than `limits.PAGE_BYTES_MAX` would have to be read.
+        """
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""

@@ -1,16 +1,19 @@
 """Events in memory."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.events import Outcome, SyncEvent, add_content, outcome, rows
+from pisync.domain.events import Outcome, SyncEvent, add_content, additions, from_content, outcome, rows
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
+    HistoryPage,
     HistoryQuery,
     InsertOutcome,
     ReplayPosition,
@@ -35,14 +38,37 @@ class MemoryEventStore:
 
     def _insert(self, event: SyncEvent, received_at: datetime) -> InsertOutcome:
         key = (event.device_id, to_ms(event.timestamp))
-        entry = HistoryEntry(event=_as_kept(event), received_at=received_at)
-        kept = self.events.setdefault(key, entry)
-        if kept is entry:
+        given = add_content(event, {})
+        known = self.events.get(key)
+        if known is None:
+            self.events[key] = _kept(key, given, received_at)
             return InsertOutcome.STORED
-        return InsertOutcome.DUPLICATE if kept.event == entry.event else InsertOutcome.CONFLICT
+        content = add_content(known.event, {})
+        added = additions(content, given)
+        if added is None:
+            return InsertOutcome.CONFLICT
+        if not added:
+            return InsertOutcome.DUPLICATE
+        self.events[key] = _kept(key, content | added, max(known.received_at, received_at))
+        return InsertOutcome.ENRICHED
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page, newest first."""
+        return [dataclasses.replace(entry, event=_without_errors(entry.event)) for entry in self._page(query)]
+
+    async def page(self, query: HistoryQuery) -> HistoryPage:
+        """The same page, as rows."""
+        found: list[dict[str, Any]] = []
+        size = 0
+        for entry in self._page(query):
+            moments = rfc3339(entry.event.timestamp), rfc3339(entry.received_at)
+            found += rows([(add_content(entry.event, {}), *moments)])
+            size += len(msgspec.json.encode(found[-1]))
+            if size > limits.PAGE_BYTES_MAX and len(found) > 1:
+                return HistoryPage(rows=found[:-1], is_short=True)
+        return HistoryPage(rows=found, is_short=False)
+
+    def _page(self, query: HistoryQuery) -> list[HistoryEntry]:
         page = [
             entry
             for (device_id, _), entry in sorted(self.events.items(), reverse=True)
@@ -52,13 +78,6 @@ class MemoryEventStore:
             and (query.outcome is None or query.outcome.takes(_outcome(entry.event)))
         ]
         return page[: query.limit]
-
-    async def page(self, query: HistoryQuery) -> list[dict[str, Any]]:
-        """The same page, as rows."""
-        return rows(
-            (add_content(entry.event, {}), rfc3339(entry.event.timestamp), rfc3339(entry.received_at))
-            for entry in await self.history(query)
-        )
 
     async def knows(self, device_id: str) -> bool:
         """Whether the device has any event."""
@@ -71,7 +90,7 @@ class MemoryEventStore:
         if position is not None and position.after is not None:
             return
         yield [
-            msgspec.structs.replace(entry.event, errors=None)
+            _without_errors(entry.event)
             for _, entry in sorted(self.events.items())
             if since is None or entry.received_at >= since
         ]
@@ -110,6 +129,11 @@ def _outcome(event: SyncEvent) -> Outcome:
     return outcome(event.total_files_synced, event.total_errors)
 
 
-def _as_kept(event: SyncEvent) -> SyncEvent:
-    """The event with its timestamp as MongoDB keeps it: UTC, to the millisecond."""
-    return msgspec.structs.replace(event, timestamp=from_ms(to_ms(event.timestamp)))
+def _kept(key: tuple[str, int], content: dict[str, Any], received_at: datetime) -> HistoryEntry:
+    """The entry as MongoDB keeps it: its timestamp in UTC, to the millisecond."""
+    device_id, moment_ms = key
+    return HistoryEntry(event=from_content(device_id, from_ms(moment_ms), content), received_at=received_at)
+
+
+def _without_errors(event: SyncEvent) -> SyncEvent:
+    return msgspec.structs.replace(event, errors=None)

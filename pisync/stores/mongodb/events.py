@@ -21,17 +21,19 @@ from pymongo.errors import (
 )
 
 from pisync import limits
-from pisync.clock import rfc3339_of_utc, to_ms
+from pisync.clock import rfc3339_of_utc
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
+    HistoryPage,
     HistoryQuery,
     InsertOutcome,
     OutcomeFilter,
     ReplayPosition,
 )
+from pisync.stores.mongodb import reading
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
     DUPLICATE_KEY,
@@ -42,6 +44,7 @@ from pisync.stores.mongodb.connection import (
     map_driver_errors,
     not_permitted,
 )
+from pisync.stores.mongodb.enrichment import compare_and_enrich
 
 _OUTCOMES: Final[dict[OutcomeFilter, Document]] = {
     OutcomeFilter.SUCCESS: {"total_errors": 0},
@@ -105,9 +108,9 @@ class MongoEventStore:
             return []
         received = received_at.replace(tzinfo=None)  # the encoder asks an aware one for its offset every time
         with map_driver_errors():
-            return await self._insert(documents(events, received))
+            return await self._insert(documents(events, received), received)
 
-    async def _insert(self, documents: list[Document]) -> list[InsertOutcome]:
+    async def _insert(self, documents: list[Document], received_at: datetime) -> list[InsertOutcome]:
         # The command itself: the driver's insert_many looks at each document again, which took as long as
         # encoding it. The callers of `insert` repeat it anyway, which is what the driver's retry would do.
         command = {
@@ -123,47 +126,52 @@ class MongoEventStore:
             if len(documents) == 1:
                 return [InsertOutcome.REFUSED]
             middle = len(documents) // 2
-            return await self._insert(documents[:middle]) + await self._insert(documents[middle:])
+            first = await self._insert(documents[:middle], received_at)
+            return first + await self._insert(documents[middle:], received_at)
         if "writeConcernError" in reply:
             raise MongodbUnavailable(f"{reply['writeConcernError']}")
         outcomes = [InsertOutcome.STORED] * len(documents)
-        suspects = []
+        known: dict[int, Document] = {}
         for fault in reply.get("writeErrors", ()):
             if fault["code"] == DUPLICATE_KEY:
-                suspects.append(fault["index"])
+                known[fault["index"]] = documents[fault["index"]]
             elif fault["code"] in REFUSALS:
                 outcomes[fault["index"]] = InsertOutcome.REFUSED
             else:
                 raise MongodbUnavailable(f"{fault.get('errmsg')}")
-        if suspects:
-            await self._compare(documents, suspects, outcomes)
+        if known:
+            compared = await compare_and_enrich(self._events, known, received_at)
+            outcomes = [compared.get(index, outcome) for index, outcome in enumerate(outcomes)]
         return outcomes
-
-    async def _compare(
-        self, documents: list[Document], suspects: list[int], outcomes: list[InsertOutcome]
-    ) -> None:
-        """Tell a repetition from another content under the same key."""
-        keys = [documents[index]["_id"] for index in suspects]
-        kept = {_key(found): found async for found in self._events.find({"_id": {"$in": keys}})}
-        for index in suspects:
-            if _key(documents[index]) not in kept:
-                raise MongodbUnavailable("an event that was there a moment ago was deleted")  # write it again
-            same = _content(documents[index]) == _content(kept[_key(documents[index])])
-            outcomes[index] = InsertOutcome.DUPLICATE if same else InsertOutcome.CONFLICT
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
         with map_driver_errors():
-            return [_entry(found) async for found in _newest(self._events, query)]
+            found = _newest(self._events, query, reading.WITHOUT_ERRORS)
+            return [
+                HistoryEntry(event=_event(document), received_at=document["received_at"])
+                async for document in found
+            ]
 
-    async def page(self, query: HistoryQuery) -> list[dict[str, Any]]:
-        """The same page, as rows."""
+    async def page(self, query: HistoryQuery) -> HistoryPage:
+        """The same page, as rows: in one round trip, and one more where there are large events."""
         with map_driver_errors():
-            return _rows(await _newest(self._without_zone, query).to_list())
+            found = await _newest(self._without_zone, query, reading.with_size()).to_list()
+            page = reading.first_of(found, limits.PAGE_BYTES_MAX)
+            is_short = len(page) < len(found)
+            return HistoryPage(
+                rows=_rows(await reading.with_errors(self._without_zone, page)), is_short=is_short
+            )
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
-        return bool(await self.history(HistoryQuery(device_id=device_id, limit=1)))
+        return await self._newest_moment(HistoryQuery(device_id=device_id, limit=1)) is not None
+
+    async def _newest_moment(self, query: HistoryQuery) -> datetime | None:
+        """The timestamp of the newest event that is asked for."""
+        with map_driver_errors():
+            found = await _newest(self._events, query, {"_id": 1}).to_list()
+        return found[0]["_id"]["timestamp"] if found else None
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
@@ -237,14 +245,14 @@ class MongoEventStore:
             )
 
         with map_driver_errors():
-            successes = await self.history(
+            last_success = await self._newest_moment(
                 HistoryQuery(device_id=device_id, limit=1, outcome=OutcomeFilter.SUCCESS)
             )
             total = await count({})
             return FailureCounts(
                 total=total,
                 since=total if since is None else await count({"$gte": since}),
-                streak=await count({"$gt": successes[0].event.timestamp}) if successes else total,
+                streak=total if last_success is None else await count({"$gt": last_success}),
             )
 
     async def close(self) -> None:
@@ -266,22 +274,16 @@ def documents(events: Iterable[SyncEvent], received_at: datetime) -> list[Docume
     ]
 
 
-def _key(document: Document) -> tuple[str, int]:
-    return document["_id"]["device_id"], to_ms(document["_id"]["timestamp"])
-
-
-def _content(document: Document) -> Document:
-    return {name: value for name, value in document.items() if name not in {"_id", "received_at"}}
-
-
-def _newest(events: AsyncCollection[Document], query: HistoryQuery) -> AsyncCursor[Document]:
+def _newest(
+    events: AsyncCollection[Document], query: HistoryQuery, projection: Document
+) -> AsyncCursor[Document]:
     """A range of the `_id` index, in one round trip: a batch holds the whole page."""
     bounds = {
         "$gt": {"device_id": query.device_id, "timestamp": query.after or MinKey()},
         "$lt": {"device_id": query.device_id, "timestamp": query.before or MaxKey()},
     }
     matching = {} if query.outcome is None else _OUTCOMES[query.outcome]
-    found = events.find({"_id": bounds, **matching}).sort("_id", DESCENDING)
+    found = events.find({"_id": bounds, **matching}, projection).sort("_id", DESCENDING)
     return found.limit(query.limit).batch_size(query.limit)
 
 
@@ -293,7 +295,3 @@ def _rows(found: list[Document]) -> list[dict[str, Any]]:
 
 def _event(document: Document) -> SyncEvent:
     return from_content(document["_id"]["device_id"], document["_id"]["timestamp"], document)
-
-
-def _entry(document: Document) -> HistoryEntry:
-    return HistoryEntry(event=_event(document), received_at=document["received_at"])

@@ -20,6 +20,18 @@ local device_prefix, failures_prefix = root .. ':device:', root .. ':failures:'
 local by_failures, by_streak, by_last_seen = root .. ':by:failures', root .. ':by:streak', root .. ':by:last_seen'
 local all_alerting = root .. ':alerting:streak'
 local changes = {}
+-- The last members of a newest event's JSON, the device's type and the duration, may be null in one of two copies.
+local members = '^(.*),([^,]*),([^,]*)%]$'
+local function enriched(kept, event)
+  if not kept or kept == event then
+    return event
+  end
+  local head, device_type, duration = string.match(kept, members)
+  local _, other_type, other_duration = string.match(event, members)
+  device_type = device_type == 'null' and other_type or device_type
+  duration = duration == 'null' and other_duration or duration
+  return head .. ',' .. device_type .. ',' .. duration .. ']'
+end
 for _, state in ipairs(cmsgpack.unpack(ARGV[4])) do
   local id, success, seen, event, failed = state[1], state[2], state[3], state[4], state[5]
   local device, failures = device_prefix .. id, failures_prefix .. id
@@ -27,6 +39,11 @@ for _, state in ipairs(cmsgpack.unpack(ARGV[4])) do
   local last_success, last_seen = known[1], known[2]
   local succeeds = success and (not last_success or tonumber(success) > tonumber(last_success))
   local is_newest = not last_seen or tonumber(seen) > tonumber(last_seen)
+  if not is_newest and tonumber(seen) == tonumber(last_seen) then
+    local kept = call('HGET', device, 'last_event')
+    event = enriched(kept, event)
+    is_newest = event ~= kept
+  end
   if succeeds then
     last_success = success
   end

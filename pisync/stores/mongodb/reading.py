@@ -1,0 +1,92 @@
+"""Reads of stored events, bounded by bytes: the `errors` of one may have hundreds of KiB."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Final
+
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.cursor import AsyncCursor
+
+from pisync import limits
+from pisync.clock import to_ms
+from pisync.domain.events import CONTENT
+from pisync.stores.mongodb.connection import Document
+
+Key = tuple[str, int]
+WITHOUT_ERRORS: Final = {name: 1 for name in (*CONTENT, "received_at") if name != "errors"}
+_SIZE: Final = {"$bsonSize": "$$ROOT"}
+
+
+def key(document: Document) -> Key:
+    """What tells a document from every other, as a key of a dictionary."""
+    return document["_id"]["device_id"], to_ms(document["_id"]["timestamp"])
+
+
+def with_size() -> dict[str, Any]:
+    """The projection that gives the `size` of each document, and the errors of those that are small."""
+    is_small = {"$lte": [_SIZE, limits.EVENT_BYTES_AT_ONCE]}
+    return {**WITHOUT_ERRORS, "size": _SIZE, "errors": {"$cond": [is_small, "$errors", "$$REMOVE"]}}
+
+
+def is_large(found: Document) -> bool:
+    """Whether a document that was read so came without the errors that it may have."""
+    size: int = found["size"]
+    return size > limits.EVENT_BYTES_AT_ONCE
+
+
+def first_of(found: list[Document], bytes_max: int) -> list[Document]:
+    """The first documents, one at least, that have so many bytes together at most."""
+    total = 0
+    for index, document in enumerate(found):
+        total += document["size"]
+        if total > bytes_max and index:
+            return found[:index]
+    return found
+
+
+async def with_errors(events: AsyncCollection[Document], found: list[Document]) -> list[Document]:
+    """The documents, with the errors of those that came without them: in one round trip, if there are any."""
+    ids = [document["_id"] for document in found if is_large(document)]
+    if not ids:
+        return found
+    some = _of_ids(events, ids, {"errors": 1})
+    errors = {_values(document): document.get("errors") async for document in some}
+    return [
+        document | {"errors": errors.get(_values(document))} if is_large(document) else document
+        for document in found
+    ]
+
+
+def _of_ids(
+    events: AsyncCollection[Document], ids: Sequence[Document], projection: Document
+) -> AsyncCursor[Document]:
+    """In one round trip: without the limit the driver would ask whether there are more."""
+    return events.find({"_id": {"$in": ids}}, projection).limit(len(ids)).batch_size(len(ids))
+
+
+def _values(document: Document) -> tuple[Any, ...]:
+    return tuple(document["_id"].values())
+
+
+async def stored(
+    events: AsyncCollection[Document], bare: Sequence[Document], full: Sequence[Document]
+) -> AsyncIterator[list[Document]]:
+    """The documents with these ids, in any order, some bare of errors; few of their bytes at once."""
+    if bare:
+        cursor = _of_ids(events, bare, WITHOUT_ERRORS)
+        while some := await cursor.to_list(limits.COMPARED_AT_ONCE):
+            yield some
+    if full:
+        large: list[Document] = []
+        cursor = _of_ids(events, full, with_size())
+        while some := await cursor.to_list(limits.COMPARED_AT_ONCE):
+            large += filter(is_large, some)
+            yield [found for found in some if not is_large(found)]
+        for some in _split(large):
+            yield await with_errors(events, some)
+
+
+def _split(found: list[Document]) -> Iterator[list[Document]]:
+    while found:
+        some = first_of(found, limits.COMPARED_BYTES_MAX)
+        yield some
+        found = found[len(some) :]
