@@ -109,7 +109,7 @@ class Auditor:
             stored.add(key)
             if key not in self._sent:
                 unknown.append(key)
-            elif self._sent[key] != _canonical(document, beside=("_id", "received_at")):
+            elif self._sent[key] != _canonical(document, beside=("_id", "received_at", "enriched_at")):
                 altered.append(key)
             times.setdefault(key[0], []).append((key[1], document["total_errors"] > 0))
         return Books(

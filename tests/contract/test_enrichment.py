@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pisync.clock import read_rfc3339
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent, from_content
-from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome
+from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome, ReplayPosition
 from pisync.stores.interfaces.projection import DeviceRecord, Projection
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
@@ -117,7 +117,7 @@ async def test_many_are_enriched_each_with_its_own(event_store: EventStore) -> N
     assert {found["errors"][0]["code"] for found in rows} == {"$_id"}
 
 
-async def test_what_was_enriched_is_replayed_as_if_it_came_then(event_store: EventStore) -> None:
+async def test_what_was_enriched_is_replayed_since_then(event_store: EventStore) -> None:
     """Or a Redis that was away meanwhile would never hear of it."""
     await event_store.insert([BARE, event("PB-2")], NOW)
     await event_store.insert([with_(device_type="PiBox")], LATER)
@@ -127,6 +127,27 @@ async def test_what_was_enriched_is_replayed_as_if_it_came_then(event_store: Eve
     await event_store.insert([with_(sync_duration_ms=1)], NOW)
     replayed = [one async for batch in event_store.replay(LATER) for one in batch]
     assert replayed == [with_(device_type="PiBox", sync_duration_ms=1)]
+
+
+async def test_when_it_was_received_stays(event_store: EventStore) -> None:
+    """Or an old backlog, sent again by a newer firmware, would look as if it had come today."""
+    await event_store.insert([BARE], NOW)
+    await event_store.insert([with_(device_type="PiBox")], LATER)
+    (kept,) = await event_store.history(HistoryQuery(device_id="PB-1", limit=1))
+    assert kept.received_at == NOW
+
+
+async def test_an_interrupted_replay_goes_on_with_what_was_enriched(event_store: EventStore) -> None:
+    await event_store.insert([BARE], NOW)
+    await event_store.insert([with_(device_type="PiBox")], LATER)
+    await event_store.insert([event("PB-2")], LATER)
+    position = ReplayPosition()
+    interrupted = event_store.replay(LATER, position)
+    found = [*await anext(interrupted), *await anext(interrupted, [])]
+    found += [
+        one for batch in [batch async for batch in event_store.replay(LATER, position)] for one in batch
+    ]
+    assert {one.device_id for one in found} == {"PB-1", "PB-2"}
 
 
 async def test_a_number_in_another_spelling_is_the_same(event_store: EventStore) -> None:

@@ -77,9 +77,10 @@ class FailureCounts:
 class ReplayPosition:
     """How far a replay has come: one that is given it begins there, and it moves on with what was taken.
 
-    `until` and `after` are the store's own.
+    `orders`, `until` and `after` are the store's own.
     """
 
+    orders: list[str] | None = None
     until: datetime | None = None
     after: object = None
 
@@ -100,8 +101,7 @@ class EventStore(Protocol):
         """Keep the events; returns what became of each, in order, once all are durable.
 
         An event whose identity is stored already enriches the stored one with the optional members that only
-        it has (`pisync.domain.events.additions`), and the stored one then counts as received now: whoever
-        replays what was received since some time has to see it again.
+        it has (`pisync.domain.events.additions`). When it was received stays as it was.
         """
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
@@ -119,7 +119,7 @@ class EventStore(Protocol):
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[SyncEvent]]:
-        """All events received at `since` or later, in batches; None: all events, device after device.
+        """All events received or enriched at `since` or later, in batches; None: all, device after device.
 
         They have no `errors`, which nobody replays for and which may be most of an event. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call

@@ -25,6 +25,7 @@ class MemoryEventStore:
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, int], HistoryEntry] = {}
+        self._enriched_at: dict[tuple[str, int], datetime] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -49,7 +50,8 @@ class MemoryEventStore:
             return InsertOutcome.CONFLICT
         if not added:
             return InsertOutcome.DUPLICATE
-        self.events[key] = _kept(key, content | added, max(known.received_at, received_at))
+        self.events[key] = _kept(key, content | added, known.received_at)
+        self._enriched_at[key] = max(received_at, self._enriched_at.get(key, received_at))
         return InsertOutcome.ENRICHED
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
@@ -91,8 +93,8 @@ class MemoryEventStore:
             return
         yield [
             _without_errors(entry.event)
-            for _, entry in sorted(self.events.items())
-            if since is None or entry.received_at >= since
+            for key, entry in sorted(self.events.items())
+            if since is None or max(entry.received_at, self._enriched_at.get(key, entry.received_at)) >= since
         ]
         if position is not None:
             position.after = True

@@ -31,7 +31,7 @@ class _Gain:
 
 
 async def compare_and_enrich(
-    events: AsyncCollection[Document], given: Mapping[int, Document], received_at: datetime
+    events: AsyncCollection[Document], given: Mapping[int, Document], enriched_at: datetime
 ) -> dict[int, InsertOutcome]:
     """What becomes of documents whose identity is stored, by their places; durable when it returns.
 
@@ -44,7 +44,7 @@ async def compare_and_enrich(
         pending[reading.key(document)].append(index)
     while pending:
         gains = await _compare(events, given, pending, outcomes)
-        refused = await _enrich(events, list(gains.values()), received_at) if gains else []
+        refused = await _enrich(events, list(gains.values()), enriched_at) if gains else []
         if refused is not None:
             for gain in refused:
                 same = pending[reading.key({"_id": gain.document_id})]
@@ -106,7 +106,7 @@ def _judge(
 
 
 async def _enrich(
-    events: AsyncCollection[Document], gains: Sequence[_Gain], received_at: datetime
+    events: AsyncCollection[Document], gains: Sequence[_Gain], enriched_at: datetime
 ) -> list[_Gain] | None:
     """Add what is absent; returns what MongoDB refuses, or None where something was not absent any more."""
     refused: list[_Gain] = []
@@ -117,7 +117,7 @@ async def _enrich(
             "update": events.name,
             "ordered": False,
             "writeConcern": events.write_concern.document,
-            "updates": [_statement(group, received_at) for group in groups],
+            "updates": [_statement(group, enriched_at) for group in groups],
         }
         reply = await events.database.command(command)
         if "writeConcernError" in reply:
@@ -146,7 +146,7 @@ def _groups(gains: Sequence[_Gain], most: int) -> Iterator[list[_Gain]]:
             yield group[start : start + most]
 
 
-def _statement(group: Sequence[_Gain], received_at: datetime) -> Document:
+def _statement(group: Sequence[_Gain], enriched_at: datetime) -> Document:
     """One update of a group: a statement for each event costs mongod three times as much."""
     ids = [gain.document_id for gain in group]
     names = list(group[0].added)
@@ -155,6 +155,6 @@ def _statement(group: Sequence[_Gain], received_at: datetime) -> Document:
     changes = {name: {"$arrayElemAt": [{"$literal": values[name]}, place]} for name in names}
     return {
         "q": {"_id": {"$in": ids}, **dict.fromkeys(names)},
-        "u": [{"$set": {**changes, "received_at": {"$max": ["$received_at", received_at]}}}],
+        "u": [{"$set": {**changes, "enriched_at": {"$max": ["$enriched_at", enriched_at]}}}],
         "multi": True,
     }

@@ -85,6 +85,7 @@ class MongoEventStore:
                 await self._events.create_indexes(
                     [
                         IndexModel([("received_at", ASCENDING)], name="received_at"),
+                        IndexModel([("enriched_at", ASCENDING)], name="enriched_at", sparse=True),
                         IndexModel(
                             [("_id.device_id", ASCENDING), ("_id.timestamp", ASCENDING)],
                             name="failures",
@@ -176,26 +177,38 @@ class MongoEventStore:
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[SyncEvent]]:
-        """All events received since then, by device where it is all of them, else by time of receipt."""
+        """All events received or enriched since then, by that time, or all events, by device."""
         position = ReplayPosition() if position is None else position
+        if position.orders is None:
+            position.orders = ["_id"] if since is None else ["received_at", "enriched_at"]
+        while position.orders:
+            async for batch in self._replay(position.orders[0], since, position):
+                yield batch
+            position.orders.pop(0)
+            position.until = position.after = None
+
+    async def _replay(
+        self, order: str, since: datetime | None, position: ReplayPosition
+    ) -> AsyncIterator[list[SyncEvent]]:
+        """The events in one order."""
+        clock = "received_at" if order == "_id" else order
         if position.until is None:
             # Not what comes in meanwhile, or a replay beside a drain would run after it and read it again.
             with map_driver_errors():
                 newest = await self._events.find_one(
-                    {}, {"received_at": 1}, sort=[("received_at", DESCENDING)]
+                    {} if since is None else {clock: {"$gte": since}}, {clock: 1}, sort=[(clock, DESCENDING)]
                 )
             if newest is None:
                 return
-            position.until = newest["received_at"]
-        order = "_id" if since is None else "received_at"
-        bounds: Document = {"received_at": {"$lte": position.until}}
+            position.until = newest[clock]
+        bounds: Document = {clock: {"$lte": position.until}}
         if since is not None:
             # Several events may have the time at which it was interrupted: merging them again is harmless.
-            bounds["received_at"]["$gte"] = since if position.after is None else position.after
+            bounds[clock]["$gte"] = since if position.after is None else position.after
         elif position.after is not None:
             bounds["_id"] = {"$gt": position.after}
         cursor = self._events.find(bounds, {"errors": 0}).sort(order, ASCENDING)
-        cursor = cursor.hint("_id_" if since is None else "received_at")
+        cursor = cursor.hint("_id_" if order == "_id" else order)
         async with cursor.batch_size(limits.REPLAY_BATCH_EVENTS):
             with map_driver_errors():
                 while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
