@@ -25,7 +25,6 @@ from pisync.clock import rfc3339_of_utc, to_ms
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
-    FailureCounts,
     HistoryEntry,
     HistoryQuery,
     InsertOutcome,
@@ -43,6 +42,7 @@ from pisync.stores.mongodb.connection import (
     not_permitted,
 )
 
+FAILURES_INDEX: Final = "failures_by_device"
 _OUTCOMES: Final[dict[OutcomeFilter, Document]] = {
     OutcomeFilter.SUCCESS: {"total_errors": 0},
     OutcomeFilter.PARTIAL: {"total_errors": {"$gt": 0}, "total_files_synced": {"$gt": 0}},
@@ -82,9 +82,15 @@ class MongoEventStore:
                 await self._events.create_indexes(
                     [
                         IndexModel([("received_at", ASCENDING)], name="received_at"),
+                        # With the number of errors, or counting would read every event for the filter,
+                        # which is the index's own.
                         IndexModel(
-                            [("_id.device_id", ASCENDING), ("_id.timestamp", ASCENDING)],
-                            name="failures",
+                            [
+                                ("_id.device_id", ASCENDING),
+                                ("_id.timestamp", ASCENDING),
+                                ("total_errors", ASCENDING),
+                            ],
+                            name=FAILURES_INDEX,
                             partialFilterExpression={"total_errors": {"$gt": 0}},
                         ),
                     ]
@@ -227,24 +233,12 @@ class MongoEventStore:
             found = await self._connection.database.aggregate(pipeline, batchSize=len(device_ids) + 1)
             return {row["device_id"] async for row in found}
 
-    async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
-        """Exact counts, from the index over failures."""
-
-        async def count(after: Document) -> int:
-            bounds = {"_id.timestamp": after} if after else {}
-            return await self._events.count_documents(
-                {"_id.device_id": device_id, "total_errors": {"$gt": 0}, **bounds}, hint="failures"
-            )
-
+    async def count_failures(self, device_id: str, since: datetime | None) -> int:
+        """How many failures there are: keys of the index over failures, of this device since then."""
+        bounds: Document = {} if since is None else {"_id.timestamp": {"$gte": since}}
         with map_driver_errors():
-            successes = await self.history(
-                HistoryQuery(device_id=device_id, limit=1, outcome=OutcomeFilter.SUCCESS)
-            )
-            total = await count({})
-            return FailureCounts(
-                total=total,
-                since=total if since is None else await count({"$gte": since}),
-                streak=await count({"$gt": successes[0].event.timestamp}) if successes else total,
+            return await self._events.count_documents(
+                {"_id.device_id": device_id, "total_errors": {"$gt": 0}, **bounds}, hint=FAILURES_INDEX
             )
 
     async def close(self) -> None:
