@@ -104,7 +104,7 @@ async def test_what_is_not_surely_durable_is_not_stored(
 async def test_counting_failures_reads_keys_of_the_index_and_no_event(
     store: MongoEventStore, database: Database
 ) -> None:
-    """As many keys as there are failures to count, and the one at which it ends."""
+    """As many keys as there are failures to count, and those at which it ends and goes on."""
     for number in range(3):
         await store.insert([event(f"PB-{number}", minute, errors=minute % 3) for minute in range(90)], NOW)
     await database.command({"profile": 2})
@@ -113,7 +113,8 @@ async def test_counting_failures_reads_keys_of_the_index_and_no_event(
     await database.command({"profile": 0})
     plans = [found async for found in database["system.profile"].find({"ns": {"$regex": "sync_events$"}})]
     assert [plan["docsExamined"] for plan in plans] == [0, 0]
-    assert [plan["keysExamined"] for plan in plans] == [61, 21]
+    assert plans[0]["keysExamined"] == 61
+    assert plans[1]["keysExamined"] <= 20 + 2 * 2 + 1  # two numbers of errors
 
 
 async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, database: Database) -> None:

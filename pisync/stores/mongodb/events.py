@@ -87,8 +87,8 @@ class MongoEventStore:
                         IndexModel(
                             [
                                 ("_id.device_id", ASCENDING),
-                                ("_id.timestamp", ASCENDING),
                                 ("total_errors", ASCENDING),
+                                ("_id.timestamp", ASCENDING),
                             ],
                             name=FAILURES_INDEX,
                             partialFilterExpression={"total_errors": {"$gt": 0}},
