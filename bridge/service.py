@@ -20,6 +20,7 @@ from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
+from bridge.projection.reception_clock import ReceptionClock
 from bridge.retry import until_available
 from bridge.session import NOT_CONNECTED, Session
 from bridge.stray_watch import StrayWatch
@@ -73,7 +74,7 @@ class _Bridge:
         self._session: Session | None = None
         self.has_left = False
         self._instance = secrets.token_hex(8)
-        self._claim = Claim(known_before=False, replay_from=clock.now())
+        self._claim = Claim(known_before=False, floor=clock.now())
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -96,14 +97,15 @@ class _Bridge:
         log.info("starting", bridge_id=self._settings.bridge_id, broker=str(self._settings.mqtt))
         stores, days = self._stores, self._settings.dead_letter_days
         await until_available(stores.events.prepare, self._metrics)
-        await until_available(self._clock_watch.agree, self._metrics)
         await until_available(stores.alerts.prepare, self._metrics)
         await until_available(stores.dead_letters.prepare, self._metrics)
         await until_available(lambda: stores.dead_letters.apply_retention(days), self._metrics)
-        self._claim = await until_available(
-            lambda: stores.bridges.claim(self._settings.bridge_id, self._instance, clock.now()),
-            self._metrics,
-        )
+        self._claim = await until_available(self._claim_id, self._metrics)
+
+    async def _claim_id(self) -> Claim:
+        """By a clock that is right: the floor is raised to it."""
+        await self._clock_watch.agree()
+        return await self._stores.bridges.claim(self._settings.bridge_id, self._instance, clock.now())
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain what is in flight."""
@@ -117,7 +119,15 @@ class _Bridge:
         )
         metrics.alerts_opened.set_function(lambda: judge.opened)
         metrics.alerts_closed.set_function(lambda: judge.closed)
-        projector = Projector(projection=stores.projection, alerts=judge, metrics=metrics)
+        reception_clock = ReceptionClock(
+            bridge_id=self._settings.bridge_id,
+            registry=stores.bridges,
+            claim=self._claim,
+            is_right=lambda: self._clock_watch.is_right,
+        )
+        projector = Projector(
+            projection=stores.projection, alerts=judge, metrics=metrics, reception_clock=reception_clock
+        )
         catch_up = CatchUp(
             bridge_id=self._settings.bridge_id,
             events=stores.events,
@@ -173,6 +183,7 @@ class _Bridge:
         works = {
             "catch-up": catch_up.run(),
             "clock": self._clock_watch.run(intake),
+            "floor": reception_clock.run(metrics),
             "intake": intake.run(),
             "judge": judge.run(),
             "outbox": outbox.run(MqttSink(session, retained.read)),

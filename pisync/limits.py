@@ -67,6 +67,10 @@ FAILURES_KEPT_MAX: Final = 1000
 STREAK_ALERT: Final = 3
 # How often a bridge writes down how far its events are projected.
 WATERMARK_INTERVAL_S: Final = 1.0
+# How often a bridge raises its floor in MongoDB, beyond which no watermark goes; by how much the floor may be
+# ahead of the clock at a start before that is told.
+FLOOR_INTERVAL_S: Final = 2.0
+FLOOR_AHEAD_TOLD_S: Final = 1.0
 # How far behind Redis's clock the merged events of a bridge may be while the projection counts as complete,
 # and how old the list of the bridges may be. Some watermark intervals, or a busy second makes it incomplete.
 PROJECTION_YOUNG_S: Final = 4.0

@@ -1,5 +1,7 @@
 """`GET /api/alerts`: the devices that keep failing, and those that did."""
 
+import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -18,9 +20,18 @@ from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
 from pisync.domain.alerts import Rule
+from pisync.domain.device_state import DeviceState
+from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
+from pisync.stores.interfaces.projection import ProjectionReader
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
+
+
+_NOW: Final = (
+    f" Counted up to {limits.FAILURES_KEPT_MAX:,}; null: not known, because Redis is unavailable, has lost it"
+    " or is not complete."
+)
 
 
 class Alert(BaseModel):
@@ -30,6 +41,8 @@ class Alert(BaseModel):
     device_id: DeviceId
     rule: Annotated[Rule, Field(description="Why it was opened. `streak`: the device kept failing.")]
     streak: Annotated[int, Field(ge=0, description="The device's streak when the alert was opened.")]
+    streak_now: Annotated[int | None, Field(ge=0, description="Its present streak." + _NOW)]
+    failures_now: Annotated[int | None, Field(ge=0, description="All its failures by now." + _NOW)]
     opened_at: datetime
     closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
 
@@ -84,22 +97,41 @@ async def alerts(
         device_id=device_id,
         before=None if end is None else end.alert_id,
     )
+    stores = state_of(request)
+    found = await stores.alerts.find(query)
+    present = await _present(stores.projection, [alert.device_id for alert in found[:limit]])
     return list_page(
         request,
         "alerts",
-        await state_of(request).alerts.find(query),
+        found,
         limit=limit,
         next_parameters=lambda alert: {"cursor": AlertsCursor(alert.alert_id).encode()},
-        as_json=_row,
+        as_json=lambda alert: _row(alert, present.get(alert.device_id)),
     )
 
 
-def _row(alert: domain.Alert) -> dict[str, object]:
+async def _present(projection: ProjectionReader, device_ids: list[str]) -> Mapping[str, DeviceState]:
+    """The present state of these devices, as far as it is surely known."""
+    if not device_ids:
+        return {}
+    try:
+        status, found = await asyncio.gather(projection.status(), projection.states_of(device_ids))
+    except RedisUnavailable:
+        return {}
+    if not status.complete:
+        return {}
+    states = zip(device_ids, found, strict=True)
+    return {device_id: state for device_id, state in states if state is not None}
+
+
+def _row(alert: domain.Alert, present: DeviceState | None) -> dict[str, object]:
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
         "rule": alert.rule,
         "streak": alert.streak,
+        "streak_now": None if present is None else present.streak,
+        "failures_now": None if present is None else present.failures,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),
     }

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -19,7 +19,7 @@ from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import topics
 from pisync.limits import EXACT_COUNTS_INFLIGHT_MAX
 from pisync.stores.interfaces import ranking
-from pisync.stores.interfaces.events import EventStore, FailureCounts
+from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy, RankingQuery
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
@@ -132,26 +132,45 @@ def _completeness(status: ProjectionStatus) -> dict[str, object]:
     return {"complete": False, "replayed": status.replayed, "to_replay": status.to_replay}
 
 
+class _Counts(NamedTuple):
+    failures: int
+    since: int
+    streak: int | None
+
+
 async def _exact_counts(
     store: EventStore, rows: list[ranking.FailingDevice], since: datetime | None
-) -> dict[str, FailureCounts]:
-    """Counts of the rare devices whose failures exceed what the projection keeps."""
+) -> dict[str, _Counts]:
+    """Counts of the rare devices of which the projection does not keep every failure.
+
+    What it keeps are the newest, so that a count of fewer is exact, and it says since when the streak runs.
+    """
     gate = asyncio.Semaphore(EXACT_COUNTS_INFLIGHT_MAX)
 
-    async def counts(device_id: str) -> FailureCounts:
+    async def count(row: ranking.FailingDevice, kept: int, moment: datetime | None) -> int:
+        if kept < limits.FAILURES_KEPT_MAX:
+            return kept
         async with gate:
-            return await store.failure_counts(device_id, since)
+            return await store.count_failures(row.device_id, moment)
 
-    capped = [row.device_id for row in rows if row.failures >= limits.FAILURES_KEPT_MAX]
-    return dict(zip(capped, await asyncio.gather(*map(counts, capped)), strict=True))
+    async def counts(row: ranking.FailingDevice) -> _Counts:
+        failures = await count(row, row.failures, None)
+        recent = failures if since is None else await count(row, row.failures_since, since)
+        if row.streak is None or row.last_seen_ms is None:
+            return _Counts(failures, recent, None)  # the last success may be lost as well
+        if row.last_success_ms is None:
+            return _Counts(failures, recent, failures)
+        return _Counts(failures, recent, await count(row, row.streak, from_ms(row.last_success_ms)))
+
+    capped = [row for row in rows if row.failures >= limits.FAILURES_KEPT_MAX]
+    found = await asyncio.gather(*map(counts, capped))
+    return {row.device_id: exact for row, exact in zip(capped, found, strict=True)}
 
 
-def _row(
-    row: ranking.FailingDevice, exact: FailureCounts | None, since: datetime | None
-) -> dict[str, object]:
+def _row(row: ranking.FailingDevice, exact: _Counts | None, since: datetime | None) -> dict[str, object]:
     members: dict[str, object] = {
         "device_id": row.device_id,
-        "failures": row.failures if exact is None else exact.total,
+        "failures": row.failures if exact is None else exact.failures,
         "streak": row.streak if exact is None else exact.streak,
         "last_failure": _time(row.last_failure_ms),
         "last_success": _time(row.last_success_ms),

@@ -11,7 +11,7 @@ from bridge.metrics import Metrics
 from bridge.projection.projector import AlertReports, Projector
 from bridge.projection.repair import Repair
 from bridge.projection.replay import Replay
-from pisync import backoff, clock, limits, logs
+from pisync import backoff, limits, logs
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.errors import MongodbUnavailable, RebuildInProgress, RedisUnavailable, Unavailable
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
@@ -67,7 +67,6 @@ class CatchUp:
         self._registry = registry
         # A bridge that never ran has stored nothing that a watermark could miss.
         self._is_known = claim.known_before
-        self._replay_from_ms: int | None = clock.to_ms(claim.replay_from)
         self._instance = claim.instance
         self._repair = Repair(bridge_id=bridge_id, events=events, projection=projection)
         metrics.devices_repaired.set_function(lambda: self._repair.repaired)
@@ -148,8 +147,6 @@ class CatchUp:
         else:
             ours_ms = self._projector.watermark_ms
             start_ms = min(ours_ms, attachment.watermark_ms) if known or attachment.watermark_ms else ours_ms
-            if self._replay_from_ms is not None:
-                start_ms = min(start_ms, self._replay_from_ms)
         self._attach(start_ms)
         await self._projection.set_watermark(self._bridge_id, start_ms, catching_up=True)
         await self._replay(start_ms)
@@ -210,8 +207,6 @@ class CatchUp:
     async def _finish_catch_up(self) -> None:
         await self._write_watermark(catching_up=False)
         await self._projection.finish_catch_up(self._bridge_id)
-        await self._registry.caught_up(self._bridge_id)
-        self._replay_from_ms = None
         self._was_current = True
 
     async def _stay_attached(self) -> None:

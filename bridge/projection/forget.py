@@ -7,7 +7,7 @@ bridge's watermark, or to the first event where it has none.
 from collections.abc import Callable
 
 from bridge.projection.replay import Replay
-from pisync import clock, limits
+from pisync import limits
 from pisync.errors import PiSyncError, Unavailable
 from pisync.stores.interfaces.bridges import BridgeRecord, BridgeRegistry
 from pisync.stores.interfaces.events import EventStore
@@ -39,7 +39,9 @@ async def forget(
         attachment = await projection.attach(list(records))
         if attachment.pending:
             raise PiSyncError("the projection is being rebuilt; forget the bridge when it is complete")
-        replay = Replay(events=events, projection=projection, start_ms=_start_ms(record, mark))
+        # Later lives of it received nothing before the watermark of an earlier one.
+        start_ms = 0 if mark is None else mark.watermark_ms
+        replay = Replay(events=events, projection=projection, start_ms=start_ms)
         # Where nothing is built, all events will be merged anyway.
         if attachment.built and not _has_left_nothing(record, mark):
             async with supervise({"events": _merge(replay, progress), "count": replay.count()}) as running:
@@ -60,14 +62,6 @@ def is_running(mark: Mark) -> bool:
 async def _merge(replay: Replay, progress: Callable[[int, int], None]) -> None:
     async for _ in replay.run():
         progress(replay.replayed, replay.to_replay)
-
-
-def _start_ms(record: BridgeRecord | None, mark: Mark | None) -> int:
-    """Since when the projection may lack its events; 0: since ever."""
-    watermark_ms = 0 if mark is None else mark.watermark_ms
-    if record is None or record.replay_from is None:
-        return watermark_ms
-    return min(watermark_ms, clock.to_ms(record.replay_from))
 
 
 def _has_left_nothing(record: BridgeRecord | None, mark: Mark | None) -> bool:

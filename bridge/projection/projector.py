@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from bridge.metrics import Metrics
+from bridge.projection.reception_clock import ReceptionClock
 from pisync import clock, logs
 from pisync.domain.alerts import AlertChange
 from pisync.domain.device_state import project
@@ -51,23 +52,31 @@ class Reception:
 class Projector:
     """Merges events into the projection while it is attached, and remembers what it could not merge."""
 
-    def __init__(self, *, projection: Projection, alerts: AlertReports, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        projection: Projection,
+        alerts: AlertReports,
+        metrics: Metrics,
+        reception_clock: ReceptionClock,
+    ) -> None:
         """Prepare; nothing is asked of Redis yet.
 
         Args:
             projection: what to keep in step.
             alerts: who hears of streaks that reach or leave the alert.
             metrics: what reads how far we are.
+            reception_clock: what says when a batch is received, and how late a watermark may be.
         """
         self._projection = projection
         self._alerts = alerts
+        self._clock = reception_clock
         self.is_attached = False
         self.is_catching_up = False
         self.detached = asyncio.Event()
         # Times of receipt of batches that are not merged yet, and the earliest of those left to a replay.
         self._in_flight: Counter[int] = Counter()
         self._behind_ms: int | None = None
-        self._latest_ms = 0
         # Since when, by a clock that nobody sets, those times of receipt have been seen to be open.
         self._open_since: dict[int, float] = {}
         metrics.projection_attached.set_function(lambda: self.is_attached)
@@ -76,7 +85,7 @@ class Projector:
 
     @contextmanager
     def receive(self) -> Iterator[Reception]:
-        """Begin a batch, which is received now, and end it; the time of receipt never goes backwards.
+        """Begin a batch, which is received now, and end it.
 
         A batch that could not be merged is left to a replay. One that is broken off stays in flight for good:
         MongoDB may have its events, and the watermark must not pass them.
@@ -84,7 +93,7 @@ class Projector:
         Raises:
             RuntimeError: the batch was to end without `merge`, which is a defect.
         """
-        self._latest_ms = received_ms = max(self._latest_ms, clock.to_ms(clock.now()))
+        received_ms = self._clock.now_ms()
         self._in_flight[received_ms] += 1
         reception = Reception(self, received_ms)
         yield reception
@@ -113,10 +122,8 @@ class Projector:
 
     @property
     def watermark_ms(self) -> int:
-        """All our events received before this are merged."""
-        # Later batches must not be received before what is promised here, even if the clock steps back.
-        self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
-        return min(self._open_ends(), default=self._latest_ms)
+        """All our events received before this are merged; no later life receives any before it either."""
+        return min([*self._open_ends(), self._clock.floor_ms])
 
     def unmerged_ms(self) -> int:
         """For how long MongoDB may have had an event of ours that is not merged; to be asked every second.
@@ -164,5 +171,6 @@ class Projector:
         self._behind_ms = received_ms if self._behind_ms is None else min(self._behind_ms, received_ms)
 
     def _lag_s(self) -> float:
-        watermark_ms = self.watermark_ms
-        return max(0, clock.to_ms(clock.now()) - watermark_ms) / 1000 if watermark_ms else math.inf
+        now_ms = self._clock.now_ms()
+        oldest_ms = min(self._open_ends(), default=now_ms)
+        return (now_ms - oldest_ms) / 1000 if oldest_ms else math.inf

@@ -10,7 +10,6 @@ from pisync.clock import rfc3339
 from pisync.domain.events import ErrorDetail, SyncEvent, from_content
 from pisync.stores.interfaces.events import (
     EventStore,
-    FailureCounts,
     HistoryQuery,
     InsertOutcome,
     OutcomeFilter,
@@ -165,16 +164,17 @@ async def test_a_device_is_known_by_its_events(event_store: EventStore) -> None:
     assert not await event_store.knows("a")
 
 
-async def test_exact_failure_counts(event_store: EventStore) -> None:
+async def test_failures_are_counted_exactly(event_store: EventStore) -> None:
     await event_store.insert(
         [event("PB-1", minute, errors=int(minute != 3)) for minute in range(8)]
         + [event("PB-2", 0, errors=1)],
         NOW,
     )
     since = START + timedelta(minutes=2)
-    assert await event_store.failure_counts("PB-1", since) == FailureCounts(total=7, since=5, streak=4)
-    assert await event_store.failure_counts("PB-2", None) == FailureCounts(total=1, since=1, streak=1)
-    assert await event_store.failure_counts("PB-3", None) == FailureCounts(total=0, since=0, streak=0)
+    assert await event_store.count_failures("PB-1", None) == 7
+    assert await event_store.count_failures("PB-1", since) == 5
+    assert await event_store.count_failures("PB-2", None) == 1
+    assert await event_store.count_failures("PB-3", None) == 0
 
 
 async def test_which_devices_fail_in_a_row(event_store: EventStore) -> None:

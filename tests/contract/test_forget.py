@@ -27,7 +27,6 @@ class Rig:
         await self.events.insert(BEFORE, NOW)
         await self.projection.apply(project(BEFORE))
         if caught_up:
-            await self.registry.caught_up("bridge-1")
             await self.projection.set_watermark(
                 "bridge-1", to_ms(NOW + HOUR), catching_up=False, unmerged_ms=60_000
             )

@@ -1,6 +1,7 @@
 """What only the event store in MongoDB can show: dead letters as documents, refusals, being unavailable."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome
 from pisync.stores.mongodb.events import MongoEventStore
-from tests.support.samples import NOW, event
+from tests.support.samples import NOW, START, event
 from tests.support.waiting import until
 
 Database = Any
@@ -100,11 +101,27 @@ async def test_what_is_not_surely_durable_is_not_stored(
     assert not asked[0]["ordered"]
 
 
+async def test_counting_failures_reads_keys_of_the_index_and_no_event(
+    store: MongoEventStore, database: Database
+) -> None:
+    """As many keys as there are failures to count, and those at which it ends and goes on."""
+    for number in range(3):
+        await store.insert([event(f"PB-{number}", minute, errors=minute % 3) for minute in range(90)], NOW)
+    await database.command({"profile": 2})
+    assert await store.count_failures("PB-1", None) == 60
+    assert await store.count_failures("PB-1", START + timedelta(minutes=60)) == 20
+    await database.command({"profile": 0})
+    plans = [found async for found in database["system.profile"].find({"ns": {"$regex": "sync_events$"}})]
+    assert [plan["docsExamined"] for plan in plans] == [0, 0]
+    assert plans[0]["keysExamined"] == 61
+    assert plans[1]["keysExamined"] <= 20 + 2 * 2 + 1  # two numbers of errors
+
+
 async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, database: Database) -> None:
     await store.insert([event("PB-1", minute, errors=1) for minute in range(5)], NOW)
     await database.command({"profile": 2})
     await store.knows("PB-1")
-    await store.failure_counts("PB-1", NOW)
+    await store.count_failures("PB-1", NOW)
     await database.command({"profile": 0})
     plans = [found async for found in database["system.profile"].find({"ns": {"$regex": "sync_events$"}})]
     assert plans

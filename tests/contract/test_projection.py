@@ -57,6 +57,15 @@ async def test_states_are_joined(projection_store: Projection) -> None:
     assert (state.failures, state.streak, state.last_event.timestamp_ms) == (2, 1, to_ms(START) + 180_000)
 
 
+async def test_states_of_several_devices_in_their_order(projection_store: Projection) -> None:
+    kept = [event("PB-1", 0, 1), event("PB-2", 0), event("PB-2", 1, 1)]
+    await apply(projection_store, kept)
+    states = project(kept)
+    found = await projection_store.states_of(["PB-2", "PB-none", "PB-1"])
+    assert found == [states["PB-2"], None, states["PB-1"]]
+    assert await projection_store.states_of([]) == []
+
+
 async def test_only_the_newest_failures_are_kept(projection_store: Projection) -> None:
     many = [event("PB-1", minute, 1) for minute in range(limits.FAILURES_KEPT_MAX + 30)]
     for part in (many[500:], many[:20], many[20:500]):

@@ -17,6 +17,7 @@ from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
 from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
 from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
+from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Script
 from tests.support.samples import attach_anew, event
 
@@ -55,6 +56,30 @@ async def test_redis_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest
             await projection.apply(BATCH)
         finally:
             await projection.close()
+
+
+async def test_the_first_read_after_a_restart_finds_a_redis_that_is_there(tmp_path: Path) -> None:
+    """All connections in the pool are dead, and the driver does not see it before it uses them."""
+    query = RankingQuery(more_than=0, ranked_by=RankedBy.FAILURES, limit=1)
+    async with running(RedisServer(tmp_path)) as server:
+        reader = RedisProjectionReader.connect(server.url)
+        reads: list[Callable[[], Awaitable[object]]] = [
+            lambda: reader.state("PB-1"),
+            lambda: reader.repeated_failures(query),
+            lambda: reader.records(["PB-1"]),
+            reader.heartbeats,
+            reader.status,
+            reader.ping,
+        ]
+        try:
+            for read in reads:
+                await asyncio.gather(*(read() for _ in range(5)))
+                await server.kill()
+                await server.start()
+                await read()
+                await asyncio.gather(*(read() for _ in range(5)))
+        finally:
+            await reader.close()
 
 
 async def test_scripts_that_redis_forgot_are_loaded_again(projection: RedisProjection) -> None:

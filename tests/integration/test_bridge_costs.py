@@ -24,6 +24,7 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.projection import RedisProjection
 from tests.support import counting
 from tests.support.counting import Commands
+from tests.support.reception import reception_clock
 from tests.support.samples import NOW, attach_anew, event
 
 DEVICES: Final = (10, 200)
@@ -68,15 +69,21 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
         judge = Judge(
             store=alert_store, rules=all_rules(events=events, projection=projection), retries=metrics
         )
-        projector = Projector(projection=projection, alerts=judge, metrics=metrics)
+        registry, claim = MongoBridgeRegistry(connection), Claim(known_before=False, floor=NOW)
+        projector = Projector(
+            projection=projection,
+            alerts=judge,
+            metrics=metrics,
+            reception_clock=reception_clock(registry, claim),
+        )
         catch_up = CatchUp(
             bridge_id="bridge-0",
             events=events,
             projection=projection,
             projector=projector,
             alerts=judge,
-            registry=MongoBridgeRegistry(connection),
-            claim=Claim(known_before=False, replay_from=NOW),
+            registry=registry,
+            claim=claim,
             metrics=metrics,
         )
         await catch_up._catch_up()

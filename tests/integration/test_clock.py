@@ -1,5 +1,6 @@
 """A bridge whose clock is set wrong, and right again: what it takes in, and what it says."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import httpx
 
 from local_stack import ports
 from local_stack.process import ChildProcess, running
-from pisync import clock, settings
+from pisync import clock, limits, settings
+from pisync.stores.redis.projection import RedisProjection
 from tests.support.samples import event_at
 from tests.support.waiting import until
 from tests.support.world import World, publish
@@ -99,3 +101,40 @@ async def test_a_bridge_takes_nothing_in_while_its_clock_is_wrong(world: World, 
         await world.truth.has(3)
         await bridge.answers(200)
     assert await world.truth.database.dead_letters.count_documents({}) == 0
+
+
+async def test_a_clock_set_back_between_two_lives_and_then_redis(world: World, tmp_path: Path) -> None:
+    """Redis goes back to a watermark of the first life; the second received its event before that."""
+    await world.bridge.terminate()
+    bridge, ahead_s = BridgeWithAClock(world, tmp_path), limits.CLOCK_DIFFERENCE_S_MAX - 20
+    bridge.set_by(ahead_s)
+    now_ms = clock.to_ms(clock.now())
+    first, second = event_at(now_ms, "PB-1", errors=1), event_at(now_ms, "PB-2", errors=1)
+    async with running(bridge):
+        await publish(world, [first])
+        await world.projected([first])
+        await world.complete()
+        store = RedisProjection.connect(world.redis.url)
+        await until(lambda: watermark_is_later(store, now_ms + ahead_s * 1000))
+        await store.close()
+    await world.redis.terminate()
+    copy = shutil.copytree(world.redis.directory, tmp_path / "copy")
+    await world.redis.start()
+
+    bridge.set_by(0)
+    async with running(bridge):
+        await bridge.says("caught up", times=2)
+        await publish(world, [second])
+        await world.projected([first, second])
+        await world.redis.kill()
+        shutil.rmtree(world.redis.directory)
+        shutil.copytree(copy, world.redis.directory)
+        await world.redis.start()
+        await bridge.says("caught up", times=3)
+        await world.complete()
+        await world.projected([first, second])
+        await bridge.says("the clock was set back", times=1)
+
+
+async def watermark_is_later(store: RedisProjection, than_ms: float) -> bool:
+    return (await store.marks())["bridge-0"].watermark_ms > than_ms

@@ -4,8 +4,8 @@
 every state breadth-first. `python -m tests.model --help` searches within larger bounds than the tests do.
 
 Beyond the model: several devices and shards (they do not meet), conflicts and dead letters, a bridge that
-never comes back, clocks set back while a bridge is down, and a write of a killed bridge that lands after the
-bridge has started again; that a bridge which is stuck keeps alerts silent for some minutes only, which costs
-looks into MongoDB and no alert, for that judges them; and that one is forgotten, which is a replay from its
-watermark. Redis goes back, each time, to any state that it had since it last went back.
+never comes back, and a write of a killed bridge that lands after the bridge has started again; that a bridge
+which is stuck keeps alerts silent for some minutes only, which costs looks into MongoDB and no alert, for
+that judges them; and that one is forgotten, which is a replay from its watermark. Redis goes back, each
+time, to any state that it had since it last went back.
 """

@@ -21,6 +21,7 @@ def main() -> int:
     )
     parser.add_argument("--waits", type=int, default=0, help="how often a few seconds pass")
     parser.add_argument("--stops", type=int, default=0, help="how often a bridge stops cleanly")
+    parser.add_argument("--setbacks", type=int, default=0, help="how often the clock of A is set back")
     parser.add_argument("--in-flight", type=int, default=1, help="messages in a bridge's hands at once")
     parser.add_argument("--skew", type=int, default=0, help="how far the clock of B is ahead of A's")
     parser.add_argument("--break", dest="broken", action="append", default=[], choices=Rules.__annotations__)
@@ -34,6 +35,7 @@ def main() -> int:
         cuts=options.cuts,
         waits=options.waits,
         stops=options.stops,
+        setbacks=options.setbacks,
         in_flight=options.in_flight,
         skew=options.skew,
         rules=Rules(**dict.fromkeys(options.broken, False)),

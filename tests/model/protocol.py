@@ -49,8 +49,8 @@ def faults(model: Model, state: State) -> Iterator[Step]:
     """What may go wrong as well, as far as the state's budget of faults goes."""
     if state.crashes:
         for b in BRIDGES:
-            if state.bridges[b] != Bridge():
-                crashed = _new_life(model, state, b)
+            crashed = _new_life(model, state, b)
+            if state.bridges[b] != crashed.bridges[b]:
                 yield f"{NAMES[b]} is killed, and starts again", crashed._replace(crashes=state.crashes - 1)
     if state.cuts:
         for b in BRIDGES:
@@ -60,6 +60,9 @@ def faults(model: Model, state: State) -> Iterator[Step]:
         for b in BRIDGES:
             if state.bridges[b].phase == Phase.STEADY and not state.bridges[b].hand:
                 yield _stop(state, b)
+    if state.setbacks and state.clocks[0] != model.origin(0):
+        back = state._replace(clocks=_put(state.clocks, 0, model.origin(0)), setbacks=state.setbacks - 1)
+        yield f"the clock of {NAMES[0]} is set back", back
     if state.waits:
         yield "a few seconds pass", _older(state)._replace(waits=state.waits - 1)
     if state.losses:
@@ -114,14 +117,12 @@ def _hand(model: Model, state: State, b: int) -> Iterator[Step]:
 
 
 def _take(model: Model, state: State, b: int, number: int) -> Step:
-    received_at = next_received_at(model, state, b)
+    received_at = now(model, state, b)
     name = model.name(model.deliveries[b][number])
-    bridge = state.bridges[b]
-    taken = _with(
-        state,
-        b,
-        bridge._replace(hand=(*bridge.hand, Batch(number=number, received_at=received_at, step=Hand.TAKEN))),
-    )
+    bridge = _reading(model, state, b)
+    hand = (*bridge.hand, Batch(number=number, received_at=received_at, step=Hand.TAKEN))
+    taken = _with(state, b, bridge._replace(hand=hand))
+    taken = taken._replace(clocks=_put(state.clocks, b, state.clocks[b] + 1))
     label = f"{NAMES[b]} takes {name}, received_at {received_at}"
     if not model.rules.acknowledges_after_storing:
         taken = taken._replace(acknowledged=_put(state.acknowledged, b, number + 1))
@@ -224,6 +225,8 @@ def _projection(model: Model, state: State, b: int) -> Iterator[Step]:
             if redis.pending and redis.lock is None:
                 yield _rebuild(model, state, b)
             yield from _set_watermark(model, state, b)
+    if model.setbacks and bridge.phase != Phase.STOPPED:
+        yield from _raise_floor(model, state, b)
 
 
 def _attach(model: Model, state: State, b: int) -> Step:
@@ -292,7 +295,7 @@ def _replay(model: Model, state: State, b: int) -> Step:
 
 def _caught_up(model: Model, state: State, b: int) -> Step:
     """Write the watermark, and that a rebuild is complete; the bridge still counts as catching up."""
-    redis, bridge = state.redis, state.bridges[b]
+    redis, bridge = state.redis, _reading(model, state, b)
     redis = redis._replace(
         watermarks=_put(redis.watermarks, b, low_watermark(model, state, b)),
         merged=_put(redis.merged, b, _mark(model, state, b)),
@@ -341,7 +344,16 @@ def _set_watermark(model: Model, state: State, b: int) -> Iterator[Step]:
         redis = state.redis._replace(
             watermarks=_put(state.redis.watermarks, b, watermark), merged=_put(state.redis.merged, b, mark)
         )
-        yield f"{NAMES[b]} writes its watermark, {watermark}, merged: {mark}", state._replace(redis=redis)
+        written = _with(state._replace(redis=redis), b, _reading(model, state, b))
+        yield f"{NAMES[b]} writes its watermark, {watermark}, merged: {mark}", written
+
+
+def _raise_floor(model: Model, state: State, b: int) -> Iterator[Step]:
+    """A bridge promises in MongoDB that it will receive nothing before now."""
+    floor = now(model, state, b)
+    if floor > state.floors[b]:
+        raised = state._replace(floors=_put(state.floors, b, floor))
+        yield f"{NAMES[b]} raises its floor to {floor}", _with(raised, b, _reading(model, state, b))
 
 
 # What is called complete: each bridge's mark, how it grows old, and the last one of a life.
@@ -373,6 +385,10 @@ def _stop(state: State, b: int) -> Step:
 def _new_life(model: Model, state: State, b: int) -> State:
     """A bridge that starts knows nothing; the registry hears of it before it stores anything."""
     begun = _with(state, b, Bridge())
+    if model.setbacks:
+        floor = max(state.floors[b], state.clocks[b])
+        received = floor if model.rules.lives_begin_at_the_floor else state.clocks[b]
+        begun = _with(state, b, Bridge(received=received))._replace(floors=_put(state.floors, b, floor))
     if not model.stops:
         return begun  # nobody asks which life it is
     return begun._replace(lives=_put(state.lives, b, state.lives[b] + 1))
@@ -444,24 +460,33 @@ def _detached(state: State, b: int) -> State:
     bridge = state.bridges[b]
     if bridge.phase == Phase.STOPPED:
         return state
-    detached = Bridge(hand=bridge.hand, unprojected=bridge.unprojected)
+    detached = Bridge(hand=bridge.hand, unprojected=bridge.unprojected, received=bridge.received)
     return _with(state, b, detached)
 
 
 # The watermarks' meaning.
 
 
-def next_received_at(model: Model, state: State, b: int) -> int:
-    """The bridge's clock, which never goes backwards, and never behind the bridge's watermark."""
-    stored = [event.received_at for event in state.stored if event is not None and event.by == b]
-    held = [batch.received_at for batch in state.bridges[b].hand]
-    return max(model.origin(b), state.redis.watermarks[b] or 0, max((*stored, *held), default=0) + 1)
+def now(model: Model, state: State, b: int) -> int:
+    """The time of receipt of what a bridge would receive now; its clock ticks with each message."""
+    if not model.rules.received_never_goes_backwards:
+        return state.clocks[b]
+    return max(state.clocks[b], state.bridges[b].received)
+
+
+def _reading(model: Model, state: State, b: int) -> Bridge:
+    """The bridge that has looked at its clock, and remembers what that said where it may be set back."""
+    bridge = state.bridges[b]
+    return bridge._replace(received=now(model, state, b)) if model.setbacks else bridge
 
 
 def low_watermark(model: Model, state: State, b: int) -> int:
-    """What the bridge has yet to project was received at this moment or later."""
+    """What the bridge has yet to project was received at this moment or later, and so is what is to come."""
     held = [batch.received_at for batch in state.bridges[b].hand if batch.step in {Hand.TAKEN, Hand.STORED}]
-    return min(held) if held else next_received_at(model, state, b)
+    low = min(held) if held else now(model, state, b)
+    # Where no clock is set back, nobody asks how far the floor is.
+    waits = model.setbacks and model.rules.watermarks_wait_for_the_floor
+    return min(low, state.floors[b]) if waits else low
 
 
 # Small changes.

@@ -75,6 +75,7 @@ class Bridge(NamedTuple):
     position: int = 0  # replaying: the next received_at, times the number of events, plus the event
     rebuilding: bool = False
     unprojected: int = UNKNOWN
+    received: int = 0  # what its clock said last, where the model may set it back
     opens: bool = False  # comparing, writing and confirming: the alert as read, and as it is to become
     base: int = 0  # for the invariants only: what was in MongoDB and in nobody's hands when it attached
 
@@ -131,6 +132,9 @@ class State(NamedTuple):
     cuts: int
     waits: int
     stops: int
+    clocks: tuple[int, ...]  # each bridge's wall clock
+    floors: tuple[int, ...]  # in MongoDB: what each bridge receives in a later life is not received before
+    setbacks: int = 0
     lives: tuple[int, ...] = (0, 0)  # which life of each bridge is in the registry
 
 
@@ -147,6 +151,10 @@ class Rules:
     Those of what is called complete: each bridge marks in Redis, again and again, that all it stored until
     now is merged; the mark is withdrawn where the bridge attaches, says nothing while a batch is open, grows
     old, and is the last one where the bridge stops, for as long as no other life of it begins.
+
+    Those of the clock: within a life, what is received later is not received earlier than what was received,
+    or promised by a watermark, before. A watermark is first written to MongoDB as the bridge's floor, and a
+    life begins at the floor.
     """
 
     acknowledges_after_storing: bool = True
@@ -165,6 +173,9 @@ class Rules:
     marks_wait_for_open_batches: bool = True
     attaching_withdraws_the_mark: bool = True
     a_stop_speaks_for_its_life_alone: bool = True
+    received_never_goes_backwards: bool = True
+    watermarks_wait_for_the_floor: bool = True
+    lives_begin_at_the_floor: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +195,8 @@ class Model:
     # How often a few seconds pass, so that what nobody renewed is old; and how often a bridge stops cleanly.
     waits: int = 0
     stops: int = 0
+    # How often the clock of the first bridge is set back to its first moment.
+    setbacks: int = 0
     in_flight: int = 1
     # How far the clock of the second bridge is ahead: nothing may depend on clocks that agree.
     skew: int = 0
@@ -200,7 +213,7 @@ class Model:
         return (
             f"A receives {received[0]}, B {received[1]}, {self.threshold} in a row alert;"
             f" {self.in_flight} in flight, {self.crashes} crashes, {self.losses} losses of Redis data,"
-            f" {self.cuts} cuts, {self.waits} waits, {self.stops} stops"
+            f" {self.cuts} cuts, {self.waits} waits, {self.stops} stops, {self.setbacks} setbacks"
         )
 
     def events(self, mask: int) -> list[SyncEvent]:
@@ -244,6 +257,9 @@ class Model:
             cuts=self.cuts,
             waits=self.waits,
             stops=self.stops,
+            clocks=(self.origin(0), self.origin(1)),
+            floors=(self.origin(0), self.origin(1)),
+            setbacks=self.setbacks,
         )
 
 

@@ -13,6 +13,9 @@ from tests.model.state import Model, Rules
 PAIR = Model(history="FS", deliveries=((0,), (1,)), threshold=1)
 SINGLE = Model(history="F", deliveries=((0,), ()), threshold=1)
 TWICE = Model(history="FS", deliveries=((0, 1), (1,)), threshold=1)
+SERIES = Model(history="FS", deliveries=((0, 1), ()), threshold=1)
+# No alerts, which the clock has nothing to do with.
+QUIET = replace(SINGLE, threshold=2)
 LONG = Model(history="FFFS", deliveries=((0, 1), (2, 3)), threshold=limits.STREAK_ALERT)
 
 BOUNDS = {
@@ -21,10 +24,12 @@ BOUNDS = {
     "clocks that disagree and a crash": replace(PAIR, crashes=1, skew=50),
     "Redis emptied or rolled back and a crash": replace(SINGLE, losses=1, crashes=1),
     "cut off from Redis and a crash": replace(SINGLE, cuts=1, crashes=1),
-    "two messages in flight and a crash": replace(PAIR, deliveries=((0, 1), ()), crashes=1, in_flight=2),
+    "two messages in flight and a crash": replace(SERIES, crashes=1, in_flight=2),
     "a few seconds pass, cut off from Redis": replace(PAIR, cuts=1, waits=1),
     "a few seconds pass, Redis emptied or rolled back": replace(SINGLE, losses=1, waits=1),
     "a clean stop, a few seconds and a loss": replace(SINGLE, stops=1, losses=1, waits=1),
+    "a clock set back and a crash": replace(SERIES, setbacks=1, crashes=1),
+    "a clock set back, a crash and a loss": replace(QUIET, setbacks=1, skew=50, losses=1, crashes=1),
     "the real threshold, cut off from Redis": replace(LONG, cuts=1),
 }
 
@@ -46,6 +51,9 @@ MUTATIONS = {
     "marks_wait_for_open_batches": (replace(SINGLE, waits=1), Broken.FALSE_COMPLETE),
     "attaching_withdraws_the_mark": (replace(SINGLE, cuts=1, waits=1), Broken.FALSE_COMPLETE),
     "a_stop_speaks_for_its_life_alone": (replace(SINGLE, stops=1, waits=1), Broken.FALSE_COMPLETE),
+    "received_never_goes_backwards": (replace(SERIES, setbacks=1), Broken.WATERMARK),
+    "watermarks_wait_for_the_floor": (replace(SERIES, setbacks=1, crashes=1), Broken.WATERMARK),
+    "lives_begin_at_the_floor": (replace(SERIES, setbacks=1, crashes=1), Broken.WATERMARK),
 }
 
 

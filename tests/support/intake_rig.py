@@ -31,6 +31,7 @@ from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
+from tests.support.reception import reception_clock
 from tests.support.samples import NOW
 from tests.support.waiting import until
 
@@ -120,15 +121,21 @@ class Rig:
         )
         self.metrics.alerts_opened.set_function(lambda: self.judge.opened)
         self.metrics.alerts_closed.set_function(lambda: self.judge.closed)
-        self.projector = Projector(projection=self.streaks, alerts=self.judge, metrics=self.metrics)
+        registry, claim = MemoryBridgeRegistry(), Claim(known_before=False, floor=NOW)
+        self.projector = Projector(
+            projection=self.streaks,
+            alerts=self.judge,
+            metrics=self.metrics,
+            reception_clock=reception_clock(registry, claim),
+        )
         self.catch_up = CatchUp(
             bridge_id="bridge-0",
             events=self.store,
             projection=self.streaks,
             projector=self.projector,
             alerts=self.judge,
-            registry=MemoryBridgeRegistry(),
-            claim=Claim(known_before=False, replay_from=NOW),
+            registry=registry,
+            claim=claim,
             metrics=self.metrics,
         )
         self.dead_letters = GatedDeadLetters(self.store)

@@ -9,10 +9,20 @@ from api.routes.alerts import AlertsCursor
 from api.routes.failures import FailuresCursor
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
+from pisync.domain.device_state import project
 from pisync.errors import MongodbUnavailable
-from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy
 from pisync.stores.memory.alerts import MemoryAlertStore
-from tests.support.api_client import START_MS, Api, api, is_problem
+from pisync.stores.memory.projection import MemoryProjection
+from tests.support.api_client import (
+    START_MS,
+    Api,
+    CatchingUpProjection,
+    UnavailableProjection,
+    api,
+    is_problem,
+)
+from tests.support.samples import event, event_at
 
 URL = "/api/alerts"
 OPENED = from_ms(START_MS)
@@ -47,10 +57,41 @@ async def test_rows_of_an_open_and_of_a_closed_alert() -> None:
         "device_id": "PB-4",
         "rule": "streak",
         "streak": 7,
+        "streak_now": None,
+        "failures_now": None,
         "opened_at": rfc3339(OPENED + timedelta(minutes=4)),
         "closed_at": None,
     }
     assert closed["closed_at"] == rfc3339(OPENED + timedelta(hours=1))
+
+
+async def test_the_present_streak_stands_beside_that_of_the_opening() -> None:
+    """One whose streak went on, one whose alert is about to be closed, and one that Redis has lost."""
+    async with api() as pisync:
+        for device_id, results in {"PB-0": "x.xxxxx", "PB-1": "xxx.", "PB-2": "xxx"}.items():
+            await pisync.keep(
+                *(event_at(START_MS + at, device_id, errors=int(r == "x")) for at, r in enumerate(results))
+            )
+            await pisync.alerts.open(Rule.STREAK, {device_id: 3}, OPENED)
+        del pisync.projection.states["PB-2"]
+        rows = (await pisync.get(URL)).json()["alerts"]
+        found = {row["device_id"]: (row["streak"], row["streak_now"], row["failures_now"]) for row in rows}
+    assert found == {"PB-0": (3, 5, 6), "PB-1": (3, 0, 3), "PB-2": (3, None, None)}
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        UnavailableProjection(),
+        CatchingUpProjection(ProjectionStatus(complete=False, replayed=3, to_replay=9)),
+    ],
+)
+async def test_what_redis_does_not_surely_know_is_null(projection: MemoryProjection) -> None:
+    async with api(projection=projection) as pisync:
+        await MemoryProjection.apply(projection, project([event("PB-0", 0, 1)]))
+        await pisync.alerts.open(Rule.STREAK, {"PB-0": 3}, OPENED)
+        [row] = (await pisync.get(URL)).json()["alerts"]
+    assert (row["streak"], row["streak_now"], row["failures_now"]) == (3, None, None)
 
 
 async def test_open_ones_unless_asked_otherwise_newest_first() -> None:

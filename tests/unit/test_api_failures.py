@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -107,6 +108,53 @@ async def test_beyond_what_the_projection_keeps_the_counts_are_exact() -> None:
         since = rfc3339(from_ms(START_MS + 2))
         [row] = (await pisync.get(URL, params={"since": since})).json()["devices"]
         assert row["failures_since"] == limits.FAILURES_KEPT_MAX + 3
+
+
+KEPT = limits.FAILURES_KEPT_MAX
+
+
+@pytest.mark.parametrize(
+    ("history", "since", "counts", "asked"),
+    [
+        ("x" * (KEPT - 1), 0, (KEPT - 1, KEPT - 1, KEPT - 1), 0),
+        ("x" * (KEPT + 5), 2, (KEPT + 5, KEPT + 3, KEPT + 5), 2),
+        ("x" * (KEPT + 5), 6, (KEPT + 5, KEPT - 1, KEPT + 5), 1),
+        ("xx." + "x" * (KEPT + 1), 1, (KEPT + 3, KEPT + 2, KEPT + 1), 3),
+        ("x" * KEPT + "." + "xxx", KEPT - 1, (KEPT + 3, 4, 3), 1),
+        ("x" * KEPT + ".", KEPT - 4, (KEPT, 4, 0), 1),
+    ],
+)
+async def test_events_are_counted_only_where_the_projection_keeps_too_few(
+    history: str, since: int, counts: tuple[int, int, int], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api() as pisync:
+        await keep(pisync, "PB-1", history)
+        count, moments = pisync.events.count_failures, []
+
+        async def counting(device_id: str, moment: datetime | None) -> int:
+            moments.append(moment)
+            return await count(device_id, moment)
+
+        monkeypatch.setattr(pisync.events, "count_failures", counting)
+        params = {"since": rfc3339(from_ms(START_MS + since))}
+        [row] = (await pisync.get(URL, params=params)).json()["devices"]
+        assert (row["failures"], row["failures_since"], row["streak"]) == counts
+        assert len(moments) == asked
+
+
+async def test_a_streak_whose_end_is_lost_in_redis_is_not_guessed() -> None:
+    """Nobody knows whether there was a success."""
+
+    class Lossy(MemoryProjection):
+        async def repeated_failures(self, query: RankingQuery) -> Ranking:
+            found = await super().repeated_failures(query)
+            lost = [replace(row, last_success_ms=None, last_seen_ms=None) for row in found.devices]
+            return replace(found, devices=lost)
+
+    async with api(projection=Lossy()) as pisync:
+        await keep(pisync, "PB-1", "." + "x" * (KEPT + 5))
+        [row] = (await pisync.get(URL)).json()["devices"]
+        assert (row["failures"], row["streak"]) == (KEPT + 5, None)
 
 
 async def test_redis_unavailable_is_503_without_its_address() -> None:

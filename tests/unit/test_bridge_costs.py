@@ -26,6 +26,7 @@ from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.mongodb.events import documents
 from tests.support import counting
+from tests.support.reception import reception_clock
 from tests.support.samples import backlog, members, payload
 from tests.unit.test_connection import CONNACK, SUBACK, FakeTransport
 
@@ -55,7 +56,12 @@ class Bridge:
         self.settings = BridgeSettings(**{"linger_ms": 0, **settings})
         metrics = Metrics(self.settings)
         # It is not attached: what merging costs is counted below.
-        projector = Projector(projection=MemoryProjection(), alerts=cast("Any", None), metrics=metrics)
+        projector = Projector(
+            projection=MemoryProjection(),
+            alerts=cast("Any", None),
+            metrics=metrics,
+            reception_clock=reception_clock(),
+        )
         kinds = kinds_of_messages(
             events=cast("EventStore", Ready()),
             dead_letters=MemoryDeadLetterStore(),

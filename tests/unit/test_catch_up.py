@@ -21,6 +21,7 @@ from pisync.stores.interfaces.events import ReplayPosition
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
+from tests.support.reception import reception_clock
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
 
@@ -84,7 +85,13 @@ class Rig:
         self.events, self.projection, self.alerts = HugeEventStore(), MemoryProjection(), Alerts()
         self.registry = MemoryBridgeRegistry()
         metrics = Metrics(BridgeSettings())
-        self.projector = Projector(projection=self.projection, alerts=self.alerts, metrics=metrics)
+        claim = Claim(known_before=True, floor=NOW, instance="a")
+        self.projector = Projector(
+            projection=self.projection,
+            alerts=self.alerts,
+            metrics=metrics,
+            reception_clock=reception_clock(self.registry, claim),
+        )
         self.catch_up = CatchUp(
             bridge_id="bridge-0",
             events=self.events,
@@ -92,7 +99,7 @@ class Rig:
             projector=self.projector,
             alerts=self.alerts,
             registry=self.registry,
-            claim=Claim(known_before=True, replay_from=NOW, instance="a"),
+            claim=claim,
             metrics=metrics,
         )
 

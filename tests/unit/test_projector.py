@@ -27,24 +27,50 @@ class UnavailableProjection(MemoryProjection):
         raise RedisUnavailable("connection refused")
 
 
-def projector(projection: MemoryProjection | None = None) -> Projector:
+class Times:
+    """A clock that goes when told."""
+
+    def __init__(self) -> None:
+        self.at_ms = 1000
+        self.floor_ms = 1_000_000_000
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+def projector(projection: MemoryProjection | None = None, times: Times | None = None) -> Projector:
     found = Projector(
-        projection=projection or MemoryProjection(), alerts=Reports(), metrics=Metrics(BridgeSettings())
+        projection=projection or MemoryProjection(),
+        alerts=Reports(),
+        metrics=Metrics(BridgeSettings()),
+        reception_clock=cast("Any", times or Times()),
     )
-    found.attach(clock.to_ms(clock.now()))
+    found.attach(5)
     found.catch_up()
     return found
 
 
 async def test_the_watermark_waits_for_a_batch_until_it_is_merged() -> None:
-    here = projector()
+    times = Times()
+    here = projector(times=times)
     with here.receive() as reception:
-        received_ms = clock.to_ms(reception.received_at)
-        assert here.watermark_ms == received_ms
+        times.at_ms = 2000
+        assert clock.to_ms(reception.received_at) == here.watermark_ms == 1000
         await reception.merge([event()])
-        assert here.watermark_ms == received_ms
+        assert here.watermark_ms == 1000
     assert here.is_current
-    assert here.watermark_ms >= received_ms
+    assert here.watermark_ms == times.floor_ms
+
+
+async def test_no_watermark_goes_beyond_the_floor() -> None:
+    times = Times()
+    here = projector(times=times)
+    times.floor_ms = 700
+    assert here.watermark_ms == 700
+    with here.receive() as reception:
+        assert here.watermark_ms == 700
+        await reception.merge([event()])
+    assert here.watermark_ms == 700
 
 
 async def test_to_receive_a_batch_and_not_to_merge_it_is_a_defect() -> None:
@@ -97,13 +123,13 @@ async def test_a_batch_that_stays_open_is_counted_from_when_it_was_first_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That another one ends meanwhile, and that the wall clock is set back, changes nothing."""
-    now = 100.0
+    now, times = 100.0, Times()
     monkeypatch.setattr("time.monotonic", lambda: now)
-    here = projector()
+    here = projector(times=times)
     assert here.is_settled
     assert here.unmerged_ms() == 0
     with here.receive() as lasting:
-        here._latest_ms += 1  # the next batch comes a millisecond later
+        times.at_ms += 1  # the next batch comes a millisecond later
         with here.receive() as earlier:
             assert here.unmerged_ms() == 0
             now = 103.0

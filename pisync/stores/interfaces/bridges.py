@@ -8,28 +8,25 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """What a claimed bridge left: whether it ran before, and since when it stored events without a watermark.
+    """What a claimed bridge left: whether it ran before, and its floor.
 
-    A life that never caught up has no watermark in the projection, and its clock may have been set back.
-    `instance` is the process that claimed it: this life of the bridge.
+    The floor is the earliest time of receipt that this life may give: no watermark that an earlier life wrote
+    is later, whatever the clock says now, and the bridge may have been forgotten meanwhile. `instance` is the
+    process that claimed it: this life of the bridge.
     """
 
     known_before: bool
-    replay_from: datetime
+    floor: datetime
     instance: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BridgeRecord:
-    """A bridge that may have stored events: its last life, and since when.
-
-    `replay_from` is there where that life has never caught up: no watermark tells of what it stored since.
-    """
+    """A bridge that may have stored events: its last life, and since when."""
 
     bridge_id: str
     instance: str
     claimed_at: datetime
-    replay_from: datetime | None
 
 
 class BridgeRegistry(Protocol):
@@ -39,7 +36,10 @@ class BridgeRegistry(Protocol):
     """
 
     async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
-        """Speak for a bridge from now on."""
+        """Speak for a bridge from now on; its floor is now, or later where it was."""
+
+    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+        """Have no later life give an earlier time of receipt; False where another instance has the bridge."""
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""
@@ -50,9 +50,6 @@ class BridgeRegistry(Protocol):
     async def records(self) -> list[BridgeRecord]:
         """The same bridges, with all that is known of them here, by their ids."""
 
-    async def caught_up(self, bridge_id: str) -> None:
-        """Record that the projection has a watermark of this life of the bridge."""
-
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""
 
@@ -60,4 +57,4 @@ class BridgeRegistry(Protocol):
         """What the clock of the store's server says now."""
 
     async def forget(self, bridge_id: str) -> None:
-        """Retire a bridge."""
+        """Retire a bridge; only its floor is kept, for Redis may go back to when it was there."""

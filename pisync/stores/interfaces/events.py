@@ -64,15 +64,6 @@ class HistoryPage:
     is_short: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FailureCounts:
-    """Exact failure counts of one device: all, since a moment, and newer than its last success."""
-
-    total: int
-    since: int
-    streak: int
-
-
 @dataclass(kw_only=True, slots=True)
 class ReplayPosition:
     """How far a replay has come: one that is given it begins there, and it moves on with what was taken.
@@ -129,8 +120,11 @@ class EventStore(Protocol):
     async def count(self, since: datetime | None) -> int:
         """About how many events `replay` would give; it takes the longer, the more there are."""
 
-    async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
-        """Exact counts, for the rare device whose failures exceed what the projection keeps."""
+    async def count_failures(self, device_id: str, since: datetime | None) -> int:
+        """How many failures one device has, or has since a moment: where the projection keeps too few.
+
+        No event is read for it; what it costs grows with what is counted.
+        """
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
         """Those of the devices whose newest `in_a_row` events are all failures."""

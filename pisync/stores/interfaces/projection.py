@@ -54,6 +54,9 @@ class ProjectionReader(Protocol):
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""
 
+    async def states_of(self, device_ids: Sequence[str]) -> list[DeviceState | None]:
+        """The same of several devices, in their order, in one round trip."""
+
     async def repeated_failures(self, query: RankingQuery) -> Ranking:
         """One page of failing devices."""
 

@@ -10,50 +10,43 @@ class MemoryBridgeRegistry:
     """A `BridgeRegistry` that forgets when the process ends."""
 
     def __init__(self) -> None:
-        self.claims: dict[str, tuple[str, datetime | None]] = {}
-        self.claimed_at: dict[str, datetime] = {}
+        self._records: dict[str, BridgeRecord] = {}
+        self.floors: dict[str, datetime] = {}
 
     async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
         """Speak for a bridge from now on."""
-        _, earlier = before = self.claims.get(bridge_id, ("", None))
-        replay_from = now if earlier is None else min(now, earlier)
-        self.claims[bridge_id] = (instance, replay_from)
-        self.claimed_at[bridge_id] = now
-        return Claim(known_before=before[0] != "", replay_from=replay_from, instance=instance)
+        known_before = bridge_id in self._records
+        self._records[bridge_id] = BridgeRecord(bridge_id=bridge_id, instance=instance, claimed_at=now)
+        self.floors[bridge_id] = floor = max(now, self.floors.get(bridge_id, now))
+        return Claim(known_before=known_before, floor=floor, instance=instance)
+
+    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+        """Have no later life give an earlier time of receipt."""
+        if await self.holder(bridge_id) != instance:
+            return False
+        self.floors[bridge_id] = max(floor, self.floors[bridge_id])
+        return True
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""
-        return list(self.claims)
+        return list(self._records)
 
     async def instances(self) -> dict[str, str]:
         """The same bridges, with their instances."""
-        return {bridge_id: instance for bridge_id, (instance, _) in self.claims.items()}
+        return {bridge_id: record.instance for bridge_id, record in self._records.items()}
 
     async def records(self) -> list[BridgeRecord]:
         """The same bridges, with all that is known of them."""
-        return [
-            BridgeRecord(
-                bridge_id=bridge_id,
-                instance=instance,
-                claimed_at=self.claimed_at[bridge_id],
-                replay_from=replay_from,
-            )
-            for bridge_id, (instance, replay_from) in sorted(self.claims.items())
-        ]
-
-    async def caught_up(self, bridge_id: str) -> None:
-        """Record that this life has a watermark."""
-        if bridge_id in self.claims:
-            self.claims[bridge_id] = (self.claims[bridge_id][0], None)
+        return [record for _, record in sorted(self._records.items())]
 
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""
-        return self.claims[bridge_id][0] if bridge_id in self.claims else None
+        return self._records[bridge_id].instance if bridge_id in self._records else None
 
     async def server_time(self) -> datetime:
         """What our own clock says."""
         return clock.now()
 
     async def forget(self, bridge_id: str) -> None:
-        """Retire a bridge."""
-        self.claims.pop(bridge_id, None)
+        """Retire a bridge; only its floor is kept."""
+        self._records.pop(bridge_id, None)

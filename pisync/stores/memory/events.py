@@ -11,7 +11,6 @@ from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.events import Outcome, SyncEvent, add_content, additions, from_content, outcome, rows
 from pisync.stores.interfaces.events import (
-    FailureCounts,
     HistoryEntry,
     HistoryPage,
     HistoryQuery,
@@ -112,16 +111,10 @@ class MemoryEventStore:
                 found.add(device_id)
         return found
 
-    async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
-        """Exact counts."""
+    async def count_failures(self, device_id: str, since: datetime | None) -> int:
+        """How many failures there are."""
         mine = [entry.event for (known, _), entry in self.events.items() if known == device_id]
-        failures = [event.timestamp for event in mine if event.total_errors]
-        last_success = max((event.timestamp for event in mine if not event.total_errors), default=None)
-        return FailureCounts(
-            total=len(failures),
-            since=sum(1 for moment in failures if since is None or moment >= since),
-            streak=sum(1 for moment in failures if last_success is None or moment > last_success),
-        )
+        return sum(1 for event in mine if event.total_errors and (since is None or event.timestamp >= since))
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -172,6 +172,10 @@ class MemoryProjection:
         """One device's state."""
         return self.states.get(device_id)
 
+    async def states_of(self, device_ids: Sequence[str]) -> list[DeviceState | None]:
+        """The same of several devices."""
+        return [self.states.get(device_id) for device_id in device_ids]
+
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
         """All that is kept of these devices."""
         return [

@@ -14,22 +14,34 @@ class MongoBridgeRegistry:
     def __init__(self, connection: MongoConnection) -> None:
         self._database = connection.database
         self._bridges = connection.database.get_collection("bridges")
+        # Apart, because a floor outlives its bridge.
+        self._floors = connection.database.get_collection("bridge_floors")
 
     async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
         """Speak for a bridge from now on."""
         with map_driver_errors():
+            # From here on an instance that had the bridge before, and still runs, cannot raise the floor.
+            kept = await self._floors.find_one_and_update(
+                {"_id": bridge_id},
+                {"$set": {"instance": instance}, "$max": {"floor": now}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
             before = await self._bridges.find_one_and_update(
                 {"_id": bridge_id},
-                {
-                    "$set": {"instance": instance, "claimed_at": now},
-                    "$setOnInsert": {"since": now},
-                    "$min": {"replay_from": now},
-                },
+                {"$set": {"instance": instance, "claimed_at": now}, "$setOnInsert": {"since": now}},
                 upsert=True,
                 return_document=ReturnDocument.BEFORE,
             )
-        earlier = (before or {}).get("replay_from", now)
-        return Claim(known_before=before is not None, replay_from=min(now, earlier), instance=instance)
+        return Claim(known_before=before is not None, floor=(kept or {})["floor"], instance=instance)
+
+    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+        """Have no later life give an earlier time of receipt, unless another instance has the bridge."""
+        with map_driver_errors():
+            raised = await self._floors.update_one(
+                {"_id": bridge_id, "instance": instance}, {"$max": {"floor": floor}}
+            )
+        return raised.matched_count == 1
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""
@@ -50,15 +62,9 @@ class MongoBridgeRegistry:
                     bridge_id=found["_id"],
                     instance=str(found.get("instance", "")),
                     claimed_at=found["claimed_at"],
-                    replay_from=found.get("replay_from"),
                 )
                 async for found in self._bridges.find({}).sort("_id")
             ]
-
-    async def caught_up(self, bridge_id: str) -> None:
-        """Record that the projection has a watermark of this life of the bridge."""
-        with map_driver_errors():
-            await self._bridges.update_one({"_id": bridge_id}, {"$unset": {"replay_from": ""}})
 
     async def holder(self, bridge_id: str) -> str | None:
         """The instance that claimed the bridge last."""
@@ -72,6 +78,6 @@ class MongoBridgeRegistry:
             return await server_time(self._database)
 
     async def forget(self, bridge_id: str) -> None:
-        """Retire a bridge."""
+        """Retire a bridge; only its floor is kept."""
         with map_driver_errors():
             await self._bridges.delete_one({"_id": bridge_id})

@@ -25,7 +25,6 @@ from pisync.clock import rfc3339_of_utc
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
-    FailureCounts,
     HistoryEntry,
     HistoryPage,
     HistoryQuery,
@@ -46,6 +45,7 @@ from pisync.stores.mongodb.connection import (
 )
 from pisync.stores.mongodb.enrichment import compare_and_enrich
 
+FAILURES_INDEX: Final = "failures_by_device"
 _OUTCOMES: Final[dict[OutcomeFilter, Document]] = {
     OutcomeFilter.SUCCESS: {"total_errors": 0},
     OutcomeFilter.PARTIAL: {"total_errors": {"$gt": 0}, "total_files_synced": {"$gt": 0}},
@@ -86,9 +86,15 @@ class MongoEventStore:
                     [
                         IndexModel([("received_at", ASCENDING)], name="received_at"),
                         IndexModel([("enriched_at", ASCENDING)], name="enriched_at", sparse=True),
+                        # With the number of errors, or counting would read every event for the filter,
+                        # which is the index's own.
                         IndexModel(
-                            [("_id.device_id", ASCENDING), ("_id.timestamp", ASCENDING)],
-                            name="failures",
+                            [
+                                ("_id.device_id", ASCENDING),
+                                ("total_errors", ASCENDING),
+                                ("_id.timestamp", ASCENDING),
+                            ],
+                            name=FAILURES_INDEX,
                             partialFilterExpression={"total_errors": {"$gt": 0}},
                         ),
                     ]
@@ -166,13 +172,9 @@ class MongoEventStore:
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
-        return await self._newest_moment(HistoryQuery(device_id=device_id, limit=1)) is not None
-
-    async def _newest_moment(self, query: HistoryQuery) -> datetime | None:
-        """The timestamp of the newest event that is asked for."""
+        query = HistoryQuery(device_id=device_id, limit=1)
         with map_driver_errors():
-            found = await _newest(self._events, query, {"_id": 1}).to_list()
-        return found[0]["_id"]["timestamp"] if found else None
+            return bool(await _newest(self._events, query, {"_id": 1}).to_list())
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
@@ -248,24 +250,12 @@ class MongoEventStore:
             found = await self._connection.database.aggregate(pipeline, batchSize=len(device_ids) + 1)
             return {row["device_id"] async for row in found}
 
-    async def failure_counts(self, device_id: str, since: datetime | None) -> FailureCounts:
-        """Exact counts, from the index over failures."""
-
-        async def count(after: Document) -> int:
-            bounds = {"_id.timestamp": after} if after else {}
-            return await self._events.count_documents(
-                {"_id.device_id": device_id, "total_errors": {"$gt": 0}, **bounds}, hint="failures"
-            )
-
+    async def count_failures(self, device_id: str, since: datetime | None) -> int:
+        """How many failures there are: keys of the index over failures, of this device since then."""
+        bounds: Document = {} if since is None else {"_id.timestamp": {"$gte": since}}
         with map_driver_errors():
-            last_success = await self._newest_moment(
-                HistoryQuery(device_id=device_id, limit=1, outcome=OutcomeFilter.SUCCESS)
-            )
-            total = await count({})
-            return FailureCounts(
-                total=total,
-                since=total if since is None else await count({"$gte": since}),
-                streak=total if last_success is None else await count({"$gt": last_success}),
+            return await self._events.count_documents(
+                {"_id.device_id": device_id, "total_errors": {"$gt": 0}, **bounds}, hint=FAILURES_INDEX
             )
 
     async def close(self) -> None:

@@ -33,8 +33,10 @@ class RedisConnection:
             socket_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
             socket_connect_timeout=limits.REDIS_SOCKET_TIMEOUT_S,
             client_name="pisync",
-            # The callers retry: they know what must not be acknowledged meanwhile.
-            retry=Retry(NoBackoff(), 0),
+            # Once, at once, on a new connection: after a restart of Redis all those in the pool are dead, and
+            # only using one shows it. Everything that is asked may be asked twice. Beyond that the callers
+            # retry: they know what must not be acknowledged meanwhile.
+            retry=Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
             redis_connect_func=self._on_connect,
         )
         self._is_pinned = False

@@ -67,6 +67,19 @@ class RedisProjectionReader:
             last_event=_last_event_decoder.decode(last_event),
         )
 
+    async def states_of(self, device_ids: Sequence[str]) -> list[DeviceState | None]:
+        """The same of several devices, in one round trip; each read while others may write."""
+        return [
+            None
+            if record.last_event is None
+            else DeviceState(
+                last_success_ms=record.last_success_ms,
+                failures_ms=record.failures_ms,
+                last_event=record.last_event,
+            )
+            for record in await self.records(device_ids)
+        ]
+
     async def repeated_failures(self, query: RankingQuery) -> Ranking:
         """One page of failing devices."""
         return await self._ranking.page(query)

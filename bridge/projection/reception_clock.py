@@ -1,0 +1,76 @@
+"""When a bridge receives what it stores: times that never go backwards, within a life or between two.
+
+A watermark promises that nothing received before it is still to come. A wall clock that is set back while the
+bridge is down would break that for good, because Redis may go back to the watermark of an earlier life. So
+each promise is first made in MongoDB, as the bridge's floor, and a later life begins there.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from bridge.retry import RetryCounter
+from pisync import clock, limits, logs
+from pisync.errors import MongodbUnavailable
+from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
+
+log = logs.get(__name__)
+
+
+class ReceptionClock:
+    """The wall clock as long as it goes forward, and where it was as long as it does not."""
+
+    def __init__(
+        self,
+        *,
+        bridge_id: str,
+        registry: BridgeRegistry,
+        claim: Claim,
+        is_right: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Begin at the floor that earlier lives left.
+
+        Args:
+            bridge_id: whose floor is raised.
+            registry: where it is kept.
+            claim: what earlier lives left.
+            is_right: whether the wall clock may be believed: one that is ahead for a moment must not raise
+                the floor to where nobody will be for years.
+        """
+        self._bridge_id = bridge_id
+        self._registry = registry
+        self._instance = claim.instance
+        self._is_right = is_right
+        self.floor_ms = self._latest_ms = clock.to_ms(claim.floor)
+        ahead_s = (self._latest_ms - clock.to_ms(clock.now())) / 1000
+        if ahead_s > limits.FLOOR_AHEAD_TOLD_S:
+            log.warning(
+                "the clock was set back since this bridge last ran",
+                seconds=round(ahead_s, 1),
+                meaning=f"received_at is {clock.rfc3339(claim.floor)} until the clock is there again",
+            )
+
+    def now_ms(self) -> int:
+        """The time of receipt of what is received now."""
+        if self._is_right():
+            self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
+        return self._latest_ms
+
+    async def raise_floor(self) -> None:
+        """Promise in MongoDB that nothing will be received before now; watermarks may then be so late.
+
+        Raises:
+            MongodbUnavailable: the floor stays as it was.
+        """
+        now_ms = self.now_ms()
+        if await self._registry.raise_floor(self._bridge_id, self._instance, clock.from_ms(now_ms)):
+            self.floor_ms = now_ms
+
+    async def run(self, retries: RetryCounter) -> None:
+        """Raise the floor every few seconds, until cancelled."""
+        while True:
+            try:
+                await self.raise_floor()
+            except MongodbUnavailable as error:
+                # Nothing is stored either: watermarks need not move.
+                retries.store_unavailable(error.part)
+            await asyncio.sleep(limits.FLOOR_INTERVAL_S)

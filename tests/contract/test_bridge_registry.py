@@ -1,0 +1,65 @@
+"""The registry of bridges: who has a bridge, and the floor that no life of it goes below."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest_asyncio
+
+from pisync.stores.interfaces.bridges import BridgeRecord, BridgeRegistry, Claim
+from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.connection import MongoConnection
+from tests.support.samples import NOW
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest_asyncio.fixture
+async def registry(event_store_url: str | None) -> AsyncIterator[BridgeRegistry]:
+    if event_store_url is None:
+        yield MemoryBridgeRegistry()
+        return
+    connection = MongoConnection(event_store_url)
+    yield MongoBridgeRegistry(connection)
+    await connection.close()
+
+
+async def test_a_bridge_belongs_to_who_claimed_it_last(registry: BridgeRegistry) -> None:
+    assert await registry.holder("bridge-0") is None
+    first = await registry.claim("bridge-0", "a", NOW)
+    assert first == Claim(known_before=False, floor=NOW, instance="a")
+    second = await registry.claim("bridge-0", "b", NOW + SECOND)
+    assert second == Claim(known_before=True, floor=NOW + SECOND, instance="b")
+    assert await registry.holder("bridge-0") == "b"
+    assert await registry.instances() == {"bridge-0": "b"}
+    assert await registry.records() == [
+        BridgeRecord(bridge_id="bridge-0", instance="b", claimed_at=NOW + SECOND)
+    ]
+
+
+async def test_a_life_begins_at_the_floor_where_the_clock_was_set_back(registry: BridgeRegistry) -> None:
+    await registry.claim("bridge-0", "a", NOW)
+    assert await registry.raise_floor("bridge-0", "a", NOW + 2 * SECOND)
+    assert await registry.raise_floor("bridge-0", "a", NOW + SECOND)
+    assert (await registry.claim("bridge-0", "b", NOW - SECOND)).floor == NOW + 2 * SECOND
+    assert (await registry.claim("bridge-0", "c", NOW + 3 * SECOND)).floor == NOW + 3 * SECOND
+    assert (await registry.claim("bridge-1", "a", NOW)).floor == NOW
+
+
+async def test_only_who_has_the_bridge_raises_its_floor(registry: BridgeRegistry) -> None:
+    """One that still runs elsewhere must not promise what the other, which does not hear of it, breaks."""
+    assert not await registry.raise_floor("bridge-0", "a", NOW)
+    await registry.claim("bridge-0", "a", NOW)
+    await registry.claim("bridge-0", "b", NOW)
+    assert not await registry.raise_floor("bridge-0", "a", NOW + SECOND)
+    assert (await registry.claim("bridge-0", "c", NOW)).floor == NOW
+
+
+async def test_the_floor_of_a_forgotten_bridge_is_kept(registry: BridgeRegistry) -> None:
+    await registry.claim("bridge-0", "a", NOW)
+    await registry.raise_floor("bridge-0", "a", NOW + SECOND)
+    await registry.forget("bridge-0")
+    assert await registry.bridges() == []
+    assert await registry.records() == []
+    again = await registry.claim("bridge-0", "b", NOW)
+    assert again == Claim(known_before=False, floor=NOW + SECOND, instance="b")
