@@ -13,6 +13,8 @@ from typing import Final
 LASTING_S_MAX: Final = 2.5
 LASTING_LONG_S: Final = 6.0
 """Longer than the bridge waits for Redis or looks for MongoDB: it meets its timeouts too."""
+PARTITION_LONG_S: Final = 14.0
+"""So long that a program gives up a connection, and what it sent there arrives when all of that is old."""
 COPIES_BACK_MAX: Final = 3
 """How many copies of Redis's data a rollback may reach back."""
 DELAY_S_MIN: Final = 0.1
@@ -22,6 +24,7 @@ CLOCK_STEPS_S: Final = (-90, 90, -600, 600, -18_000, 18_000, -400 * 86_400)
 event of the fleet would be from the future."""
 
 _LONG_SHARE: Final = 0.08
+_PARTITION_LONG_SHARE: Final = 0.15
 _AT_ONCE_SHARE: Final = 0.25
 _EARLIEST, _LATEST = 0.03, 0.85
 _DOUBLE_S: Final = 1.0
@@ -99,6 +102,7 @@ _DOUBLES: Final[tuple[tuple[Blow, Blow], ...]] = (
     ((Kind.ONE_WAY, Target.BRIDGE_1_REDIS), (Kind.KILL, Target.BRIDGE_1)),
 )
 _SPECIALS_IN_DECK: Final = 2
+_PARTITIONS: Final = frozenset({Kind.ONE_WAY, Kind.PARTITION})
 _AT_ONCE_KINDS: Final = frozenset({Kind.RESTART, Kind.FLUSH})
 _SEEN_KINDS: Final = frozenset({*LINK_KINDS, Kind.CLOCK, Kind.FILL, Kind.EVICT, Kind.STEP_DOWN})
 """Kinds that do nothing where they last no time."""
@@ -195,6 +199,8 @@ def _faults(random: Random, card: tuple[Blow, ...], share: float) -> Iterator[Fa
         if kind not in _AT_ONCE_KINDS:
             at_least_s = _DOUBLE_S if len(card) > 1 or kind in _SEEN_KINDS else 0.0
             lasting_s = _lasting_s(random, at_least_s=at_least_s)
+            if kind in _PARTITIONS and random.random() < _PARTITION_LONG_SHARE:
+                lasting_s = PARTITION_LONG_S
         yield Fault(
             kind=kind,
             target=target,

@@ -54,13 +54,13 @@ class Route:
 class Links(ChildProcess):
     """The process that has all links, by their names."""
 
-    def __init__(self, routes: Mapping[str, Route], *, log: Path) -> None:
+    def __init__(self, routes: Mapping[str, Route], *, control_port: int, log: Path) -> None:
         """Describe the process; nothing runs yet."""
-        self._control_port = ports.any_free()
+        self._control_port = control_port
         arguments = [f"{name}={route.port}:{route.server_port}" for name, route in routes.items()]
         super().__init__(
             "links",
-            [sys.executable, "-m", "tests.chaos.links", str(self._control_port), *arguments],
+            [sys.executable, "-m", "tests.chaos.links", str(control_port), *arguments],
             log=log,
         )
 

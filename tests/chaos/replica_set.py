@@ -1,6 +1,7 @@
 """A MongoDB replica set of three members on this machine, whose primary a fault can strike."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ ELECTION_TIMEOUT_MS: Final = 2000
 OPLOG_MB: Final = "64"
 ELECTED_TIMEOUT_S: Final = 60.0
 STEPPED_DOWN_S: Final = 5
+SHUTDOWN_MS: Final = 500
+"""How long a member that stops goes on answering reads; MongoDB's own 15 s would only make runs longer."""
 LOOK_TIMEOUT_MS: Final = 500
 LOOK_S: Final = 0.1
 
@@ -28,15 +31,20 @@ class ReplicaMember(MongodbServer):
     """One member."""
 
     def _arguments(self) -> list[str]:
-        return [*super()._arguments(), "--replSet", NAME, "--oplogSize", OPLOG_MB]
+        return [
+            *super()._arguments(),
+            *("--replSet", NAME),
+            *("--oplogSize", OPLOG_MB),
+            *("--setParameter", f"shutdownTimeoutMillisForSignaledShutdown={SHUTDOWN_MS}"),
+        ]
 
 
 class ReplicaSet:
     """The three members, and which of them is the primary."""
 
-    def __init__(self, directory: Path, *, logs: Path) -> None:
+    def __init__(self, directory: Path, free_ports: Iterator[int], *, logs: Path) -> None:
         self.members = [
-            ReplicaMember(directory / str(number), log=logs / f"mongod-{number}.log")
+            ReplicaMember(directory / str(number), port=next(free_ports), log=logs / f"mongod-{number}.log")
             for number in range(MEMBERS)
         ]
         hosts = ",".join(f"{ports.HOST}:{member.port}" for member in self.members)

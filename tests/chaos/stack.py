@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +50,16 @@ class Bridge(services.Bridge):
         new.rename(self._clock)
 
 
+def _free_ports() -> Iterator[int]:
+    """Free ports, each but once: none of them is taken before all are chosen."""
+    chosen: set[int] = set()
+    while True:
+        port = ports.any_free()
+        if port not in chosen:
+            chosen.add(port)
+            yield port
+
+
 class Stack:
     """Broker, MongoDB, Redis, two bridges and an api, with a link from each of these to each server.
 
@@ -61,28 +71,29 @@ class Stack:
     def __init__(self, data: Path, *, bug: Bug | None = None, replica_set: bool = False) -> None:
         logs = data / "logs"
         data.mkdir(parents=True, exist_ok=True)
-        self._replica_set = ReplicaSet(data / "mongodb", logs=logs) if replica_set else None
+        free = _free_ports()
+        self._replica_set = ReplicaSet(data / "mongodb", free, logs=logs) if replica_set else None
         mongods: list[MongodbServer]
         if self._replica_set is None:
-            mongods = [MongodbServer(data / "mongodb", log=logs / "mongod.log")]
+            mongods = [MongodbServer(data / "mongodb", port=next(free), log=logs / "mongod.log")]
             self.mongodb_url = mongods[0].url
         else:
             mongods = [*self._replica_set.members]
             self.mongodb_url = self._replica_set.url
-        self.redis = RedisServer(data / "redis", log=logs / "redis-server.log")
-        self.mosquitto = MosquittoServer(data / "mosquitto", log=logs / "mosquitto.log")
+        self.redis = RedisServer(data / "redis", port=next(free), log=logs / "redis-server.log")
+        self.mosquitto = MosquittoServer(data / "mosquitto", port=next(free), log=logs / "mosquitto.log")
         server_ports = {
             Target.BROKER: self.mosquitto.port,
             Target.MONGODB: mongods[0].port,
             Target.REDIS: self.redis.port,
         }
         routes: dict[str, Route] = {
-            link: Route(port=ports.any_free(), server_port=server_ports[Target(link.partition("~")[2])])
+            link: Route(port=next(free), server_port=server_ports[Target(link.partition("~")[2])])
             for link in LINKS
         }
-        self.links = Links(routes, log=logs / "links.log")
+        self.links = Links(routes, control_port=next(free), log=logs / "links.log")
         self._bridges = {name: Bridge(name, self._urls(routes, name), data=data, bug=bug) for name in BRIDGES}
-        self.api = services.Api(ports.any_free(), self._urls(routes, "api"), log=logs / "api.log")
+        self.api = services.Api(next(free), self._urls(routes, "api"), log=logs / "api.log")
         self._parts: dict[Target, list[ChildProcess]] = {
             Target.MONGODB: [*mongods],
             Target.REDIS: [self.redis],
