@@ -76,7 +76,8 @@ class Links(ChildProcess):
             raise RuntimeError(f"{order}: {answer!r}")
 
 
-async def _obey(link: Link, order: Order) -> None:
+async def obey(link: Link, order: Order) -> None:
+    """Change a link as ordered."""
     match order.change:
         case Change.MEND:
             link.mend()
@@ -103,7 +104,7 @@ async def _serve(control_port: int, routes: Mapping[str, Route]) -> None:
         async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if line := await reader.readline():
                 order = msgspec.json.decode(line, type=Order)
-                await _obey(links[order.link], order)
+                await obey(links[order.link], order)
                 writer.write(DONE)
             writer.close()
 

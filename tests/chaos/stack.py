@@ -30,6 +30,7 @@ class Bug(StrEnum):
     EARLY_ACKNOWLEDGEMENT = "early-acknowledgement"
     COUNTER = "counter"
     FALSE_COMPLETE = "false-complete"
+    LOST_ALERT = "lost-alert"
 
 
 class Bridge(services.Bridge):

@@ -37,13 +37,14 @@ async def test_links_a_clock_and_the_memory_of_redis(tmp_path: Path) -> None:
         return Fault(kind=kind, target=target, at_share=at_share, **({"lasting_s": 1.5} | how))
 
     faults = [
-        fault(Kind.DELAY, Target.BRIDGE_0_BROKER, 0.02, delay_s=0.3),
+        # One bridge publishes alerts later than the other for most of the time.
+        fault(Kind.DELAY, Target.BRIDGE_0_BROKER, 0.02, delay_s=0.15, lasting_s=8),
         fault(Kind.CLOCK, Target.BRIDGE_0, 0.1, step_s=-400 * 86_400, lasting_s=2.5),
         fault(Kind.CLOCK, Target.BRIDGE_1, 0.1, step_s=18_000, lasting_s=2.5),
         fault(Kind.ONE_WAY, Target.BRIDGE_1_MONGODB, 0.3, way=Way.BACK),
         fault(Kind.PARTITION, Target.BRIDGE_0_REDIS, 0.4, lasting_s=6),
         fault(Kind.FILL, Target.REDIS, 0.5),
-        fault(Kind.CUT, Target.BRIDGE_0_BROKER, 0.6),
+        fault(Kind.CUT, Target.BRIDGE_1_BROKER, 0.6),
         fault(Kind.EVICT, Target.REDIS, 0.7),
         fault(Kind.CUT, Target.API_REDIS, 0.8),
     ]
@@ -144,3 +145,12 @@ async def test_a_counter_in_place_of_the_set_is_caught(tmp_path: Path) -> None:
     result = await run(plan, tmp_path, print)
     assert all(books.faults == [] for books in result.books)
     assert any("the api answers" in line for line in result.wrong)
+
+
+async def test_a_retained_alert_that_is_lost_is_caught(tmp_path: Path) -> None:
+    plan = Plan(
+        seed=1, rounds=1, devices=30, events=50, faults=0, bug=Bug.LOST_ALERT, unchanged_s=2, hostile=False
+    )
+    result = await run(plan, tmp_path, print)
+    assert result.retained_wrong
+    assert all("the broker retains" in line for line in result.wrong)

@@ -15,8 +15,14 @@ class Way:
 
     def __init__(self) -> None:
         self.delay_s = 0.0
+        self.waiting = 0  # connections whose bytes are held up
         self._passable = asyncio.Event()
         self._passable.set()
+
+    @property
+    def is_impaired(self) -> bool:
+        """Whether bytes are held up or delayed."""
+        return self.delay_s > 0 or not self._passable.is_set()
 
     def hold(self) -> None:
         """Let no bytes arrive any more."""
@@ -48,7 +54,11 @@ class Way:
                     due_s, part = await parts.get()
                     if due_s > now_s():
                         await asyncio.sleep(due_s - now_s())
-                    await self._passable.wait()
+                    self.waiting += 1
+                    try:
+                        await self._passable.wait()
+                    finally:
+                        self.waiting -= 1
                     if not part:
                         writer.write_eof()
                         return
@@ -72,6 +82,11 @@ class Link:
         self._server_port = server_port
         self._is_cut = False
         self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_impaired(self) -> bool:
+        """Whether anything is done to connections or bytes."""
+        return self._is_cut or self.there.is_impaired or self.back.is_impaired
 
     async def cut(self) -> None:
         """End every connection, and refuse new ones."""
