@@ -26,9 +26,11 @@ PREFIX: Final = "HX-"
 """What the ids of hostile devices begin with, so that their dead letters are told apart."""
 RECEIPT_TIMEOUT_S: Final = 5.0
 RECONNECT_S: Final = 0.3
-AT_ONCE: Final = 6
-"""Messages of one device that wait for their receipts."""
+AT_ONCE: Final = 20
+"""Messages of one device that wait for their receipts: as many as a broker takes without a PUBACK."""
 SMALL_PACKET_BYTES: Final = 2048
+PACKET_BYTES_BESIDE: Final = 1024
+"""What a packet may have beside its payload, about."""
 
 _START: Final = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -66,14 +68,22 @@ def too_many(device_id: str, good: Iterator[bytes]) -> Iterator[Message]:
 
 
 def amplifiers(device_id: str, good: Iterator[bytes]) -> Iterator[Message]:
-    """Small messages of many bad events, and messages of as many as fit in."""
-    del device_id
+    """Small messages of many bad events, and messages of as many as fit in, or of as much to look through."""
     numbers = b"[" + b",".join(b"%d" % number for number in range(500)) + b"]"
     objects = b"[" + b",".join([b"{}"] * 500) + b"]"
-    zeros = b"[" + b"0," * (limits.MESSAGE_BYTES_MAX // 2 - 2) + b"0]"
-    beyond = b"[" + b"0," * (limits.BROKER_PACKET_BYTES_MAX // 2 - 1000) + b"0]"
-    for payload in (*[numbers] * 20, *[objects] * 20, zeros, zeros, beyond):
+    for _ in range(60):
+        yield Message(payload=numbers, good={})
+        yield Message(payload=objects, good={})
+    for part in (b"0", b"NaN", b'{"a":NaN}', b'"', b"[", b'{"a":', b'"\\'):
+        payload = b"[" + (part + b",") * (limits.MESSAGE_BYTES_MAX // (len(part) + 1) - 2)
         yield Message(payload=payload, good={})
+        yield Message(payload=payload + b"0]", good={})
+    yield Message(
+        payload=json.dumps([_event(f"{device_id}-other", 0)] * limits.MESSAGE_EVENTS_MAX).encode(), good={}
+    )
+    oversized = b"[" + b"0," * ((limits.BROKER_PACKET_BYTES_MAX - PACKET_BYTES_BESIDE) // 2) + b"0]"
+    yield Message(payload=oversized, good={})
+    yield Message(payload=b"[" * limits.MESSAGE_BYTES_MAX, good={})
     event = next(good)
     yield Message(payload=event, good={0: event})
 
