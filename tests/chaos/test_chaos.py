@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.faults import Fault, Kind, Target, Way
+from tests.chaos.faults import BRIDGES, Fault, Kind, Target, Way
 from tests.chaos.run import ChaosResult, Plan, run
 from tests.chaos.stack import Bug
 
@@ -101,8 +101,8 @@ async def test_an_answer_that_is_falsely_called_complete_is_caught(tmp_path: Pat
     plan = Plan(
         seed=1,
         rounds=1,
-        devices=60,
-        events=100,
+        devices=20,
+        events=30,
         faults=0,
         bug=Bug.FALSE_COMPLETE,
         hostile=False,
@@ -154,3 +154,19 @@ async def test_a_retained_alert_that_is_lost_is_caught(tmp_path: Path) -> None:
     result = await run(plan, tmp_path, print)
     assert result.retained_wrong
     assert all("the broker retains" in line for line in result.wrong)
+
+
+async def test_clocks_that_were_ahead_in_an_earlier_life(tmp_path: Path) -> None:
+    """Redis goes back to a watermark of that life, which is ahead of all that the bridges stored since."""
+    ahead = [
+        Fault(kind=Kind.CLOCK, target=bridge, at_share=0.1, lasting_s=2.5, step_s=18_000)
+        for bridge in BRIDGES
+    ]
+    die = [Fault(kind=Kind.KILL, target=bridge, at_share=0.1) for bridge in BRIDGES]
+    goes_back = Fault(kind=Kind.ROLLBACK, target=Target.REDIS, at_share=1, after_s=6)
+    plan = Plan(
+        seed=4, rounds=2, devices=20, events=50, faults=3, hostile=False, schedule=[ahead, [*die, goes_back]]
+    )
+    result = await run(plan, tmp_path, print)
+    assert result.wrong == []
+    assert told(result) == (2000, 2000, 2000)

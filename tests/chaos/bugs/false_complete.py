@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bridge.projection import projector
 from pisync.domain.events import SyncEvent
 
-LATE_S = 12.0
+LATE_S = 9.0
 
 _merge = projector.Projector.merge
 _merging: set[asyncio.Task[bool]] = set()
