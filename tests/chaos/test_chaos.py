@@ -39,13 +39,13 @@ async def test_links_a_clock_and_the_memory_of_redis(tmp_path: Path) -> None:
     faults = [
         # One bridge publishes alerts later than the other for most of the time.
         fault(Kind.DELAY, Target.BRIDGE_0_BROKER, 0.02, delay_s=0.15, lasting_s=8),
-        fault(Kind.CLOCK, Target.BRIDGE_0, 0.1, step_s=-400 * 86_400, lasting_s=2.5),
-        fault(Kind.CLOCK, Target.BRIDGE_1, 0.1, step_s=18_000, lasting_s=2.5),
+        fault(Kind.CLOCK, Target.BRIDGE_0, 0.1, step_s=-400 * 86_400, lasting_s=3),
+        fault(Kind.CLOCK, Target.BRIDGE_1, 0.1, step_s=18_000, lasting_s=3),
         fault(Kind.ONE_WAY, Target.BRIDGE_1_MONGODB, 0.3, way=Way.BACK),
         fault(Kind.PARTITION, Target.BRIDGE_0_REDIS, 0.4, lasting_s=6),
         fault(Kind.FILL, Target.REDIS, 0.5),
         fault(Kind.CUT, Target.BRIDGE_1_BROKER, 0.6),
-        fault(Kind.EVICT, Target.REDIS, 0.7),
+        fault(Kind.EVICT, Target.REDIS, 0.7, lasting_s=3),
         fault(Kind.CUT, Target.API_REDIS, 0.8),
     ]
     plan = Plan(seed=3, rounds=1, devices=40, events=50, faults=9, hostile=False, schedule=[faults])
