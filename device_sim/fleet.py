@@ -140,18 +140,21 @@ class Fleet:
 
     async def _run_device(self, story: Story) -> None:
         random = Random(f"{self._scenario.seed}/{story.device_id}/fleet")
-        options = Options(
-            array_events=story.array_events,
-            puback_timeout_s=self._puback_timeout_s,
-            receipt_timeout_s=self._receipt_timeout_s,
-        )
-        device = Device(story.device_id, random=random, options=options, counters=self.tally.counters)
+        device = self._device(story, random)
         for period in story.periods:
             await asyncio.sleep(random.uniform(0, OFFLINE_S_MAX))
             await self._deliver(device, period, random)
         self.tally.finished += 1
         self.tally.repeated_failures += story.failures > REPEATED_FAILURES_MORE_THAN
         self.tally.alerting += story.streak >= limits.STREAK_ALERT
+
+    def _device(self, story: Story, random: Random) -> Device:
+        options = Options(
+            array_events=story.array_events,
+            puback_timeout_s=self._puback_timeout_s,
+            receipt_timeout_s=self._receipt_timeout_s,
+        )
+        return Device(story.device_id, random=random, options=options, counters=self.tally.counters)
 
     async def _deliver(self, device: Device, period: Period, random: Random) -> None:
         """Record a period's events and connect, as often as it takes, until receipts cover all of them."""

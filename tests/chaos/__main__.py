@@ -1,5 +1,6 @@
 """`python -m tests.chaos`: a chaos run from the command line, with its figures."""
 
+import math
 import secrets
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.faults import Kind
+from tests.chaos.poller import FALSE
 from tests.chaos.run import ChaosResult, Plan, run
 from tests.chaos.stack import Bug
 
@@ -37,7 +39,12 @@ def main(
     bug: Annotated[
         Bug | None, typer.Option(help="Run bridges with this deliberate bug.", show_default=False)
     ] = None,
-    retained: Annotated[bool, typer.Option(help="Audit the alerts that the broker retains too.")] = False,
+    replica_rounds: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rounds with a replica set; every third without it.", show_default=False),
+    ] = None,
+    hostile: Annotated[bool, typer.Option(help="Have hostile neighbours beside the fleet.")] = True,
+    retained: Annotated[bool, typer.Option(help="Audit the alerts that the broker retains too.")] = True,
     keep: Annotated[bool, typer.Option(help="Keep data and logs even when all went well.")] = False,
 ) -> None:
     """Run the stack under faults and let the auditor judge. Exits with 1 when anything is wrong."""
@@ -50,6 +57,8 @@ def main(
         kinds=kinds or tuple(Kind),
         bug=bug,
         retained=retained,
+        hostile=hostile,
+        replica_rounds=replica_rounds,
     )
     console = Console(highlight=False, markup=False)
     console.print(
@@ -77,24 +86,38 @@ def _table(result: ChaosResult, elapsed_s: float) -> Table:
     table.add_column()
     table.add_column(justify="right")
     table.add_row("Rounds that went well", str(result.rounds))
-    table.add_row("Faults injected", f"{sum(result.injected.values()):,}")
-    for name, count in sorted(result.injected.items()):
-        table.add_row(f"  {name}", str(count))
     table.add_row("Messages published", f"{result.published:,}")
     table.add_row("  of them again, for want of a receipt", f"{result.republished:,}")
-    if result.books is not None:
-        books = result.books
-        table.add_row("Events sent", f"{books.sent:,}")
-        table.add_row("  of them again after they were confirmed", f"{result.replayed:,}")
-        table.add_row("Events confirmed", f"{books.confirmed:,}")
-        table.add_row("Events stored", f"{books.stored:,}")
-        table.add_row("Events lost", f"{len(books.lost):,}")
-        table.add_row("Events doubled", f"{len(books.doubled):,}")
-        others = len(result.wrong) - len(books.lost) - len(books.doubled)
-        table.add_row("Differences", f"{others:,}")
+    table.add_row("Messages of hostile neighbours", f"{result.hostile_messages:,}")
+    table.add_row("Events sent", f"{result.count('sent'):,}")
+    table.add_row("  of them again after they were confirmed", f"{result.replayed:,}")
+    table.add_row("Events confirmed", f"{result.count('confirmed'):,}")
+    table.add_row("Events stored", f"{result.count('stored'):,}")
+    table.add_row("Events lost", f"{result.count('lost'):,}")
+    table.add_row("Events doubled", f"{result.count('doubled'):,}")
+    table.add_row("Answers of the api", f"{result.answers.total():,}")
+    for name, count in sorted(result.answers.items()):
+        if name != FALSE:
+            table.add_row(f"  {name}", f"{count:,}")
+    table.add_row("Answers falsely called complete", f"{result.answers[FALSE]:,}")
+    table.add_row("Retained alerts wrong", f"{result.retained_wrong:,}")
+    for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+        table.add_row(f"Neighbour's receipt, {name}", _quantile(result.neighbours_s, share))
+    others = len(result.wrong) - result.count("lost") - result.count("doubled") - len(result.false_complete)
+    table.add_row("Other differences", f"{others - result.retained_wrong:,}")
+    table.add_row("Faults injected", f"{result.injected.total():,}")
+    for name, count in sorted(result.injected.items()):
+        table.add_row(f"  {name}", str(count))
     table.add_row("Longest from quiet to a right projection", f"{result.converged_s:,.1f} s")
     table.add_row("Time", f"{elapsed_s:,.0f} s")
     return table
+
+
+def _quantile(seconds: list[float], share: float) -> str:
+    """The least time within which this share of them was."""
+    if not seconds:
+        return "-"
+    return f"{sorted(seconds)[max(0, math.ceil(share * len(seconds)) - 1)] * 1000:,.0f} ms"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A chaos run: rounds of a fleet publishing under faults, each followed by quiet and by the auditor."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,26 +10,24 @@ from random import Random
 from typing import Final
 
 import httpx
-import msgspec
 
 from device_sim.auditor import Auditor, Books, differences, differences_retained
-from device_sim.device import Device
-from device_sim.fleet import Fleet
-from device_sim.scenario import Period, Scenario
+from device_sim.scenario import Scenario
 from pisync.mqtt.address import MqttAddress
+from pisync.tasks import supervise
 from tests.chaos.evidence import Evidence, evidence
 from tests.chaos.faults import Fault, Kind, schedule
+from tests.chaos.fleet import RecordedFleet
+from tests.chaos.hostile import HostileNeighbours
+from tests.chaos.ledger import Ledger
+from tests.chaos.poller import Poller
 from tests.chaos.stack import Bug, Stack
 
 NOW: Final = datetime(2026, 5, 8, 12, tzinfo=UTC)
 """When the fleets' newest events happened: fixed, so that a seed gives the same events on every day."""
-CONNECTIONS: Final = 16
-"""Few, so that a round's fleet is still publishing when its last fault strikes."""
 ARRAY_EVENTS: Final = 8
 FAILING: Final = 0.3
 """The share of devices that end in a streak of failures; before it, their alerts open and close."""
-TIMEOUT_S: Final = 2.0
-"""How long a device waits for a PUBACK, and for a receipt: brokers lose here what they acknowledged."""
 STALLED_S: Final = 0.7
 """A fleet that gets nowhere for so long meets the next fault beside the one that holds it up."""
 STUCK_S: Final = 60.0
@@ -39,8 +38,14 @@ UNCHANGED_S: Final = 75.0
 Longer than all by which bridges mend things unasked: a backoff of 10 s, 30 s until a rebuilder counts as
 dead, 60 s between two comparisons of all alerts.
 """
-LOOK_S: Final = 0.02
 AUDIT_S: Final = 0.25
+NEIGHBOURS: Final = 24
+NEIGHBOUR_EVENTS: Final = 20
+"""The honest fleet whose receipts are timed beside a salvo of hostile devices, and that comes again until the
+salvo is over."""
+SALVO_TIMEOUT_S: Final = 120.0
+REPLICA_SET_SHARE: Final = 3
+"""Every third round is one with a replica set."""
 
 Say = Callable[[str], None]
 
@@ -49,8 +54,9 @@ Say = Callable[[str], None]
 class Plan:
     """What to do. `devices` is the size of each round's fleet, `events` what each device records.
 
-    `schedule` takes the place of the seed's faults; `retained` has the alerts that the broker retains
-    audited too.
+    Of the rounds, `replica_rounds` (None: every third) come last, with MongoDB as a replica set. `schedule`
+    takes the place of the seed's faults of the others; `retained` has the alerts that the broker retains
+    audited too; `hostile` has hostile neighbours in every round, before its faults and under them.
     """
 
     seed: int
@@ -62,157 +68,198 @@ class Plan:
     bug: Bug | None = None
     schedule: list[list[Fault]] | None = None
     unchanged_s: float = UNCHANGED_S
-    retained: bool = False
+    retained: bool = True
+    hostile: bool = True
+    replica_rounds: int | None = None
 
-    def faults_of_rounds(self) -> list[list[Fault]]:
-        """What strikes in each round."""
+    def faults_of_rounds(self, *, replica_set: bool) -> list[list[Fault]]:
+        """What strikes in each round of these."""
+        replica_rounds = self.replica_rounds
+        if replica_rounds is None:
+            replica_rounds = 0 if self.schedule else self.rounds // REPLICA_SET_SHARE
         if self.schedule is not None:
-            return self.schedule
-        return schedule(self.seed, rounds=self.rounds, faults=self.faults, kinds=self.kinds)
+            return self.schedule if replica_set == bool(replica_rounds) else []
+        rounds = replica_rounds if replica_set else self.rounds - replica_rounds
+        return schedule(
+            self.seed, rounds=rounds, faults=self.faults, kinds=self.kinds, replica_set=replica_set
+        )
 
 
 @dataclass(kw_only=True)
 class ChaosResult:
     """What a run came to, after its last round or after the first that went wrong.
 
-    `converged_s` is the longest that it took from quiet until the projection was right, in seconds.
+    `books` has the auditor's for each stack that ran; `neighbours_s` how long receipts took beside hostile
+    devices and without a fault; `answers` what the api answered while it was asked all the time, by what it
+    was; `converged_s` the longest from quiet until the projection was right.
     """
 
     seed: int
     rounds: int = 0
-    injected: dict[str, int] = field(default_factory=dict)
+    injected: Counter[str] = field(default_factory=Counter)
     published: int = 0
     republished: int = 0
     replayed: int = 0
-    books: Books | None = None
+    hostile_messages: int = 0
+    books: list[Books] = field(default_factory=list)
+    neighbours_s: list[float] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    false_complete: list[str] = field(default_factory=list)
+    retained_wrong: int = 0
     converged_s: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
-
-class RecordedFleet(Fleet):
-    """A fleet that tells the auditor what it records, and what receipts cover."""
-
-    def __init__(self, auditor: Auditor, scenario: Scenario, address: MqttAddress) -> None:
-        super().__init__(
-            scenario,
-            address,
-            connections=CONNECTIONS,
-            puback_timeout_s=TIMEOUT_S,
-            receipt_timeout_s=TIMEOUT_S,
-        )
-        self._auditor = auditor
-
-    async def _deliver(self, device: Device, period: Period, random: Random) -> None:
-        events = [msgspec.json.encode(event) for event in (*period.backlog, *period.live)]
-        for event in events:
-            self._auditor.sent(event)
-        await super()._deliver(device, period, random)
-        for event in events:
-            self._auditor.confirmed(event)
+    def count(self, name: str) -> int:
+        """The sum of a count of the books, or of the length of one of their lists."""
+        values = [getattr(books, name) for books in self.books]
+        return sum(value if isinstance(value, int) else len(value) for value in values)
 
 
 async def run(plan: Plan, data: Path, say: Say) -> ChaosResult:
     """Run the plan with its data in this directory; ends with the first round that goes wrong."""
-    stack = Stack(data, bug=plan.bug)
-    auditor = Auditor()
     result = ChaosResult(seed=plan.seed)
-    async with stack.running():
-        with evidence(stack) as view:
-            for number, faults in enumerate(plan.faults_of_rounds(), 1):
-                say(f"round {number}: {', '.join(map(str, faults)) or 'no faults'}")
-                books = await _round(plan, number, faults, stack, auditor, view, result)
-                if result.wrong:
-                    break
-                result.rounds = number
-                say(f"  {books.stored:,} events stored, {books.confirmed:,} confirmed, nothing wrong")
+    for replica_set in (False, True):
+        rounds = plan.faults_of_rounds(replica_set=replica_set)
+        if not rounds or result.wrong:
+            continue
+        directory = data / ("replica-set" if replica_set else "single")
+        stack = Stack(directory, bug=plan.bug, replica_set=replica_set)
+        async with stack.running():
+            with evidence(stack) as view:
+                await _Part(plan, stack, view, result, say).run(rounds, replica_set=replica_set)
     return result
 
 
-async def _round(
-    plan: Plan,
-    number: int,
-    faults: list[Fault],
-    stack: Stack,
-    auditor: Auditor,
-    view: Evidence,
-    result: ChaosResult,
-) -> Books:
-    """One round: faults under load, quiet, audit; what went wrong is in the result."""
-    scenario = Scenario(
-        seed=plan.seed * 10_000 + number,
-        now=NOW,
-        devices=plan.devices,
-        events=plan.events,
-        failing=FAILING,
-        array_events=ARRAY_EVENTS,
-    )
-    fleet = RecordedFleet(auditor, scenario, MqttAddress(stack.mosquitto.url))
-    async with asyncio.TaskGroup() as group:
-        publishing = group.create_task(fleet.run(), name="fleet")
-        for fault in faults:
-            await _reached(fleet, publishing, fault.at_share)
-            if fault is faults[0]:
-                await stack.copy_redis()  # under load, so that a rollback finds things half done
-            await asyncio.sleep(fault.after_s)
-            group.create_task(stack.inject(fault), name=str(fault))
-        stuck = await _drained(fleet, publishing)
-        publishing.cancel()
-    await stack.heal()
-    result.injected = dict(stack.injected)
-    result.published += fleet.tally.counters.published
-    result.republished += fleet.tally.counters.republished
-    result.replayed += fleet.tally.replayed
-    books = result.books = auditor.balance(view.documents())
-    result.wrong = [*stuck, *stack.crashed, *books.faults]
-    result.wrong += [f"rejected: {dead_letter}" for dead_letter in view.dead_letters()]
-    if not result.wrong:
-        now_s = asyncio.get_running_loop().time
-        quiet_at_s = now_s()
-        result.wrong = await _lasting_differences(books, view, plan)
-        result.converged_s = max(result.converged_s, now_s() - quiet_at_s)
-    return books
+class _Part:
+    """The rounds of one stack."""
 
+    def __init__(self, plan: Plan, stack: Stack, view: Evidence, result: ChaosResult, say: Say) -> None:
+        self._plan = plan
+        self._stack = stack
+        self._view = view
+        self._result = result
+        self._say = say
+        self._address = MqttAddress(stack.mosquitto.url)
+        self._auditor = Auditor()
+        self._ledger = Ledger(self._auditor)
+        self._hostile = HostileNeighbours(self._ledger, self._address)
+        self._poller = Poller(stack.api.url, self._ledger, Random(f"{plan.seed}/poller"))
 
-async def _reached(fleet: RecordedFleet, publishing: asyncio.Task[None], share: float) -> None:
-    """Return when this share of the round's events is confirmed, or nothing has moved for a while."""
-    await _moving(fleet, STALLED_S, lambda: publishing.done() or fleet.covered >= share * fleet.expected)
+    async def run(self, rounds: list[list[Fault]], *, replica_set: bool) -> None:
+        """The rounds, while the api is asked all the time; what went wrong is in the result."""
+        result = self._result
+        first = result.rounds + 1
+        result.books.append(self._auditor.balance([]))
+        async with supervise({"poller": self._poller.run()}) as running:
+            for number, faults in enumerate(rounds, first):
+                kind = " (replica set)" if replica_set else ""
+                self._say(f"round {number}{kind}: {', '.join(map(str, faults)) or 'no faults'}")
+                await self._round(number, faults)
+                running.raise_failure()
+                if result.wrong:
+                    break
+                result.rounds = number
+                books = result.books[-1]
+                self._say(f"  {books.stored:,} events stored, {books.confirmed:,} confirmed, nothing wrong")
+        result.injected += self._stack.injected
+        result.hostile_messages += self._hostile.messages
+        result.answers += self._poller.answers
 
+    async def _round(self, number: int, faults: list[Fault]) -> None:
+        """One round: hostile neighbours alone, faults under load, quiet, audit."""
+        plan, result = self._plan, self._result
+        if plan.hostile:
+            await self._beside_hostile_neighbours(number)
+        fleet = RecordedFleet(self._ledger, self._scenario(number, plan.devices, plan.events), self._address)
+        wrong = await self._under_faults(fleet, number, faults)
+        self._count(fleet)
+        books = result.books[-1] = self._auditor.balance(self._view.documents())
+        wrong += [*self._stack.crashed, *books.faults, *self._hostile.wrong, *self._poller.broken]
+        wrong += [f"rejected: {dead_letter}" for dead_letter in self._view.dead_letters()]
+        if not wrong:
+            now_s = asyncio.get_running_loop().time
+            quiet_at_s = now_s()
+            wrong += await self._lasting_differences(books)
+            result.converged_s = max(result.converged_s, now_s() - quiet_at_s)
+        result.false_complete = [*self._poller.false]
+        result.wrong = [*wrong, *result.false_complete]
 
-async def _drained(fleet: RecordedFleet, publishing: asyncio.Task[None]) -> list[str]:
-    """Wait until every event is confirmed; what is wrong where that does not happen."""
-    if await _moving(fleet, STUCK_S, publishing.done):
-        return []
-    trouble = fleet.tally.trouble
-    return [f"{fleet.unconfirmed} events unconfirmed, none more for {STUCK_S:g} s; last trouble: {trouble}"]
+    async def _beside_hostile_neighbours(self, number: int) -> None:
+        """Time an honest fleet's receipts while hostile devices send."""
+        before = len(self._ledger.receipts_s)
+        async with asyncio.timeout(SALVO_TIMEOUT_S), asyncio.TaskGroup() as group:
+            salvo = group.create_task(self._hostile.salvo(2 * number), name="salvo")
+            again = 0
+            while again == 0 or not salvo.done():
+                # Numbers beyond those of the rounds.
+                scenario = self._scenario(number + 1000 * (again + 1), NEIGHBOURS, NEIGHBOUR_EVENTS)
+                fleet = RecordedFleet(self._ledger, scenario, self._address)
+                await fleet.run()
+                self._count(fleet)
+                again += 1
+        self._result.neighbours_s += self._ledger.receipts_s[before:]
 
-
-async def _moving(fleet: RecordedFleet, patience_s: float, condition: Callable[[], bool]) -> bool:
-    """Wait for a condition as long as the fleet gets on; returns whether it came about."""
-    now_s = asyncio.get_running_loop().time
-    covered, moved_at_s = fleet.covered, now_s()
-    while not condition():
-        if fleet.covered != covered:
-            covered, moved_at_s = fleet.covered, now_s()
-        if now_s() - moved_at_s > patience_s:
-            return False
-        await asyncio.sleep(LOOK_S)
-    return True
-
-
-async def _lasting_differences(books: Books, view: Evidence, plan: Plan) -> list[str]:
-    """The projection's differences once there are none, or once they have stopped changing."""
-    now_s = asyncio.get_running_loop().time
-    found, changed_at_s = [""], now_s()
-    while now_s() - changed_at_s < plan.unchanged_s:
-        latest = _differences(books, view)
-        if plan.retained and not latest:
-            latest = differences_retained(books.failure_records, await view.retained_alerts())
-        if not latest:
+    async def _under_faults(self, fleet: RecordedFleet, number: int, faults: list[Fault]) -> list[str]:
+        """Have the fleet publish under the faults; what is wrong where that does not end."""
+        async with asyncio.TaskGroup() as group:
+            publishing = group.create_task(fleet.run(), name="fleet")
+            salvo = group.create_task(self._salvo(2 * number + 1), name="salvo")
+            for fault in faults:
+                await fleet.moving(STALLED_S, publishing, fault.at_share)
+                if fault is faults[0]:
+                    await self._stack.copy_redis()  # under load, so that a rollback finds things half done
+                await asyncio.sleep(fault.after_s)
+                group.create_task(self._stack.inject(fault), name=str(fault))
+            done = await fleet.moving(STUCK_S, publishing)
+            publishing.cancel()
+            try:
+                async with asyncio.timeout(SALVO_TIMEOUT_S):
+                    await asyncio.wait({salvo})
+            except TimeoutError:
+                salvo.cancel()
+                done = False
+        await self._stack.heal()
+        if done:
             return []
-        if latest != found:
-            found, changed_at_s = latest, now_s()
-        await asyncio.sleep(AUDIT_S)
-    return found
+        trouble = fleet.tally.trouble
+        return [f"{fleet.unconfirmed} events unconfirmed, or a hostile device waits; last trouble: {trouble}"]
+
+    async def _salvo(self, number: int) -> None:
+        if self._plan.hostile:
+            await self._hostile.salvo(number)
+
+    def _scenario(self, number: int, devices: int, events: int) -> Scenario:
+        return Scenario(
+            seed=self._plan.seed * 10_000 + number,
+            now=NOW,
+            devices=devices,
+            events=events,
+            failing=FAILING,
+            array_events=ARRAY_EVENTS,
+        )
+
+    def _count(self, fleet: RecordedFleet) -> None:
+        self._result.published += fleet.tally.counters.published
+        self._result.republished += fleet.tally.counters.republished
+        self._result.replayed += fleet.tally.replayed
+
+    async def _lasting_differences(self, books: Books) -> list[str]:
+        """The projection's differences once there are none, or once they have stopped changing."""
+        now_s = asyncio.get_running_loop().time
+        found, changed_at_s = [""], now_s()
+        retained: list[str] = []
+        while now_s() - changed_at_s < self._plan.unchanged_s:
+            latest = _differences(books, self._view)
+            if self._plan.retained and not latest:
+                retained = differences_retained(books.failure_records, await self._view.retained_alerts())
+                latest = retained
+            if not latest:
+                return []
+            if latest != found:
+                found, changed_at_s = latest, now_s()
+            await asyncio.sleep(AUDIT_S)
+        self._result.retained_wrong += len(retained)
+        return found
 
 
 def _differences(books: Books, view: Evidence) -> list[str]:

@@ -4,11 +4,12 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.chaos.faults import Fault, Kind, Target
-from tests.chaos.run import Plan, run
+from tests.chaos.faults import BRIDGES, Fault, Kind, Target, Way
+from tests.chaos.run import ChaosResult, Plan, run
 from tests.chaos.stack import Bug
 
 SEEDS = [
@@ -17,14 +18,98 @@ SEEDS = [
 """What is always run; a seed that failed anywhere comes to stay here."""
 
 
+def told(result: ChaosResult) -> tuple[int, int, int]:
+    """How many events were sent, confirmed and stored."""
+    return result.count("sent"), result.count("confirmed"), result.count("stored")
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_nothing_is_lost_or_counted_twice(seed: int, tmp_path: Path) -> None:
-    plan = Plan(seed=seed, rounds=2, devices=30, events=50, faults=3)
+    plan = Plan(seed=seed, rounds=2, devices=30, events=50, faults=3, hostile=False, replica_rounds=0)
     result = await run(plan, tmp_path, print)
     assert result.wrong == []
-    assert result.books is not None
-    assert result.books.sent == result.books.confirmed == result.books.stored == 3000
-    assert sum(result.injected.values()) >= 6
+    assert told(result) == (3000, 3000, 3000)
+    assert result.injected.total() >= 6
+
+
+async def test_links_a_clock_and_the_memory_of_redis(tmp_path: Path) -> None:
+    def fault(kind: Kind, target: Target, at_share: float, **how: Any) -> Fault:
+        return Fault(kind=kind, target=target, at_share=at_share, **({"lasting_s": 1.5} | how))
+
+    faults = [
+        # One bridge publishes alerts later than the other for most of the time.
+        fault(Kind.DELAY, Target.BRIDGE_0_BROKER, 0.02, delay_s=0.15, lasting_s=8),
+        fault(Kind.CLOCK, Target.BRIDGE_0, 0.1, step_s=-400 * 86_400, lasting_s=3),
+        fault(Kind.CLOCK, Target.BRIDGE_1, 0.1, step_s=18_000, lasting_s=3),
+        fault(Kind.ONE_WAY, Target.BRIDGE_1_MONGODB, 0.3, way=Way.BACK),
+        fault(Kind.PARTITION, Target.BRIDGE_0_REDIS, 0.4, lasting_s=6),
+        fault(Kind.FILL, Target.REDIS, 0.5),
+        fault(Kind.CUT, Target.BRIDGE_1_BROKER, 0.6),
+        fault(Kind.EVICT, Target.REDIS, 0.7, lasting_s=3),
+        fault(Kind.CUT, Target.API_REDIS, 0.8),
+    ]
+    plan = Plan(seed=3, rounds=1, devices=40, events=50, faults=9, hostile=False, schedule=[faults])
+    result = await run(plan, tmp_path, print)
+    assert result.wrong == []
+    assert told(result) == (2000, 2000, 2000)
+    assert result.injected.total() == len(faults)
+    assert result.answers["complete"] > 0
+    for bridge in ("bridge-0", "bridge-1"):
+        log = (tmp_path / "single" / "logs" / f"{bridge}.log").read_text()
+        assert "the clock is wrong" in log
+    assert "evict" in log
+
+
+async def test_a_replica_set_whose_primary_dies(tmp_path: Path) -> None:
+    faults = [
+        Fault(kind=kind, target=Target.MONGODB, at_share=share, lasting_s=lasting_s)
+        for kind, share, lasting_s in (
+            (Kind.KILL, 0.1, 1.0),
+            (Kind.STEP_DOWN, 0.4, 0.5),
+            (Kind.PAUSE, 0.7, 4.0),
+        )
+    ]
+    plan = Plan(
+        seed=4,
+        rounds=1,
+        devices=30,
+        events=50,
+        faults=3,
+        hostile=False,
+        replica_rounds=1,
+        schedule=[faults],
+    )
+    result = await run(plan, tmp_path, print)
+    assert result.wrong == []
+    assert told(result) == (1500, 1500, 1500)
+    assert result.injected.total() == len(faults)
+
+
+async def test_hostile_neighbours(tmp_path: Path) -> None:
+    faults = [Fault(kind=Kind.KILL, target=Target.BRIDGE_0, at_share=0.2)]
+    plan = Plan(seed=5, rounds=1, devices=30, events=30, faults=1, schedule=[faults])
+    result = await run(plan, tmp_path, print)
+    assert result.wrong == []
+    assert result.hostile_messages >= 120  # two salvos
+    assert len(result.neighbours_s) >= 50
+    # Each device's good events, but for those whose messages get no receipt or were cut off.
+    assert result.count("sent") - result.count("confirmed") == 2 * (20 + 1)
+
+
+async def test_an_answer_that_is_falsely_called_complete_is_caught(tmp_path: Path) -> None:
+    """All is merged in the end, so that nothing else finds it."""
+    plan = Plan(
+        seed=1,
+        rounds=1,
+        devices=20,
+        events=30,
+        faults=0,
+        bug=Bug.FALSE_COMPLETE,
+        hostile=False,
+    )
+    result = await run(plan, tmp_path, print)
+    assert result.false_complete
+    assert result.wrong == result.false_complete
 
 
 async def test_an_acknowledgement_before_the_write_is_caught(tmp_path: Path) -> None:
@@ -46,16 +131,42 @@ async def test_an_acknowledgement_before_the_write_is_caught(tmp_path: Path) -> 
         faults=12,
         bug=Bug.EARLY_ACKNOWLEDGEMENT,
         schedule=[both_die_while_mongodb_stands_still],
+        hostile=False,
     )
     result = await run(plan, tmp_path, print)
-    assert result.books is not None
-    assert result.books.lost
+    assert result.count("lost")
 
 
 async def test_a_counter_in_place_of_the_set_is_caught(tmp_path: Path) -> None:
     """Devices that publish again what was confirmed are enough: it needs no fault."""
-    plan = Plan(seed=1, rounds=1, devices=20, events=50, faults=0, bug=Bug.COUNTER, unchanged_s=2)
+    plan = Plan(
+        seed=1, rounds=1, devices=20, events=50, faults=0, bug=Bug.COUNTER, unchanged_s=2, hostile=False
+    )
     result = await run(plan, tmp_path, print)
-    assert result.books is not None
-    assert result.books.faults == []
+    assert all(books.faults == [] for books in result.books)
     assert any("the api answers" in line for line in result.wrong)
+
+
+async def test_a_retained_alert_that_is_lost_is_caught(tmp_path: Path) -> None:
+    plan = Plan(
+        seed=1, rounds=1, devices=30, events=50, faults=0, bug=Bug.LOST_ALERT, unchanged_s=2, hostile=False
+    )
+    result = await run(plan, tmp_path, print)
+    assert result.retained_wrong
+    assert all("the broker retains" in line for line in result.wrong)
+
+
+async def test_clocks_that_were_ahead_in_an_earlier_life(tmp_path: Path) -> None:
+    """Redis goes back to a watermark of that life, which is ahead of all that the bridges stored since."""
+    ahead = [
+        Fault(kind=Kind.CLOCK, target=bridge, at_share=0.1, lasting_s=2.5, step_s=18_000)
+        for bridge in BRIDGES
+    ]
+    die = [Fault(kind=Kind.KILL, target=bridge, at_share=0.1) for bridge in BRIDGES]
+    goes_back = Fault(kind=Kind.ROLLBACK, target=Target.REDIS, at_share=1, after_s=6)
+    plan = Plan(
+        seed=4, rounds=2, devices=20, events=50, faults=3, hostile=False, schedule=[ahead, [*die, goes_back]]
+    )
+    result = await run(plan, tmp_path, print)
+    assert result.wrong == []
+    assert told(result) == (2000, 2000, 2000)

@@ -17,14 +17,19 @@ class Evictions:
         self._client = client
         self._known = 0
 
-    async def look(self) -> bool:
-        """Whether keys were evicted since the projection was begun.
+    async def info(self) -> Mapping[str, Any]:
+        """What Redis says of itself."""
+        with map_driver_errors():
+            found: Mapping[str, Any] = await self._client.info()
+            return found
+
+    async def look(self, info: Mapping[str, Any]) -> bool:
+        """Whether keys were evicted since the projection was begun, by what Redis says of itself now.
 
         Raises:
             RedisUnavailable: Redis may evict keys at any time, so that nothing is given to it.
         """
         with map_driver_errors():
-            info = await self._client.info()
             known = await self._client.hget(EVICTED, info["run_id"])
         _refuse(info)
         self._known = int(known or 0)
@@ -32,8 +37,8 @@ class Evictions:
 
     async def begin(self) -> None:
         """Count from now on: everything is merged anew."""
+        info = await self.info()
         with map_driver_errors():
-            info = await self._client.info()
             self._known = int(info["evicted_keys"])
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.delete(EVICTED)

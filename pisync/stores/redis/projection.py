@@ -18,6 +18,7 @@ from pisync.stores.redis.eviction import Evictions
 from pisync.stores.redis.keys import ALERTING, COMPARER, PROGRESS, REBUILDER, ROOTS, root_of, shard
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Argument, Script
+from pisync.stores.redis.server_clock import ServerClock
 
 _messagepack = msgspec.msgpack.Encoder()
 _last_event_encoder = msgspec.json.Encoder()
@@ -41,12 +42,15 @@ class RedisProjection(RedisProjectionReader):
         self._finish = Script(self._client, "finish_rebuild.lua")
         self._clear = Script(self._client, "delete_keys.lua")
         self._evictions = Evictions(self._client)
+        self._server_clock = ServerClock()
         self._epoch = ""
 
     async def attach(self, known: Collection[str]) -> Attachment:
         """Find the projection and stick to it, and to the Redis process that holds it."""
         await self._connection.pin()
-        has_evicted = await self._evictions.look()
+        info = await self._evictions.info()
+        self._server_clock.read(info)
+        has_evicted = await self._evictions.look(info)
         with map_driver_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for root in ROOTS:
@@ -103,9 +107,11 @@ class RedisProjection(RedisProjectionReader):
         """Record in every shard how far this bridge's events are merged."""
         catching_s = limits.REBUILDER_SILENT_S if catching_up else 0
         mark = (watermark_ms, catching_s, unmerged_ms, stopped or "", limits.QUIET_S_MAX)
+        sent_ms = self._server_clock.now_ms()
         *pending, info = await self._set_watermark.call(
-            _everywhere(self._epoch, bridge_id, *mark), also=("INFO",)
+            _everywhere(self._epoch, bridge_id, *mark, "" if sent_ms is None else sent_ms), also=("INFO",)
         )
+        self._server_clock.read(info)
         self._evictions.check(info)
         return any(pending)
 

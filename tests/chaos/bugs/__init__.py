@@ -1,1 +1,1 @@
-"""Bridges with deliberate bugs, to be run in a bridge's place: the auditor must catch each."""
+"""Deliberate bugs for `tests.chaos.bridge`, each made by importing its module: a run must catch each."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cli.commands.bridge import bridge
 from pisync.stores.redis import projection, scripts
 
 SET = "call('ZCARD', failures)"
@@ -21,4 +20,3 @@ class CountingScript(scripts.Script):
 
 
 projection.Script = CountingScript  # type: ignore[attr-defined]
-bridge()

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bridge.retry import until_available
-from cli.commands.bridge import bridge
 from pisync.domain.events import SyncEvent
 from pisync.stores import opening
 from pisync.stores.interfaces.events import InsertOutcome
@@ -30,4 +29,3 @@ class HastyEventStore(MongoEventStore):
 
 
 opening.MongoEventStore = HastyEventStore  # type: ignore[attr-defined]
-bridge()

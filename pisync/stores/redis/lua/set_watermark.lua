@@ -3,7 +3,8 @@
 -- KEYS[1]  the shard's root
 -- ARGV     epoch, bridge id, low watermark (epoch ms), seconds for which the bridge counts as catching up or 0,
 --          for how long an event may have been stored without being merged (ms), the instance that stopped or '',
---          for how many seconds a bridge that catches up may keep alerts silent
+--          for how many seconds a bridge that catches up may keep alerts silent,
+--          what this clock said when the command was sent, or a little before (epoch ms), or '' where not known
 -- Returns 1 where a rebuild is pending, else 0.
 local root = KEYS[1]
 if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
@@ -20,7 +21,9 @@ if tonumber(ARGV[4]) > 0 then
 elseif ARGV[6] ~= '' then
   redis.call('HSET', root .. ':merged_until', ARGV[2], 'stopped:' .. ARGV[6])
 else
-  local merged_until = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[5]
+  -- It speaks of when it was sent: after a partition it may come long after its bridge gave it up.
+  local at = now[1] * 1000 + math.floor(now[2] / 1000)
+  local merged_until = math.min(at, tonumber(ARGV[8]) or at) - ARGV[5]
   redis.call('HSET', root .. ':merged_until', ARGV[2], string.format('%.0f', merged_until))
 end
 return redis.call('EXISTS', root .. ':pending')
