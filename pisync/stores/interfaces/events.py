@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+import msgspec
+
 from pisync.domain.events import Outcome, SyncEvent
 
 
@@ -33,8 +35,7 @@ class OutcomeFilter(StrEnum):
         return outcome.value == self.value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A stored event and when the bridge received it."""
 
     event: SyncEvent
@@ -98,10 +99,10 @@ class EventStore(Protocol):
 
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """All events received at `since` or later, in batches; None: all events, device after device.
 
-        They have no `errors`, which nobody replays for and which may be most of an event. What is stored
+        Of `errors`, which may be most of an event, they have the code of the first alone. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call
         with the same `since` and `position` goes on behind the last batch that was asked to be followed.
         """

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.events import Outcome, SyncEvent, add_content, outcome, rows
+from pisync.domain.events import ErrorDetail, Outcome, SyncEvent, add_content, outcome, rows
 from pisync.stores.interfaces.events import (
     FailureCounts,
     HistoryEntry,
@@ -66,12 +66,12 @@ class MemoryEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """All events received since then, one batch."""
         if position is not None and position.after is not None:
             return
         yield [
-            msgspec.structs.replace(entry.event, errors=None)
+            HistoryEntry(event=_as_replayed(entry.event), received_at=entry.received_at)
             for _, entry in sorted(self.events.items())
             if since is None or entry.received_at >= since
         ]
@@ -108,6 +108,12 @@ class MemoryEventStore:
 
 def _outcome(event: SyncEvent) -> Outcome:
     return outcome(event.total_files_synced, event.total_errors)
+
+
+def _as_replayed(event: SyncEvent) -> SyncEvent:
+    """The event with the code of its first error alone."""
+    codes = [ErrorDetail(code=error.code, message="") for error in event.errors or ()]
+    return msgspec.structs.replace(event, errors=codes[:1] or None)
 
 
 def _as_kept(event: SyncEvent) -> SyncEvent:

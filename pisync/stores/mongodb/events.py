@@ -167,7 +167,7 @@ class MongoEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """All events received since then, by device where it is all of them, else by time of receipt."""
         position = ReplayPosition() if position is None else position
         if position.until is None:
@@ -186,12 +186,12 @@ class MongoEventStore:
             bounds["received_at"]["$gte"] = since if position.after is None else position.after
         elif position.after is not None:
             bounds["_id"] = {"$gt": position.after}
-        cursor = self._events.find(bounds, {"errors": 0}).sort(order, ASCENDING)
+        cursor = self._events.find(bounds, {"errors.message": 0}).sort(order, ASCENDING)
         cursor = cursor.hint("_id_" if since is None else "received_at")
         async with cursor.batch_size(limits.REPLAY_BATCH_EVENTS):
             with map_driver_errors():
                 while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
-                    yield [_event(found) for found in batch]
+                    yield [_replayed(found) for found in batch]
                     position.after = batch[-1][order]
 
     async def count(self, since: datetime | None) -> int:
@@ -293,6 +293,14 @@ def _rows(found: list[Document]) -> list[dict[str, Any]]:
 
 def _event(document: Document) -> SyncEvent:
     return from_content(document["_id"]["device_id"], document["_id"]["timestamp"], document)
+
+
+def _replayed(document: Document) -> HistoryEntry:
+    """The event with the code of its first error alone."""
+    errors = document.pop("errors", None)
+    if errors:
+        document["errors"] = [{"code": errors[0]["code"], "message": ""}]
+    return _entry(document)
 
 
 def _entry(document: Document) -> HistoryEntry:
