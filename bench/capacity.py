@@ -10,6 +10,7 @@ from bench import rig as rigs
 from bench.results import Result
 from bench.scale import Scale
 from bench.traffic import BEGIN_MS, HOUR_MS, windows
+from pisync.domain.days import DAY_MS, Days
 from pisync.domain.device_state import DeviceState, LastEvent
 
 DEVICES: Final = 100_000
@@ -100,4 +101,9 @@ def _state(device: int, failures: int) -> DeviceState:
             device_type="PiBook",
             sync_duration_ms=800 + device % 60_000,
         ),
+        received_ms=max(moments_ms, default=begin_ms),
+        code="UPLOAD_TIMEOUT" if failures else "",
+        ok=Days.of([begin_ms // DAY_MS]),
+        bad=Days.of({moment_ms // DAY_MS for moment_ms in moments_ms}),
+        heard=Days.of({moment_ms // DAY_MS for moment_ms in (begin_ms, *moments_ms)}),
     )

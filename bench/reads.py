@@ -157,6 +157,7 @@ def _state(device: int) -> tuple[str, DeviceState]:
         last_success_ms=success_ms,
         failures_ms=failures_ms,
         last_event=LastEvent(seen_ms, 0 if fails else 20, int(fails), 3.2, "PiBook", 5_400),
+        received_ms=seen_ms,
     )
 
 

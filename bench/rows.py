@@ -91,6 +91,11 @@ ALL: Final = (
         what="What a device costs in Redis, and what fleets need.",
         where="capacity:redis",
     ),
+    Row(
+        name="script",
+        what="What merging costs Redis where every event is of another device.",
+        where="merging:script",
+    ),
 )
 
 

@@ -64,6 +64,15 @@ DROPS_LISTED_MAX: Final = 20
 # The projection.
 SHARDS: Final = 16
 FAILURES_KEPT_MAX: Final = 1000
+# How many more a device may have in Redis before the oldest are removed, which costs a copy of all. The sum
+# times eight bytes, and a header, just fit in a block of 8,192 bytes, as Redis's allocator has it.
+FAILURES_SLACK: Final = 20
+# Days of which the projection knows whether a device succeeded, failed or was heard of: bits of a word.
+DAYS_KEPT: Final = 64
+# What is kept of the code of a device's newest failure.
+ERROR_CODE_CHARS_MAX: Final = 40
+# Devices that one call of the script merges: others wait for about a millisecond.
+MERGED_AT_ONCE: Final = 50
 STREAK_ALERT: Final = 3
 # How often a bridge writes down how far its events are projected.
 WATERMARK_INTERVAL_S: Final = 1.0

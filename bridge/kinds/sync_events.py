@@ -4,8 +4,9 @@ A message's events are stored, or become dead letters, durably; what MongoDB has
 projection.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -20,9 +21,11 @@ from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
-from pisync.stores.interfaces.events import EventStore, InsertOutcome
+from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome
 
 log = logs.get(__name__)
+# The events that MongoDB has from this batch, and those that it had before.
+Attributed = tuple[list[SyncEvent], list[SyncEvent]]
 
 
 class Delivery(msgspec.Struct):
@@ -50,24 +53,36 @@ class SyncEvents:
     async def keep(self, messages: Sequence[Message]) -> list[bytes | None]:
         """Store the events and the dead letters, merge the events, and write the receipts."""
         answers: list[bytes | None] = []
-        kept: list[SyncEvent] = []
+        stored: list[SyncEvent] = []
+        duplicates: list[SyncEvent] = []
         with self._projector.receive() as reception:
             while len(answers) < len(messages):
                 # Not by the time of receipt, which never goes backwards and so may be ahead of the clock.
                 deliveries = _decode_some(messages, len(answers), clock.now())
-                kept += await self._store(deliveries, reception.received_at)
+                of_now, of_before = await self._store(deliveries, reception.received_at)
+                stored += of_now
+                duplicates += of_before
                 answers += [
                     None if delivery.message.response_topic is None else _receipt(delivery)
                     for delivery in deliveries
                 ]
-            await reception.merge(kept)
+            await reception.merge(stored, duplicates)
         return answers
 
-    async def _store(self, deliveries: Sequence[Delivery], received_at: datetime) -> list[SyncEvent]:
+    async def _store(self, deliveries: Sequence[Delivery], received_at: datetime) -> Attributed:
         """Make events and dead letters durable; returns the events that MongoDB has with this content."""
         batch = [event for delivery in deliveries for event in delivery.decoded.events]
-        outcomes = await until_available(lambda: self._events.insert(batch, received_at), self._metrics)
-        kept = _attribute(deliveries, outcomes)
+        attempts = 0
+
+        def insert() -> Awaitable[list[InsertOutcome]]:
+            nonlocal attempts
+            attempts += 1
+            return self._events.insert(batch, received_at)
+
+        outcomes = await until_available(insert, self._metrics)
+        stored, duplicates = _attribute(deliveries, outcomes)
+        if attempts > 1:
+            stored += await self._stored_before_the_answer_was_lost(duplicates, received_at)
         rejected = [delivery for delivery in deliveries if delivery.decoded.rejections]
         if rejected:
             await self._bury(rejected, received_at)
@@ -75,7 +90,25 @@ class SyncEvents:
             outcomes,
             (rejection.reason for delivery in rejected for rejection in delivery.decoded.rejections),
         )
-        return kept
+        return stored, duplicates
+
+    async def _stored_before_the_answer_was_lost(
+        self, duplicates: Sequence[SyncEvent], received_at: datetime
+    ) -> list[SyncEvent]:
+        """The duplicates that an earlier attempt of this batch stored: they have its time of receipt."""
+        millisecond = timedelta(milliseconds=1)
+        found = []
+        for event in duplicates:
+            query = HistoryQuery(
+                device_id=event.device_id,
+                limit=1,
+                before=event.timestamp + millisecond,
+                after=event.timestamp - millisecond,
+            )
+            entries = await until_available(partial(self._events.history, query), self._metrics)
+            if any(entry.received_at == received_at for entry in entries):
+                found.append(event)
+        return found
 
     async def _bury(self, deliveries: Sequence[Delivery], received_at: datetime) -> None:
         """Keep what was rejected as dead letters, one for a message."""
@@ -115,13 +148,14 @@ def _decode(message: Message, now: datetime) -> Decoded:
     return decoding.decode(message.payload, device_id, now)
 
 
-def _attribute(deliveries: Sequence[Delivery], outcomes: Sequence[InsertOutcome]) -> list[SyncEvent]:
+def _attribute(deliveries: Sequence[Delivery], outcomes: Sequence[InsertOutcome]) -> Attributed:
     """Give each message its events' outcomes; returns the events that MongoDB has with this content."""
     if outcomes.count(InsertOutcome.STORED) == len(outcomes):
         for delivery in deliveries:
             delivery.stored = len(delivery.decoded.events)
-        return [event for delivery in deliveries for event in delivery.decoded.events]
-    kept = []
+        return [event for delivery in deliveries for event in delivery.decoded.events], []
+    stored: list[SyncEvent] = []
+    duplicates: list[SyncEvent] = []
     following = iter(outcomes)
     for delivery in deliveries:
         decoded = delivery.decoded
@@ -129,13 +163,13 @@ def _attribute(deliveries: Sequence[Delivery], outcomes: Sequence[InsertOutcome]
             outcome = next(following)
             if outcome is InsertOutcome.STORED:
                 delivery.stored += 1
-                kept.append(event)
+                stored.append(event)
             elif outcome in _STORED_BEFORE:
                 delivery.duplicates += 1
-                kept.append(event)  # stored before, but whether it was merged we cannot know
+                duplicates.append(event)  # stored before, but whether it was merged we cannot know
             else:
                 decoded.rejections.append(_rejection(event, index, outcome))
-    return kept
+    return stored, duplicates
 
 
 _STORED_BEFORE: Final = frozenset({InsertOutcome.DUPLICATE, InsertOutcome.ENRICHED})

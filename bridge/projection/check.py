@@ -8,15 +8,15 @@ from typing import Final
 
 import msgspec
 
+from bridge.projection.replay import stored_states
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
-from pisync.domain.device_state import DeviceState, LastEvent, project
-from pisync.domain.events import SyncEvent
+from pisync.domain.days import DAY_MS, NO_DAYS, Days
+from pisync.domain.device_state import DeviceState, LastEvent, code_number
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
-from pisync.stores.interfaces.events import EventStore, HistoryQuery
-from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader
-from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery
+from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader, Rank
 
 # So many devices are looked at once more; where still more differ, live traffic is not why.
 SECOND_LOOKS_MAX: Final = 1000
@@ -85,7 +85,7 @@ class Check:
             differences=list(chain.from_iterable(differences)),
         )
 
-    async def _batches(self) -> AsyncIterator[list[SyncEvent]]:
+    async def _batches(self) -> AsyncIterator[list[HistoryEntry]]:
         async for batch in self._events.replay(None):
             self._replayed += len(batch)
             yield batch
@@ -114,13 +114,13 @@ class Check:
         while page := await self._events.history(
             HistoryQuery(device_id=device_id, limit=limits.PAGE_MAX, before=before)
         ):
-            _merge(states, project(entry.event for entry in page))
+            _merge(states, stored_states(page))
             before = page[-1].event.timestamp
         return states.get(device_id)
 
 
 async def states_by_device(
-    batches: AsyncIterator[list[SyncEvent]],
+    batches: AsyncIterator[list[HistoryEntry]],
 ) -> AsyncIterator[dict[str, DeviceState]]:
     """The states of all devices, each once, of events that come device after device.
 
@@ -128,7 +128,7 @@ async def states_by_device(
     """
     states: dict[str, DeviceState] = {}
     async for batch in batches:
-        _merge(states, project(batch))
+        _merge(states, stored_states(batch))
         if states:
             last = next(reversed(states))
             carried = {last: states.pop(last)}
@@ -146,12 +146,25 @@ def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None
 
 def _facts(record: DeviceRecord) -> dict[str, str]:
     """What can differ, in words; all but the failures, of which there are many."""
+    state, told, ranks = record.state, record.told, record.ranks
+    code = "" if state is None else state.code
+    ranked_code = ranks.get(Rank.CODE)
     return {
-        "last success": _time(record.last_success_ms),
-        "newest event": _event(record.last_event),
-        "failures as ranked": str(record.ranks.get(RankedBy.FAILURES, "-")),
-        "streak as ranked": str(record.ranks.get(RankedBy.STREAK, "-")),
-        "last seen as ranked": _time(record.ranks.get(RankedBy.LAST_SEEN)),
+        "last success": _time(None if state is None else state.last_success_ms),
+        "newest event": _event(None if state is None else state.last_event),
+        "newest receipt": _time(None if state is None else state.received_ms),
+        "code of the newest failure": code or "-",
+        "days with successes": _days(NO_DAYS if state is None else state.ok),
+        "days with failures": _days(NO_DAYS if state is None else state.bad),
+        "days heard": _days(NO_DAYS if state is None else state.heard),
+        "failures as told": str("-" if told is None else told.failures),
+        "streak as told": str("-" if told is None else told.streak),
+        "last failure as told": _time(None if told is None else told.last_failure_ms),
+        "failures as ranked": str(ranks.get(Rank.FAILURES, "-")),
+        "streak as ranked": str(ranks.get(Rank.STREAK, "-")),
+        "last seen as ranked": _time(ranks.get(Rank.LAST_SEEN)),
+        "newest receipt as ranked": _time(ranks.get(Rank.RECEIVED)),
+        "code as ranked": "-" if ranked_code is None else _code(ranked_code, code),
         "alert confirmed": _yes(record.alerting),
     }
 
@@ -165,6 +178,15 @@ def _failures(device_id: str, expected: DeviceState | None, found: DeviceRecord)
         expected=str(len(should)),
         found=f"{len(there)}; {len(should - there)} missing, {len(there - should)} too many",
     )
+
+
+def _days(days: Days) -> str:
+    return " ".join(rfc3339(from_ms(day * DAY_MS))[:10] for day in days) or "-"
+
+
+def _code(number: int, code: str) -> str:
+    """A code by which a device is ranked, in words where it is its own."""
+    return code or "none" if number == code_number(code) else f"number {number}"
 
 
 def _time(moment_ms: int | None) -> str:

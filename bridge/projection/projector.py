@@ -12,13 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 from typing import Protocol
 
 from bridge.metrics import Metrics
 from bridge.projection.reception_clock import ReceptionClock
 from pisync import clock, logs
 from pisync.domain.alerts import AlertChange
-from pisync.domain.device_state import project
+from pisync.domain.device_state import NEVER_TOLD, project
 from pisync.domain.events import SyncEvent
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.projection import Projection
@@ -41,12 +42,17 @@ class Reception:
 
     def __init__(self, projector: "Projector", received_ms: int) -> None:
         self.received_at = clock.from_ms(received_ms)
+        self._received_ms = received_ms
         self.is_merged: bool | None = None  # None: nobody has asked for it yet
         self._projector = projector
 
-    async def merge(self, events: Sequence[SyncEvent]) -> None:
-        """Merge those of the batch's events that MongoDB has; without Redis, leave them to a replay."""
-        self.is_merged = await self._projector.merge(events)
+    async def merge(self, stored: Sequence[SyncEvent], duplicates: Sequence[SyncEvent] = ()) -> None:
+        """Merge those of the batch's events that MongoDB has; without Redis, leave them to a replay.
+
+        `stored` are those that it has from this batch. When it received the duplicates is not known here:
+        whoever stored them merges that.
+        """
+        self.is_merged = await self._projector.merge(stored, self._received_ms, duplicates)
 
 
 class Projector:
@@ -103,13 +109,17 @@ class Projector:
             self._leave_to_replay(received_ms)
         self._in_flight -= Counter([received_ms])
 
-    async def merge(self, events: Sequence[SyncEvent]) -> bool:
+    async def merge(
+        self, stored: Sequence[SyncEvent], received_ms: int, duplicates: Sequence[SyncEvent] = ()
+    ) -> bool:
         """Merge events into the projection; returns whether it was there to take them."""
         if not self.is_attached:
             return False
-        if events:
+        if stored or duplicates:
+            receipts_ms = chain(repeat(received_ms, len(stored)), NEVER_TOLD)
             try:
-                self._alerts.report(await self._projection.apply(project(events)))
+                states = project(chain(stored, duplicates), receipts_ms)
+                self._alerts.report(await self._projection.apply(states))
             except RedisUnavailable as error:
                 self.detach(error)
                 return False

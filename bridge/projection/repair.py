@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator
 from bridge.projection.check import states_by_device
 from pisync import limits, logs
 from pisync.domain.device_state import DeviceState
-from pisync.domain.events import SyncEvent
 from pisync.errors import MongodbUnavailable
-from pisync.stores.interfaces.events import EventStore, ReplayPosition
+from pisync.stores.interfaces.events import EventStore, HistoryEntry, ReplayPosition
 from pisync.stores.interfaces.projection import DeviceRecord, Projection
 
 log = logs.get(__name__)
@@ -60,12 +59,12 @@ class Repair:
                 if is_missing_from(record, state)
             }
             if missing:
-                await self._projection.apply(missing)
+                await self._projection.apply(missing, anew=True)
                 self.repaired += len(missing)
                 some = sorted(missing)[: limits.COMPARE_NAMED_MAX]
                 log.warning("the projection had lost facts; merged again", devices=len(missing), some=some)
 
-    async def _batches(self) -> AsyncIterator[list[SyncEvent]]:
+    async def _batches(self) -> AsyncIterator[list[HistoryEntry]]:
         """All events, so slowly that nobody notices."""
         async for batch in self._events.replay(None, ReplayPosition()):
             yield batch
@@ -76,9 +75,8 @@ class Repair:
 
 def is_missing_from(record: DeviceRecord, state: DeviceState) -> bool:
     """Whether the record lacks something of the state; it may well have more, for events go on coming in."""
-    if record.last_event is None:
+    kept = record.state
+    if kept is None or kept.merge(state) != kept:
         return True
-    kept = DeviceState(
-        last_success_ms=record.last_success_ms, failures_ms=record.failures_ms, last_event=record.last_event
-    )
-    return kept.merge(state) != kept or dict(record.ranks) != dict(DeviceRecord.of(kept).ranks)
+    expected = DeviceRecord.of(kept)
+    return record.told != expected.told or dict(record.ranks) != dict(expected.ranks)

@@ -1,13 +1,13 @@
 """One replay of events into the projection: from where, how far it is, and where to go on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from pisync import clock
-from pisync.domain.device_state import project
+from pisync.domain.device_state import DeviceState, project
 from pisync.errors import Unavailable
-from pisync.stores.interfaces.events import EventStore, ReplayPosition
+from pisync.stores.interfaces.events import EventStore, HistoryEntry, ReplayPosition
 from pisync.stores.interfaces.projection import Projection
 
 
@@ -31,7 +31,7 @@ class Replay:
             RedisUnavailable: what was merged may be lost.
         """
         async for batch in self._events.replay(self._since, self._position):
-            await self._projection.apply(project(batch))
+            await self._projection.apply(stored_states(batch))
             self.replayed += len(batch)
             yield len(batch)
 
@@ -43,3 +43,9 @@ class Replay:
         with suppress(Unavailable):  # nobody needs it
             self.to_replay = await self._events.count(self._since)
         await asyncio.Event().wait()
+
+
+def stored_states(entries: Sequence[HistoryEntry]) -> dict[str, DeviceState]:
+    """The state of each device after exactly these stored events."""
+    receipts_ms = [clock.to_ms(entry.received_at) for entry in entries]
+    return project([entry.event for entry in entries], receipts_ms)

@@ -3,6 +3,7 @@
 Mostly plain blocking calls: the fleet is at rest when they are made.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -83,16 +84,10 @@ class Evidence:
         return rows
 
     def _seen(self) -> Iterator[tuple[str, tuple[int | None, int | None]]]:
-        keys = list(self._redis.scan_iter("pisync:{*}:device:*", count=KEYS_AT_ONCE))
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            some = keys[start : start + KEYS_AT_ONCE]
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for key in some:
-                    pipeline.hmget(key, "last_success", "last_seen")
-                answers = pipeline.execute()
-            for key, times in zip(some, answers, strict=True):
-                success, newest = (None if time is None else int(time) for time in times)
-                yield key.split(":device:", 1)[1], (success, newest)
+        for key in self._redis.scan_iter("pisync:2:{*}:heads", count=KEYS_AT_ONCE):
+            for device_id, head in self._redis.hscan_iter(key, count=KEYS_AT_ONCE):
+                success, newest = (int(time) or None for time in struct.unpack_from("<xdd", head))
+                yield device_id.decode(), (success, newest)
 
 
 @contextmanager
@@ -100,7 +95,7 @@ def evidence(stack: Stack) -> Iterator[Evidence]:
     """A look into a stack that is up and at rest."""
     with (
         MongoClient[Document](stack.mongodb_url, tz_aware=True) as mongodb,
-        Redis.from_url(stack.redis.url, decode_responses=True) as redis,
+        Redis.from_url(stack.redis.url) as redis,
         httpx.Client(base_url=stack.api.url, timeout=ANSWER_TIMEOUT_S) as http,
     ):
         yield Evidence(mongodb, redis, http, stack.mosquitto.port)

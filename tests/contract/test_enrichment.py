@@ -121,11 +121,11 @@ async def test_what_was_enriched_is_replayed_since_then(event_store: EventStore)
     """Or a Redis that was away meanwhile would never hear of it."""
     await event_store.insert([BARE, event("PB-2")], NOW)
     await event_store.insert([with_(device_type="PiBox")], LATER)
-    replayed = [one async for batch in event_store.replay(LATER) for one in batch]
+    replayed = [entry.event async for batch in event_store.replay(LATER) for entry in batch]
     assert replayed == [with_(device_type="PiBox")]
     # A bridge with a clock that is behind does not take it back.
     await event_store.insert([with_(sync_duration_ms=1)], NOW)
-    replayed = [one async for batch in event_store.replay(LATER) for one in batch]
+    replayed = [entry.event async for batch in event_store.replay(LATER) for entry in batch]
     assert replayed == [with_(device_type="PiBox", sync_duration_ms=1)]
 
 
@@ -147,7 +147,7 @@ async def test_an_interrupted_replay_goes_on_with_what_was_enriched(event_store:
     found += [
         one for batch in [batch async for batch in event_store.replay(LATER, position)] for one in batch
     ]
-    assert {one.device_id for one in found} == {"PB-1", "PB-2"}
+    assert {entry.event.device_id for entry in found} == {"PB-1", "PB-2"}
 
 
 async def test_a_number_in_another_spelling_is_the_same(event_store: EventStore) -> None:
@@ -298,7 +298,8 @@ async def test_values_in_conflict_change_nothing_that_counts(
             for one, outcome in zip(batch, await store.insert(batch, NOW), strict=True)
             if outcome is not CONFLICT
         ]
-        stored = [one async for batch in store.replay(None) for one in batch if one.device_id == device_id]
+        replayed = [entry.event async for batch in store.replay(None) for entry in batch]
+        stored = [one for one in replayed if one.device_id == device_id]
         assert {one.timestamp for one in stored} == {one.timestamp for batch in batches for one in batch}
         # What the bridge merges of it is what is stored.
         assert project(kept) == project(stored)

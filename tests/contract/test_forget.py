@@ -51,7 +51,7 @@ async def test_what_it_left_is_merged_from_its_watermark_on(rig: Rig) -> None:
     await rig.bridge_that_was_killed(caught_up=True)
     assert not (await rig.projection.status()).complete
     assert await rig.forget() == len(LEFT)
-    assert await rig.projection.state("PB-2") == project(LEFT)["PB-2"]
+    assert await rig.projection.state("PB-2") == project(LEFT, [to_ms(NOW + HOUR)])["PB-2"]
     assert (await rig.projection.status()).complete
     assert await rig.registry.bridges() == []
     assert await rig.projection.marks() == {}
@@ -60,7 +60,7 @@ async def test_what_it_left_is_merged_from_its_watermark_on(rig: Rig) -> None:
 async def test_without_a_watermark_everything_is_merged(rig: Rig) -> None:
     await rig.bridge_that_was_killed(caught_up=False)
     assert await rig.forget() == len(BEFORE) + len(LEFT)
-    assert await rig.projection.state("PB-2") == project(LEFT)["PB-2"]
+    assert await rig.projection.state("PB-2") == project(LEFT, [to_ms(NOW + HOUR)])["PB-2"]
 
 
 async def test_one_that_stopped_with_nothing_left_costs_nothing(rig: Rig) -> None:

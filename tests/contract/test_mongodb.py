@@ -47,7 +47,7 @@ async def test_a_field_of_another_version_is_not_given_out(
     assert (await store.page(query)).rows == [before]
     (entry,) = await store.history(query)
     assert entry.event == event("PB-1", errors=1)
-    assert [batch async for batch in store.replay(None)] == [[entry.event]]
+    assert [batch async for batch in store.replay(None)] == [[entry]]
 
 
 async def test_a_document_that_mongodb_refuses_is_alone_in_it(

@@ -1,9 +1,12 @@
 """The rebuild and its check, and what they ask of the stores, over the stores in memory and the real ones."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import repeat
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,19 +17,20 @@ from bridge.projection import check
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from bridge.projection.repair import Repair
+from pisync.clock import to_ms
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.errors import PiSyncError, ProjectionLost
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.events import EventStore, HistoryQuery, ReplayPosition
-from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection
+from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection, Rank
 from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.redis import keys
 from pisync.stores.redis.projection import RedisProjection
-from tests.support.samples import NOW, attach_anew, event, event_at
+from tests.support.samples import NOW, attach_anew, event, event_at, packed_head
 
 
 def fleet(devices: int = 7, each: int = 9) -> list[SyncEvent]:
@@ -50,7 +54,8 @@ class StoresRig:
     async def take_in(self, events: Sequence[SyncEvent]) -> None:
         """As a bridge does."""
         await self.events.insert(events, NOW)
-        await self._judge.handle(await self.projection.apply(project(events)))
+        states = project(events, repeat(to_ms(NOW)))
+        await self._judge.handle(await self.projection.apply(states))
 
     async def rebuild(self) -> int:
         told: list[int] = []
@@ -80,7 +85,7 @@ def rig(event_store: EventStore, projection_store: Projection, monkeypatch: pyte
 async def test_a_whole_replay_goes_device_after_device(event_store: EventStore) -> None:
     for at in range(0, 63, 9):
         await event_store.insert(fleet()[at : at + 9], NOW)
-    replayed = [one.device_id async for batch in event_store.replay(None) for one in batch]
+    replayed = [one.event.device_id async for batch in event_store.replay(None) for one in batch]
     assert len(replayed) == 63
     assert replayed == sorted(replayed)
 
@@ -105,22 +110,28 @@ async def test_a_replay_that_was_interrupted_goes_on_from_there(
                     is_interrupted = True
                     break
         await event_store.insert([event("PB-later", batches)], NOW + timedelta(days=1))
-    assert {(one.device_id, one.timestamp) for one in seen} == {
+    assert {(one.event.device_id, one.event.timestamp) for one in seen} == {
         (one.device_id, one.timestamp) for one in fleet()
     }
     assert len(seen) < 63 * 2
 
 
-async def test_a_replay_and_history_have_no_errors_and_a_page_has(event_store: EventStore) -> None:
-    details = [ErrorDetail(code="E1", message="x" * 1000)]
-    await event_store.insert([event_at(1_780_000_000_000, errors=1, details=details)], NOW)
+async def test_of_errors_a_replay_and_history_have_the_first_code_and_a_page_has_all(
+    event_store: EventStore,
+) -> None:
+    details = [ErrorDetail(code=f"E{number}", message="x" * 1000) for number in range(3)]
+    failed = event_at(1_780_000_000_000, errors=1, details=details)
+    others = [event_at(1_780_000_001_000, errors=1, details=[]), event_at(1_780_000_002_000)]
+    await event_store.insert([failed, *others], NOW)
+    query = HistoryQuery(device_id="PB-1", limit=9)
+    first = [ErrorDetail(code="E0", message="")]
     for since in (None, NOW):
-        assert [one.errors async for batch in event_store.replay(since) for one in batch] == [None]
-    query = HistoryQuery(device_id="PB-1", limit=1)
-    [entry] = await event_store.history(query)
-    assert entry.event.errors is None
-    [row] = (await event_store.page(query)).rows
-    assert row["errors"] == [{"code": "E1", "message": "x" * 1000}]
+        entries = [entry async for batch in event_store.replay(since) for entry in batch]
+        assert {entry.received_at for entry in entries} == {NOW}
+        assert [entry.event.errors for entry in entries] == [first, None, None]
+    assert [entry.event.errors for entry in await event_store.history(query)] == [None, None, first]
+    *_, row = (await event_store.page(query)).rows
+    assert row["errors"] == msgspec.to_builtins(details)
 
 
 async def test_records_are_what_the_state_says(projection_store: Projection) -> None:
@@ -176,7 +187,11 @@ async def test_a_device_whose_events_come_in_several_batches(
     await rig.projection.apply(project([event("PB-3", 0.5, 1)]))
     assert await rig.differences() == {
         ("PB-3", what)
-        for what in ("failures", "failures as ranked", "streak as ranked", "last seen as ranked")
+        for what in (
+            *("failures", "failures as told", "last failure as told"),
+            *("failures as ranked", "streak as ranked", "last seen as ranked"),
+            "days with failures",
+        )
     }
 
 
@@ -285,7 +300,7 @@ async def test_what_an_unfinished_removal_left_is_removed_by_whoever_is_next(red
     try:
         await attach_anew(bridge)
         await bridge.apply(project(fleet()))
-        await other._client.delete(*(f"{keys.root(number)}:epoch" for number in range(16)))
+        await other._client.delete(*map(keys.epoch, keys.ROOTS))
         assert not (await bridge.attach(())).built
         assert await bridge.begin_rebuild("bridge-0", [])
         assert await bridge.state("PB-1") is None
@@ -320,17 +335,51 @@ async def test_a_removal_stops_where_another_has_begun(
         await rebuilder.close()
 
 
-LOST = {
-    "failures": lambda root: [f"{root}:failures:PB-1"],
-    "facts": lambda root: [f"{root}:device:PB-1"],
-    "ranks": lambda root: [f"{root}:by:{order}" for order in RankedBy],
-    "all of it": lambda root: [f"{root}:device:PB-1", f"{root}:failures:PB-1"],
-}
+Client = Any  # Redis's own, past the product
 
 
-@pytest.mark.parametrize("what", LOST)
+async def lose_ranks(client: Client, root: str) -> None:
+    await client.delete(*(f"{root}:by:{rank}" for rank in Rank))
+
+
+async def lose_head(client: Client, root: str) -> None:
+    await client.hdel(f"{root}:heads", "PB-1")
+
+
+async def lose_failures(client: Client, root: str) -> None:
+    await client.delete(f"{root}:failures:PB-1")
+
+
+async def lose_all(client: Client, root: str) -> None:
+    await client.delete(f"{root}:heads", f"{root}:failures:PB-1")
+
+
+async def cut_failures(client: Client, root: str) -> None:
+    await client.set(f"{root}:failures:PB-1", b"1234567")
+
+
+async def mix_ranks_up(client: Client, root: str) -> None:
+    for rank in Rank:
+        await client.zadd(f"{root}:by:{rank}", {"PB-1": 99})
+
+
+async def belittle(client: Client, root: str) -> None:
+    """A head that knows of fewer failures than there are."""
+    head = bytearray(await packed_head(client, "PB-1"))
+    struct.pack_into("<H", head, 25, 1)
+    await client.hset(f"{root}:heads", "PB-1", bytes(head))
+
+
+LOST = [lose_ranks, lose_head, lose_failures, lose_all, cut_failures, mix_ranks_up, belittle]
+
+
+@pytest.mark.parametrize("merges_on", [False, True])
+@pytest.mark.parametrize("lose", LOST)
 async def test_a_key_that_redis_lost_is_found_and_made_again(
-    redis_url: str, what: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str,
+    lose: Callable[[Client, str], Awaitable[None]],
+    merges_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 4)
     store = RedisProjection.connect(redis_url)
@@ -339,9 +388,12 @@ async def test_a_key_that_redis_lost_is_found_and_made_again(
         await attach_anew(store)
         await rig.take_in(fleet())
         before = await store.records(["PB-1", "PB-2"])
-        await store._client.delete(*LOST[what](keys.shard("PB-1")))
-        if what == "failures":  # and it was merged on, so that what is left agrees with itself
-            await store.apply(project([one for one in fleet() if one.device_id == "PB-1"][:1]))
+        await lose(store._client, keys.shard("PB-1"))
+        assert {device_id for device_id, _ in await rig.differences()} == {"PB-1"}
+        if merges_on:  # so that what is left may agree with itself
+            own = [one for one in fleet() if one.device_id == "PB-1"]
+            await store.apply(project(own[:1]))
+            await store.apply(project(own[-1:]))
         assert await store.records(["PB-1", "PB-2"]) != before
         repair = Repair(bridge_id="bridge-0", events=rig.events, projection=store)
         await repair.compare()
@@ -371,4 +423,4 @@ def test_a_record_tells_of_everything() -> None:
     state = project(fleet())["PB-1"]
     record = DeviceRecord.of(state)
     assert record != replace(record, alerting=not record.alerting)
-    assert record != replace(record, ranks={**record.ranks, RankedBy.STREAK: 99})
+    assert record != replace(record, ranks={**record.ranks, Rank.STREAK: 99})

@@ -1,7 +1,9 @@
 """What only the projection in Redis can show: defects in scripts, being unavailable, shards."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import binascii
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -11,15 +13,17 @@ from redis.exceptions import ResponseError
 from local_stack.process import running
 from local_stack.servers import RedisServer
 from pisync import limits
+from pisync.clock import to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
+from pisync.domain.events import SyncEvent
 from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
 from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
 from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Script
-from tests.support.samples import attach_anew, event
+from tests.support.samples import START, attach_anew, event
 
 BATCH: Final = project([event("PB-1", 0, 1)])
 
@@ -94,12 +98,90 @@ async def test_scripts_that_redis_forgot_are_loaded_again(projection: RedisProje
 async def test_every_key_of_a_device_is_in_its_shard(projection: RedisProjection) -> None:
     await projection.apply(project([event(f"PB-{number}", 0, 1) for number in range(40)]))
     found = [key async for key in projection._client.scan_iter() if key != keys.EVICTED]
-    assert {keys.root_of(key) for key in found} == {keys.root(number) for number in range(16)}
+    assert {keys.root_of(key) for key in found} == set(keys.ROOTS)
     for number in range(40):
-        owned = [key for key in found if key.endswith(f":PB-{number}")]
-        assert {key.split(":PB-")[0] for key in owned} == {
-            f"{keys.shard(f'PB-{number}')}:{kind}" for kind in ("device", "failures")
-        }
+        root = keys.shard(f"PB-{number}")
+        assert [key for key in found if key.endswith(f":PB-{number}")] == [f"{root}:failures:PB-{number}"]
+        assert await projection._client.hexists(f"{root}:heads", f"PB-{number}")
+
+
+def test_a_shard_lies_in_its_sixteenth_of_the_slots_of_a_cluster() -> None:
+    assert [binascii.crc_hqx(tag.encode(), 0) % 16_384 // 1024 for tag in keys.TAGS] == list(
+        range(limits.SHARDS)
+    )
+    for tag, root in zip(keys.TAGS, keys.ROOTS, strict=True):
+        assert root.partition("{")[2] == f"{tag}}}"
+
+
+async def test_a_former_layout_is_no_projection_and_goes(projection: RedisProjection) -> None:
+    """Whatever its keys hold; another program's keys stay."""
+    client = projection._client
+    await client.flushall()
+    former = [f"pisync:{{{number:02}}}:{name}" for number in range(16) for name in ("epoch", "device:PB-1")]
+    for key in former:
+        await client.set(key, "0123456789abcdef")
+    await client.set("pisync:stranger", "x")
+    assert not (await projection.attach(())).built
+    await attach_anew(projection)
+    assert await client.exists(*former) == 0
+    assert await client.exists("pisync:stranger") == 1
+    assert (await projection.attach(())).built
+
+
+async def calls_in_redis(projection: RedisProjection, batch: Sequence[SyncEvent]) -> dict[str, int]:
+    """The commands that Redis runs while it merges these events, those inside the script among them."""
+    await projection._client.config_resetstat()
+    await projection.apply(project(batch, repeat(to_ms(START))))
+    found = await projection._client.info("commandstats")
+    names = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in found.items()}
+    return {name: calls for name, calls in names.items() if name not in {"config|resetstat", "info"}}
+
+
+ONE_SHARD: Final = [each for each in map("PB-{}".format, range(4000)) if keys.shard(each) == keys.ROOTS[0]]
+
+
+async def test_what_a_batch_costs_is_counted(projection: RedisProjection) -> None:
+    """Commands for a shard, not for a device, but for the failures of those that failed."""
+    some = ONE_SHARD[: limits.MERGED_AT_ONCE]
+    await projection.apply(project([event(each, minute, minute % 2) for each in some for minute in range(4)]))
+    once = dict.fromkeys(("evalsha", "get", "hmget", "hset"), 1)
+    # The streak that ends, and the ranks by it, by last seen and by the time of receipt.
+    well = await calls_in_redis(projection, [event(each, 10) for each in some])
+    assert well == once | {"zadd": 3, "zrem": 1}
+    well = await calls_in_redis(projection, [event(each, 11) for each in some])
+    assert well == once | {"zadd": 1}
+    again = await calls_in_redis(projection, [event(each, 11) for each in some])
+    assert again == {"evalsha": 1, "get": 1, "hmget": 1}
+    # A failure, for which there is room; the ranks by failures, streak, last seen and code.
+    failing = await calls_in_redis(projection, [event(each, 12, 1) for each in some])
+    assert failing == once | {"zadd": 4, "strlen": len(some), "setrange": len(some)}
+    await projection.apply(project([event(each, 13, 1) for each in some]))
+    # Alerts are asked for once for all; the code is the same.
+    alerting = await calls_in_redis(projection, [event(each, 14, 1) for each in some])
+    asking = dict.fromkeys(("exists", "zcount", "time", "smismember"), 1)
+    assert alerting == once | asking | {"zadd": 3, "strlen": len(some), "setrange": len(some)}
+
+
+async def test_a_call_merges_so_many_devices_at_most(projection: RedisProjection) -> None:
+    many = ONE_SHARD[: 2 * limits.MERGED_AT_ONCE + 1]
+    await projection.apply(BATCH)
+    counted = await calls_in_redis(projection, [event(each, 0) for each in many])
+    assert counted["evalsha"] == counted["hmget"] == 3
+    assert len(await projection.records(many)) == len(many)
+
+
+async def test_what_a_device_with_many_failures_takes(projection: RedisProjection) -> None:
+    """It grows no further, and room for more is a fraction of what is there."""
+    failures = f"{keys.shard('PB-1')}:failures:PB-1"
+    sizes: list[int] = []
+    for minute in range(limits.FAILURES_KEPT_MAX + 3 * limits.FAILURES_SLACK):
+        await projection.apply(project([event("PB-1", minute, 1)]))
+        sizes.append(await projection._client.memory_usage(failures) or 0)
+    assert all(size <= 8 * (count * 1.25 + 6) * 1.25 + 150 for count, size in enumerate(sizes, 1))
+    assert max(sizes) <= 8 * (limits.FAILURES_KEPT_MAX + limits.FAILURES_SLACK) + 150
+    state = await projection.state("PB-1")
+    assert state is not None
+    assert state.failures == limits.FAILURES_KEPT_MAX
 
 
 def test_a_url_that_cannot_be_understood() -> None:
@@ -117,6 +199,7 @@ USES: Final[dict[str, Callable[[RedisProjection], Awaitable[object]]]] = {
     "set_watermark.lua": lambda projection: projection.set_watermark("bridge-0", 1, catching_up=False),
     "finish_rebuild.lua": lambda projection: projection.finish_rebuild("bridge-0"),
     "delete_keys.lua": lambda projection: projection.begin_rebuild("bridge-0", [], from_nothing=True),
+    "read_devices.lua": lambda projection: projection.state("PB-1"),
     "rank_devices.lua": lambda projection: projection.status(),
 }
 
@@ -237,7 +320,7 @@ async def test_a_redis_that_evicted_keys_is_filled_anew(tmp_path: Path) -> None:
 async def test_facts_that_are_missing_are_none(projection: RedisProjection) -> None:
     await projection.apply(project([event("PB-1", minute, 1) for minute in range(4)]))
     root = keys.shard("PB-1")
-    await projection._client.delete(f"{root}:failures:PB-1", f"{root}:device:PB-1", f"{root}:by:streak")
+    await projection._client.delete(f"{root}:failures:PB-1", f"{root}:heads", f"{root}:by:streak")
     query = RankingQuery(more_than=0, ranked_by=RankedBy.FAILURES, limit=9)
     [row] = (await projection.repeated_failures(query)).devices
     assert (row.failures, row.streak, row.last_failure_ms, row.last_seen_ms) == (4, None, None, None)

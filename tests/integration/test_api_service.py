@@ -24,7 +24,7 @@ from pisync.settings import child_environment
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.events import MongoEventStore
-from pisync.stores.redis.keys import root
+from pisync.stores.redis.keys import ROOTS
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
 from tests.support.api_client import EVENT, START_MS
@@ -205,7 +205,7 @@ async def test_stores_that_are_away_are_said_and_nothing_falls_over(tmp_path: Pa
 async def test_a_defect_in_a_script_is_a_fault_of_ours(tmp_path: Path, settings: dict[str, str]) -> None:
     """Such as a key of a type that no script makes: no 503, for nothing passes."""
     async with Redis.from_url(settings["redis_url"]) as redis:
-        await redis.set(f"{root(0)}:by:failures", "text")
+        await redis.set(f"{ROOTS[0]}:by:failures", "text")
     async with running(ApiProcess(tmp_path, settings)) as process:
         for path, status in (("/api/devices/repeated-failures", 500), ("/healthz", 200)):
             # A connection for each: uvicorn closes one on which a fault came up.

@@ -27,6 +27,8 @@ from tests.support.counting import Commands
 from tests.support.reception import reception_clock
 from tests.support.samples import NOW, attach_anew, event
 
+NOW_MS: Final = clock.to_ms(NOW)
+
 DEVICES: Final = (10, 200)
 
 
@@ -87,7 +89,7 @@ async def costs(mongodb_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
             metrics=metrics,
         )
         await catch_up._catch_up()
-        await projector.merge([event("PB-warm")])  # loads the script
+        await projector.merge([event("PB-warm")], NOW_MS)  # loads the script
         await judge.handle([streak_change("PB-warm", opens=True)])
         await projection.confirm([streak_change("PB-warm", opens=False)])
         costs = Costs(
@@ -128,7 +130,7 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     ids = [f"PB-{number}" for number in range(devices)]
     batch = [event(device_id, minute, errors=1) for device_id in ids for minute in range(3)]
     await costs.events.insert(batch, NOW)
-    await costs.projector.merge(batch)
+    await costs.projector.merge(batch, NOW_MS)
     costs.forget()
     await costs.judge.handle([streak_change(each, opens=True) for each in ids])
     assert costs.commands.names == ["aggregate", "insert"]
@@ -137,7 +139,7 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     costs.forget()
     recovered = [event(device_id, 10) for device_id in ids]
     await costs.events.insert(recovered, NOW)
-    await costs.projector.merge(recovered)
+    await costs.projector.merge(recovered, NOW_MS)
     costs.forget()
     await costs.judge.handle([streak_change(each, opens=False) for each in ids])
     assert costs.commands.names == ["aggregate", "find", "update"]

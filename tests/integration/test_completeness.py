@@ -18,7 +18,6 @@ from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.redis.connection import RedisConnection
-from pisync.stores.redis.keys import shard
 from pisync.stores.redis.projection import RedisProjection
 from pisync.tasks import supervise
 from tests.support.link import link_to
@@ -60,11 +59,12 @@ class Reader:
     async def _nothing_is_missing(self, before: datetime) -> None:
         old = self._world.truth.database.sync_events.find({"received_at": {"$lt": before}}, {"_id": 1})
         keys = [(found["_id"]["device_id"], to_ms(found["_id"]["timestamp"])) async for found in old]
-        async with self._projection._client.pipeline(transaction=False) as pipeline:
-            for device_id, moment in keys:
-                pipeline.zscore(f"{shard(device_id)}:failures:{device_id}", str(moment))
-            merged = await pipeline.execute()
-        missing = [key for key, found in zip(keys, merged, strict=True) if found is None]
+        devices = list({device_id for device_id, _ in keys})
+        records = await self._projection.records(devices)
+        merged = {
+            device_id: set(found.failures_ms) for device_id, found in zip(devices, records, strict=True)
+        }
+        missing = [key for key in keys if key[1] not in merged[key[0]]]
         assert not missing, f"called complete without {len(missing)} of {len(keys)} events"
 
     async def says(self, *, complete: bool) -> None:

@@ -1,6 +1,7 @@
 """`pisync rebuild` and `--check` as processes, while a bridge takes in events."""
 
 import asyncio
+import struct
 from pathlib import Path
 
 from local_stack.process import ChildProcess, running
@@ -8,7 +9,7 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.keys import REBUILDER, shard
 from pisync.stores.redis.projection import RedisProjection
 from tests.support.programs import program
-from tests.support.samples import NOW, event
+from tests.support.samples import NOW, event, packed_head
 from tests.support.waiting import until
 from tests.support.world import World, fleet, publish
 
@@ -51,8 +52,14 @@ class Operator:
     async def corrupt(self) -> None:
         """A failure that never was, and a device forgotten."""
         client = self.redis._client
-        await client.zadd(f"{shard('PB-1')}:failures:PB-1", {"1": 1})
-        await client.delete(f"{shard('PB-2')}:device:PB-2", f"{shard('PB-2')}:failures:PB-2")
+        [found] = await self.redis.records(["PB-1"])
+        moments = sorted([1, *found.failures_ms])
+        head = bytearray(await packed_head(client, "PB-1"))
+        struct.pack_into("<HH", head, 25, len(moments), len(moments))  # how many there are, and room for them
+        await client.hset(f"{shard('PB-1')}:heads", "PB-1", bytes(head))
+        await client.set(f"{shard('PB-1')}:failures:PB-1", struct.pack(f"<{len(moments)}d", *moments))
+        await client.hdel(f"{shard('PB-2')}:heads", "PB-2")
+        await client.delete(f"{shard('PB-2')}:failures:PB-2")
 
 
 async def test_a_wrong_projection_is_found_and_mended_under_traffic(world: World, tmp_path: Path) -> None:

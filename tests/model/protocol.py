@@ -415,8 +415,13 @@ def _older_marks(redis: Redis) -> Redis:
 
 
 def _joined(model: Model, state: State, b: int, events: int) -> tuple[State, bool | None]:
-    redis = state.redis._replace(projected=state.redis.projected | events)
-    return state._replace(redis=redis), _reported(model, redis)
+    before = state.redis.projected
+    redis = state.redis._replace(projected=before | events)
+    state = state._replace(redis=redis)
+    # The script looks at the alert only where the streak is long enough for one, or was.
+    if not (model.alerts(before) or model.alerts(redis.projected)):
+        return state, None
+    return state, _reported(model, redis)
 
 
 def _confirming(model: Model, state: State, b: int, opens: bool) -> tuple[State, bool | None]:

@@ -1,7 +1,7 @@
 """A intake over stores in memory that can be away or wait, and everything that it talks to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
@@ -48,6 +48,7 @@ class GatedStore(MemoryEventStore):
         self.gates: list[asyncio.Future[None]] = []
         self.gated = False
         self.refused_files = -1
+        self.loses_answers = 0
 
     async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
         self.attempts += 1
@@ -59,6 +60,9 @@ class GatedStore(MemoryEventStore):
             raise MongodbUnavailable("away")
         good = [event for event in events if event.total_files_synced != self.refused_files]
         outcomes = iter(await super().insert(good, received_at))
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise MongodbUnavailable("connection reset")
         return [next(outcomes) if event in good else InsertOutcome.REFUSED for event in events]
 
 
@@ -84,11 +88,11 @@ class FlakyProjection(MemoryProjection):
         super().__init__()
         self.failures_left = 0
 
-    async def apply(self, states: Any) -> list[AlertChange]:
+    async def apply(self, states: Mapping[str, DeviceState], *, anew: bool = False) -> list[AlertChange]:
         if self.failures_left:
             self.failures_left -= 1
             raise RedisUnavailable("away")
-        return await super().apply(cast("dict[str, DeviceState]", states))
+        return await super().apply(states, anew=anew)
 
 
 class FakeConnection:

@@ -4,13 +4,17 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
+from pisync.domain.days import NO_DAYS
 from pisync.domain.dead_letters import DeadLetter, dead_letter
+from pisync.domain.device_state import DeviceState
 from pisync.domain.events import ErrorDetail, Reason, Rejection, SyncEvent
 from pisync.stores.interfaces.projection import Projection
+from pisync.stores.redis.keys import shard
 
 JSON = {"Content-Type": "application/json"}
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -79,6 +83,19 @@ def letter(
         payload=raw,
         rejections=[Rejection(index=index, reason=reason, detail=detail)],
     )
+
+
+async def packed_head(client: Any, device_id: str) -> bytes:
+    """What Redis keeps of a device beside its failures, by a client that decodes what it reads."""
+    found: bytes = await client.execute_command(
+        "HGET", f"{shard(device_id)}:heads", device_id, NEVER_DECODE=[]
+    )
+    return found
+
+
+def without_receipts(state: DeviceState) -> DeviceState:
+    """What of a state follows from the events alone, whenever they were received."""
+    return msgspec.structs.replace(state, received_ms=None, heard=NO_DAYS)
 
 
 async def attach_anew(store: Projection) -> None:

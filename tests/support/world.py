@@ -19,7 +19,7 @@ from pisync.domain.events import SyncEvent
 from pisync.mqtt.address import MqttAddress
 from pisync.stores.redis.projection import RedisProjection
 from tests.support.programs import Truth, program, truth
-from tests.support.samples import event, members
+from tests.support.samples import event, members, without_receipts
 from tests.support.waiting import until
 
 
@@ -80,7 +80,8 @@ class World:
         store = RedisProjection.connect(self.redis.url)
 
         async def equal() -> bool:
-            return all([await store.state(name) == state for name, state in expected.items()])
+            states = [(await store.state(name), state) for name, state in expected.items()]
+            return all(found is not None and without_receipts(found) == state for found, state in states)
 
         try:
             await until(equal)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync import backoff, limits
+from pisync.clock import to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.errors import MongodbUnavailable
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
-from pisync.stores.interfaces.events import ReplayPosition
+from pisync.stores.interfaces.events import HistoryEntry, ReplayPosition
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
@@ -26,6 +28,7 @@ from tests.support.samples import NOW, event
 from tests.support.waiting import until
 
 EVENTS = [event(f"PB-{device}", minute, errors=1) for device in range(5) for minute in range(4)]
+STATES = project(EVENTS, repeat(to_ms(NOW)))
 
 
 class Alerts:
@@ -66,7 +69,7 @@ class HugeEventStore(MemoryEventStore):
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         assert position is not None
         start: Any = position.after or 0
         for at in range(start, len(EVENTS), 4):
@@ -74,7 +77,7 @@ class HugeEventStore(MemoryEventStore):
                 self.interruptions -= 1
                 raise MongodbUnavailable("connection reset")
             self.taken += EVENTS[at : at + 4]
-            yield EVENTS[at : at + 4]
+            yield [HistoryEntry(event=one, received_at=NOW) for one in EVENTS[at : at + 4]]
             position.after = at + 4
 
 
@@ -115,14 +118,14 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 async def test_a_replay_waits_for_no_count(rig: Rig) -> None:
     await rig.catch_up._catch_up()
-    assert rig.projection.states == project(EVENTS)
+    assert rig.projection.states == STATES
     assert rig.projector.is_current
 
 
 async def test_a_replay_that_mongodb_interrupts_goes_on_where_it_was(rig: Rig) -> None:
     rig.events.interruptions = 3
     await rig.catch_up._catch_up()
-    assert rig.projection.states == project(EVENTS)
+    assert rig.projection.states == STATES
     assert rig.events.taken == EVENTS
 
 
@@ -157,7 +160,7 @@ async def test_what_the_projection_lost_is_found_and_merged_again(
         await until(lambda: rig.alerts.compared)
         del rig.projection.states["PB-3"]
         await until(lambda: "PB-3" in rig.projection.states)
-        assert rig.projection.states == project(EVENTS)
+        assert rig.projection.states == STATES
         assert rig.catch_up._repair.repaired == 1
     finally:
         running.cancel()

@@ -1,11 +1,17 @@
 """The streak rule: what it says, and that order and repetition cannot matter."""
 
+from datetime import timedelta, timezone
+
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pisync import limits
+from pisync.clock import to_ms
+from pisync.domain.days import DAY_MS, Days
 from pisync.domain.device_state import DeviceState, project
-from tests.support.samples import event, events_of_few_devices
+from pisync.domain.events import ErrorDetail
+from tests.support.samples import START, event, event_at, events_of_few_devices
 
 
 def state(*outcomes: int) -> DeviceState:
@@ -29,6 +35,38 @@ def test_only_the_newest_failures_are_kept() -> None:
     many = project(event("PB-1", minute, 1) for minute in range(limits.FAILURES_KEPT_MAX + 5))["PB-1"]
     assert many.failures == limits.FAILURES_KEPT_MAX
     assert many.failures_ms[0] == project([event("PB-1", 5, 1)])["PB-1"].failures_ms[0]
+
+
+DAYS = st.frozensets(st.integers(20_000, 20_200), max_size=40)
+
+
+@given(DAYS, DAYS, DAYS)
+def test_days_are_the_newest_64_of_the_union(
+    one: frozenset[int], other: frozenset[int], third: frozenset[int]
+) -> None:
+    union = one | other | third
+    newest = max(union, default=0)
+    merged = Days.of(one).merge(Days.of(other)).merge(Days.of(third))
+    assert set(merged) == {day for day in union if day > newest - 64}
+    assert merged == Days.of(third).merge(Days.of(other)).merge(Days.of(one)) == Days.of(union)
+    assert merged.merge(Days.of(one)) == merged
+
+
+def test_facts_beside_the_streak() -> None:
+    errors = [ErrorDetail(code="E" * 99, message=""), ErrorDetail(code="F", message="")]
+    day = to_ms(START) // DAY_MS
+    events = [
+        event_at(to_ms(START), errors=1, details=errors),
+        event_at(to_ms(START) - 1, errors=1),
+        event_at(to_ms(START) - 2 * DAY_MS),
+    ]
+    # An offset of the device's clock does not change its day, which is UTC's.
+    elsewhere = events[2].timestamp.astimezone(timezone(timedelta(hours=14)))
+    events[2] = msgspec.structs.replace(events[2], timestamp=elsewhere)
+    state = project(events, [to_ms(START) + DAY_MS, None, to_ms(START) + 3])["PB-1"]
+    assert (set(state.ok), set(state.bad), set(state.heard)) == ({day - 2}, {day}, {day, day + 1})
+    assert (state.received_ms, state.code) == (to_ms(START) + DAY_MS, "E" * limits.ERROR_CODE_CHARS_MAX)
+    assert project(events[1:])["PB-1"].code == ""
 
 
 @given(events_of_few_devices, st.data())

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -264,6 +264,34 @@ async def test_a_duplicate_is_projected_for_the_first_time_may_not_have_been() -
         rig.send(payload())
         await rig.drain()
         assert rig.streaks.states[DEVICE].failures == 1
+
+
+def received(rig: Rig) -> dict[datetime, int | None]:
+    """When each event was received by the store, and its device by the projection."""
+    newest_ms = rig.streaks.states[DEVICE].received_ms
+    return {entry.received_at: newest_ms for entry in rig.store.events.values()}
+
+
+async def test_the_newest_receipt_is_that_of_what_was_stored_and_not_of_a_duplicate() -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload())
+        await rig.drain()
+        [(stored_at, newest_ms)] = received(rig).items()
+        assert newest_ms == clock.to_ms(stored_at)
+        await until(lambda: clock.now() > stored_at)
+        rig.send(payload())
+        await rig.drain()
+        assert received(rig) == {stored_at: newest_ms}
+
+
+async def test_an_insert_whose_answer_was_lost_was_received_when_it_was_stored() -> None:
+    async with running(Rig()) as rig:
+        rig.store.loses_answers = 1
+        rig.send(payload())
+        await rig.drain()
+        assert rig.store.attempts == 2
+        [(stored_at, newest_ms)] = received(rig).items()
+        assert newest_ms == clock.to_ms(stored_at)
 
 
 async def test_batches_are_settled_in_the_order_in_which_their_messages_came() -> None:

@@ -23,7 +23,7 @@ class Reports:
 
 
 class UnavailableProjection(MemoryProjection):
-    async def apply(self, states: Any) -> Any:
+    async def apply(self, states: Any, *, anew: bool = False) -> Any:
         raise RedisUnavailable("connection refused")
 
 

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+import msgspec
+
 from pisync.domain.events import Outcome, SyncEvent
 
 
@@ -37,9 +39,8 @@ class OutcomeFilter(StrEnum):
         return outcome.value == self.value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HistoryEntry:
-    """A stored event without its `errors`, and when the bridge received it."""
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A stored event and when the bridge received it; of `errors` it has the code of the first alone."""
 
     event: SyncEvent
     received_at: datetime
@@ -109,10 +110,10 @@ class EventStore(Protocol):
 
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """All events received or enriched at `since` or later, in batches; None: all, device after device.
 
-        They have no `errors`, which nobody replays for and which may be most of an event. What is stored
+        Of `errors`, which may be most of an event, they have the first code alone. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call
         with the same `since` and `position` goes on behind the last batch that was asked to be followed.
         """

@@ -2,44 +2,73 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, Self
 
 from pisync.domain.alerts import AlertChange
-from pisync.domain.device_state import DeviceState, LastEvent
-from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
+from pisync.domain.device_state import DeviceState, code_number
+from pisync.stores.interfaces.ranking import ProjectionStatus, Ranking, RankingQuery
+
+
+class Rank(StrEnum):
+    """What devices are ranked by: those with failures by the first three, all by `RECEIVED`.
+
+    Those with a streak are ranked by the number of their newest failure's code: those of one code stand
+    together. There may be many codes; each of these devices has one.
+    """
+
+    FAILURES = "failures"
+    STREAK = "streak"
+    LAST_SEEN = "last_seen"
+    RECEIVED = "received"
+    CODE = "code"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What pages are told of a device's failures, without looking at each."""
+
+    failures: int
+    streak: int
+    last_failure_ms: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceRecord:
     """All that the projection holds of one device, right or wrong: its state and what follows from it.
 
-    `ranks` are its scores among the failing devices; `alerting`: its alert of the rule `streak` is open and
-    confirmed.
+    `state` is None where nothing is kept; `stray_ms` are failures that are there all the same. `ranks` are
+    its scores; `alerting`: its alert of the rule `streak` is open and confirmed.
     """
 
-    last_success_ms: int | None
-    failures_ms: tuple[int, ...]
-    last_event: LastEvent | None
-    ranks: Mapping[RankedBy, int]
+    state: DeviceState | None
+    told: Told | None
+    ranks: Mapping[Rank, int]
     alerting: bool
+    stray_ms: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, state: DeviceState | None) -> Self:
         """What the projection should hold for a state; None: a device without events."""
         if state is None:
-            return cls(last_success_ms=None, failures_ms=(), last_event=None, ranks={}, alerting=False)
-        ranks = {
-            RankedBy.FAILURES: state.failures,
-            RankedBy.STREAK: state.streak,
-            RankedBy.LAST_SEEN: state.last_event.timestamp_ms,
-        }
-        return cls(
-            last_success_ms=state.last_success_ms,
-            failures_ms=state.failures_ms,
-            last_event=state.last_event,
-            ranks=ranks if state.failures else {},
-            alerting=state.alerting,
-        )
+            return cls(state=None, told=None, ranks={}, alerting=False)
+        streak = state.streak
+        ranks: dict[Rank, int] = {}
+        if state.failures:
+            ranks[Rank.FAILURES] = state.failures
+            ranks[Rank.STREAK] = streak
+            ranks[Rank.LAST_SEEN] = state.last_event.timestamp_ms
+        if state.received_ms is not None:
+            ranks[Rank.RECEIVED] = state.received_ms
+        if streak:
+            ranks[Rank.CODE] = code_number(state.code)
+        told = Told(failures=state.failures, streak=streak, last_failure_ms=state.last_failure_ms)
+        return cls(state=state, told=told, ranks=ranks, alerting=state.alerting)
+
+    @property
+    def failures_ms(self) -> tuple[int, ...]:
+        """The failures that are kept, ascending."""
+        return self.stray_ms if self.state is None else self.state.failures_ms
 
 
 class ProjectionReader(Protocol):
@@ -117,12 +146,19 @@ class Projection(ProjectionReader, Protocol):
     async def attach(self, known: Collection[str]) -> Attachment:
         """Find the projection and stick to it; these bridges have stored events, with a watermark or not."""
 
-    async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
+    async def apply(self, states: Mapping[str, DeviceState], *, anew: bool = False) -> list[AlertChange]:
         """Merge the states into the kept ones.
 
-        Returns every touched device whose alert is out of date; none while any bridge catches up, because
-        half a history says much that the whole one does not. After some minutes it says it all the same: the
-        alerts are judged by MongoDB, and one bridge that is stuck must not silence those of the others.
+        Args:
+            states: by device.
+            anew: write what follows from them though nothing changed, because keys may be lost.
+
+        Returns:
+            Every touched device whose alert is out of date, of those whose streak is long enough for an alert
+            or was before; others are found by comparing everything. None while any bridge catches up,
+            because half a history says much that the whole one does not. After some minutes it says it all
+            the same: the alerts are judged by MongoDB, and one bridge that is stuck must not silence those
+            of the others.
         """
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:

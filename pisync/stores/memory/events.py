@@ -1,6 +1,5 @@
 """Events in memory."""
 
-import dataclasses
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,7 +8,16 @@ import msgspec
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.events import Outcome, SyncEvent, add_content, additions, from_content, outcome, rows
+from pisync.domain.events import (
+    ErrorDetail,
+    Outcome,
+    SyncEvent,
+    add_content,
+    additions,
+    from_content,
+    outcome,
+    rows,
+)
 from pisync.stores.interfaces.events import (
     HistoryEntry,
     HistoryPage,
@@ -55,7 +63,7 @@ class MemoryEventStore:
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page, newest first."""
-        return [dataclasses.replace(entry, event=_without_errors(entry.event)) for entry in self._page(query)]
+        return [_as_replayed(entry) for entry in self._page(query)]
 
     async def page(self, query: HistoryQuery) -> HistoryPage:
         """The same page, as rows."""
@@ -86,12 +94,12 @@ class MemoryEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """All events received since then, one batch."""
         if position is not None and position.after is not None:
             return
         yield [
-            _without_errors(entry.event)
+            _as_replayed(entry)
             for key, entry in sorted(self.events.items())
             if since is None or max(entry.received_at, self._enriched_at.get(key, entry.received_at)) >= since
         ]
@@ -130,5 +138,9 @@ def _kept(key: tuple[str, int], content: dict[str, Any], received_at: datetime) 
     return HistoryEntry(event=from_content(device_id, from_ms(moment_ms), content), received_at=received_at)
 
 
-def _without_errors(event: SyncEvent) -> SyncEvent:
-    return msgspec.structs.replace(event, errors=None)
+def _as_replayed(entry: HistoryEntry) -> HistoryEntry:
+    """The event with the code of its first error alone."""
+    code = entry.event.errors[0].code[: limits.ERROR_CODE_CHARS_MAX] if entry.event.errors else ""
+    errors = [ErrorDetail(code=code, message="")] if code else None
+    event = msgspec.structs.replace(entry.event, errors=errors)
+    return msgspec.structs.replace(entry, event=event)

@@ -141,13 +141,14 @@ class MemoryProjection:
         now_ms = to_ms(now())
         return self.watermarks | dict.fromkeys(self.catching_up, now_ms)
 
-    async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
-        """Merge the states."""
+    async def apply(self, states: Mapping[str, DeviceState], *, anew: bool = False) -> list[AlertChange]:
+        """Merge the states; nothing can be lost here."""
         changes: list[AlertChange] = []
         for device_id, state in states.items():
             kept = self.states.get(device_id)
-            self.states[device_id] = state if kept is None else kept.merge(state)
-            changes += self._outdated(device_id)
+            self.states[device_id] = merged = state if kept is None else kept.merge(state)
+            if merged.alerting or (kept is not None and kept.alerting):
+                changes += self._outdated(device_id)
         return changes
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:

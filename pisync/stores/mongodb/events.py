@@ -154,11 +154,8 @@ class MongoEventStore:
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
         with map_driver_errors():
-            found = _newest(self._events, query, reading.WITHOUT_ERRORS)
-            return [
-                HistoryEntry(event=_event(document), received_at=document["received_at"])
-                async for document in found
-            ]
+            found = _newest(self._events, query, reading.WITH_FIRST_CODE)
+            return [_entry(document) async for document in found]
 
     async def page(self, query: HistoryQuery) -> HistoryPage:
         """The same page, as rows: in one round trip, and one more where there are large events."""
@@ -178,7 +175,7 @@ class MongoEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """All events received or enriched since then, by that time, or all events, by device."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
@@ -191,7 +188,7 @@ class MongoEventStore:
 
     async def _replay(
         self, order: str, since: datetime | None, position: ReplayPosition
-    ) -> AsyncIterator[list[SyncEvent]]:
+    ) -> AsyncIterator[list[HistoryEntry]]:
         """The events in one order."""
         clock = "received_at" if order == "_id" else order
         if position.until is None:
@@ -209,12 +206,12 @@ class MongoEventStore:
             bounds[clock]["$gte"] = since if position.after is None else position.after
         elif position.after is not None:
             bounds["_id"] = {"$gt": position.after}
-        cursor = self._events.find(bounds, {"errors": 0}).sort(order, ASCENDING)
+        cursor = self._events.find(bounds, {**reading.WITH_FIRST_CODE, order: 1}).sort(order, ASCENDING)
         cursor = cursor.hint("_id_" if order == "_id" else order)
         async with cursor.batch_size(limits.REPLAY_BATCH_EVENTS):
             with map_driver_errors():
                 while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
-                    yield [_event(found) for found in batch]
+                    yield [_entry(found) for found in batch]
                     position.after = batch[-1][order]
 
     async def count(self, since: datetime | None) -> int:
@@ -298,3 +295,10 @@ def _rows(found: list[Document]) -> list[dict[str, Any]]:
 
 def _event(document: Document) -> SyncEvent:
     return from_content(document["_id"]["device_id"], document["_id"]["timestamp"], document)
+
+
+def _entry(document: Document) -> HistoryEntry:
+    """An event that was read with the code of its first error alone."""
+    if code := document.get("code"):
+        document["errors"] = [{"code": code, "message": ""}]
+    return HistoryEntry(event=_event(document), received_at=document["received_at"])

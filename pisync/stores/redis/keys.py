@@ -4,20 +4,23 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 
 | key | what |
 |---|---|
-| `pisync:{07}:device:ID` | hash: `last_success`, `last_seen`, `last_event` |
-| `pisync:{07}:failures:ID` | sorted set of failure times, the newest `limits.FAILURES_KEPT_MAX` |
-| `pisync:{07}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the failing devices |
-| `pisync:{07}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
-| `pisync:{07}:epoch` | which projection this is; without it there is none |
-| `pisync:{07}:watermarks` | hash: bridge → all its events received before this are merged |
-| `pisync:{07}:merged_until` | hash: bridge → all its events stored before this are merged (below) |
-| `pisync:{07}:catching_up` | sorted set: bridges that catch up, by until when they keep alerts silent |
-| `pisync:{07}:catching_up_since` | hash: the same bridges, since when (s) |
-| `pisync:{07}:pending` | there while a rebuild is not complete |
-| `pisync:{07}:quiet` | there for the first minutes of a rebuild, in which it keeps alerts silent |
+| `pisync:2:{42}:heads` | hash: device → its facts but for its failures, packed (`packing.py`) |
+| `pisync:2:{42}:failures:ID` | string of its failures, the newest `limits.FAILURES_KEPT_MAX` and a few more |
+| `pisync:2:{42}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the devices with failures |
+| `pisync:2:{42}:by:received` | sorted set of all devices, by the newest time of receipt |
+| `pisync:2:{42}:by:code` | sorted set of the devices with a streak, by their newest failure's code |
+| `pisync:2:{42}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
+| `pisync:2:{42}:epoch` | which projection this is; without it there is none |
+| `pisync:2:{42}:watermarks` | hash: bridge → all its events received before this are merged |
+| `pisync:2:{42}:merged_until` | hash: bridge → all its events stored before this are merged (below) |
+| `pisync:2:{42}:catching_up` | sorted set: bridges that catch up, by until when they keep alerts silent |
+| `pisync:2:{42}:catching_up_since` | hash: the same bridges, since when (s) |
+| `pisync:2:{42}:pending` | there while a rebuild is not complete |
+| `pisync:2:{42}:quiet` | there for the first minutes of a rebuild, in which it keeps alerts silent |
 
-A `merged_until` is a time by Redis's own clock (ms); or `stopped:` and the instance of the bridge that ended
-with nothing left to merge. It is absent while the bridge catches up.
+The number behind `pisync:` is that of the layout: a program that knows another one finds no projection, and
+builds one, instead of misreading this. A `merged_until` is a time by Redis's own clock (ms); or `stopped:`
+and the instance of the bridge that ended with nothing left to merge; it is absent while that catches up.
 """
 
 import zlib
@@ -35,16 +38,14 @@ EVICTED: Final = "pisync:evicted"
 COMPARER: Final = "pisync:comparer"
 # What follows a shard's root in the key of its confirmed alerts; the scripts name it too.
 ALERTING: Final = f"alerting:{Rule.STREAK}"
-# All keys of all shards, as SCAN matches them.
-PATTERN: Final = "pisync:{[0-9][0-9]}:*"
-
-
-def root(number: int) -> str:
-    """What every key of a shard begins with."""
-    return f"pisync:{{{number:02}}}"
-
-
-ROOTS: Final = tuple(root(number) for number in range(limits.SHARDS))
+# All keys of all shards, as SCAN matches them, and those of former layouts.
+PATTERN: Final = "pisync:2:{*}:*"
+FORMER_PATTERNS: Final = ("pisync:{*}:*",)
+# Hash tags, one a shard, such that shard n lies in the nth sixteenth of the slots of a Redis Cluster: nodes
+# with equal ranges of slots have equally many shards. Otherwise they mean nothing.
+TAGS: Final = ("10", "3", "61", "43", "11", "2", "60", "42", "12", "1", "63", "41", "13", "0", "62", "40")
+# What every key of a shard begins with.
+ROOTS: Final = tuple(f"pisync:2:{{{tag}}}" for tag in TAGS)
 
 
 def shard(device_id: str) -> str:
@@ -54,4 +55,12 @@ def shard(device_id: str) -> str:
 
 def root_of(key: str) -> str:
     """The root of the shard that holds a key."""
-    return key[: len(ROOTS[0])]
+    return key[: key.index("}") + 1]
+
+
+def epoch(root: str) -> str:
+    """The key of a shard's epoch, which scripts are called with: it exists, and the root is in its name.
+
+    A key that does not exist would make a Redis Cluster that moves the slot answer ASK.
+    """
+    return f"{root}:epoch"

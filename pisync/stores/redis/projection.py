@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from pisync import limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
@@ -15,13 +13,21 @@ from pisync.errors import ProjectionLost
 from pisync.stores.interfaces.projection import Attachment, Mark
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
 from pisync.stores.redis.eviction import Evictions
-from pisync.stores.redis.keys import ALERTING, COMPARER, PROGRESS, REBUILDER, ROOTS, root_of, shard
+from pisync.stores.redis.keys import (
+    ALERTING,
+    COMPARER,
+    FORMER_PATTERNS,
+    PROGRESS,
+    REBUILDER,
+    ROOTS,
+    epoch,
+    root_of,
+    shard,
+)
+from pisync.stores.redis.packing import pack_states
 from pisync.stores.redis.reader import RedisProjectionReader
-from pisync.stores.redis.scripts import Argument, Script
+from pisync.stores.redis.scripts import Argument, Calls, Script
 from pisync.stores.redis.server_clock import ServerClock
-
-_messagepack = msgspec.msgpack.Encoder()
-_last_event_encoder = msgspec.json.Encoder()
 
 
 class RedisProjection(RedisProjectionReader):
@@ -54,7 +60,7 @@ class RedisProjection(RedisProjectionReader):
         with map_driver_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for root in ROOTS:
-                    pipeline.get(f"{root}:epoch")
+                    pipeline.get(epoch(root))
                     pipeline.exists(f"{root}:pending")
                     pipeline.hgetall(f"{root}:watermarks")
                 found = await pipeline.execute()
@@ -71,20 +77,17 @@ class RedisProjection(RedisProjectionReader):
             watermark_ms=min(lowest_ms),
         )
 
-    async def apply(self, states: Mapping[str, DeviceState]) -> list[AlertChange]:
-        """Merge the states into the kept ones: one script call for each shard touched, in one round trip."""
-        # Of a shard: id, last success or None, time of the newest event, that event, failure times.
-        rows: defaultdict[str, list[tuple[str, int | None, int, str, Sequence[int]]]] = defaultdict(list)
-        for device_id, state in states.items():
-            last = state.last_event
-            newest = _last_event_encoder.encode(last).decode()  # Redis's MessagePack has no bytes, only text
-            rows[shard(device_id)].append(
-                (device_id, state.last_success_ms, last.timestamp_ms, newest, state.failures_ms)
-            )
-        calls = {
-            root: (self._epoch, limits.FAILURES_KEPT_MAX, limits.STREAK_ALERT, _messagepack.encode(devices))
-            for root, devices in rows.items()
-        }
+    async def apply(self, states: Mapping[str, DeviceState], *, anew: bool = False) -> list[AlertChange]:
+        """Merge the states into the kept ones: some calls for each shard touched, in one round trip."""
+        shards: defaultdict[str, list[tuple[str, DeviceState]]] = defaultdict(list)
+        for device in states.items():
+            shards[shard(device[0])].append(device)
+        bounds = (limits.FAILURES_KEPT_MAX, limits.FAILURES_SLACK, limits.STREAK_ALERT, int(anew))
+        calls = [
+            (root, (self._epoch, *bounds, pack_states(devices[start : start + limits.MERGED_AT_ONCE])))
+            for root, devices in shards.items()
+            for start in range(0, len(devices), limits.MERGED_AT_ONCE)
+        ]
         return _changes(await self._apply.call(calls))
 
     async def confirm(self, changes: Sequence[AlertChange]) -> list[AlertChange]:
@@ -93,7 +96,7 @@ class RedisProjection(RedisProjectionReader):
         for change in changes:
             arguments = calls.setdefault(shard(change.device_id), [self._epoch, limits.STREAK_ALERT])
             arguments += (change.device_id, int(change.opens))
-        return _changes(await self._confirm.call(calls))
+        return _changes(await self._confirm.call(calls.items()))
 
     async def set_watermark(
         self,
@@ -124,7 +127,7 @@ class RedisProjection(RedisProjectionReader):
         calls: dict[str, list[Argument]] = {root: [self._epoch, limits.STREAK_ALERT] for root in ROOTS}
         for device_id in open_alerts:
             calls[shard(device_id)].append(device_id)
-        return _changes(await self._compare.call(calls))
+        return _changes(await self._compare.call(calls.items()))
 
     async def begin_rebuild(
         self, bridge_id: str, alerting: Sequence[str], *, from_nothing: bool = False
@@ -132,7 +135,7 @@ class RedisProjection(RedisProjectionReader):
         """Start a new projection under a new epoch, unless another bridge, still alive, does."""
         if not await self._claim_rebuild(bridge_id):
             return False
-        epochs = [f"{root}:epoch" for root in ROOTS]
+        epochs = list(map(epoch, ROOTS))
         with map_driver_errors():
             if from_nothing:
                 # From here on nobody writes: attached bridges learn that the projection is lost.
@@ -142,7 +145,7 @@ class RedisProjection(RedisProjectionReader):
             await self._remove_leftovers(bridge_id)
         with map_driver_errors():
             is_another_try = await self._client.exists(*(f"{root}:pending" for root in ROOTS)) > 0
-        epoch = secrets.token_hex(8)
+        begun = secrets.token_hex(8)
         async with self._client.pipeline(transaction=False) as pipeline:
             for root in ROOTS:
                 if not is_another_try:
@@ -151,10 +154,10 @@ class RedisProjection(RedisProjectionReader):
             for device_id in alerting:
                 pipeline.sadd(f"{shard(device_id)}:{ALERTING}", device_id)
             for key in epochs:
-                pipeline.set(key, epoch)
+                pipeline.set(key, begun)
             with map_driver_errors():
                 await pipeline.execute()
-        self._epoch = epoch
+        self._epoch = begun
         await self._evictions.begin()
         return True
 
@@ -170,14 +173,21 @@ class RedisProjection(RedisProjectionReader):
             return True
 
     async def _remove_leftovers(self, bridge_id: str) -> None:
-        """Empty the shards that have no epoch: what they hold may be wrong, and a removal unfinished."""
+        """Empty the shards that have no epoch: what they hold may be wrong, and a removal unfinished.
+
+        Nothing of a former layout stays either.
+        """
+        for pattern in FORMER_PATTERNS:
+            async for keys in self._keys(pattern):
+                with map_driver_errors():
+                    await self._client.unlink(*keys)
         async for keys in self._keys():
             calls: dict[str, list[Argument]] = {}
             for key in keys:
                 # What a watermark promises was stored before, and so will be merged when this is complete.
                 if not key.endswith((":watermarks", ":merged_until")):
                     calls.setdefault(root_of(key), []).append(key)
-            await self._clear.call(calls)
+            await self._clear.call(calls.items())
             with map_driver_errors():
                 await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
                 rebuilder = await self._client.get(REBUILDER)
@@ -263,8 +273,8 @@ def _behind(mark: Mark) -> tuple[int, float]:
     return -mark.watermark_ms, math.inf if mark.merged_ms_ago is None else mark.merged_ms_ago
 
 
-def _everywhere(*arguments: Argument) -> dict[str, Sequence[Argument]]:
-    return dict.fromkeys(ROOTS, arguments)
+def _everywhere(*arguments: Argument) -> Calls:
+    return dict.fromkeys(ROOTS, arguments).items()
 
 
 def _changes(replies: Sequence[Sequence[Any]]) -> list[AlertChange]:

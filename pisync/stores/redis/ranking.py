@@ -50,12 +50,13 @@ class FailureRanking:
             query.more_than,
             "" if query.since_ms is None else query.since_ms,
             share,
+            limits.FAILURES_KEPT_MAX,
             *(("", "") if query.after is None else (query.after.score, query.after.device_id)),
             round(limits.PROJECTION_YOUNG_S * 1000),
             *chain.from_iterable((known or {}).items()),
         ]
         *replies, progress = await self._script.call(
-            dict.fromkeys(ROOTS, arguments), also=("HMGET", PROGRESS, "replayed", "to_replay")
+            dict.fromkeys(ROOTS, arguments).items(), also=("HMGET", PROGRESS, "replayed", "to_replay")
         )
         built = all(reply[0] for reply in replies)
         behind = frozenset(chain.from_iterable(reply[1] for reply in replies)) if built else frozenset()

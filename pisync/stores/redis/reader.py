@@ -1,21 +1,23 @@
 """Reads the projection in Redis: one device's state, pages of failing devices, records for a check."""
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import msgspec
+from redis.client import NEVER_DECODE
 
 from pisync import limits
-from pisync.domain.device_state import DeviceState, LastEvent
-from pisync.stores.interfaces.projection import DeviceRecord
+from pisync.domain.device_state import DeviceState
+from pisync.stores.interfaces.projection import DeviceRecord, Rank, Told
 from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
-from pisync.stores.redis.keys import ALERTING, PATTERN, ROOTS, shard
+from pisync.stores.redis.keys import PATTERN, ROOTS, shard
+from pisync.stores.redis.packing import unpack_failures, unpack_head
 from pisync.stores.redis.ranking import FailureRanking
+from pisync.stores.redis.scripts import Script
 
 # How much of the key space Redis looks through in one step; others wait meanwhile.
 SCAN_KEYS: Final = 1000
-_last_event_decoder = msgspec.json.Decoder(LastEvent)
 
 
 class RedisProjectionReader:
@@ -36,6 +38,7 @@ class RedisProjectionReader:
         self._connection = connection
         self._client = connection.client
         self._ranking = FailureRanking(connection.client, known_bridges)
+        self._read = Script(connection.client, "read_devices.lua")
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -53,32 +56,12 @@ class RedisProjectionReader:
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""
-        root = shard(device_id)
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.hmget(f"{root}:device:{device_id}", "last_success", "last_event")
-            pipeline.zrange(f"{root}:failures:{device_id}", 0, -1)
-            with map_driver_errors():
-                (last_success, last_event), failures = await pipeline.execute()
-        if last_event is None:
-            return None
-        return DeviceState(
-            last_success_ms=None if last_success is None else int(last_success),
-            failures_ms=tuple(map(int, failures)),
-            last_event=_last_event_decoder.decode(last_event),
-        )
+        [record] = await self.records([device_id])
+        return record.state
 
     async def states_of(self, device_ids: Sequence[str]) -> list[DeviceState | None]:
         """The same of several devices, in one round trip; each read while others may write."""
-        return [
-            None
-            if record.last_event is None
-            else DeviceState(
-                last_success_ms=record.last_success_ms,
-                failures_ms=record.failures_ms,
-                last_event=record.last_event,
-            )
-            for record in await self.records(device_ids)
-        ]
+        return [record.state for record in await self.records(device_ids)]
 
     async def repeated_failures(self, query: RankingQuery) -> Ranking:
         """One page of failing devices."""
@@ -103,41 +86,53 @@ class RedisProjectionReader:
         return found
 
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
-        """All that is kept of these devices, in their order; each read while others may write."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for device_id in device_ids:
-                root = shard(device_id)
-                pipeline.hmget(f"{root}:device:{device_id}", "last_success", "last_event")
-                pipeline.zrange(f"{root}:failures:{device_id}", 0, -1)
-                pipeline.sismember(f"{root}:{ALERTING}", device_id)
-                for order in RankedBy:
-                    pipeline.zscore(f"{root}:by:{order}", device_id)
-            with map_driver_errors():
-                replies = iter(await pipeline.execute())
-        return [_record(*facts) for facts in zip(*[replies] * (3 + len(RankedBy)), strict=True)]
+        """All that is kept of these devices, in their order; each as it is at one moment."""
+        shards: defaultdict[str, list[str]] = defaultdict(list)
+        for device_id in device_ids:
+            shards[shard(device_id)].append(device_id)
+        replies = await self._read.call(shards.items(), raw=True)
+        found = {
+            device_id: _record(*facts)
+            for asked, reply in zip(shards.values(), replies, strict=True)
+            for device_id, *facts in zip(asked, *reply, strict=True)
+        }
+        return [found[device_id] for device_id in device_ids]
 
     async def device_ids(self) -> AsyncIterator[list[str]]:
         """Every device of which anything is kept, in batches; some more than once."""
         async for keys in self._keys():
             found: list[str] = []
             for key in keys:
-                _, _, kind, *rest = key.split(":", 3)
+                _, _, _, kind, *rest = key.split(":", 4)
                 with map_driver_errors():
-                    if kind in {"device", "failures"}:
+                    if kind == "failures":
                         found += rest
+                    elif kind == "heads":
+                        found += [name async for name in self._fields(key)]
                     elif kind == "by":
                         found += [member async for member, _ in self._client.zscan_iter(key, count=SCAN_KEYS)]
                     elif kind == "alerting":
                         found += [member async for member in self._client.sscan_iter(key, count=SCAN_KEYS)]
             yield found
 
-    async def _keys(self) -> AsyncIterator[list[str]]:
+    async def _fields(self, key: str) -> AsyncIterator[str]:
+        """The fields of a hash whose values are no text."""
+        cursor = -1
+        while cursor != 0:
+            scan = ("HSCAN", key, max(cursor, 0), "COUNT", SCAN_KEYS)
+            found = self._client.execute_command(*scan, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
+            cursor, fields = await found
+            for field in fields:
+                yield field.decode()
+
+    async def _keys(self, pattern: str = PATTERN) -> AsyncIterator[list[str]]:
         """Every key of every shard, in batches; those that come or go meanwhile may be missing."""
         cursor = -1
         while cursor != 0:
             with map_driver_errors():
-                cursor, keys = await self._client.scan(max(cursor, 0), match=PATTERN, count=SCAN_KEYS)
-            yield [str(key) for key in keys]
+                cursor, keys = await self._client.scan(max(cursor, 0), match=pattern, count=SCAN_KEYS)
+            if keys:
+                yield [str(key) for key in keys]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -145,13 +140,26 @@ class RedisProjectionReader:
 
 
 def _record(
-    facts: Sequence[Any], failures: Sequence[str], alerting: int, *ranks: float | None
+    packed: bytes | None, failures: bytes | None, alerting: int, *scores: bytes | None
 ) -> DeviceRecord:
-    last_success, last_event = facts
-    return DeviceRecord(
-        last_success_ms=None if last_success is None else int(last_success),
-        failures_ms=tuple(map(int, failures)),
-        last_event=None if last_event is None else _last_event_decoder.decode(last_event),
-        ranks={order: int(score) for order, score in zip(RankedBy, ranks, strict=True) if score is not None},
-        alerting=bool(alerting),
+    head = None if packed is None else unpack_head(packed)
+    failures_ms = () if failures is None else unpack_failures(failures, head)
+    ranks = {rank: int(float(score)) for rank, score in zip(Rank, scores, strict=True) if score is not None}
+    if head is None:
+        return DeviceRecord(state=None, told=None, ranks=ranks, alerting=bool(alerting), stray_ms=failures_ms)
+    state = DeviceState(
+        last_success_ms=head.last_success_ms,
+        failures_ms=failures_ms,
+        last_event=head.last_event,
+        received_ms=head.received_ms,
+        code=head.code,
+        ok=head.ok,
+        bad=head.bad,
+        heard=head.heard,
     )
+    told = Told(
+        failures=min(head.failures, limits.FAILURES_KEPT_MAX),
+        streak=head.streak,
+        last_failure_ms=head.last_failure_ms,
+    )
+    return DeviceRecord(state=state, told=told, ranks=ranks, alerting=bool(alerting))

@@ -1,17 +1,21 @@
 """Lua scripts in Redis: how they are called, and which of their errors pass."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from typing import Any, Final
 
 from redis import exceptions
 from redis.asyncio import Redis
+from redis.client import NEVER_DECODE
 
 from pisync.errors import ProjectionLost, RedisUnavailable
 from pisync.stores.redis.connection import map_driver_errors
+from pisync.stores.redis.keys import epoch
 
 Argument = str | bytes | int
+# For each call of a script, the root of a shard and the arguments.
+Calls = Collection[tuple[str, Sequence[Argument]]]
 # What a script answers where the projection is not the one that the caller is attached to.
 _LOST: Final = "LOST the projection"
 # First words of errors that speak of Redis, its memory, its replicas, its cluster or our permissions, and not
@@ -37,12 +41,15 @@ class Script:
         self._source = resources.files(__package__).joinpath("lua", name).read_text()
         self._digest = ""
 
-    async def call(
-        self, calls: Mapping[str, Sequence[Argument]], *, also: Sequence[Argument] = ()
-    ) -> list[Any]:
-        """The replies in the order of the shards, then that to one more command that is sent along.
+    async def call(self, calls: Calls, *, also: Sequence[Argument] = (), raw: bool = False) -> list[Any]:
+        """The replies in the order of the calls, then that to one more command that is sent along.
 
         Repeating a call is harmless, and so is a partial one.
+
+        Args:
+            calls: the root of a shard and the arguments, for each call.
+            also: the other command.
+            raw: strings in the scripts' replies are bytes.
 
         Raises:
             ProjectionLost: the projection is not the one that the caller is attached to.
@@ -53,30 +60,30 @@ class Script:
         if not calls:
             return []
         with map_driver_errors():
-            replies = await self._replies(calls, also)
+            replies = await self._replies(calls, also, {NEVER_DECODE: True} if raw else {})
         for reply in replies:
             if isinstance(reply, exceptions.ResponseError):
                 raise self._meaning(reply)
         return replies
 
-    async def _replies(self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]) -> list[Any]:
+    async def _replies(self, calls: Calls, also: Sequence[Argument], options: dict[str, bool]) -> list[Any]:
         """What Redis answers, errors among it."""
         try:
             if not self._digest:
                 self._digest = await self._client.script_load(self._source)
-            replies = await self._execute(calls, also)
+            replies = await self._execute(calls, also, options)
             if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
                 # Redis was restarted, or its scripts flushed.
                 await self._client.script_load(self._source)
-                replies = await self._execute(calls, also)
+                replies = await self._execute(calls, also, options)
         except exceptions.ResponseError as error:  # the script cannot be loaded
             return [error]
         return replies
 
-    async def _execute(self, calls: Mapping[str, Sequence[Argument]], also: Sequence[Argument]) -> list[Any]:
+    async def _execute(self, calls: Calls, also: Sequence[Argument], options: dict[str, bool]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:
-            for key, arguments in calls.items():
-                pipeline.evalsha(self._digest, 1, key, *arguments)
+            for root, arguments in calls:
+                pipeline.execute_command("EVALSHA", self._digest, 1, epoch(root), *arguments, **options)
             if also:
                 pipeline.execute_command(*also)
             replies: list[Any] = await pipeline.execute(raise_on_error=False)

@@ -15,13 +15,23 @@ _merge = projector.Projector.merge
 _merging: set[asyncio.Task[bool]] = set()
 
 
-async def _merge_later(self: projector.Projector, events: Sequence[SyncEvent]) -> bool:
+async def _merge_later(
+    self: projector.Projector,
+    stored: Sequence[SyncEvent],
+    received_ms: int,
+    duplicates: Sequence[SyncEvent] = (),
+) -> bool:
     await asyncio.sleep(LATE_S)
-    return await _merge(self, events)
+    return await _merge(self, stored, received_ms, duplicates)
 
 
-async def _merge_some_time(self: projector.Projector, events: Sequence[SyncEvent]) -> bool:
-    task = asyncio.create_task(_merge_later(self, events))
+async def _merge_some_time(
+    self: projector.Projector,
+    stored: Sequence[SyncEvent],
+    received_ms: int,
+    duplicates: Sequence[SyncEvent] = (),
+) -> bool:
+    task = asyncio.create_task(_merge_later(self, stored, received_ms, duplicates))
     _merging.add(task)
     task.add_done_callback(_merging.discard)
     return True

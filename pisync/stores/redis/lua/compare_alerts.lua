@@ -1,13 +1,13 @@
 -- Compares all streaks with all alerts of the rule `streak`, open and confirmed.
 --
--- KEYS[1]  the shard's root
+-- KEYS[1]  the shard's epoch
 -- ARGV     epoch, alert threshold, devices with an open alert in MongoDB ...
 -- Returns as merge_states.lua does; nothing while any bridge catches up, which will compare in its turn,
 --          unless that takes too long.
-local root = KEYS[1]
-if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
+local root = string.sub(KEYS[1], 1, -7)
 local threshold = tonumber(ARGV[2])
 local now = redis.call('TIME')[1]
 local changes = {}

@@ -1,12 +1,12 @@
 -- Records which alerts of the rule `streak` were opened or closed, and returns those out of date again.
 --
--- KEYS[1]  the shard's root
+-- KEYS[1]  the shard's epoch
 -- ARGV     epoch, alert threshold, then for each device: id, 1 (opened) or 0 (closed)
 -- Returns as merge_states.lua does.
-local root = KEYS[1]
-if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
+local root = string.sub(KEYS[1], 1, -7)
 local threshold = tonumber(ARGV[2])
 local now = redis.call('TIME')[1]
 local quiet = redis.call('EXISTS', root .. ':quiet') == 1

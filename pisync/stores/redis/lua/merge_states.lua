@@ -1,91 +1,275 @@
 -- Merges device states into one shard's projection, atomically; pisync/domain/device_state.py is the same rule in Python.
 --
--- KEYS[1]  the shard's root, such as pisync:{07}; every key below begins with it and shares its slot
--- ARGV     epoch, failures kept, alert threshold, and the devices in MessagePack (one argument, because Redis
---          and its client take time for each): an array of
---          [id, last success or nil, newest event's time, newest event, [failure times]]
--- Times are epoch milliseconds. Returns a flat list of what the rule `streak` may have to change:
---          id, streak, 1 (alert to open) or 0 (to close), ...
-local root = KEYS[1]
-if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+-- KEYS[1]  the shard's epoch; every key below begins as it does and shares its slot
+-- ARGV     epoch, failures kept, how many more may be there, alert threshold, 1 (write ranks though nothing
+--          changed, and look whether failures were lost) or 0, and the devices (pisync/stores/redis/packing.py)
+-- Times are epoch milliseconds, 0 for none; days count from 1970. Returns a flat list of what the rule `streak`
+--          may have to change, of devices whose streak reaches the threshold or did: id, streak,
+--          1 (alert to open) or 0 (to close), ...
+local call = redis.call
+if call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
-local call = redis.call
-local kept_max = tonumber(ARGV[2])
-local threshold = tonumber(ARGV[3])
-local now = call('TIME')[1]
--- While anyone catches up, half a history would raise alerts that the whole one does not.
-local quiet = call('EXISTS', root .. ':quiet') == 1 or call('ZCOUNT', root .. ':catching_up', now, '+inf') > 0
-local device_prefix, failures_prefix = root .. ':device:', root .. ':failures:'
-local by_failures, by_streak, by_last_seen = root .. ':by:failures', root .. ':by:streak', root .. ':by:last_seen'
-local all_alerting = root .. ':alerting:streak'
-local changes = {}
--- The last members of a newest event's JSON, the device's type and the duration, may be null in one of two copies.
-local members = '^(.*),([^,]*),([^,]*)%]$'
-local function enriched(kept, event)
-  if not kept or kept == event then
-    return event
-  end
-  local head, device_type, duration = string.match(kept, members)
-  local _, other_type, other_duration = string.match(event, members)
-  device_type = device_type == 'null' and other_type or device_type
-  duration = duration == 'null' and other_duration or duration
-  return head .. ',' .. device_type .. ',' .. duration .. ']'
-end
-for _, state in ipairs(cmsgpack.unpack(ARGV[4])) do
-  local id, success, seen, event, failed = state[1], state[2], state[3], state[4], state[5]
-  local device, failures = device_prefix .. id, failures_prefix .. id
-  local known = call('HMGET', device, 'last_success', 'last_seen')
-  local last_success, last_seen = known[1], known[2]
-  local succeeds = success and (not last_success or tonumber(success) > tonumber(last_success))
-  local is_newest = not last_seen or tonumber(seen) > tonumber(last_seen)
-  if not is_newest and tonumber(seen) == tonumber(last_seen) then
-    local kept = call('HGET', device, 'last_event')
-    event = enriched(kept, event)
-    is_newest = event ~= kept
-  end
-  if succeeds then
-    last_success = success
-  end
-  if is_newest then
-    last_seen = seen
-  end
-  if succeeds and is_newest then
-    call('HSET', device, 'last_success', success, 'last_seen', seen, 'last_event', event)
-  elseif succeeds then
-    call('HSET', device, 'last_success', success)
-  elseif is_newest then
-    call('HSET', device, 'last_seen', seen, 'last_event', event)
-  end
-  if #failed > 0 then
-    local scored = {}
-    for n, moment in ipairs(failed) do
-      scored[2 * n - 1], scored[2 * n] = moment, moment
-    end
-    call('ZADD', failures, unpack(scored))
-  end
+local pack, unpack_from, rep, bor = struct.pack, struct.unpack, string.rep, bit.bor
+local root = string.sub(KEYS[1], 1, -7)
+local kept, slack, threshold, anew = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local devices = ARGV[6]
+local failures_prefix = root .. ':failures:'
+-- Failures of a device are ascending doubles in a string with room for some more, which is zeros: Redis would
+-- double its memory when it grows. A head says how many there are, and for how many there is room.
+local VERSION = 1
+local HEAD = '<BdddHHHddHi4i4Hi4i4Hi4i4Bc0'
+local DELTA = '<i8i8i8Hi8i8Hi4i4Hi4i4Hi4i4Bc0'
 
-  local total = call('ZCARD', failures)
-  if total > 0 then
-    if total > kept_max then
-      call('ZREMRANGEBYRANK', failures, 0, total - kept_max - 1)
-      total = kept_max
+-- Of the first n failures, the number of those older than a moment: most are asked for near the end.
+local function older(key, n, moment)
+  local low, high, step = 0, n, 1
+  while low < high do
+    local place = step > 0 and n - step or math.floor((low + high) / 2)
+    if place < low then
+      place, step = math.floor((low + high) / 2), 0
     end
-    local streak = total
-    if last_success then
-      streak = call('ZCOUNT', failures, '(' .. last_success, '+inf')
+    if unpack_from('<d', call('GETRANGE', key, place * 8, place * 8 + 7)) < moment then
+      low, step = place + 1, 0
+    else
+      high, step = place, step * 2
     end
-    call('ZADD', by_failures, total, id)
-    call('ZADD', by_streak, streak, id)
-    call('ZADD', by_last_seen, last_seen, id)
-    if not quiet then
-      local alerting = call('SISMEMBER', all_alerting, id) == 1
-      if alerting ~= (streak >= threshold) then
-        changes[#changes + 1] = id
-        changes[#changes + 1] = streak
-        changes[#changes + 1] = alerting and 0 or 1
+  end
+  return low
+end
+
+-- Writes failures at a place, behind which none of the old ones stay. Returns how many there are, and the room.
+local function write(key, place, bytes, room)
+  local n = place + #bytes / 8
+  if n <= room then
+    call('SETRANGE', key, place * 8, bytes)
+    return n, room
+  end
+  local first = n > kept + slack and n - kept or 0
+  if first < place then
+    bytes = call('GETRANGE', key, first * 8, place * 8 - 1) .. bytes
+  elseif first > place then
+    bytes = string.sub(bytes, (first - place) * 8 + 1)
+  end
+  n = n - first
+  room = math.min(n + math.floor(n / 4) + 4, kept + slack)
+  call('SET', key, bytes .. rep('\0', (room - n) * 8))
+  return n, room
+end
+
+-- Merges failures, of which some may be there, into those that are not older than the first of them. Returns how
+-- many there are, the room, and whether any is new: their number may be the same where old ones went.
+local function merge(key, n, room, count, at)
+  local place = older(key, n, (unpack_from('<d', devices, at)))
+  local old = {unpack_from('<' .. rep('d', n - place), call('GETRANGE', key, place * 8, n * 8 - 1))}
+  local new = {unpack_from('<' .. rep('d', count), devices, at)}
+  local merged, size, i, j = {}, 0, 1, 1
+  local olds = n - place
+  while i <= olds or j <= count do
+    size = size + 1
+    local left, right = i <= olds and old[i], j <= count and new[j]
+    if left and (not right or left <= right) then
+      merged[size] = left
+      i = i + 1
+      if left == right then
+        j = j + 1
+      end
+    else
+      merged[size] = right
+      j = j + 1
+    end
+  end
+  if size == olds then
+    return n, room, false
+  end
+  n, room = write(key, place, pack('<' .. rep('d', size), unpack(merged)), room)
+  return n, room, true
+end
+
+-- The days of two windows, each the newest day and two words of bits for it and the 63 before it.
+local function union(day, low, high, other_day, other_low, other_high)
+  if other_day == 0 then
+    return day, low, high
+  end
+  if other_day > day then
+    day, low, high, other_day, other_low, other_high = other_day, other_low, other_high, day, low, high
+  end
+  local back = day - other_day
+  if back >= 64 then
+    return day, low, high
+  elseif back >= 32 then
+    other_low, other_high = 0, bit.lshift(other_low, back - 32)
+  elseif back > 0 then
+    other_high = bor(bit.lshift(other_high, back), bit.rshift(other_low, 32 - back))
+    other_low = bit.lshift(other_low, back)
+  end
+  return day, bor(low, other_low), bor(high, other_high)
+end
+
+local ids, places, ends, count = {}, {}, {}, 0
+do
+  local at, size = 1, #devices
+  while at <= size do
+    local length, id, place = unpack_from('<HBc0', devices, at)
+    count = count + 1
+    at = at + length
+    ids[count], places[count], ends[count] = id, place, at
+  end
+end
+local old_heads = call('HMGET', root .. ':heads', unpack(ids))
+local new_heads, by_failures, by_streak, by_last_seen, by_received, by_code, not_by_code = {}, {}, {}, {}, {}, {}, {}
+local function add(list, one, other)
+  local n = #list
+  list[n + 1], list[n + 2] = one, other
+end
+-- The newest event, of which two copies came: its last members, the device's type and the duration, may be nil in one.
+local function joined(one, other)
+  local kept, given = cmsgpack.unpack(one), cmsgpack.unpack(other)
+  local device_type, duration = kept[5] or given[5], kept[6] or given[6]
+  -- The members one by one behind the head of an array of six: of a table with holes it would make a map.
+  return '\150' .. cmsgpack.pack(kept[1], kept[2], kept[3], kept[4], device_type, duration)
+end
+
+local suspects, streaks = {}, {}
+local same_time, same_text
+
+for i = 1, count do
+  local id, old = ids[i], old_heads[i]
+  local success, seen, failed, failures, received, number, ok, ok_low, ok_high, bad, bad_low, bad_high, heard, heard_low, heard_high, code, event_at = unpack_from(DELTA, devices, places[i])
+  local at = ends[i] - 8 * failures
+  local last_success, last_seen, newest, n, room, streak, last_received, last_number = 0, 0, 0, 0, 0, 0, 0, 0
+  local last_code, old_event_at = '', nil
+  local ok_days, ok_days_low, ok_days_high = ok, ok_low, ok_high
+  local bad_days, bad_days_low, bad_days_high = bad, bad_low, bad_high
+  local heard_days, heard_days_low, heard_days_high = heard, heard_low, heard_high
+  if old and string.byte(old) == VERSION then
+    local _
+    _, last_success, last_seen, newest, n, room, streak, last_received, last_number, ok_days, ok_days_low, ok_days_high, bad_days, bad_days_low, bad_days_high, heard_days, heard_days_low, heard_days_high, last_code, old_event_at = unpack_from(HEAD, old)
+    ok_days, ok_days_low, ok_days_high = union(ok_days, ok_days_low, ok_days_high, ok, ok_low, ok_high)
+    bad_days, bad_days_low, bad_days_high = union(bad_days, bad_days_low, bad_days_high, bad, bad_low, bad_high)
+    heard_days, heard_days_low, heard_days_high =
+      union(heard_days, heard_days_low, heard_days_high, heard, heard_low, heard_high)
+  end
+  local was_seen, was_n, was_streak, was_received = last_seen, math.min(n, kept), streak, last_received
+  local was_number = streak > 0 and last_number or 0
+
+  local recount = anew
+  if success > last_success then
+    last_success = success
+    recount = recount or streak > 0
+  end
+  -- Of the newest failure another copy may tell the code.
+  local is_known = failures == 0 or (failures == 1 and failed == newest and number <= last_number)
+  local key
+  if anew or not is_known or (recount and newest > last_success) then
+    key = failures_prefix .. id
+    if n > 0 and call('STRLEN', key) ~= room * 8 then
+      -- They were lost, or are not what was written: what is merged now is all that is known.
+      newest, n, room, streak, last_number, last_code = 0, 0, 0, 0, 0, ''
+      is_known, recount = failures == 0, true
+    end
+  end
+  if not is_known then
+    if failed > newest or (failed == newest and number > last_number) then
+      last_number, last_code = number, code
+    end
+    local first = unpack_from('<d', devices, at)
+    if first > newest then
+      n, room = write(key, n, string.sub(devices, at, at + 8 * failures - 1), room)
+      if first > last_success then
+        streak = streak + failures
+      else
+        recount = recount or failed > last_success
+      end
+    else
+      local changed
+      n, room, changed = merge(key, n, room, failures, at)
+      recount = recount or changed
+    end
+    newest = math.max(newest, failed)
+  end
+  if newest <= last_success then
+    streak = 0
+  elseif recount then
+    streak = n - older(key, n, last_success + 0.5)
+  end
+  streak = math.min(streak, kept)
+  local event
+  if seen > last_seen then
+    last_seen, event = seen, string.sub(devices, event_at, at - 1)
+  else
+    event = string.sub(old, old_event_at)
+    if seen == last_seen then
+      local given = string.sub(devices, event_at, at - 1)
+      if given ~= event then
+        event = joined(event, given)
       end
     end
+  end
+
+  local total = math.min(n, kept)
+  if total > 0 then
+    if total ~= was_n or anew then
+      add(by_failures, total, id)
+    end
+    if streak ~= was_streak or was_n == 0 or anew then
+      add(by_streak, streak, id)
+    end
+    if last_seen ~= was_seen or was_n == 0 or anew then
+      add(by_last_seen, last_seen, id)
+    end
+    if streak >= threshold or was_streak >= threshold then
+      suspects[#suspects + 1], streaks[#streaks + 1] = id, streak
+    end
+  end
+  if received > last_received then
+    last_received = received
+  end
+  if last_received ~= was_received or (anew and last_received > 0) then
+    if last_received ~= same_time then
+      -- Those of a batch have one time of receipt; Redis takes longer for a number than for its text.
+      same_time, same_text = last_received, string.format('%.0f', last_received)
+    end
+    add(by_received, same_text, id)
+  end
+  if streak > 0 then
+    if last_number ~= was_number or anew then
+      add(by_code, last_number, id)
+    end
+  elseif was_number ~= 0 or anew then
+    not_by_code[#not_by_code + 1] = id
+  end
+  local head = pack(HEAD .. 'c0', VERSION, last_success, last_seen, newest, n, room, streak, last_received, last_number, ok_days, ok_days_low, ok_days_high, bad_days, bad_days_low, bad_days_high, heard_days, heard_days_low, heard_days_high, #last_code, last_code, event)
+  if head ~= old then
+    add(new_heads, id, head)
+  end
+end
+
+local function write_all(command, key, values)
+  if #values > 0 then
+    call(command, root .. key, unpack(values))
+  end
+end
+write_all('HSET', ':heads', new_heads)
+write_all('ZADD', ':by:failures', by_failures)
+write_all('ZADD', ':by:streak', by_streak)
+write_all('ZADD', ':by:last_seen', by_last_seen)
+write_all('ZADD', ':by:received', by_received)
+write_all('ZADD', ':by:code', by_code)
+write_all('ZREM', ':by:code', not_by_code)
+
+local changes = {}
+-- While anyone catches up, half a history would raise alerts that the whole one does not.
+if #suspects == 0 or call('EXISTS', root .. ':quiet') == 1
+  or call('ZCOUNT', root .. ':catching_up', call('TIME')[1], '+inf') > 0 then
+  return changes
+end
+local alerting = call('SMISMEMBER', root .. ':alerting:streak', unpack(suspects))
+for i = 1, #suspects do
+  local opens = streaks[i] >= threshold
+  if opens ~= (alerting[i] == 1) then
+    local n = #changes
+    changes[n + 1], changes[n + 2], changes[n + 3] = suspects[i], streaks[i], opens and 1 or 0
   end
 end
 return changes

@@ -1,15 +1,15 @@
 -- Writes down how far one bridge's events are merged, beside the data, so that both are lost together.
 --
--- KEYS[1]  the shard's root
+-- KEYS[1]  the shard's epoch
 -- ARGV     epoch, bridge id, low watermark (epoch ms), seconds for which the bridge counts as catching up or 0,
 --          for how long an event may have been stored without being merged (ms), the instance that stopped or '',
 --          for how many seconds a bridge that catches up may keep alerts silent,
 --          what this clock said when the command was sent, or a little before (epoch ms), or '' where not known
 -- Returns 1 where a rebuild is pending, else 0.
-local root = KEYS[1]
-if redis.call('GET', root .. ':epoch') ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('LOST the projection')
 end
+local root = string.sub(KEYS[1], 1, -7)
 redis.call('HSET', root .. ':watermarks', ARGV[2], ARGV[3])
 local now = redis.call('TIME')
 if tonumber(ARGV[4]) > 0 then
