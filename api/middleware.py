@@ -2,7 +2,8 @@
 
 A web page of another origin reaches an api on loopback through its visitor's browser: under a name of its own
 that resolves to 127.0.0.1 (DNS rebinding), or with a POST that needs no leave (Fetch, "CORS-safelisted"). The
-Host, the browser's own `Sec-Fetch-Site`, and the media type that `POST /api/sync-event` asks for stop it.
+Host, the browser's own `Sec-Fetch-Site` or `Origin`, and the media type that `POST /api/sync-event` asks for
+stop it.
 """
 
 import re
@@ -80,10 +81,7 @@ class Edge:
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "The api is not known by the name in `Host`; PISYNC_ALLOWED_HOSTS adds names.",
             )
-        if scope["method"] not in _READING and any(
-            name == b"sec-fetch-site" and value.strip().lower() in _OTHER_ORIGINS
-            for name, value in scope["headers"]
-        ):
+        if scope["method"] not in _READING and _is_of_other_origin(scope, hosts[0]):
             return problems.problem(
                 HTTPStatus.FORBIDDEN, "A web page of another origin may not change anything here."
             )
@@ -131,6 +129,16 @@ def _may_be_asked_as(host: str, names: set[str]) -> bool:
         or name.endswith(".localhost")
         or is_loopback(name.strip("[]"))
     )
+
+
+def _is_of_other_origin(scope: Scope, host: bytes) -> bool:
+    """Whether a browser says that a page of another origin asks: by `Sec-Fetch-Site`, or else by `Origin`."""
+    sites = [value.strip().lower() for name, value in scope["headers"] if name == b"sec-fetch-site"]
+    if sites:
+        return not _OTHER_ORIGINS.isdisjoint(sites)
+    origins = [value.strip().lower() for name, value in scope["headers"] if name == b"origin"]
+    # Of an older browser. A proxy may have taken TLS off, so the scheme tells nothing.
+    return any(origin.partition(b"://")[2] != host.lower() for origin in origins)
 
 
 def _under(scope: Scope, root_path: str) -> Scope:

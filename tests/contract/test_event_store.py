@@ -85,6 +85,21 @@ async def test_a_row_of_a_page_is_ready_to_be_encoded(event_store: EventStore) -
     ]
 
 
+async def test_large_counts_come_back_as_plain_integers(event_store: EventStore) -> None:
+    """Not as the subclass that MongoDB's driver makes of them, which no encoder takes."""
+    large = msgspec.structs.replace(event("PB-1"), total_files_synced=2**31, sync_duration_ms=2**53 - 1)
+    await event_store.insert([large], NOW)
+    query = HistoryQuery(device_id="PB-1", limit=1)
+    [row] = (await event_store.page(query)).rows
+    assert msgspec.json.decode(msgspec.json.encode(row))["sync_duration_ms"] == 2**53 - 1
+    found = [*await event_store.history(query)]
+    for since in (None, NOW):
+        found += [entry async for batch in event_store.replay(since) for entry in batch]
+    for entry in found:
+        assert entry.event == large
+        assert {type(entry.event.total_files_synced), type(entry.event.sync_duration_ms)} == {int}
+
+
 async def test_an_event_is_stored_once(event_store: EventStore) -> None:
     first = [event("PB-1", 0), event("PB-1", 1, errors=1)]
     await event_store.insert(first, NOW)

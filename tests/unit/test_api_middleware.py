@@ -199,10 +199,37 @@ async def test_a_page_of_another_origin_changes_nothing(site: str) -> None:
         assert (await pisync.get("/healthz", headers=headers)).status_code == 200
 
 
-@pytest.mark.parametrize("site", ["same-origin", "none"])
-async def test_our_own_page_and_the_user_may(site: str) -> None:
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "", f"http://{HOST}.evil.example", "http://127.0.0.1:8081"]
+)
+async def test_a_browser_without_sec_fetch_says_the_origin(origin: str) -> None:
     async with api() as pisync:
-        assert (await pisync.post(EVENT, headers=[(b"sec-fetch-site", site.encode())])).status_code == 201
+        headers = [(b"origin", origin.encode())]
+        is_problem(await pisync.post(EVENT, headers=headers), 403)
+        for method, path in (
+            ("POST", f"/api/dead-letters/{'0' * 32}/replay"),
+            ("DELETE", "/api/dead-letters"),
+        ):
+            is_problem(await pisync.request(method, path, headers=headers), 403)
+        assert pisync.publisher.published == []
+        assert (await pisync.get("/healthz", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "same-origin"},
+        {"sec-fetch-site": "none"},
+        {"origin": f"http://{HOST}"},
+        {"origin": f"HTTPS://{HOST}"},
+        # The browser knows best: a proxy may have another name inside.
+        {"sec-fetch-site": "same-origin", "origin": "https://pisync.example"},
+    ],
+)
+async def test_our_own_page_and_the_user_may(headers: dict[str, str]) -> None:
+    async with api() as pisync:
+        sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+        assert (await pisync.post(EVENT, headers=sent)).status_code == 201
 
 
 @pytest.mark.parametrize(

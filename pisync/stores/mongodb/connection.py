@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from bson.codec_options import TypeDecoder, TypeRegistry
+from bson.int64 import Int64
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
@@ -23,6 +25,16 @@ DUPLICATE_KEY: Final = 11000
 # BadValue, TypeMismatch, InvalidBSON, DocumentValidationFailure, BSONObjectTooLarge
 REFUSALS: Final = frozenset({2, 14, 22, 121, 10334})
 AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
+
+
+class _PlainIntegers(TypeDecoder):
+    """Integers of 2³¹ and more come as a subclass of `int`, which no encoder of ours takes."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: Int64) -> int:
+        """The same number."""
+        return int(value)
 
 
 class MongoConnection:
@@ -51,6 +63,7 @@ class MongoConnection:
                     readPreference="primary",
                     readConcernLevel="majority",
                     tz_aware=True,
+                    type_registry=TypeRegistry([_PlainIntegers()]),
                     appname="pisync",
                     serverSelectionTimeoutMS=limits.MONGODB_CONNECT_TIMEOUT_MS,
                     connectTimeoutMS=limits.MONGODB_CONNECT_TIMEOUT_MS,

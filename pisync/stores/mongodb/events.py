@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Self
 
-from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
@@ -62,7 +61,7 @@ class MongoEventStore:
         self._events = connection.database.get_collection("sync_events")
         # Datetimes without a zone: the driver makes them without calling into Python.
         self._without_zone: AsyncCollection[Document] = self._events.with_options(
-            CodecOptions(tz_aware=False)
+            self._events.codec_options.with_options(tz_aware=False)
         )
 
     @classmethod
