@@ -104,7 +104,12 @@ BATCH_BYTES_MAX: Final = 1024 * 1024
 BATCH_ELEMENTS_MAX: Final = 10_000
 MESSAGES_DECODED_AT_ONCE: Final = 25
 BATCHES_INFLIGHT_MAX: Final = 4
-LINGER_MS: Final = 2
+# How long a message may wait for others that make its batch larger. The wait ends when a half of it brought
+# none; once there are many, which have little left to save of what a batch costs, when an eighth did.
+LINGER_MS: Final = 16
+LINGER_PARTS_FEW: Final = 2
+LINGER_PARTS_MANY: Final = 8
+LINGER_MANY: Final = 32
 INFLIGHT_MESSAGES_MAX: Final = 10_000
 INFLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 20.0
