@@ -102,16 +102,16 @@ class Intake:
     def offer(self, message: Message) -> None:
         """Take a message in; at the limit the session is paused."""
         self._pending.append(message)
+        pending = len(self._pending)
+        size_bytes = message.size_bytes
         self.offered += 1
         self._held_messages += 1
-        self._held_bytes += message.size_bytes
-        before = self._pending_bytes
-        self._pending_bytes = before + message.size_bytes
-        pending = len(self._pending)
+        self._held_bytes += size_bytes
+        self._pending_bytes = pending_bytes = self._pending_bytes + size_bytes
         if pending == 1:
             self._idle.clear()
             self._arrived.set()
-        if pending == self._look_at or before < limits.BATCH_BYTES_MAX <= self._pending_bytes:
+        if pending == self._look_at or pending_bytes - size_bytes < limits.BATCH_BYTES_MAX <= pending_bytes:
             self._look.set()
         if self._held_messages >= self._messages_max or self._held_bytes >= self._bytes_max:
             self._apply_backpressure()

@@ -106,7 +106,7 @@ MESSAGES_DECODED_AT_ONCE: Final = 25
 BATCHES_INFLIGHT_MAX: Final = 4
 # How long a message may wait for others that make its batch larger. The wait ends when a half of it brought
 # none; once there are many, which have little left to save of what a batch costs, when an eighth did.
-LINGER_MS: Final = 16
+LINGER_MS: Final = 15
 LINGER_PARTS_FEW: Final = 2
 LINGER_PARTS_MANY: Final = 8
 LINGER_MANY: Final = 32
