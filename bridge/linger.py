@@ -17,7 +17,8 @@ class Linger:
     - After a while without a batch, or one of a single message, the first message begins the next at once.
     - Otherwise it begins when `longest_s` have passed since the last one began; while one is under way, since
       its own first message came, which would be acknowledged after that one anyway.
-    - It begins earlier when nothing more came for a part of that time, a smaller part where many have come.
+    - It begins earlier when nothing more came for a part of that time, a smaller part where many have come;
+      where none is under way many begin at once, because a larger batch would save little.
 
     Who asks begins a full batch without asking.
     """
@@ -46,7 +47,10 @@ class Linger:
         elif messages == self._seen:
             return 0
         self._seen = messages
-        parts = limits.LINGER_PARTS_FEW if messages < limits.LINGER_MANY else limits.LINGER_PARTS_MANY
+        many = messages >= limits.LINGER_MANY
+        if many and not batches:
+            return 0
+        parts = limits.LINGER_PARTS_MANY if many else limits.LINGER_PARTS_FEW
         return max(0, min(self._until - now, self._longest_s / parts))
 
     def begin(self, *, now: float, messages: int) -> None:

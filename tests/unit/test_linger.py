@@ -66,11 +66,17 @@ def test_a_wait_that_brings_nothing_ends() -> None:
     assert linger.wait_s(now=10 + HALF, messages=1, batches=0) == 0
 
 
-def test_many_messages_wait_a_smaller_part_for_more() -> None:
+def test_many_messages_wait_a_smaller_part_for_more_while_a_batch_is_under_way() -> None:
     linger = after_a_batch(messages=9)
-    assert linger.wait_s(now=10, messages=limits.LINGER_MANY, batches=0) == EIGHTH
-    assert linger.wait_s(now=10 + EIGHTH, messages=limits.LINGER_MANY + 1, batches=0) == EIGHTH
-    assert linger.wait_s(now=10 + 2 * EIGHTH, messages=limits.LINGER_MANY + 1, batches=0) == 0
+    assert linger.wait_s(now=10, messages=limits.LINGER_MANY, batches=1) == EIGHTH
+    assert linger.wait_s(now=10 + EIGHTH, messages=limits.LINGER_MANY + 1, batches=1) == EIGHTH
+    assert linger.wait_s(now=10 + 2 * EIGHTH, messages=limits.LINGER_MANY + 1, batches=1) == 0
+
+
+def test_many_messages_wait_no_longer_once_no_batch_is_under_way() -> None:
+    linger = after_a_batch(messages=9)
+    assert linger.wait_s(now=10, messages=limits.LINGER_MANY - 1, batches=0) == HALF
+    assert linger.wait_s(now=10 + EIGHTH, messages=limits.LINGER_MANY, batches=0) == 0
 
 
 def test_without_a_linger_nothing_ever_waits() -> None:
