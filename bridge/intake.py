@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from bridge.kinds import Kind
+from bridge.linger import Linger
 from bridge.metrics import Metrics
 from pisync import limits, logs
 from pisync.domain import topics
@@ -66,7 +67,7 @@ class Intake:
         self._routes = [(topic_pattern(kind.topic_filter).fullmatch, kind) for kind in kinds]
         self._metrics = metrics
         self._batch_messages_max = settings.batch_messages_max
-        self._linger_s = settings.linger_ms / 1000
+        self._linger = Linger(longest_s=settings.linger_ms / 1000)
         self._messages_max = settings.inflight_messages_max
         self._bytes_max = settings.inflight_bytes_max
         self._slots = asyncio.Semaphore(settings.batches_inflight_max)
@@ -77,7 +78,11 @@ class Intake:
         self._released = asyncio.Event()
         self._released.set()
         self._pending: deque[Message] = deque()
+        self._pending_bytes = 0
         self._arrived = asyncio.Event()
+        # When to ask the linger again whether the next batch begins; the number of messages that sets it.
+        self._look = asyncio.Event()
+        self._look_at = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.offered = 0
@@ -97,12 +102,17 @@ class Intake:
     def offer(self, message: Message) -> None:
         """Take a message in; at the limit the session is paused."""
         self._pending.append(message)
+        pending = len(self._pending)
+        size_bytes = message.size_bytes
         self.offered += 1
         self._held_messages += 1
-        self._held_bytes += message.size_bytes
-        if len(self._pending) == 1:
+        self._held_bytes += size_bytes
+        self._pending_bytes = pending_bytes = self._pending_bytes + size_bytes
+        if pending == 1:
             self._idle.clear()
             self._arrived.set()
+        if pending == self._look_at or pending_bytes - size_bytes < limits.BATCH_BYTES_MAX <= pending_bytes:
+            self._look.set()
         if self._held_messages >= self._messages_max or self._held_bytes >= self._bytes_max:
             self._apply_backpressure()
 
@@ -141,17 +151,40 @@ class Intake:
             while True:
                 await self._arrived.wait()
                 began_at = loop.time()
-                if len(self._pending) < self._batch_messages_max:
-                    await asyncio.sleep(self._linger_s)
+                await self._gather()
                 await self._slots.acquire()
                 if not self._is_clock_right():
                     self.hold()
                 await self._released.wait()
                 batch = self._take(began_at)
+                self._linger.begin(now=loop.time(), messages=len(batch.messages))
                 task = group.create_task(self._work_on(batch, predecessor), name="batch")
                 self.batches.add(task)
                 task.add_done_callback(self.batches.discard)
                 predecessor = batch.acknowledged
+
+    async def _gather(self) -> None:
+        """Wait for more messages as long as the linger says; not where the batch is full or none can come."""
+        loop = asyncio.get_running_loop()
+        while not (self._paused or self._is_full):
+            pending = len(self._pending)
+            wait_s = self._linger.wait_s(now=loop.time(), messages=pending, batches=len(self.batches))
+            if not wait_s:
+                return
+            # Of the messages on the way only these wake us: the one that makes them many, and the one that
+            # makes the batch full.
+            self._look_at = self._batch_messages_max
+            if pending < limits.LINGER_MANY:
+                self._look_at = min(self._look_at, limits.LINGER_MANY)
+            self._look.clear()
+            timer = loop.call_later(wait_s, self._look.set)
+            await self._look.wait()
+            timer.cancel()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether what has come makes a full batch."""
+        return len(self._pending) >= self._batch_messages_max or self._pending_bytes >= limits.BATCH_BYTES_MAX
 
     def _take(self, began_at: float) -> Batch:
         pending, size_bytes = self._pending, 0
@@ -162,6 +195,7 @@ class Intake:
                 break
             messages.append(pending.popleft())
             size_bytes += size
+        self._pending_bytes -= size_bytes
         if not pending:
             self._arrived.clear()
         return Batch(messages=messages, size_bytes=size_bytes, began_at=began_at)
@@ -256,6 +290,7 @@ class Intake:
         )
         if full and not self._paused:
             self._paused = True
+            self._look.set()
             self._flow.pause()
         elif self._paused and not full:
             self._paused = False

@@ -130,7 +130,12 @@ BATCH_BYTES_MAX: Final = 1024 * 1024
 BATCH_ELEMENTS_MAX: Final = 10_000
 MESSAGES_DECODED_AT_ONCE: Final = 25
 BATCHES_INFLIGHT_MAX: Final = 4
-LINGER_MS: Final = 2
+# How long a message may wait for others that make its batch larger. The wait ends when a half of it brought
+# none. Many have little left to save of what a batch costs: it ends when an eighth brought none, or at once.
+LINGER_MS: Final = 18
+LINGER_PARTS_FEW: Final = 2
+LINGER_PARTS_MANY: Final = 8
+LINGER_MANY: Final = 40
 INFLIGHT_MESSAGES_MAX: Final = 10_000
 INFLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 20.0

@@ -128,7 +128,8 @@ class BridgeSettings(CommonSettings):
         limits.LINGER_MS,
         ge=0,
         le=1000,
-        description="How long a batch waits for more messages after its first, in milliseconds.",
+        description="How long a message may wait for others to make its batch larger, in milliseconds; the"
+        " first after a while, and one in a batch that is full, waits for none.",
     )
     inflight_messages_max: int = Field(
         limits.INFLIGHT_MESSAGES_MAX,
