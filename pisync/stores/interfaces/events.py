@@ -110,8 +110,9 @@ class EventStore(Protocol):
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[SyncEvent]]:
-        """All events received or enriched at `since` or later, in batches; None: all, device after device.
+        """All events received or enriched at `since` or later, in batches; None: all, bucket after bucket.
 
+        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between.
         They have no `errors`, which nobody replays for and which may be most of an event. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call
         with the same `since` and `position` goes on behind the last batch that was asked to be followed.
@@ -123,7 +124,7 @@ class EventStore(Protocol):
     async def count_failures(self, device_id: str, since: datetime | None) -> int:
         """How many failures one device has, or has since a moment: where the projection keeps too few.
 
-        No event is read for it; what it costs grows with what is counted.
+        No event is read for it; what it costs grows with what is counted, and with the days there are.
         """
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:

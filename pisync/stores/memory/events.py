@@ -10,6 +10,7 @@ import msgspec
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.events import Outcome, SyncEvent, add_content, additions, from_content, outcome, rows
+from pisync.domain.identity import bucket_of
 from pisync.stores.interfaces.events import (
     HistoryEntry,
     HistoryPage,
@@ -87,12 +88,12 @@ class MemoryEventStore:
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[SyncEvent]]:
-        """All events received since then, one batch."""
+        """All events received since then, one batch; bucket after bucket, as they are asked for."""
         if position is not None and position.after is not None:
             return
         yield [
             _without_errors(entry.event)
-            for key, entry in sorted(self.events.items())
+            for key, entry in sorted(self.events.items(), key=lambda item: (bucket_of(item[0][0]), item[0]))
             if since is None or max(entry.received_at, self._enriched_at.get(key, entry.received_at)) >= since
         ]
         if position is not None:
