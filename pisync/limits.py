@@ -38,6 +38,11 @@ DAYS_AT_ONCE_MAX: Final = 512
 # To confirm an alert, of many devices at once: most have failed within a day or two.
 ALERT_DAYS_AT_FIRST: Final = 2
 
+# `pisync migrate`: events that are moved at once, and for how long it looks whether bridges run, which raise
+# their floors meanwhile.
+MIGRATION_BATCH_EVENTS: Final = 1000
+MIGRATION_LOOK_S: Final = 5.0
+
 # A device clock: a Pi has no battery behind it, and starts at 1970 or at its image's build date.
 CLOCK_AHEAD_MS_MAX: Final = 10 * 60 * 1000
 CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z

@@ -1,6 +1,6 @@
 """What only the event store in MongoDB can show: dead letters as documents, refusals, being unavailable."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter
 from pisync.stores.mongodb.events import MongoEventStore
+from tests.support.buckets import BucketWatch
 from tests.support.samples import NOW, START, event
 from tests.support.waiting import until
 
@@ -132,6 +133,29 @@ async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, 
     # A merge of ranges that are sorted is none.
     assert all("'stage': 'SORT'" not in str(plan.get("execStats")) for plan in plans)
     assert not any(plan.get("hasSortStage") for plan in plans)
+
+
+async def test_every_query_that_names_a_device_names_its_bucket(
+    store: MongoEventStore, bucket_watch: BucketWatch
+) -> None:
+    """Held for each command of the contract suite; here, that all kinds of them are looked at."""
+    before = bucket_watch.naming_devices
+    asked: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.insert([event("PB-1")], NOW),
+        lambda: store.insert([event("PB-1")], NOW),
+        lambda: store.knows("PB-1"),
+        lambda: store.history(HistoryQuery(device_id="PB-1", limit=1)),
+        lambda: store.page(HistoryQuery(device_id="PB-1", limit=1, outcome=OutcomeFilter.FAILED)),
+        lambda: store.count_failures("PB-1", NOW),
+        lambda: store.failing(["PB-1"], 1),
+    ]
+    for number, ask in enumerate(asked, start=1):
+        await ask()
+        assert bucket_watch.naming_devices >= before + number
+    found = store._events.find({"_id.device_id": "PB-1"}).to_list()
+    assert len(await found) == 1
+    assert len(bucket_watch.without_bucket) == 1
+    bucket_watch.without_bucket.clear()
 
 
 async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,18 @@ class EventStore(Protocol):
     """
 
     async def prepare(self) -> None:
-        """Create what the store needs (indexes); may be repeated."""
+        """Create what the store needs (indexes); may be repeated.
+
+        Raises:
+            ConfigurationError: as `check_version`, or the credentials permit too little.
+        """
+
+    async def check_version(self) -> None:
+        """Return where what is stored is of the version that this program knows; nothing is written.
+
+        Raises:
+            ConfigurationError: it is not; the text says whether to update this program or what is stored.
+        """
 
     async def ping(self) -> None:
         """Return when the store answers."""

@@ -30,6 +30,9 @@ class MemoryEventStore:
     async def prepare(self) -> None:
         """Nothing to create."""
 
+    async def check_version(self) -> None:
+        """It is this program's own."""
+
     async def ping(self) -> None:
         """Always there."""
 

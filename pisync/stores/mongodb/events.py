@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import (
     DocumentTooLarge,
@@ -30,7 +30,7 @@ from pisync.stores.interfaces.events import (
     InsertOutcome,
     ReplayPosition,
 )
-from pisync.stores.mongodb import by_device, reading
+from pisync.stores.mongodb import by_device, reading, schema
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
     DUPLICATE_KEY,
@@ -69,27 +69,23 @@ class MongoEventStore:
         """Create the indexes where they are absent.
 
         Raises:
-            ConfigurationError: MongoDB does not accept our credentials or lacks permissions for them.
+            ConfigurationError: what is stored is of another version, or MongoDB does not accept our
+                credentials or lacks permissions for them.
         """
         with map_driver_errors():
             try:
-                await self._events.create_indexes(
-                    [
-                        IndexModel([("received_at", ASCENDING)], name="received_at"),
-                        IndexModel([("enriched_at", ASCENDING)], name="enriched_at", sparse=True),
-                        # With the number of errors, or counting would read every event for the filter,
-                        # which is the index's own.
-                        IndexModel(
-                            [(name, ASCENDING) for name in (*by_device.KEY, "total_errors")],
-                            name=by_device.FAILURES_INDEX,
-                            partialFilterExpression=by_device.IS_FAILURE,
-                        ),
-                    ]
-                )
+                await schema.check(self._events)
+                await schema.write_version(self._events, schema.VERSION)
+                await schema.create_indexes(self._events)
             except OperationFailure as error:
                 if error.code in {AUTHENTICATION_FAILED, UNAUTHORIZED}:
                     raise not_permitted(error) from None
                 raise
+
+    async def check_version(self) -> None:
+        """Return where what is stored is of the version that this program knows."""
+        with map_driver_errors():
+            await schema.check(self._events)
 
     async def ping(self) -> None:
         """Return when MongoDB answers."""
