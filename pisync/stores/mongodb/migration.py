@@ -1,8 +1,8 @@
 """Moves events from the key of version 1 to the present one.
 
 A copy under the new key is durable before the old document is deleted, so that a run may be killed anywhere
-and another goes on: what was copied and not deleted is copied again, which changes nothing. Bridges wait until
-it is done (`pisync/stores/mongodb/schema.py`).
+and another goes on: what was copied and not deleted is copied again, which changes nothing. No bridge starts
+before it is done (`pisync/stores/mongodb/schema.py`).
 """
 
 import asyncio
@@ -120,10 +120,11 @@ async def _move(events: Events, batch: Sequence[Document]) -> None:
 
 
 def _present_key(key: Document) -> Document:
-    moment: datetime = key["timestamp"]
+    # A command is decoded without the client's options: no zone.
+    moment: datetime = key["timestamp"].replace(tzinfo=UTC)
     return {
         "bucket": bucket_of(key["device_id"]),
-        "day": day_of(moment.replace(tzinfo=UTC)),  # a command is decoded without the client's options
+        "day": day_of(moment),
         "device_id": key["device_id"],
         "timestamp": moment,
     }
