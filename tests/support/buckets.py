@@ -47,7 +47,7 @@ def _devices(node: object) -> Iterator[bool]:
         for each in node:
             yield from _devices(each)
     elif isinstance(node, Mapping):
-        if "device_id" in node:
+        if node.get("device_id"):  # an empty one is no device, but where the keys of version 1 begin
             yield "bucket" in node
         if "_id.device_id" in node:
             yield "_id.bucket" in node or "bucket" in _names(node.get("_id"))
