@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -132,11 +133,14 @@ async def test_a_page_whose_days_are_found_one_step_after_another(event_store: E
 async def test_a_clock_that_is_wrong_hides_nothing(
     event_store: EventStore, monkeypatch: pytest.MonkeyPatch, ours_is_ahead: timedelta
 ) -> None:
-    device_id, other = itertools.islice(devices_of_one_bucket(), 2)
+    device_id, other, earlier = itertools.islice(devices_of_one_bucket(), 3)
     events = hourly(device_id, 60, errors=1)
+    # A success after the failures of the other that fails, and before its own.
+    events[10] = msgspec.structs.replace(events[10], total_errors=0)
+    await event_store.insert(hourly(earlier, 60, errors=1)[40:], NOW)
     await event_store.insert([*events, *hourly(other, 1), *hourly(other, 60, errors=1)[1:]], NOW)
     wrong = clock.now() + ours_is_ahead
     monkeypatch.setattr("pisync.clock.now", lambda: wrong)
     page = await event_store.history(HistoryQuery(device_id=device_id, limit=50))
     assert [entry.event for entry in page] == events[:50]
-    assert await event_store.failing([device_id, other], 3) == {device_id}
+    assert await event_store.failing([device_id, other, earlier], 3) == {device_id, earlier}

@@ -38,7 +38,11 @@ async def failing(events: Events, device_ids: Collection[str], in_a_row: int) ->
             some = ranges[start : start + limits.DAYS_AT_ONCE_MAX]
             found = events.find({"$or": some, "total_errors": 0}, {"_id": 1}).hint("_id_")
             found = found.batch_size(limits.REPLAY_BATCH_EVENTS)
-            recovered |= {success["_id"]["device_id"] async for success in found}
+            async for success in found:
+                device_id = success["_id"]["device_id"]
+                # The range of a bucket's later days begins with the earliest of its devices' moments.
+                if success["_id"]["timestamp"] > since[device_id]:
+                    recovered.add(device_id)
         day = back(day, count)
         undecided = {
             device_id: moment
