@@ -18,10 +18,11 @@ from api.middleware import is_within
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
-from pisync import logs
-from pisync.errors import ConfigurationError
+from pisync import backoff, logs
+from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.limits import STOP_MARGIN_S
 from pisync.settings import ApiSettings
+from pisync.stores.interfaces.events import EventStore
 from pisync.stores.opening import open_stores
 from pisync.tasks import supervise
 
@@ -34,7 +35,8 @@ def run(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
 
     Raises:
-        ConfigurationError: the address cannot be listened on, or the broker refuses us for good.
+        ConfigurationError: the address cannot be listened on, the broker refuses us for good, or what is
+            stored is of another version.
     """
     with (
         _listen(settings.http_host, settings.http_port) as listener,
@@ -73,6 +75,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         works = {
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
+            "version": _check_version(stores.events),
             _SERVER: server.serve(sockets=[listener]),
         }
         async with supervise(works) as running:
@@ -86,6 +89,21 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
                 server.should_exit = True
                 await running.ended(_SERVER)
     log.info("api stopped")
+
+
+async def _check_version(events: EventStore) -> None:
+    """Fail where what is stored is of another version, as soon as MongoDB says so; else wait to be cancelled.
+
+    Until then the api is up: what needs MongoDB is answered 503.
+    """
+    for delay_s in backoff.delays():
+        try:
+            await events.check_version()
+            break
+        except MongodbUnavailable as error:
+            log.debug("the version of what is stored is not known yet", why=str(error))
+            await asyncio.sleep(delay_s)
+    await asyncio.Event().wait()
 
 
 def server_config(app: ASGIApp, connections: Connections, *, stop_s: int) -> uvicorn.Config:

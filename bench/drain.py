@@ -184,7 +184,8 @@ async def _bare_insert(rig: Rig, traffic: Traffic) -> Drain:
     meter = rig.meter()
     seconds = 0.0
     events = _in_order(traffic)
-    while chunk := documents(islice(events, limits.BATCH_MESSAGES_MAX * _INSERTS_AT_ONCE), received_at):
+    at_once = limits.BATCH_MESSAGES_MAX * _INSERTS_AT_ONCE
+    while chunk := documents(list(islice(events, at_once)), received_at):
         parts = [chunk[part.start : part.stop] for part in windows(len(chunk), limits.BATCH_MESSAGES_MAX)]
         began = time.perf_counter()
         await asyncio.gather(*(collection.insert_many(part, ordered=False) for part in parts))

@@ -38,8 +38,9 @@ _INSERTS_AT_ONCE: Final = 3
 _REBUILD_TIMEOUT_S: Final = 900
 # Coprime to the sizes of the fleets: devices come in an order that is not that of their ids.
 _STRIDE: Final = 7919
-# More than one pattern makes of any device: each pattern's events have numbers of their own.
-_NUMBERS: Final = 1_000
+# More than one pattern makes of any device: each pattern's events have numbers of their own, which all come
+# out of `SPARE_NUMBERS`.
+_NUMBERS: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)

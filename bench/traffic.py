@@ -1,12 +1,14 @@
-"""The traffic that is measured: made up from numbers alone, so that every run and every rival gets the same.
+"""The traffic that is measured: made up from numbers, so that every run and every rival gets the same.
 
 A tenth of the devices keeps failing and the others fail now and then. Event `i` of a fleet of `devices`
 belongs to device `i % devices`: neighbours in a backlog are of different devices, which spares nobody work.
+Only the date is that of the run.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Final, Self
 
 import msgspec
@@ -23,6 +25,9 @@ TOGETHER: Final = 200
 BEGIN_MS: Final = clock.to_ms(datetime(2026, 1, 1, tzinfo=clock.EPOCH.tzinfo))
 HOUR_MS: Final = 3_600_000
 _INTERVAL_MS: Final = 600_000
+_DAY_MS: Final = 86_400_000
+# Numbers that a fleet may go on with after its history, which ends so long before today.
+SPARE_NUMBERS: Final = 500
 _ERRORS: Final = [ErrorDetail(code="UPLOAD_TIMEOUT", message="The server did not answer within 30 s")]
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -56,13 +61,19 @@ class Traffic:
         """The id of the device with this number."""
         return f"{self.prefix}-{device:06d}"
 
+    @cached_property
+    def _begin_ms(self) -> int:
+        """Such that the newest events are of these days: those of a device are looked for from today on."""
+        today_ms = clock.to_ms(clock.now()) // _DAY_MS * _DAY_MS
+        return today_ms - (self.events_per_device + SPARE_NUMBERS) * _INTERVAL_MS
+
     def event(self, device: int, number: int) -> SyncEvent:
         """The event of this number, from 0, of a device."""
         fails = self.fails(device, number)
         mixed = device * 31 + number * 17
         return SyncEvent(
             device_id=self.device_id(device),
-            timestamp=clock.from_ms(BEGIN_MS + number * _INTERVAL_MS + device % 1000),
+            timestamp=clock.from_ms(self._begin_ms + number * _INTERVAL_MS + device % 1000),
             total_files_synced=0 if fails else 1 + mixed % 200,
             total_errors=int(fails),
             internet_speed=(mixed % 4000) / 100,

@@ -73,6 +73,7 @@ def _state(record: BridgeRecord | None, mark: Mark | None) -> str:
 
 async def _forget(settings: CommonSettings, bridge_id: str) -> None:
     async with open_stores(settings) as stores:
+        await stores.events.check_version()
         with progress("Merging", "events") as update:
             merged = await forget(
                 bridge_id,

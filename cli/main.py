@@ -10,6 +10,7 @@ from cli.commands.api import api
 from cli.commands.bridge import bridge
 from cli.commands.bridges import bridges
 from cli.commands.dead_letters import dead_letters
+from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
 from cli.commands.stack import doctor, up
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, bridge, api, simulate, doctor, rebuild):
+for command in (up, bridge, api, simulate, doctor, rebuild, migrate):
     app.command()(command)
 app.add_typer(bridges)
 app.add_typer(dead_letters)

@@ -32,7 +32,7 @@ def run(settings: CommonSettings, *, check: bool) -> int:
 async def _main(settings: CommonSettings, *, check: bool) -> int:
     async with open_stores(settings) as stores:
         events, projection = stores.events, stores.projection
-        await events.ping()
+        await events.check_version()
         await projection.ping()
         if check:
             return await _check(stores)

@@ -5,6 +5,7 @@ time, in the plainest way there is; nothing of `pisync`, `bridge` or `api` is im
 its caller brings the evidence.
 """
 
+import binascii
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ ALERT_STREAK: Final = 3
 """Failures in a row that make an alert of the rule `STREAK`, as the protocol promises operators."""
 
 STREAK: Final = "streak"
+
+BUCKETS: Final = 64
+"""Parts of the key space, as the documents promise whoever splits it."""
 
 Key = tuple[str, int]
 """An event's identity: the device's id and the event's time, in epoch milliseconds."""
@@ -53,7 +57,8 @@ class Books:
     """What the stored events come to, held against what the fleet recorded.
 
     `sent`, `confirmed` and `stored` count distinct events. `lost` are confirmed and not stored; `doubled` are
-    stored more than once; `altered` with another content than they were sent with; `unknown` were never sent.
+    stored more than once; `misplaced` under a key whose bucket or day is not theirs, where they would not be
+    found; `altered` with another content than they were sent with; `unknown` were never sent.
     """
 
     sent: int
@@ -61,6 +66,7 @@ class Books:
     stored: int
     lost: list[Key]
     doubled: list[Key]
+    misplaced: list[Key]
     altered: list[Key]
     unknown: list[Key]
     failure_records: dict[str, FailureRecord]
@@ -71,6 +77,7 @@ class Books:
         named = (
             ("lost", self.lost),
             ("stored twice", self.doubled),
+            ("stored under a wrong key", self.misplaced),
             ("stored with another content", self.altered),
             ("stored, but never sent", self.unknown),
         )
@@ -99,7 +106,7 @@ class Auditor:
         """Hold the documents of MongoDB's `sync_events` against the fleet's record."""
         times: dict[str, list[tuple[int, bool]]] = {}
         stored: set[Key] = set()
-        doubled, altered, unknown = [], [], []
+        doubled, misplaced, altered, unknown = [], [], [], []
         for document in documents:
             identity = document["_id"]
             key = (identity["device_id"], _ms(identity["timestamp"]))
@@ -107,6 +114,8 @@ class Auditor:
                 doubled.append(key)
                 continue
             stored.add(key)
+            if list(identity.items())[:2] != _place(identity["device_id"], identity["timestamp"]):
+                misplaced.append(key)
             if key not in self._sent:
                 unknown.append(key)
             elif self._sent[key] != _canonical(document, beside=("_id", "received_at", "enriched_at")):
@@ -118,6 +127,7 @@ class Auditor:
             stored=len(stored),
             lost=sorted(self._confirmed - stored),
             doubled=doubled,
+            misplaced=misplaced,
             altered=altered,
             unknown=unknown,
             failure_records={device_id: _failure_record(moments) for device_id, moments in times.items()},
@@ -263,6 +273,12 @@ def _read(event: bytes) -> tuple[Key, str]:
 def _canonical(content: Mapping[str, Any], *, beside: Collection[str]) -> str:
     """The content as text, which tells 1 from 1.0 and from true."""
     return json.dumps({name: value for name, value in content.items() if name not in beside}, sort_keys=True)
+
+
+def _place(device_id: str, moment: datetime) -> list[tuple[str, int]]:
+    """What stands first in the key of an event: the bucket of its device, and its date in UTC."""
+    day = moment.astimezone(UTC).strftime("%Y%m%d")
+    return [("bucket", binascii.crc32(device_id.encode()) % BUCKETS), ("day", int(day))]
 
 
 def _ms(moment: datetime) -> int:

@@ -27,6 +27,22 @@ COMPARED_BYTES_MAX: Final = 4 * 1024 * 1024
 # Stored events that one statement enriches with members that they lack.
 ENRICHED_AT_ONCE: Final = 50
 
+# Parts of the key space by device, by which a cluster may be split: every event has one in its key, so that
+# another number is another key (`pisync migrate`).
+BUCKETS: Final = 64
+# A device's events are looked for day by day: so many days at first, then each time so many times as many, up
+# to what one command may ask for.
+DAYS_AT_FIRST: Final = 8
+DAYS_GROWTH: Final = 8
+DAYS_AT_ONCE_MAX: Final = 512
+# To confirm an alert, of many devices at once: most have failed within a day or two.
+ALERT_DAYS_AT_FIRST: Final = 2
+
+# `pisync migrate`: events that are moved at once, and for how long it looks whether bridges run, which raise
+# their floors meanwhile.
+MIGRATION_BATCH_EVENTS: Final = 1000
+MIGRATION_LOOK_S: Final = 5.0
+
 # A device clock: a Pi has no battery behind it, and starts at 1970 or at its image's build date.
 CLOCK_AHEAD_MS_MAX: Final = 10 * 60 * 1000
 CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
@@ -93,6 +109,8 @@ COMPARE_INTERVAL_S: Final = 60.0
 COMPARE_PAUSES: Final = 10
 COMPARE_EVENTS_PER_S: Final = 10_000
 COMPARE_NAMED_MAX: Final = 5
+# Devices whose records are read at once for a comparison.
+COMPARED_DEVICES_AT_ONCE: Final = 1000
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
 REPLAY_BATCH_EVENTS: Final = 2000

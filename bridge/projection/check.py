@@ -1,9 +1,9 @@
 """Compares the projection in Redis and the open alerts with the events in MongoDB, and changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby, islice
 from typing import Final
 
 import msgspec
@@ -14,6 +14,7 @@ from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
 from pisync.domain.device_state import DeviceState, LastEvent, code_number
+from pisync.domain.identity import bucket_of
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery
 from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader, Rank
@@ -122,20 +123,27 @@ class Check:
 async def states_by_device(
     batches: AsyncIterator[list[HistoryEntry]],
 ) -> AsyncIterator[dict[str, DeviceState]]:
-    """The states of all devices, each once, of events that come device after device.
+    """The states of all devices, each once, some at a time, of events that come bucket after bucket.
 
-    A batch may end in the middle of its last device, whose state waits for the next batch then.
+    States merge as they come, so that what is held is one bucket's devices and not its events.
     """
     states: dict[str, DeviceState] = {}
+    current = None
     async for batch in batches:
-        _merge(states, stored_states(batch))
-        if states:
-            last = next(reversed(states))
-            carried = {last: states.pop(last)}
-            yield states
-            states = carried
-    if states:
-        yield states
+        for bucket, entries in groupby(batch, lambda entry: bucket_of(entry.event.device_id)):
+            if bucket != current:
+                for some in _split(states):
+                    yield some
+                states, current = {}, bucket
+            _merge(states, stored_states(list(entries)))
+    for some in _split(states):
+        yield some
+
+
+def _split(states: dict[str, DeviceState]) -> Iterator[dict[str, DeviceState]]:
+    rest = iter(states.items())
+    while some := dict(islice(rest, limits.COMPARED_DEVICES_AT_ONCE)):
+        yield some
 
 
 def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None:

@@ -29,6 +29,8 @@ def stored(event: dict[str, Any], **members: Any) -> dict[str, Any]:
     """The same as MongoDB gives it back."""
     content = {name: value for name, value in event.items() if name not in {"device_id", "timestamp"}}
     identity = {
+        "bucket": 5,
+        "day": 20260508,
         "device_id": event["device_id"],
         "timestamp": datetime.fromisoformat(event["timestamp"]),
     }
@@ -78,6 +80,19 @@ def test_a_doubled_event() -> None:
     books = balance([stored(event) for event in [*EVENTS, EVENTS[2]]])
     assert books.doubled == [("PB-1", START_MS + 2 * MINUTE_MS)]
     assert books.failure_records["PB-1"].failures == 4
+
+
+@pytest.mark.parametrize("place", [{"bucket": 6}, {"day": 20260509}])
+def test_an_event_under_a_wrong_key(place: dict[str, int]) -> None:
+    wrong = stored(EVENTS[2])
+    wrong["_id"] |= place
+    books = balance([*map(stored, EVENTS[:2]), wrong, *map(stored, EVENTS[3:])])
+    assert books.misplaced == [("PB-1", START_MS + 2 * MINUTE_MS)]
+    assert books.lost == []
+    turned = stored(EVENTS[2])
+    turned["_id"] = dict(reversed(turned["_id"].items()))
+    assert balance([turned]).misplaced == [("PB-1", START_MS + 2 * MINUTE_MS)]
+    assert balance([*map(stored, EVENTS), wrong]).doubled == [("PB-1", START_MS + 2 * MINUTE_MS)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,18 @@ from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.projection import RedisProjection
+from tests.support import counting
+from tests.support.buckets import BucketWatch
 from tests.support.samples import attach_anew
+
+
+@pytest.fixture(autouse=True)
+def bucket_watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketWatch]:
+    """Every command that a store sends in the test knows the bucket of each device that it names."""
+    watch = BucketWatch()
+    counting.listen_to_stores(monkeypatch, watch)
+    yield watch
+    assert watch.without_bucket == []
 
 
 @pytest.fixture(params=["memory", "mongodb"])

@@ -1,6 +1,7 @@
 """Events with large `errors`: a page is bounded by bytes, and who needs no errors reads none."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import bson
@@ -15,7 +16,7 @@ from pisync.stores.interfaces.events import EventStore, HistoryPage, HistoryQuer
 from pisync.stores.mongodb.events import MongoEventStore, documents
 from tests.support import counting
 from tests.support.counting import Commands
-from tests.support.samples import NOW, event
+from tests.support.samples import NOW, START, event
 
 KIB: Final = 1024
 OLD_EVENTS: Final = 300
@@ -115,13 +116,17 @@ async def old_store(replies: Replies, mongodb_url: str) -> Any:
     await store.close()
 
 
-async def test_old_events_come_in_short_pages(old_store: MongoEventStore, replies: Replies) -> None:
+async def test_old_events_come_in_short_pages(
+    old_store: MongoEventStore, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pisync.clock.now", lambda: START + timedelta(days=1))
     found = await pages(old_store, limits.PAGE_MAX + 1)
     rows = rows_of(found)
     assert [row["errors"] for row in rows] == [OLD_ERRORS] * OLD_EVENTS
     assert len({row["timestamp"] for row in rows}) == OLD_EVENTS
     assert max(replies.sizes) <= limits.PAGE_BYTES_MAX + OLD_EVENTS * BESIDE
-    assert len(replies.sizes) == 2 * len(found)
+    # The history is shorter than the page: whether there are earlier days is asked, too.
+    assert len(replies.sizes) == 3 * len(found)
 
 
 async def test_who_needs_no_errors_reads_none(old_store: MongoEventStore, replies: Replies) -> None:

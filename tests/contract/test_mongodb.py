@@ -1,6 +1,6 @@
 """What only the event store in MongoDB can show: dead letters as documents, refusals, being unavailable."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from local_stack.process import running
 from local_stack.servers import MongodbServer
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
-from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome
+from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter
 from pisync.stores.mongodb import enrichment
 from pisync.stores.mongodb.events import MongoEventStore
+from tests.support.buckets import BucketWatch
 from tests.support.samples import NOW, START, event
 from tests.support.waiting import until
 
@@ -172,15 +173,43 @@ async def test_counting_failures_reads_keys_of_the_index_and_no_event(
 
 
 async def test_history_and_counts_are_served_by_indexes(store: MongoEventStore, database: Database) -> None:
-    await store.insert([event("PB-1", minute, errors=1) for minute in range(5)], NOW)
+    await store.insert([event("PB-1", 700 * at, errors=at % 2) for at in range(40)], NOW)
     await database.command({"profile": 2})
     await store.knows("PB-1")
     await store.count_failures("PB-1", NOW)
+    await store.failing(["PB-1", "PB-2"], 3)
+    for outcome in (None, *OutcomeFilter):
+        await store.page(HistoryQuery(device_id="PB-1", limit=30, outcome=outcome))
     await database.command({"profile": 0})
     plans = [found async for found in database["system.profile"].find({"ns": {"$regex": "sync_events$"}})]
     assert plans
     assert all("COLLSCAN" not in plan["planSummary"] for plan in plans)
-    assert all("SORT" not in str(plan.get("execStats")) for plan in plans)
+    # A merge of ranges that are sorted is none.
+    assert all("'stage': 'SORT'" not in str(plan.get("execStats")) for plan in plans)
+    assert not any(plan.get("hasSortStage") for plan in plans)
+
+
+async def test_every_query_that_names_a_device_names_its_bucket(
+    store: MongoEventStore, bucket_watch: BucketWatch
+) -> None:
+    """Held for each command of the contract suite; here, that all kinds of them are looked at."""
+    before = bucket_watch.naming_devices
+    asked: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.insert([event("PB-1")], NOW),
+        lambda: store.insert([event("PB-1")], NOW),
+        lambda: store.knows("PB-1"),
+        lambda: store.history(HistoryQuery(device_id="PB-1", limit=1)),
+        lambda: store.page(HistoryQuery(device_id="PB-1", limit=1, outcome=OutcomeFilter.FAILED)),
+        lambda: store.count_failures("PB-1", NOW),
+        lambda: store.failing(["PB-1"], 1),
+    ]
+    for number, ask in enumerate(asked, start=1):
+        await ask()
+        assert bucket_watch.naming_devices >= before + number
+    found = store._events.find({"_id.device_id": "PB-1"}).to_list()
+    assert len(await found) == 1
+    assert len(bucket_watch.without_bucket) == 1
+    bucket_watch.without_bucket.clear()
 
 
 async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import pytest
@@ -25,7 +26,7 @@ from pisync.stores.redis.projection import RedisProjection
 from tests.support import counting
 from tests.support.counting import Commands
 from tests.support.reception import reception_clock
-from tests.support.samples import NOW, attach_anew, event
+from tests.support.samples import NOW, START, attach_anew, event
 
 NOW_MS: Final = clock.to_ms(NOW)
 
@@ -125,6 +126,13 @@ async def test_a_batch_that_came_before_is_one_more(costs: Costs) -> None:
     assert set(costs.commands.names[2:]) <= {"getMore"}
 
 
+@pytest.fixture
+def next_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events have just come in."""
+    monkeypatch.setattr("pisync.clock.now", lambda: START + timedelta(days=1))
+
+
+@pytest.mark.usefixtures("next_day")
 @pytest.mark.parametrize("devices", DEVICES)
 async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices: int) -> None:
     ids = [f"PB-{number}" for number in range(devices)]
@@ -133,7 +141,7 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     await costs.projector.merge(batch, NOW_MS)
     costs.forget()
     await costs.judge.handle([streak_change(each, opens=True) for each in ids])
-    assert costs.commands.names == ["aggregate", "insert"]
+    assert costs.commands.names == ["aggregate", "find", "insert"]
     assert len(costs.packets) == 1
     assert sorted(await costs.alert_store.open_devices(Rule.STREAK)) == sorted(ids)
     costs.forget()
@@ -142,27 +150,35 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     await costs.projector.merge(recovered, NOW_MS)
     costs.forget()
     await costs.judge.handle([streak_change(each, opens=False) for each in ids])
-    assert costs.commands.names == ["aggregate", "find", "update"]
+    assert costs.commands.names == ["aggregate", "find", "find", "update"]
     assert await costs.alert_store.open_devices(Rule.STREAK) == []
 
 
+@pytest.mark.usefixtures("next_day")
 async def test_a_verdict_looks_at_the_newest_events_alone(costs: Costs) -> None:
-    """However long the histories are."""
-    devices, history = 5, 100
-    for number in range(devices):
-        await costs.events.insert([event(f"PB-{number}", minute) for minute in range(history)], NOW)
-    costs.forget()
+    """However long the histories are, and however many devices are beside it."""
+    devices, history = 5 * limits.BUCKETS, 60
     ids = [f"PB-{number}" for number in range(devices)]
-    assert await costs.events.failing(ids, limits.STREAK_ALERT) == set()
-    (asked,) = costs.commands.sent
+    batch = [
+        event(device_id, -60 * hour, errors=int(device_id == "PB-3"))
+        for device_id in ids
+        for hour in range(history)
+    ]
+    await costs.events.insert(batch, NOW)
+    costs.forget()
+    assert await costs.events.failing(["PB-3", "PB-4"], limits.STREAK_ALERT) == {"PB-3"}
+    asked, successes = costs.commands.sent
     found: dict[str, Any] = await costs.connection.database.command(
         "explain",
         {"aggregate": 1, "pipeline": asked["pipeline"], "cursor": {}},
         verbosity="executionStats",
     )
     (joined,) = [stage for stage in found["stages"] if "$lookup" in stage]
-    assert joined["indexesUsed"] == ["_id_"]
-    assert joined["totalKeysExamined"] <= devices * limits.STREAK_ALERT
+    assert joined["indexesUsed"] == ["failures_by_day"]
+    assert joined["totalKeysExamined"] <= 2 * (limits.STREAK_ALERT + 3)
+    find = {name: successes[name] for name in ("find", "filter", "hint")}
+    found = await costs.connection.database.command("explain", find, verbosity="executionStats")
+    assert found["executionStats"]["totalKeysExamined"] <= limits.STREAK_ALERT
 
 
 async def test_a_replay_does_not_run_after_what_comes_in_meanwhile(

@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
 from typing import Any, Final
 
 import httpx
@@ -14,6 +16,7 @@ from api.publisher import SyncPublisher
 from api.state import State
 from pisync import limits
 from pisync.domain.device_state import project
+from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -25,7 +28,7 @@ from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
 from tests.support.counting import Commands
-from tests.support.samples import JSON, NOW, attach_anew, event, payload
+from tests.support.samples import JSON, NOW, START, attach_anew, event, payload
 
 FAILURES: Final = "/api/devices/repeated-failures"
 # What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard: in a fleet
@@ -117,12 +120,19 @@ async def keep(api: Costs, devices: range, failures: int) -> None:
 
 async def examined(api: Costs, command: Mapping[str, Any]) -> tuple[int, int]:
     """Index keys and documents that MongoDB looks at for a command that it was sent."""
-    find = {name: command[name] for name in ("find", "filter", "sort", "limit")}
+    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint")}
     explained = await api.connection.database.command("explain", find, verbosity="executionStats")
     stats = explained["executionStats"]
     return stats["totalKeysExamined"], stats["totalDocsExamined"]
 
 
+@pytest.fixture
+def next_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events have just come in."""
+    monkeypatch.setattr("pisync.clock.now", lambda: START + timedelta(days=1))
+
+
+@pytest.mark.usefixtures("next_day")
 async def test_a_page_of_history_is_one_command_that_examines_the_page(api: Costs) -> None:
     for devices in (range(5), range(5, 60)):  # the same page, with many more events around it
         await keep(api, devices, 200)
@@ -136,9 +146,51 @@ async def test_a_page_of_history_is_one_command_that_examines_the_page(api: Cost
             assert keys <= documents + 1
 
 
-async def test_a_device_never_seen_is_one_command(api: Costs) -> None:
+@pytest.mark.usefixtures("next_day")
+async def test_a_page_over_some_days_examines_a_key_more_for_each_of_them(api: Costs) -> None:
+    batch = [event(f"PB-{device}", -60 * hour) for device in range(3 * limits.BUCKETS) for hour in range(160)]
+    await api.events.insert(batch, NOW)
+    for query in ("limit=100", "limit=60&outcome=success"):
+        answer = await api.of("GET", f"/api/device/PB-3/sync-history?{query}")
+        assert (api.commands.names, len(answer.json()["events"])) == (["find"], int(query[6:9].strip("&")))
+        keys, documents = await examined(api, api.commands.sent[0])
+        assert documents == len(answer.json()["events"]) + 1
+        assert keys <= documents + limits.DAYS_AT_FIRST + 1
+
+
+async def test_a_page_that_begins_months_ago_is_three_commands(api: Costs) -> None:
+    """The newest days, the bucket's own newest and oldest, and the page."""
+    await keep(api, range(5), 100)
+    await api.of("GET", "/api/device/PB-3/sync-history?limit=50")
+    assert api.commands.names == ["find", "aggregate", "find"]
+    assert (await examined(api, api.commands.sent[2]))[1] == 51
+    for outcome in ("failure", "partial"):
+        await api.of("GET", f"/api/device/PB-3/sync-history?limit=50&outcome={outcome}")
+        assert api.commands.names == ["find"]
+        assert (await examined(api, api.commands.sent[0]))[1] == 51
+
+
+async def test_a_device_heard_twice_a_year_is_a_few_commands(api: Costs) -> None:
+    """Beside it, in its bucket, one that syncs daily, and one whose clock was wrong once."""
+    twice = [event("PB-3", -1440 * days) for days in (10, 190, 370, 560, 730)]
+    same_bucket = (f"PB-x{number}" for number in count() if bucket_of(f"PB-x{number}") == bucket_of("PB-3"))
+    daily = [event(next(same_bucket), 0)]
+    daily += [event(daily[0].device_id, -1440 * day) for day in range(1, 731)]
+    await api.events.insert([*twice, *daily, event(next(same_bucket), -1440 * 4000)], NOW)
+    answer = await api.of("GET", "/api/device/PB-3/sync-history")
+    assert len(answer.json()["events"]) == len(twice)
+    assert api.commands.names == ["find", "aggregate"] * 4 + ["find"]
+    examined_keys = [await examined(api, command) for command in api.commands.sent[::2]]
+    assert sum(documents for _, documents in examined_keys) == len(twice)
+    assert sum(keys for keys, _ in examined_keys) <= 740
+
+
+async def test_a_device_never_seen_is_a_few_commands(api: Costs) -> None:
     await api.of("GET", "/api/device/PB-3/sync-history", 404)
-    assert (api.commands.names, api.packets) == (["find"], [])
+    assert (api.commands.names, api.packets) == (["find", "aggregate"], [])
+    await keep(api, range(4, 3 * limits.BUCKETS), 1)
+    await api.of("GET", "/api/device/PB-3/sync-history", 404)
+    assert (api.commands.names, api.packets) == (["find", "aggregate", "find"], [])
 
 
 @pytest.mark.parametrize("ranked_by", RankedBy)

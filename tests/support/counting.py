@@ -2,12 +2,11 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -15,6 +14,8 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 from redis.asyncio.connection import AbstractConnection
+
+from pisync.stores.mongodb import connection
 
 
 class Commands(CommandListener):
@@ -40,13 +41,19 @@ class Commands(CommandListener):
 
 def commands_of_stores(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """The commands of every client that a store makes from now on."""
-    listener = Commands()
+    commands = Commands()
+    listen_to_stores(monkeypatch, commands)
+    return commands
 
-    def client(*args: Any, **options: Any) -> AsyncMongoClient[dict[str, Any]]:
-        return AsyncMongoClient(*args, event_listeners=[listener], **options)
 
-    monkeypatch.setattr("pisync.stores.mongodb.connection.AsyncMongoClient", client)
-    return listener
+def listen_to_stores(monkeypatch: pytest.MonkeyPatch, listener: CommandListener) -> None:
+    """Tell a listener, too, of the commands of every client that a store makes from now on."""
+    make = vars(connection)["AsyncMongoClient"]
+
+    def client(*args: Any, event_listeners: Sequence[CommandListener] = (), **options: Any) -> Any:
+        return make(*args, event_listeners=[listener, *event_listeners], **options)
+
+    monkeypatch.setattr(connection, "AsyncMongoClient", client)
 
 
 def packets_to_redis(monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -54,9 +61,9 @@ def packets_to_redis(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     packets: list[object] = []
     send = AbstractConnection.send_packed_command
 
-    async def count(connection: AbstractConnection, command: Any, *args: Any, **kwargs: Any) -> None:
+    async def count(link: AbstractConnection, command: Any, *args: Any, **kwargs: Any) -> None:
         packets.append(command)
-        await send(connection, command, *args, **kwargs)
+        await send(link, command, *args, **kwargs)
 
     monkeypatch.setattr(AbstractConnection, "send_packed_command", count)
     return packets

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from local_stack.servers import MONGOD_EVICTION
 from pisync import settings
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,11 @@ def test_the_programs_wait_until_what_they_need_is_healthy() -> None:
 def test_the_bridge_is_asked_for_its_connection_to_the_brokers_port(monkeypatch: pytest.MonkeyPatch) -> None:
     port = load(monkeypatch, "bridge", settings.BridgeSettings).mqtt.port
     assert f":{port:04X} 01 " in SERVICES["bridge"]["healthcheck"]["test"]
+
+
+def test_mongodb_is_set_up_as_in_the_local_stack() -> None:
+    assert SERVICES["mongodb"]["command"] == ["--wiredTigerEngineConfigString", MONGOD_EVICTION]
+    assert MONGOD_EVICTION in (ROOT / "docs/operations.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["mosquitto", "mongodb", "redis"])

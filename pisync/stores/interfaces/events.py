@@ -84,7 +84,18 @@ class EventStore(Protocol):
     """
 
     async def prepare(self) -> None:
-        """Create what the store needs (indexes); may be repeated."""
+        """Create what the store needs (indexes); may be repeated.
+
+        Raises:
+            ConfigurationError: as `check_version`, or the credentials permit too little.
+        """
+
+    async def check_version(self) -> None:
+        """Return where what is stored is of the version that this program knows; nothing is written.
+
+        Raises:
+            ConfigurationError: it is not; the text says whether to update this program or what is stored.
+        """
 
     async def ping(self) -> None:
         """Return when the store answers."""
@@ -111,8 +122,9 @@ class EventStore(Protocol):
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[HistoryEntry]]:
-        """All events received or enriched at `since` or later, in batches; None: all, device after device.
+        """All events received or enriched at `since` or later, in batches; None: all, bucket after bucket.
 
+        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between.
         Of `errors`, which may be most of an event, they have the first code alone. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call
         with the same `since` and `position` goes on behind the last batch that was asked to be followed.
@@ -124,7 +136,7 @@ class EventStore(Protocol):
     async def count_failures(self, device_id: str, since: datetime | None) -> int:
         """How many failures one device has, or has since a moment: where the projection keeps too few.
 
-        No event is read for it; what it costs grows with what is counted.
+        No event is read for it; what it costs grows with what is counted, and with the days there are.
         """
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:

@@ -18,6 +18,7 @@ from pisync.domain.events import (
     outcome,
     rows,
 )
+from pisync.domain.identity import bucket_of
 from pisync.stores.interfaces.events import (
     HistoryEntry,
     HistoryPage,
@@ -36,6 +37,9 @@ class MemoryEventStore:
 
     async def prepare(self) -> None:
         """Nothing to create."""
+
+    async def check_version(self) -> None:
+        """It is this program's own."""
 
     async def ping(self) -> None:
         """Always there."""
@@ -95,12 +99,12 @@ class MemoryEventStore:
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[HistoryEntry]]:
-        """All events received since then, one batch."""
+        """All events received since then, one batch; bucket after bucket, as they are asked for."""
         if position is not None and position.after is not None:
             return
         yield [
             _as_replayed(entry)
-            for key, entry in sorted(self.events.items())
+            for key, entry in sorted(self.events.items(), key=lambda item: (bucket_of(item[0][0]), item[0]))
             if since is None or max(entry.received_at, self._enriched_at.get(key, entry.received_at)) >= since
         ]
         if position is not None:

@@ -1,19 +1,17 @@
 """Events in MongoDB: the truth.
 
-`_id: {device_id, timestamp}` is an event's identity, so that an insert is its own duplicate check and a
-device's history is one range of the `_id` index. Every write waits for the majority and its journal.
+`_id: {bucket, day, device_id, timestamp}` is an event's identity (`pisync/domain/identity.py`), so that an
+insert is its own duplicate check and touches the pages of the days that arrive. Every write waits for the
+majority and its journal.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from bson.errors import InvalidDocument
-from bson.max_key import MaxKey
-from bson.min_key import MinKey
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import (
     DocumentTooLarge,
     OperationFailure,
@@ -22,16 +20,16 @@ from pymongo.errors import (
 from pisync import limits
 from pisync.clock import rfc3339_of_utc
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
+from pisync.domain.identity import identities
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
     HistoryEntry,
     HistoryPage,
     HistoryQuery,
     InsertOutcome,
-    OutcomeFilter,
     ReplayPosition,
 )
-from pisync.stores.mongodb import reading
+from pisync.stores.mongodb import by_device, reading, schema
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
     DUPLICATE_KEY,
@@ -43,14 +41,7 @@ from pisync.stores.mongodb.connection import (
     not_permitted,
 )
 from pisync.stores.mongodb.enrichment import compare_and_enrich
-
-FAILURES_INDEX: Final = "failures_by_device"
-_OUTCOMES: Final[dict[OutcomeFilter, Document]] = {
-    OutcomeFilter.SUCCESS: {"total_errors": 0},
-    OutcomeFilter.PARTIAL: {"total_errors": {"$gt": 0}, "total_files_synced": {"$gt": 0}},
-    OutcomeFilter.FAILED: {"total_errors": {"$gt": 0}, "total_files_synced": 0},
-    OutcomeFilter.FAILURE: {"total_errors": {"$gt": 0}},
-}
+from pisync.stores.mongodb.failing import failing
 
 
 class MongoEventStore:
@@ -77,31 +68,23 @@ class MongoEventStore:
         """Create the indexes where they are absent.
 
         Raises:
-            ConfigurationError: MongoDB does not accept our credentials or lacks permissions for them.
+            ConfigurationError: what is stored is of another version, or MongoDB does not accept our
+                credentials or lacks permissions for them.
         """
         with map_driver_errors():
             try:
-                await self._events.create_indexes(
-                    [
-                        IndexModel([("received_at", ASCENDING)], name="received_at"),
-                        IndexModel([("enriched_at", ASCENDING)], name="enriched_at", sparse=True),
-                        # With the number of errors, or counting would read every event for the filter,
-                        # which is the index's own.
-                        IndexModel(
-                            [
-                                ("_id.device_id", ASCENDING),
-                                ("total_errors", ASCENDING),
-                                ("_id.timestamp", ASCENDING),
-                            ],
-                            name=FAILURES_INDEX,
-                            partialFilterExpression={"total_errors": {"$gt": 0}},
-                        ),
-                    ]
-                )
+                await schema.check(self._events)
+                await schema.write_version(self._events, schema.VERSION)
+                await schema.create_indexes(self._events)
             except OperationFailure as error:
                 if error.code in {AUTHENTICATION_FAILED, UNAUTHORIZED}:
                     raise not_permitted(error) from None
                 raise
+
+    async def check_version(self) -> None:
+        """Return where what is stored is of the version that this program knows."""
+        with map_driver_errors():
+            await schema.check(self._events)
 
     async def ping(self) -> None:
         """Return when MongoDB answers."""
@@ -153,13 +136,13 @@ class MongoEventStore:
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
         with map_driver_errors():
-            found = _newest(self._events, query, reading.WITH_FIRST_CODE)
-            return [_entry(document) async for document in found]
+            found = await by_device.newest(self._events, query, reading.WITH_FIRST_CODE)
+        return [_entry(document) for document in found]
 
     async def page(self, query: HistoryQuery) -> HistoryPage:
-        """The same page, as rows: in one round trip, and one more where there are large events."""
+        """The same page, as rows; where there are large events, in one round trip more."""
         with map_driver_errors():
-            found = await _newest(self._without_zone, query, reading.with_size()).to_list()
+            found = await by_device.newest(self._without_zone, query, reading.with_size())
             page = reading.first_of(found, limits.PAGE_BYTES_MAX)
             is_short = len(page) < len(found)
             return HistoryPage(
@@ -170,12 +153,12 @@ class MongoEventStore:
         """Whether any event of the device is stored."""
         query = HistoryQuery(device_id=device_id, limit=1)
         with map_driver_errors():
-            return bool(await _newest(self._events, query, {"_id": 1}).to_list())
+            return bool(await by_device.newest(self._events, query, {"_id": 1}))
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
     ) -> AsyncIterator[list[HistoryEntry]]:
-        """All events received or enriched since then, by that time, or all events, by device."""
+        """All events received or enriched since then, by that time, or all events, bucket after bucket."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
             position.orders = ["_id"] if since is None else ["received_at", "enriched_at"]
@@ -223,67 +206,26 @@ class MongoEventStore:
             )
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
-        """Those whose newest events are all failures: in one round trip, a few keys of the index each."""
-        newest: list[Document] = [
-            {"$match": {"$expr": {"$and": [{"$gt": ["$_id", "$$low"]}, {"$lt": ["$_id", "$$high"]}]}}},
-            {"$sort": {"_id": DESCENDING}},
-            {"$limit": in_a_row},
-            {"$match": {"total_errors": {"$gt": 0}}},
-            {"$project": {"_id": 1}},
-        ]
-        bounds = {
-            "low": {"device_id": "$device_id", "timestamp": MinKey()},
-            "high": {"device_id": "$device_id", "timestamp": MaxKey()},
-        }
-        pipeline: list[Document] = [
-            {"$documents": [{"device_id": device_id} for device_id in device_ids]},
-            {"$lookup": {"from": self._events.name, "let": bounds, "pipeline": newest, "as": "failures"}},
-            {"$match": {"failures": {"$size": in_a_row}}},
-            {"$project": {"device_id": 1}},
-        ]
+        """Those whose newest events are all failures."""
         with map_driver_errors():
-            # One more than can come, or the answer could end with a cursor that wants another round trip.
-            found = await self._connection.database.aggregate(pipeline, batchSize=len(device_ids) + 1)
-            return {row["device_id"] async for row in found}
+            return await failing(self._events, device_ids, in_a_row)
 
     async def count_failures(self, device_id: str, since: datetime | None) -> int:
-        """How many failures there are: keys of the index over failures, of this device since then."""
-        bounds: Document = {} if since is None else {"_id.timestamp": {"$gte": since}}
+        """How many failures there are."""
         with map_driver_errors():
-            return await self._events.count_documents(
-                {"_id.device_id": device_id, "total_errors": {"$gt": 0}, **bounds}, hint=FAILURES_INDEX
-            )
+            return await by_device.count_failures(self._events, device_id, since)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._connection.close()
 
 
-def documents(events: Iterable[SyncEvent], received_at: datetime) -> list[Document]:
+def documents(events: Sequence[SyncEvent], received_at: datetime) -> list[Document]:
     """The events as they are kept: the identity is the `_id`."""
     return [
-        add_content(
-            event,
-            {
-                "_id": {"device_id": event.device_id, "timestamp": event.timestamp},
-                "received_at": received_at,
-            },
-        )
-        for event in events
+        add_content(event, {"_id": identity, "received_at": received_at})
+        for event, identity in zip(events, identities(events), strict=True)
     ]
-
-
-def _newest(
-    events: AsyncCollection[Document], query: HistoryQuery, projection: Document
-) -> AsyncCursor[Document]:
-    """A range of the `_id` index, in one round trip: a batch holds the whole page."""
-    bounds = {
-        "$gt": {"device_id": query.device_id, "timestamp": query.after or MinKey()},
-        "$lt": {"device_id": query.device_id, "timestamp": query.before or MaxKey()},
-    }
-    matching = {} if query.outcome is None else _OUTCOMES[query.outcome]
-    found = events.find({"_id": bounds, **matching}, projection).sort("_id", DESCENDING)
-    return found.limit(query.limit).batch_size(query.limit)
 
 
 def _rows(found: list[Document]) -> list[dict[str, Any]]:

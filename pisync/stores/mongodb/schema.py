@@ -1,0 +1,84 @@
+"""The version of the events' key in MongoDB: what a program may work with, and what it must refuse.
+
+| version | `_id` of an event |
+|---|---|
+| 1 | `{device_id, timestamp}`; no version is written down |
+| 2 | `{bucket, day, device_id, timestamp}` |
+"""
+
+from typing import Any, Final
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+
+from pisync.errors import ConfigurationError
+from pisync.stores.mongodb.by_device import FAILURES_INDEX, IS_FAILURE, KEY
+from pisync.stores.mongodb.connection import Document
+
+Events = AsyncCollection[Document]
+VERSION: Final = 2
+# Documents are compared by their first members: texts follow all numbers.
+OF_VERSION_1: Final[Document] = {"_id": {"$gte": {"device_id": ""}}}
+
+_INDEXES: Final = (
+    IndexModel([("received_at", ASCENDING)], name="received_at"),
+    IndexModel([("enriched_at", ASCENDING)], name="enriched_at", sparse=True),
+    # With the number of errors, or counting would read every event for the filter, which is the index's own.
+    IndexModel(
+        [(name, ASCENDING) for name in (*KEY, "total_errors")],
+        name=FAILURES_INDEX,
+        partialFilterExpression=IS_FAILURE,
+    ),
+)
+
+
+async def check(events: Events) -> None:
+    """Return where all events are of the version that this program knows.
+
+    Raises:
+        ConfigurationError: they are not; the text says what to do.
+    """
+    await refuse_newer(events)
+    if await written_version(events) in {None, VERSION} and not await has_version_1(events):
+        return
+    raise ConfigurationError(
+        f"MongoDB holds events of an older version than this program's ({VERSION}): stop all programs of the"
+        " older version, run `pisync migrate`, and start again; until then the broker keeps what devices send"
+    )
+
+
+async def refuse_newer(events: Events) -> None:
+    """Return where the events are not of a newer version.
+
+    Raises:
+        ConfigurationError: they are.
+    """
+    version = await written_version(events)
+    if version is not None and version not in range(1, VERSION + 1):
+        raise ConfigurationError(
+            f"MongoDB holds events of version {version}, which a newer program made; this one knows them up"
+            f" to version {VERSION}: update it"
+        )
+
+
+async def written_version(events: Events) -> Any:
+    """The version that is written down; None: there is none."""
+    found = await events.database["schema"].find_one({"_id": events.name})
+    return None if found is None else found.get("version", 0)
+
+
+async def write_version(events: Events, version: int) -> None:
+    """Write it down, in place of a lower one."""
+    await events.database["schema"].update_one(
+        {"_id": events.name}, {"$max": {"version": version}}, upsert=True
+    )
+
+
+async def has_version_1(events: Events) -> bool:
+    """Whether any event still has the key of version 1."""
+    return await events.find_one(OF_VERSION_1, {"_id": 1}, hint="_id_") is not None
+
+
+async def create_indexes(events: Events) -> None:
+    """Create what is absent."""
+    await events.create_indexes(list(_INDEXES))
