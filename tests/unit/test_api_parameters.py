@@ -42,6 +42,8 @@ async def test_every_route_refuses_what_it_does_not_know_and_names_what_exists(
         [fault] = told(document)
         assert (fault["in"], fault["parameter"]) == ("query", name)
         assert all(known in fault["detail"] for known in names(operation) or ["none"])
+        told_as = name or '""'
+        assert f"{told_as}: is no parameter here" in document["detail"]
         assert pisync.publisher.published == []
 
 
