@@ -120,7 +120,11 @@ def _sync_event_schemas() -> dict[str, dict[str, Any]]:
     schemas: dict[str, dict[str, Any]] = dict(components)
     properties = schemas["SyncEvent"]["properties"]
     properties["device_id"]["pattern"] = DEVICE_ID_PATTERN
-    properties["timestamp"]["pattern"] = RFC3339_PATTERN  # `date-time` alone would allow a leap second
+    # `date-time` alone would allow a leap second, and the pattern alone the 30th of February.
+    properties["timestamp"]["pattern"] = RFC3339_PATTERN
+    properties["timestamp"]["description"] = (
+        "RFC 3339 with an offset. A space for the `T`, and `+0530` for `+05:30`, are taken as well."
+    )
     for schema in schemas.values():
         schema["description"] = cleandoc(schema["description"])  # indented text would be shown as code
     return schemas

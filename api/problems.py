@@ -157,7 +157,7 @@ async def _parameters(request: Request, error: Exception) -> Response:
         }
         for fault in _all_faults(request, error)
     ]
-    detail = "; ".join(f"{fault['parameter']}: {fault['detail']}" for fault in errors)
+    detail = "; ".join(f"""{fault["parameter"] or '""'}: {fault["detail"]}""" for fault in errors)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
 

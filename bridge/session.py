@@ -96,7 +96,7 @@ class Session(Client):
             self._metrics.sessions_lost.inc()
             log.warning(
                 "the broker lost this bridge's session",
-                client_id=self._bridge_id,
+                client_id=topics.program_client_id(self._bridge_id),
                 meaning="what waited there is gone; devices that wait for a receipt will send theirs again",
             )
         self._has_session = True

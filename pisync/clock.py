@@ -10,11 +10,11 @@ import msgspec
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# The times that are taken, but for dates that there are not. A space for the T, and an offset without its
-# colon, which strftime writes, are taken too; a schema need not say so.
+# The times that are taken, but for dates that there are not: RFC 3339's, and those with a space for the T, or
+# with an offset without its colon, which strftime writes.
 RFC3339_PATTERN: Final = (
-    r"^\d{4}-\d{2}-\d{2}[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?"
-    r"([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$"
+    r"^\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?"
+    r"([Zz]|[+-]([01]\d|2[0-3]):?[0-5]\d)$"
 )
 
 

@@ -280,11 +280,11 @@ def variables(*classes: type[CommonSettings]) -> frozenset[str]:
 
 
 def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
-    """A program's settings from the environment, with what the command line overrides.
+    """A program's settings from the environment, with what options of the same names override.
 
     Raises:
         ConfigurationError: one of them is wrong, or no program has a setting of a name that is in the
-            environment; the message has a line for each fault.
+            environment; the message has a line for each fault, and names the option where one was given.
     """
     known = variables()
     ours = sorted(name for name in os.environ if name.startswith(PREFIX))
@@ -296,14 +296,18 @@ def load(settings: type[AnySettings], **overrides: object) -> AnySettings:
         raise ConfigurationError(
             "\n".join(f"{name}: there is no such setting; see docs/operations.md" for name in strays)
         )
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        return settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = []
         for fault in error.errors(include_url=False, include_input=False):
             name = "".join(f"{PREFIX}{str(part).upper()}" for part in fault["loc"][:1])
             message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{name}: {message}" if name else f"{PREFIX}{message}")
+            line = f"{name}: {message}" if name else f"{PREFIX}{message}"
+            for option in given:
+                line = re.sub(rf"\b({PREFIX})?{option.upper()}\b", f"--{option.replace('_', '-')}", line)
+            lines.append(line)
         raise ConfigurationError("\n".join(lines)) from None
 
 

@@ -77,9 +77,9 @@ def parse(url: str, *, schemes: Collection[str], sockets: bool = False) -> Url:
     authority, _, path = rest.partition("/")
     userinfo, at, addresses = authority.rpartition("@")
     username, password = _credentials(userinfo) if at else (None, None)
-    hosts = tuple(_host(one, sockets=sockets) for one in addresses.split(",")) if addresses else ()
-    if "@" in path or "@" in query:
+    if "@" in path or "@" in query:  # a part of the password may stand where hosts should
         raise ValueError(f"has an @ behind its hosts; {_ENCODE}")
+    hosts = tuple(_host(one, sockets=sockets) for one in addresses.split(",")) if addresses else ()
     return Url(
         scheme=scheme,
         username=username,

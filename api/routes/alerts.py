@@ -1,7 +1,7 @@
 """`GET /api/alerts`: the devices that keep failing, and those that did."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -11,27 +11,23 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from api import paging
+from api.exact_counts import Counts, Kept, exact_counts
 from api.models import DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
-from api.state import state_of
+from api.state import State, state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
 from pisync.domain.alerts import Rule
-from pisync.domain.device_state import DeviceState
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
-from pisync.stores.interfaces.projection import ProjectionReader
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
 
-_NOW: Final = (
-    f" Counted up to {limits.FAILURES_KEPT_MAX:,}; null: not known, because Redis is unavailable, has lost it"
-    " or is not complete."
-)
+_NOW: Final = " Null: not known, because Redis is unavailable, has lost it or is not complete."
 
 
 class Alert(BaseModel):
@@ -99,7 +95,7 @@ async def alerts(
     )
     stores = state_of(request)
     found = await stores.alerts.find(query)
-    present = await _present(stores.projection, [alert.device_id for alert in found[:limit]])
+    present = await _present(stores, {alert.device_id for alert in found[:limit]})
     return list_page(
         request,
         "alerts",
@@ -110,21 +106,29 @@ async def alerts(
     )
 
 
-async def _present(projection: ProjectionReader, device_ids: list[str]) -> Mapping[str, DeviceState]:
-    """The present state of these devices, as far as it is surely known."""
+async def _present(state: State, device_ids: Collection[str]) -> Mapping[str, Counts]:
+    """The present counts of these devices, as far as they are surely known."""
     if not device_ids:
         return {}
+    asked = list(device_ids)
     try:
-        status, found = await asyncio.gather(projection.status(), projection.states_of(device_ids))
+        status, states = await asyncio.gather(state.projection.status(), state.projection.states_of(asked))
     except RedisUnavailable:
         return {}
     if not status.complete:
         return {}
-    states = zip(device_ids, found, strict=True)
-    return {device_id: state for device_id, state in states if state is not None}
+    found = {device_id: each for device_id, each in zip(asked, states, strict=True) if each is not None}
+    kept = {device_id: Counts(each.failures, each.streak, 0) for device_id, each in found.items()}
+    return kept | await exact_counts(
+        state.events,
+        (
+            Kept(device_id, each.failures, each.streak, each.last_success_ms)
+            for device_id, each in found.items()
+        ),
+    )
 
 
-def _row(alert: domain.Alert, present: DeviceState | None) -> dict[str, object]:
+def _row(alert: domain.Alert, present: Counts | None) -> dict[str, object]:
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,

@@ -1,14 +1,14 @@
 """`GET /api/devices/repeated-failures`: the devices that keep failing."""
 
-import asyncio
 from datetime import datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api import paging
+from api.exact_counts import Counts, Kept, exact_counts
 from api.models import DeviceId, NextUrl
 from api.openapi import list_responses
 from api.paging import list_page
@@ -17,9 +17,7 @@ from api.state import state_of
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import topics
-from pisync.limits import EXACT_COUNTS_INFLIGHT_MAX
 from pisync.stores.interfaces import ranking
-from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy, RankingQuery
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
@@ -107,7 +105,7 @@ async def repeated_failures(
     )
     state = state_of(request)
     found = await state.projection.repeated_failures(query)
-    exact = await _exact_counts(state.events, found.devices[:limit], since)
+    exact = await exact_counts(state.events, map(_kept, found.devices[:limit]), since)
     return list_page(
         request,
         "devices",
@@ -132,42 +130,18 @@ def _completeness(status: ProjectionStatus) -> dict[str, object]:
     return {"complete": False, "replayed": status.replayed, "to_replay": status.to_replay}
 
 
-class _Counts(NamedTuple):
-    failures: int
-    since: int
-    streak: int | None
+def _kept(row: ranking.FailingDevice) -> Kept:
+    return Kept(
+        device_id=row.device_id,
+        failures=row.failures,
+        # Without the last event, the last success may be lost as well.
+        streak=None if row.last_seen_ms is None else row.streak,
+        last_success_ms=row.last_success_ms,
+        failures_since=row.failures_since,
+    )
 
 
-async def _exact_counts(
-    store: EventStore, rows: list[ranking.FailingDevice], since: datetime | None
-) -> dict[str, _Counts]:
-    """Counts of the rare devices of which the projection does not keep every failure.
-
-    What it keeps are the newest, so that a count of fewer is exact, and it says since when the streak runs.
-    """
-    gate = asyncio.Semaphore(EXACT_COUNTS_INFLIGHT_MAX)
-
-    async def count(row: ranking.FailingDevice, kept: int, moment: datetime | None) -> int:
-        if kept < limits.FAILURES_KEPT_MAX:
-            return kept
-        async with gate:
-            return await store.count_failures(row.device_id, moment)
-
-    async def counts(row: ranking.FailingDevice) -> _Counts:
-        failures = await count(row, row.failures, None)
-        recent = failures if since is None else await count(row, row.failures_since, since)
-        if row.streak is None or row.last_seen_ms is None:
-            return _Counts(failures, recent, None)  # the last success may be lost as well
-        if row.last_success_ms is None:
-            return _Counts(failures, recent, failures)
-        return _Counts(failures, recent, await count(row, row.streak, from_ms(row.last_success_ms)))
-
-    capped = [row for row in rows if row.failures >= limits.FAILURES_KEPT_MAX]
-    found = await asyncio.gather(*map(counts, capped))
-    return {row.device_id: exact for row, exact in zip(capped, found, strict=True)}
-
-
-def _row(row: ranking.FailingDevice, exact: _Counts | None, since: datetime | None) -> dict[str, object]:
+def _row(row: ranking.FailingDevice, exact: Counts | None, since: datetime | None) -> dict[str, object]:
     members: dict[str, object] = {
         "device_id": row.device_id,
         "failures": row.failures if exact is None else exact.failures,

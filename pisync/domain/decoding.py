@@ -291,6 +291,7 @@ def _shaped(payload: bytes) -> tuple[int, bytes]:
 
 
 _anything = msgspec.json.Decoder(msgspec.Raw)
+_TRUNCATED: Final = "Input data was truncated"  # msgspec's
 T = TypeVar("T")
 
 
@@ -304,7 +305,24 @@ def _parse(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
     except RecursionError:
         raise _RejectionError(Reason.MALFORMED, "nested too deeply") from None
     except msgspec.DecodeError as error:
-        raise _RejectionError(Reason.MALFORMED, str(error)) from None
+        raise _RejectionError(Reason.MALFORMED, _named(str(error), raw)) from None
+
+
+# The first half of a pair without the second one, where the text goes on.
+_LONE_SURROGATE: Final = re.compile(
+    rb"(?<!\\)(?:\\\\)*+\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]|\\?u?[0-9a-fA-F]{0,3}\Z)"
+)
+
+
+def _named(fault: str, raw: bytes) -> str:
+    """The parser's words, but for two faults that it takes for a text that ends too early."""
+    if fault != _TRUNCATED:
+        return fault
+    if not raw.strip(WHITESPACE):
+        return "nothing stands here: there is a comma too many"
+    if _LONE_SURROGATE.search(raw):
+        return "JSON is malformed: half of a surrogate pair stands alone"
+    return fault
 
 
 def _rejection(event: SyncEvent, device_id: str, latest: datetime) -> _RejectionError | None:

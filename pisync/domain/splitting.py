@@ -20,6 +20,7 @@ RETURNS_MAX: Final = 3
 # The tokens that are looked at one by one in one payload; one of good events has fewer.
 TOKENS_MAX: Final = 30_000
 _CLOSING: Final = b"]"[0]
+_STRAY: Final = WHITESPACE + b"]"
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,10 @@ _INSIDE: Final = re.compile(rb'(?:[^"\[\]{}]++|%b|%b)*+' % (_STRING, _FLAT_INSID
 _OBJECT: Final = re.compile(rb'(?:,|(?<=\}))[ \t\n\r]*+\{[ \t\n\r]*+"([^"\\]*+)"[ \t\n\r]*+:')
 _FIRST_MEMBER: Final = re.compile(rb'\[[ \t\n\r]*+\{[ \t\n\r]*+"([^"\\]*+)"[ \t\n\r]*+:')
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
+# What follows a `]` only where that ends the array, or stands where a comma should: an array of objects
+# (with or without a comma before it), or an object.
+_ARRAY: Final = re.compile(rb"[ \t\n\r]*+,?[ \t\n\r]*+\[[ \t\n\r]*+\{")
+_BARE_OBJECT: Final = re.compile(rb'\{[ \t\n\r]*+"[^"\\]*+"[ \t\n\r]*+:')
 # What stands after a comma inside an event, and never between two: a member, or an object of `errors`.
 _INNER_PART: Final = re.compile(rb',[ \t\n\r]*+(?:"([^"]*+)"|\{[ \t\n\r]*+"(?:code|message)")[ \t\n\r]*+:')
 # An element in which no bracket is inside another, up to its comma, unless that is one inside an event.
@@ -84,10 +89,10 @@ class _Splitter:
         self._start_element()
 
     def _start_element(self) -> None:
-        # The brackets that are open in this element; whether a string or an object was closed in it, after
+        # The brackets that are open in this element; where a string or an object was closed in it, after
         # which only a comma may follow; and where, in a list inside it, it ends if it should be at fault.
         self._open = bytearray()
-        self._complete = False
+        self._complete: int | None = None
         self._inner: int | None = None
 
     def split(self) -> Split:
@@ -129,14 +134,14 @@ class _Splitter:
             return self._comma(start)
         if kind in b"]}":
             return self._close(kind, start)
-        if self._complete:
+        if self._complete is not None:
             return self._give_up()
         if kind != b'"':
             self._open += kind
         elif token[1] is None:
             return self._give_up()
-        else:
-            self._complete = not self._open
+        elif not self._open:
+            self._complete = self._position
         return None
 
     def _is_next_element(self, start: int) -> bool:
@@ -169,18 +174,24 @@ class _Splitter:
         opening = b"[" if kind == b"]" else b"{"
         if self._open[-1:] == opening:
             self._open.pop()
-            self._complete = not self._open
+            self._complete = None if self._open else self._position
             return None
-        if kind == b"]" and not self._open and self._next == len(self._objects):
+        if kind == b"]" and not self._open:
             following = _SPACE.match(self._payload, self._position).end()  # type: ignore[union-attr]
-            if self._payload[following : following + 1] != b",":
+            if self._next == len(self._objects) and self._payload[following : following + 1] != b",":
                 return self._closed(start)
+            if self._complete is not None:
+                if _ARRAY.match(self._payload, self._position):
+                    return self._closed(self._payload.index(b"]", self._complete))
+                if _BARE_OBJECT.match(self._payload, following):
+                    self._end_element(following)
+                return None  # it is one too many after a whole element
         return self._give_up()
 
     def _end(self) -> Split | None:
         """There is nothing more."""
         last = self._payload[self._begins :].strip(WHITESPACE)
-        if self._complete and last.endswith((b"}", b"]", b'"')):
+        if self._complete is not None and last.endswith((b"}", b"]", b'"')):
             self._elements.append(last)
             return Split(elements=self._elements, closed=False, rest=b"")
         return self._give_up()
@@ -200,7 +211,10 @@ class _Splitter:
         return None
 
     def _end_element(self, end: int) -> None:
-        self._elements.append(self._payload[self._begins : end].strip(WHITESPACE))
+        element = self._payload[self._begins : end].strip(WHITESPACE)
+        if self._complete is not None and not self._payload[self._complete : end].strip(_STRAY):
+            element = self._payload[self._begins : self._complete].strip(WHITESPACE)
+        self._elements.append(element)
         self._begins = self._position = end + (self._payload[end : end + 1] == b",")
         self._next = bisect_right(self._objects, end)
         self._start_element()

@@ -1,12 +1,13 @@
 """`GET /api/alerts`: rows, filters and pages."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from api.routes.alerts import AlertsCursor
 from api.routes.failures import FailuresCursor
+from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
@@ -77,6 +78,43 @@ async def test_the_present_streak_stands_beside_that_of_the_opening() -> None:
         rows = (await pisync.get(URL)).json()["alerts"]
         found = {row["device_id"]: (row["streak"], row["streak_now"], row["failures_now"]) for row in rows}
     assert found == {"PB-0": (3, 5, 6), "PB-1": (3, 0, 3), "PB-2": (3, None, None)}
+
+
+KEPT = limits.FAILURES_KEPT_MAX
+
+
+@pytest.mark.parametrize(
+    ("results", "streak", "failures", "asked"),
+    [
+        ("x" * (KEPT + 5), KEPT + 5, KEPT + 5, 1),
+        ("xx." + "x" * (KEPT + 2), KEPT + 2, KEPT + 4, 2),
+        ("x" * (KEPT + 5) + ".xxx", 3, KEPT + 8, 1),
+        ("x" * (KEPT - 1), KEPT - 1, KEPT - 1, 0),
+    ],
+)
+async def test_beyond_what_the_projection_keeps_the_present_counts_are_exact(
+    results: str, streak: int, failures: int, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the list of failing devices, and counted once a page for a device with several alerts."""
+    async with api() as pisync:
+        await pisync.keep(
+            *(event_at(START_MS + at, "PB-0", errors=int(r == "x")) for at, r in enumerate(results))
+        )
+        await pisync.alerts.open(Rule.STREAK, {"PB-0": 3}, OPENED)
+        await pisync.alerts.resolve(Rule.STREAK, ["PB-0"], OPENED)
+        await pisync.alerts.open(Rule.STREAK, {"PB-0": 3}, OPENED)
+        count, moments = pisync.events.count_failures, []
+
+        async def counting(device_id: str, moment: datetime | None) -> int:
+            moments.append(moment)
+            return await count(device_id, moment)
+
+        monkeypatch.setattr(pisync.events, "count_failures", counting)
+        rows = (await pisync.get(URL + "?state=all")).json()["alerts"]
+        assert len(moments) == asked
+        [failing] = (await pisync.get("/api/devices/repeated-failures")).json()["devices"]
+    assert [(row["streak_now"], row["failures_now"]) for row in rows] == [(streak, failures)] * 2
+    assert (failing["streak"], failing["failures"]) == (streak, failures)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Query parameters: those that a route declares, each once; and what moments and outcomes mean everywhere."""
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from fastapi.routing import iter_route_contexts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +18,7 @@ from pisync.domain.alerts import Rule
 from tests.support.api_client import START_MS, Api, api, is_problem
 from tests.support.samples import event_at, letter
 
+ROOT = Path(__file__).parents[2]
 HISTORY = "/api/device/PB-1/sync-history"
 OPERATIONS = [
     (method.upper(), path.replace("{device_id}", "PB-1").replace("{dead_letter_id}", "0" * 32), operation)
@@ -42,6 +46,8 @@ async def test_every_route_refuses_what_it_does_not_know_and_names_what_exists(
         [fault] = told(document)
         assert (fault["in"], fault["parameter"]) == ("query", name)
         assert all(known in fault["detail"] for known in names(operation) or ["none"])
+        told_as = name or '""'
+        assert f"{told_as}: is no parameter here" in document["detail"]
         assert pisync.publisher.published == []
 
 
@@ -100,6 +106,39 @@ async def test_since_takes_the_moment_in_and_until_leaves_it_out_in_every_list()
             "devices"
         ]
         assert row["failures_since"] == 4
+
+
+def test_the_lists_that_take_since_and_until_are_those_that_the_readme_names() -> None:
+    taken = {
+        path: {"since", "until"} & set(names(operation))
+        for _, path, operation in OPERATIONS
+        if "next" in str(operation["responses"]["200"].get("headers", {}))
+    }
+    assert taken == {
+        HISTORY: {"since", "until"},
+        "/api/dead-letters": {"since", "until"},
+        "/api/devices/repeated-failures": {"since"},
+        "/api/alerts": set(),
+    }
+    said = "history and dead letters take both, repeated failures `since` alone, and alerts neither."
+    assert said in " ".join((ROOT / "README.md").read_text().split())
+
+
+async def test_the_pages_that_ignore_parameters_are_those_that_the_decisions_name() -> None:
+    async with api() as pisync:
+        document = pisync.document["paths"]
+        pages = {
+            path
+            for route in iter_route_contexts(pisync.app.routes)
+            if (path := str(route.path)) not in document and not path.startswith("/docs/")
+        }
+        for path in pages:
+            assert (await pisync.client.get(f"{path}?x=1")).status_code < 400
+    decisions = (ROOT / "docs/decisions.md").read_text()
+    [decision] = re.findall(
+        r"^- \*\*Unknown and repeated parameters.*?(?=^- )", decisions, re.DOTALL | re.MULTILINE
+    )
+    assert pages == set(re.findall("`(/[^` ]*)`", decision))
 
 
 async def test_the_narrowest_of_two_bounds_holds() -> None:

@@ -70,12 +70,27 @@ def test_a_message_that_is_rejected_as_a_whole(raw: bytes, reason: Reason, detai
         (b'{"device_id":' + DEEP + b"}", Reason.SCHEMA, "device_id"),
         (payload()[:-1] + b',"later":' + DEEP + b"}", Reason.MALFORMED, "nested too deeply"),
         (payload().replace(b"PB-000123", b"\xff\xfe"), Reason.MALFORMED, "UTF-8"),
+        (payload()[:-1] + b',"later":"\\ud800"}', Reason.MALFORMED, "half of a surrogate pair"),
+        (payload()[:-1] + b',"\\\\\\uDBFF":1}', Reason.MALFORMED, "half of a surrogate pair"),
+        # These end too early.
+        (payload()[:-1] + b',"later":"\\ud800', Reason.MALFORMED, "truncated"),
+        (payload()[:-1] + b',"later":"\\ud83d\\ude0', Reason.MALFORMED, "truncated"),
+        (payload()[:-1] + b',"later":"\\ud83d\\ude00"', Reason.MALFORMED, "truncated"),
+        (payload()[:-1] + b',"later":"\\\\ud800"', Reason.MALFORMED, "truncated"),
     ],
 )
 def test_an_object_that_is_no_event(raw: bytes, reason: Reason, detail: str) -> None:
     rejection = only_rejection(raw)
     assert (rejection.index, rejection.reason, raw_of(raw, [rejection])) == (0, reason, [raw])
     assert detail in rejection.detail
+
+
+@pytest.mark.parametrize("between", [b",,", b", \n,"])
+def test_a_comma_too_many_is_told_as_that(between: bytes) -> None:
+    raw = b"[" + payload() + between + payload(timestamp="2026-05-08T12:01:00Z") + b"]"
+    [rejection] = decode(raw, DEVICE, NOW).rejections
+    assert (rejection.index, rejection.reason) == (1, Reason.MALFORMED)
+    assert rejection.detail == "nothing stands here: there is a comma too many"
 
 
 BAD_MEMBERS = [

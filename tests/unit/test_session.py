@@ -101,7 +101,8 @@ async def test_a_lost_session_is_counted_and_warned_of(
         running = asyncio.create_task(bridge.session.run())
         await bridge.connected()
     assert bridge.metric("pisync_bridge_sessions_lost_total") == lost
-    assert sum("lost this bridge's session" in line["event"] for line in logs) == lost
+    named = [line["client_id"] for line in logs if "lost this bridge's session" in line["event"]]
+    assert named == ["@bridge-0"] * lost
     broker.session_present = False
     broker.drop()
     await bridge.connected()

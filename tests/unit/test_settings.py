@@ -161,8 +161,41 @@ def test_faults_of_what_is_common_and_of_the_program_are_told_together(
 
 
 def test_a_program_is_given_no_setting_of_another() -> None:
-    with pytest.raises(ConfigurationError, match="PISYNC_HTTP_PORT"):
+    with pytest.raises(ConfigurationError, match=r"^--http-port: Extra inputs"):
         settings.load(BridgeSettings, http_port=1)
+
+
+@pytest.mark.parametrize(
+    ("ca_file", "url", "message"),
+    [
+        (None, "mqtt://", "--mqtt-url: names no host"),
+        ("/nowhere/ca.pem", "mqtt://x", "PISYNC_MQTT_CA_FILE is set, but --mqtt-url is mqtt://, "),
+    ],
+)
+def test_a_fault_of_an_option_names_the_option(
+    ca_file: str | None, url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ca_file is not None:
+        monkeypatch.setenv("PISYNC_MQTT_CA_FILE", ca_file)
+    with pytest.raises(ConfigurationError) as raised:
+        settings.load(CommonSettings, mqtt_url=url)
+    assert str(raised.value).startswith(message)
+    assert "PISYNC_MQTT_URL" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "path"),
+    [("mqtt", "mqtt", ""), ("mongodb", "mongodb", "/pisync"), ("redis", "redis", "/0")],
+)
+@pytest.mark.parametrize(
+    "password", ["s3/cret", "s3?cret", "s3#cret", "s3@cret", "/s3", "[s3/cret", "s3,/cret"]
+)
+@pytest.mark.parametrize("user", ["", "u"])
+def test_a_password_that_is_not_percent_encoded_is_told_as_that(
+    name: str, scheme: str, path: str, password: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"PISYNC_{name.upper()}_URL", f"{scheme}://{user}:{password}@127.0.0.1{path}")
+    assert "must be percent-encoded" in fault(CommonSettings)
 
 
 @pytest.mark.parametrize(
