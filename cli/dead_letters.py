@@ -7,6 +7,7 @@ import pwd
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
 from itertools import pairwise
@@ -22,6 +23,7 @@ from rich.text import Text
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import tracked
 from pisync import settings
+from pisync.clock import read_rfc3339
 from pisync.domain.events import Reason
 from pisync.domain.payloads import printable
 from pisync.errors import PiSyncError
@@ -260,17 +262,38 @@ def _hold_apart(previews: Sequence[Json], stated: Stated) -> None:
     if stated.correction != RECEIVED_AT:
         return
     ranges = sorted(
-        (preview["device_id"], min(times), max(times), preview["offset"])
+        (preview["device_id"], min(times), max(times))
         for preview in previews
         if (times := [event["corrected"] for event in preview["events"]])
     )
-    for (device_id, _, newest, offset), (next_device_id, oldest, _, _) in pairwise(ranges):
-        if device_id == next_device_id and oldest <= newest:
-            raise PiSyncError(
-                f"the letters of {device_id} would lie over one another, as if they were recorded at once:"
-                f" they are parts of one backlog. Give one offset for all of them, such as {offset}, which"
-                f" is what {RECEIVED_AT} is for one of these"
-            )
+    mixed = {
+        device_id: None
+        for (device_id, _, newest), (next_device_id, oldest, _) in pairwise(ranges)
+        if device_id == next_device_id and oldest <= newest
+    }
+    if not mixed:
+        return
+    device_id = next(iter(mixed))
+    others = f", and so would those of {len(mixed) - 1} other devices" if len(mixed) > 1 else ""
+    own = [preview for preview in previews if preview["device_id"] == device_id]
+    if len({preview["reason"] for preview in own}) > 1:
+        advice = "Correct those of one reason at a time, each with an offset of its own: see --reason"
+    else:
+        # With the offset of any other letter this one's events would be ahead of the time when they came.
+        newest_letter = max(own, key=_newest_own_time)
+        advice = (
+            "They are parts of one backlog: give one offset for all of them,"
+            f" {newest_letter['offset']}, which is what {RECEIVED_AT} is for the one with the newest event"
+        )
+    raise PiSyncError(
+        f"the letters of {device_id} would lie over one another, as if they were recorded at once{others}."
+        f" {advice}"
+    )
+
+
+def _newest_own_time(preview: Json) -> datetime:
+    """When the newest of its events happened by the device's clock."""
+    return max(read_rfc3339(event["timestamp"])[0] for event in preview["events"])
 
 
 def _login() -> str:

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
+from api import corrections
 from cli import dead_letters
 from cli.api_client import ApiClient
 from cli.main import main
@@ -211,14 +212,21 @@ AHEAD_MS = to_ms(clock.now()) + 30 * DAY_MS
 
 def ahead(*moments_ms: int, device_id: str = "PB-000123") -> DeadLetter:
     """The letter of events of a clock that is ahead."""
+    return of_clock(Reason.CLOCK_AHEAD, device_id, moments_ms)
+
+
+def unset(*moments_ms: int, device_id: str = "PB-000123") -> DeadLetter:
+    """The letter of events of a clock that was not set."""
+    return of_clock(Reason.CLOCK_UNSET, device_id, moments_ms)
+
+
+def of_clock(reason: Reason, device_id: str, moments_ms: Sequence[int]) -> DeadLetter:
     events = [EVENT | {"device_id": device_id, "timestamp": rfc3339(from_ms(each))} for each in moments_ms]
     return dead_letter(
         topic=topics.sync(device_id),
         device_id=device_id,
         payload=json.dumps(events).encode(),
-        rejections=[
-            Rejection(index=index, reason=Reason.CLOCK_AHEAD, detail="") for index in range(len(events))
-        ],
+        rejections=[Rejection(index=index, reason=reason, detail="") for index in range(len(events))],
     )
 
 
@@ -287,18 +295,40 @@ def test_letters_that_cannot_be_corrected_are_told_and_the_others_sent(served: S
     assert "correction: must be received_at, or what is to be added" in out
 
 
-def test_parts_of_one_backlog_are_not_laid_over_one_another_by_their_time_of_receipt(served: Served) -> None:
-    ids = served.keep(
-        ahead(AHEAD_MS, AHEAD_MS + 60_000),
-        ahead(AHEAD_MS + 90_000, AHEAD_MS + 120_000),
-        ahead(AHEAD_MS, device_id="PB-9"),
-    )
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_parts_of_one_backlog_are_not_laid_over_one_another_by_their_time_of_receipt(
+    served: Served, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offset that is advised takes all in: with that of an older letter the newest would be ahead."""
+    hour_ms = 3_600_000
+    # By a clock that counts from 1970, in three messages that came one after the other.
+    starts_ms = (0, 2 * hour_ms, 4 * hour_ms)
+    parts = served.keep(*(unset(start, start + hour_ms) for start in starts_ms))
+    [other] = served.keep(unset(0, device_id="PB-9"))
+    monkeypatch.setattr(clock, "now", lambda: from_ms(START_MS + 60_000))
+    ids = [*(parts[place] for place in order), other]
     code, out, err = served.run("replay", *ids, "--correction", "received_at", "--dry-run")
     assert (code, "--confirm" in out) == (1, False)
-    [offset] = re.findall(r"such as (\S+), which", " ".join(err.split()))
-    assert "PB-000123 would lie over one another" in " ".join(err.split())
-    assert served.run("replay", *ids, "--correction", offset, "--dry-run")[0] == 0
-    assert served.run("replay", *ids[1:], "--correction", "received_at", "--dry-run")[0] == 0
+    [offset] = re.findall(r"all of them, (\S+), which", " ".join(err.split()))
+    newest = asyncio.run(served.pisync.dead_letters.get(parts[2]))
+    assert newest is not None
+    assert corrections.parse_offset(offset) == to_ms(newest.entry.received_at) - starts_ms[2] - hour_ms
+    assert "PB-000123 would lie over one another, as if" in " ".join(err.split())
+    code, out, _ = served.run("replay", *ids, "--correction", offset, "--dry-run")
+    assert (code, "to expect: 7 stored, 0 duplicates, 0 rejected" in out) == (0, True)
+    assert served.run("replay", parts[0], other, "--correction", "received_at", "--dry-run")[0] == 0
+
+
+def test_what_is_advised_where_several_devices_or_two_reasons_are_mixed(served: Served) -> None:
+    letters = [unset(at, at + 9000, device_id=name) for name in ("PB-1", "PB-2") for at in (0, 20_000)]
+    ids = served.keep(*letters)
+    err = " ".join(served.run("replay", *ids, "--correction", "received_at", "--dry-run")[2].split())
+    assert "the letters of PB-1 would lie over one another" in err
+    assert "so would those of 1 other devices" in err
+    ids = served.keep(unset(0, 9000), ahead(AHEAD_MS, AHEAD_MS + 9000))
+    err = " ".join(served.run("replay", *ids, "--correction", "received_at", "--dry-run")[2].split())
+    assert "one reason at a time" in err
+    assert "one offset for all" not in err
 
 
 @pytest.mark.parametrize(
