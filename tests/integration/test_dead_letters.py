@@ -130,7 +130,7 @@ async def test_what_is_good_the_second_time_is_stored_once(operator: Operator) -
         assert (answer.status_code, answer.json()) == (200, expected | {"rejected": []})
     history = (await operator.http.get(f"/api/device/{DEVICE}/sync-history")).json()["events"]
     assert [event["total_errors"] for event in history] == [1]
-    assert (await operator.letter("refused"))["replay_outcome"]["duplicates"] == 1
+    assert (await operator.letter("refused"))["replay_outcome"]["stored"] == 1
     assert (await operator.http.get(URL, params={"replayed": "false"})).json()["dead_letters"] == []
 
 

@@ -166,7 +166,7 @@ def test_replay_by_id_and_again(served: Served) -> None:
     assert code == 1
     assert out.splitlines()[0] == "0 stored, 1 duplicate, 1 rejected, 1 not there"
     assert "  1 times malformed" in out
-    assert "replay_outcome   0 stored, 1 duplicates, 0 rejected" in served.run("show", good)[1]
+    assert "replay_outcome   1 stored, 0 duplicates, 0 rejected" in served.run("show", good)[1]
 
 
 def test_replay_of_all_takes_what_was_not_taken_in_yet(
