@@ -160,12 +160,13 @@ def test_replay_by_id_and_again(served: Served) -> None:
     good, bad = served.keep(letter(GOOD), letter(b"{"))
     assert served.run("replay", good)[:2] == (
         0,
-        "1 stored, 0 duplicate, 0 rejected\n",
+        "1 dead letters; events: 1 stored, 0 duplicates, 0 rejected\n",
     )
     code, out, _ = served.run("replay", good, bad, "0" * 32)
     assert code == 1
-    assert out.splitlines()[0] == "0 stored, 1 duplicate, 1 rejected, 1 not there"
-    assert "  1 times malformed" in out
+    assert out.splitlines()[0] == "3 dead letters; events: 0 stored, 1 duplicates, 1 rejected"
+    assert out.splitlines()[1].startswith(f"  {bad} event 0: malformed: ")
+    assert out.splitlines()[2].startswith("1 not there: There is no dead letter")
     assert "replay_outcome   1 stored, 0 duplicates, 0 rejected" in served.run("show", good)[1]
 
 
@@ -180,13 +181,14 @@ def test_replay_of_all_takes_what_was_not_taken_in_yet(
         letter(GOOD, device_id=None),
     )
     code, out, err = served.run("replay", "--reason", "refused")
-    assert (code, out.split(",")[0]) == (0, "5 stored")
+    assert (code, out.split(",")[0]) == (0, "5 dead letters; events: 5 stored")
     assert "5/5" in err
     code, out, _ = served.run("replay", "--all")
     assert (code, out.splitlines()[0]) == (
         1,
-        "0 stored, 1 duplicate, 0 rejected, 1 cannot be replayed",
+        "2 dead letters; events: 0 stored, 1 duplicates, 0 rejected",
     )
+    assert out.splitlines()[1].startswith("1 cannot be replayed: ")
     assert "named no device" in out
 
 
@@ -195,7 +197,7 @@ def test_replay_stops_where_no_receipt_comes_and_says_how_far_it_got(served: Ser
     served.pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")
     code, out, err = served.run("replay", "--all")
     assert code == 1
-    assert out.startswith("0 stored")
+    assert out.startswith("1 dead letters; events: 0 stored, 0 duplicates, 1 rejected\n")  # the newest first
     assert "No receipt came within 5 s." in err
 
 
@@ -251,10 +253,8 @@ def test_a_correction_is_shown_and_sent_when_that_is_confirmed(
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     code, out, _ = served.run("replay", one, "--correction=-60d", "--confirmed-by", "Ada")
-    assert (code, out.splitlines()[-1]) == (
-        0,
-        "Send these events with these times? [y/N]: 1 stored, 0 duplicate, 0 rejected",
-    )
+    counts = "1 dead letters; events: 2 stored, 0 duplicates, 0 rejected"
+    assert (code, out.splitlines()[-1]) == (0, f"Send these events with these times? [y/N]: {counts}")
     shown = served.run("show", one)[1]
     assert "corrected: clock_ahead -60d, confirmed by Ada at 2" in shown
     assert ": 2 stored, 0 duplicates, 0 rejected" in shown
@@ -273,11 +273,52 @@ def test_a_dry_run_says_what_confirms_exactly_that(served: Served) -> None:
     assert served.run("replay", first, "--correction", "-61d", "--confirm", token(out))[0] == 1
     assert served.pisync.publisher.published == []
     code, out, _ = served.run(*options, "--confirm", token(out))
-    assert (code, out.splitlines()[-1]) == (0, "2 stored, 0 duplicate, 0 rejected")
+    assert (code, out.splitlines()[-1]) == (0, "2 dead letters; events: 2 stored, 0 duplicates, 0 rejected")
     [record] = asyncio.run(served.pisync.dead_letters.find(DeadLetterQuery(limit=1, device_id="PB-9")))[
         0
     ].corrections
     assert record.confirmed_by == pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+def test_the_same_events_are_counted_before_and_after_and_a_rejected_one_is_named(
+    served: Served, *, corrects: bool
+) -> None:
+    """A conflict with what is stored, in a letter of which something else is taken in."""
+    stored = EVENT | {"timestamp": rfc3339(from_ms(AHEAD_MS - 60 * DAY_MS)), "total_errors": 9}
+    asyncio.run(served.pisync.publisher.publish("PB-000123", json.dumps(stored).encode()))
+    if corrects:
+        [one] = served.keep(ahead(AHEAD_MS, AHEAD_MS + 1500, AHEAD_MS + 3000))
+        options = ["replay", one, "--correction=-60d"]
+        code, out, _ = served.run(*options, "--dry-run")
+        assert "1 dead letters; events to expect: 2 stored, 0 duplicates, 1 rejected" in out
+        options += ["--confirm", token(out)]
+    else:
+        events = [EVENT | {"timestamp": rfc3339(from_ms(AHEAD_MS - 60 * DAY_MS + at))} for at in (0, 1, 2)]
+        [one] = served.keep(letter(json.dumps(events).encode(), reason=Reason.REFUSED))
+        options = ["replay", one]
+    code, out, _ = served.run(*options)
+    assert code == 1
+    *_, counts, named = out.splitlines()
+    assert counts == "1 dead letters; events: 2 stored, 0 duplicates, 1 rejected"
+    assert named == f"  {one} event 0: conflict: stored with other content"
+    # Again: what is stored counts as duplicates, and the rejected one is told again.
+    code, out, _ = served.run(*options)
+    assert (code, out.splitlines()[-2]) == (1, counts.replace("2 stored, 0", "0 stored, 2"))
+
+
+def test_of_many_rejected_events_some_are_named_and_all_are_counted(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "REJECTED_NAMED_MAX", 2)
+    bad = json.dumps([5, EVENT | {"total_errors": -1}, 5]).encode()
+    ids = served.keep(letter(bad, reason=Reason.REFUSED), letter(b"{"))
+    code, out, _ = served.run("replay", *ids)
+    assert code == 1
+    counts, *named, more = out.splitlines()
+    assert counts == "2 dead letters; events: 0 stored, 0 duplicates, 4 rejected"
+    assert [line.split(":")[0] for line in named] == [f"  {ids[0]} event {index}" for index in (0, 1)]
+    assert more == "  and 2 more rejected events: 1 schema, 1 malformed"
 
 
 def test_letters_that_cannot_be_corrected_are_told_and_the_others_sent(served: Served) -> None:
@@ -288,7 +329,7 @@ def test_letters_that_cannot_be_corrected_are_told_and_the_others_sent(served: S
     assert code == 1
     assert "1 cannot be replayed: correction: nothing in this letter was rejected for a clock" in out
     assert "1 not there: There is no dead letter" in out
-    assert out.splitlines()[-1] == "1 stored, 0 duplicate, 0 rejected"
+    assert out.splitlines()[-1] == "1 dead letters; events: 1 stored, 0 duplicates, 0 rejected"
     code, out, _ = served.run("replay", bad, "--correction", "-60d", "--confirm", "x")
     assert (code, out.splitlines()[-1]) == (1, "Nothing can be sent with this correction.")
     out = served.run("replay", good, "--correction", "60 days", "--dry-run")[1]
