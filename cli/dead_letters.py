@@ -7,6 +7,7 @@ import pwd
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
 from itertools import pairwise
@@ -22,6 +23,7 @@ from rich.text import Text
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import tracked
 from pisync import settings
+from pisync.clock import read_rfc3339
 from pisync.domain.events import Reason
 from pisync.domain.payloads import printable
 from pisync.errors import PiSyncError
@@ -35,19 +37,16 @@ WALK_PAGE: Final = 200
 # A table is no narrower than this, also in a pipe, so that ids stay whole.
 TABLE_WIDTH_MIN: Final = 170
 PREVIEW_CHARS_MAX: Final = 60
+# Events that a replay names with why they were rejected; of more it counts the reasons.
+REJECTED_NAMED_MAX: Final = 50
 
 
-class ReplayResult(StrEnum):
-    """What became of one dead letter that was to be replayed."""
+class NotSent(StrEnum):
+    """Why nothing of a dead letter could be sent."""
 
-    STORED = "stored"
-    DUPLICATE = "duplicate"
     REJECTED = "rejected"
     IMPOSSIBLE = "cannot be replayed"
     GONE = "not there"
-
-
-_ALWAYS_PRINTED: Final = (ReplayResult.STORED, ReplayResult.DUPLICATE, ReplayResult.REJECTED)
 
 
 def connect(url: str, key: str | None) -> ApiClient:
@@ -106,8 +105,7 @@ def show(client: ApiClient, dead_letter_id: str) -> None:
         typer.echo(f"{name:<16} {_field(value)}")
     typer.echo("")
     for part in parts:
-        place = "message" if part["index"] is None else f"event {part['index']}"
-        typer.echo(f"{place}: {part['reason']}: {printable(part['detail'])}")
+        typer.echo(f"{_place(part)}: {_why(part)}")
     for one in corrections:
         outcome = "no receipt came" if one["outcome"] is None else _field(one["outcome"])
         typer.echo(
@@ -131,54 +129,105 @@ def find_ids(client: ApiClient, query: Mapping[str, Any]) -> list[str]:
         return [row["id"] for row in rows]
 
 
+class Outcome:
+    """What became of the events of the letters that were replayed, and which of them were rejected."""
+
+    def __init__(self) -> None:
+        self._letters = 0
+        self._events = dict.fromkeys(("stored", "duplicates", "rejected"), 0)
+        self._named: list[str] = []
+        self._others: Counter[str] = Counter()
+        self._faults: Counter[tuple[NotSent, str]] = Counter()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every event was taken in, now or before."""
+        return not self._events["rejected"] and not self._faults
+
+    def add(self, dead_letter_id: str, *, stored: int, duplicates: int, rejected: Sequence[Json]) -> None:
+        """Add the events of one letter."""
+        self._letters += 1
+        self._events["stored"] += stored
+        self._events["duplicates"] += duplicates
+        self._events["rejected"] += len(rejected)
+        for one in rejected:
+            if len(self._named) < REJECTED_NAMED_MAX:
+                self._named.append(f"{dead_letter_id} {_place(one)}: {_why(one)}")
+            else:
+                self._others[one["reason"]] += 1
+
+    def add_not_sent(self, fault: tuple[NotSent, str]) -> None:
+        """Add a letter of which nothing could be sent."""
+        self._letters += 1
+        self._faults[fault] += 1
+
+    def show(self) -> None:
+        """Print it, in the unit of what a correction says before: events."""
+        typer.echo(f"{self._letters} dead letters; events: {_field(self._events)}")
+        for line in self._named:
+            typer.echo(f"  {line}")
+        if self._others:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self._others.most_common())
+            typer.echo(f"  and {self._others.total()} more rejected events: {counts}")
+        _show_not_sent(self._faults)
+
+
 def replay(
     client: ApiClient, dead_letter_ids: Sequence[str], parameters: Mapping[str, Json] | None = None
 ) -> int:
-    """Publish dead letters again and print a summary; the exit code, 1 where one was not taken in.
-
-    `parameters` has those of each letter that is to be corrected.
+    """Publish dead letters again, with the parameters given for each; the exit code: 0 when all of every one
+    was taken in.
 
     Raises:
-        PiSyncError: the api or a part behind it is unavailable; the dead letters before were replayed.
+        PiSyncError: the api is unavailable, or could not publish; what was done until then is printed.
     """
-    results: Counter[ReplayResult] = Counter()
-    faults: Counter[str] = Counter()
+    outcome = Outcome()
     try:
         for dead_letter_id in tracked("Replaying", UNIT, dead_letter_ids):
-            result, fault = _replay(client, dead_letter_id, (parameters or {}).get(dead_letter_id))
-            results[result] += 1
-            if fault is not None:
-                faults[fault] += 1
+            try:
+                receipt = client.post(
+                    f"{_path(dead_letter_id)}/replay", (parameters or {}).get(dead_letter_id)
+                )
+            except ApiRefused as refused:
+                if rejected := _rejected(refused):
+                    outcome.add(dead_letter_id, stored=0, duplicates=0, rejected=rejected)
+                else:
+                    outcome.add_not_sent(_not_sent(refused))
+            else:
+                outcome.add(dead_letter_id, **receipt)
     finally:
-        printed = [result for result in ReplayResult if results[result] or result in _ALWAYS_PRINTED]
-        typer.echo(", ".join(f"{results[result]} {result}" for result in printed))
-        for fault, count in faults.most_common():
-            typer.echo(f"  {count} times {fault}")
-    return 0 if results.total() == results[ReplayResult.STORED] + results[ReplayResult.DUPLICATE] else 1
+        outcome.show()
+    return 0 if outcome.is_whole else 1
 
 
-def _replay(
-    client: ApiClient, dead_letter_id: str, parameters: Json | None
-) -> tuple[ReplayResult, str | None]:
-    try:
-        receipt = client.post(f"{_path(dead_letter_id)}/replay", parameters)
-    except ApiRefused as refused:
-        return _refused(refused)
-    return (ReplayResult.STORED if receipt["stored"] else ReplayResult.DUPLICATE), None
+def _rejected(refused: ApiRefused) -> list[Json]:
+    """The events of a letter, all of which were rejected; none where the api refused for another cause."""
+    return [error for error in refused.errors if "reason" in error]
 
 
-def _refused(refused: ApiRefused) -> tuple[ReplayResult, str]:
-    """What became of a letter that the api refused to replay; raises what is not about the letter."""
-    reasons = [error["reason"] for error in refused.errors if "reason" in error]
-    if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        if reasons:
-            return ReplayResult.REJECTED, ", ".join(sorted(set(reasons)))
-        return ReplayResult.IMPOSSIBLE, str(refused)
-    if refused.status == HTTPStatus.CONFLICT:
-        return ReplayResult.IMPOSSIBLE, str(refused)
+def _not_sent(refused: ApiRefused) -> tuple[NotSent, str]:
+    """Why nothing of a letter could be sent; raises what is not about the letter."""
+    if rejected := _rejected(refused):
+        return NotSent.REJECTED, ", ".join(sorted({error["reason"] for error in rejected}))
+    if refused.status in {HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.CONFLICT}:
+        return NotSent.IMPOSSIBLE, str(refused)
     if refused.status == HTTPStatus.NOT_FOUND:
-        return ReplayResult.GONE, str(refused)
+        return NotSent.GONE, str(refused)
     raise refused
+
+
+def _show_not_sent(faults: Counter[tuple[NotSent, str]]) -> None:
+    for (cause, detail), count in faults.most_common():
+        typer.echo(f"{count} {cause}: {detail}")
+
+
+def _place(rejected: Json) -> str:
+    return "message" if rejected["index"] is None else f"event {rejected['index']}"
+
+
+def _why(rejected: Json) -> str:
+    detail = printable(rejected.get("detail", ""))
+    return f"{rejected['reason']}: {detail}" if detail else str(rejected["reason"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,23 +253,22 @@ def correct(
             was confirmed.
     """
     previews: list[Json] = []
-    faults: Counter[tuple[ReplayResult, str]] = Counter()
+    faults: Counter[tuple[NotSent, str]] = Counter()
     for dead_letter_id in dead_letter_ids:
         try:
             previews.append(client.get(f"{_path(dead_letter_id)}/replay", stated.parameters()))
         except ApiRefused as refused:
-            faults[_refused(refused)] += 1
+            faults[_not_sent(refused)] += 1
         else:
             _show_preview(previews[-1])
-    for (result, fault), count in faults.items():
-        typer.echo(f"{count} {result}: {fault}")
+    _show_not_sent(faults)
     if not previews:
         typer.echo("Nothing can be sent with this correction.")
         return 1
     _hold_apart(previews, stated)
     token = hashlib.sha256("".join(preview["confirm"] for preview in previews).encode()).hexdigest()[:16]
     expected = {name: sum(one["expected"][name] for one in previews) for name in previews[0]["expected"]}
-    typer.echo(f"{len(previews)} dead letters; to expect: {_field(expected)}")
+    typer.echo(f"{len(previews)} dead letters; events to expect: {_field(expected)}")
     if dry_run:
         typer.echo(f"Nothing was sent. To send exactly this: --confirm {token}")
         return 1 if faults else 0
@@ -260,17 +308,38 @@ def _hold_apart(previews: Sequence[Json], stated: Stated) -> None:
     if stated.correction != RECEIVED_AT:
         return
     ranges = sorted(
-        (preview["device_id"], min(times), max(times), preview["offset"])
+        (preview["device_id"], min(times), max(times))
         for preview in previews
         if (times := [event["corrected"] for event in preview["events"]])
     )
-    for (device_id, _, newest, offset), (next_device_id, oldest, _, _) in pairwise(ranges):
-        if device_id == next_device_id and oldest <= newest:
-            raise PiSyncError(
-                f"the letters of {device_id} would lie over one another, as if they were recorded at once:"
-                f" they are parts of one backlog. Give one offset for all of them, such as {offset}, which"
-                f" is what {RECEIVED_AT} is for one of these"
-            )
+    mixed = {
+        device_id: None
+        for (device_id, _, newest), (next_device_id, oldest, _) in pairwise(ranges)
+        if device_id == next_device_id and oldest <= newest
+    }
+    if not mixed:
+        return
+    device_id = next(iter(mixed))
+    others = f", and so would those of {len(mixed) - 1} other devices" if len(mixed) > 1 else ""
+    own = [preview for preview in previews if preview["device_id"] == device_id]
+    if len({preview["reason"] for preview in own}) > 1:
+        advice = "Correct those of one reason at a time, each with an offset of its own: see --reason"
+    else:
+        # With the offset of any other letter this one's events would be ahead of the time when they came.
+        newest_letter = max(own, key=_newest_own_time)
+        advice = (
+            "They are parts of one backlog: give one offset for all of them,"
+            f" {newest_letter['offset']}, which is what {RECEIVED_AT} is for the one with the newest event"
+        )
+    raise PiSyncError(
+        f"the letters of {device_id} would lie over one another, as if they were recorded at once{others}."
+        f" {advice}"
+    )
+
+
+def _newest_own_time(preview: Json) -> datetime:
+    """When the newest of its events happened by the device's clock."""
+    return max(read_rfc3339(event["timestamp"])[0] for event in preview["events"])
 
 
 def _login() -> str:

@@ -77,8 +77,9 @@ class CorrectionRecord(BaseModel):
     outcome: Annotated[
         ReplayOutcome | None,
         Field(
-            description="Of the latest replay with it that took something in; null: whether any is stored is"
-            " not known, because no receipt came. The same replay again tells."
+            description="Of the latest replay with it that stored something, or else of the first that found"
+            " something stored; null: whether any is stored is not known, because no receipt came. The same"
+            " replay again tells."
         ),
     ]
 
@@ -115,7 +116,8 @@ class _DeadLetter(BaseModel):
         int, Field(ge=0, description="Bytes of what is kept, of a head those of its message.")
     ]
     replayed_at: Annotated[
-        datetime | None, Field(description="When a replay took something of it in, the latest one.")
+        datetime | None,
+        Field(description="When a replay stored something of it, the latest; or else first found it stored."),
     ]
     replay_outcome: ReplayOutcome | None
     corrections: Annotated[

@@ -125,7 +125,8 @@ def replay(
 ) -> None:
     """Publish dead letters again: those named, or all (of a reason, of a device) that no replay took in yet.
 
-    Exits with 0 only when every one of them was taken in, now or before. Repeating is safe.
+    Counts events, and names those that were rejected. Exits with 0 only when every event was taken in, now or
+    before, and with 1 otherwise. Repeating is safe.
     """
     from cli import dead_letters as run  # noqa: PLC0415
 

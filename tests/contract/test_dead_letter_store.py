@@ -147,15 +147,39 @@ async def test_pages_cover_every_letter_once_also_those_of_one_moment(letters: L
     assert found == [each for each in await letters.ids(before=NOW + timedelta(minutes=3)) if each in found]
 
 
-async def test_the_latest_replay_stands_on_the_letter(letters: Letters) -> None:
+def outcome(stored: int, day: int) -> Replay:
+    """A replay of three events, of which the others are duplicates."""
+    return Replay(replayed_at=NOW + timedelta(days=day), stored=stored, duplicates=3 - stored, rejected=1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "stands"),
+    [
+        ((2, 0), 0),  # what stored nothing hides nothing
+        ((2, 1), 1),
+        ((2, 1, 0, 0), 1),
+        ((0, 0), 0),
+        ((0, 3), 1),
+    ],
+)
+async def test_the_latest_replay_that_stored_something_stands_on_the_letter(
+    letters: Letters, stored: tuple[int, ...], stands: int
+) -> None:
+    outcomes = [outcome(count, day) for day, count in enumerate(stored)]
     [dead_letter_id] = await letters.add(letter())
-    await letters.store.record_replay(dead_letter_id, REPLAY)
-    again = dataclasses.replace(REPLAY, replayed_at=NOW + timedelta(days=2), stored=0, duplicates=3)
-    await letters.store.record_replay(dead_letter_id, again)
+    assert await letters.store.claim_correction(dead_letter_id, CORRECTION, "0")
+    for attempt, each in enumerate(outcomes):
+        await letters.store.record_replay(dead_letter_id, each)
+        repeat = dataclasses.replace(CORRECTION, confirmed_by=f"Bob {attempt}")
+        assert await letters.store.claim_correction(dead_letter_id, repeat, str(attempt))
+        await letters.store.settle_correction(dead_letter_id, repeat, str(attempt), each)
     await letters.add(letter(), minute=1)
     kept = await letters.store.get(dead_letter_id)
     assert kept is not None
-    assert (kept.entry.replay, kept.raw) == (again, b"{")
+    assert (kept.entry.replay, kept.raw) == (outcomes[stands], b"{")
+    expected = dataclasses.replace(CORRECTION, outcome=outcomes[stands])
+    assert await corrections_of(letters, dead_letter_id) == [expected]
+    assert not await letters.store.claim_correction(dead_letter_id, OTHER, "x")
 
 
 CORRECTION = Correction(
@@ -188,14 +212,14 @@ async def test_a_correction_is_held_from_before_it_is_sent(letters: Letters) -> 
     taken = dataclasses.replace(CORRECTION, outcome=REPLAY)
     assert await corrections_of(letters, dead_letter_id) == [taken]
     assert not await letters.store.claim_correction(dead_letter_id, OTHER, "3")
-    # The same again leaves who confirmed it first; what the latest took in is told.
+    # The same again leaves who confirmed it first, and what that stored.
     again = dataclasses.replace(CORRECTION, confirmed_by="Grace", confirmed_at=NOW)
     assert await letters.store.claim_correction(dead_letter_id, again, "4")
-    later = dataclasses.replace(REPLAY, stored=0, replayed_at=NOW + timedelta(days=3))
+    later = dataclasses.replace(REPLAY, stored=0, duplicates=3, replayed_at=NOW + timedelta(days=3))
     await letters.store.settle_correction(dead_letter_id, again, "4", later)
     await letters.store.settle_correction(dead_letter_id, again, "5", None)
     await letters.add(letter(), minute=9)
-    assert await corrections_of(letters, dead_letter_id) == [dataclasses.replace(taken, outcome=later)]
+    assert await corrections_of(letters, dead_letter_id) == [taken]
 
 
 async def test_a_correction_that_took_nothing_in_makes_room(letters: Letters) -> None:

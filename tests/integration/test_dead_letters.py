@@ -130,7 +130,7 @@ async def test_what_is_good_the_second_time_is_stored_once(operator: Operator) -
         assert (answer.status_code, answer.json()) == (200, expected | {"rejected": []})
     history = (await operator.http.get(f"/api/device/{DEVICE}/sync-history")).json()["events"]
     assert [event["total_errors"] for event in history] == [1]
-    assert (await operator.letter("refused"))["replay_outcome"]["duplicates"] == 1
+    assert (await operator.letter("refused"))["replay_outcome"]["stored"] == 1
     assert (await operator.http.get(URL, params={"replayed": "false"})).json()["dead_letters"] == []
 
 
@@ -184,7 +184,10 @@ async def test_a_wrong_clock_is_corrected_once_and_its_neighbours_are_left_alone
     assert (code, "to expect: 2 stored" in out) == (0, True)
     token = out.rsplit("--confirm ", 1)[1].strip()
     code, out, _ = await operator.command(*options, "--confirm", token)
-    assert (code, out.splitlines()[-1]) == (0, "1 stored, 0 duplicate, 0 rejected")
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        "1 dead letters; events: 2 stored, 0 duplicates, 0 rejected",
+    )
     times = [clock.read_rfc3339(text)[0] for text in await history()]
     assert times[1] == times[0] - timedelta(seconds=3)
     assert clock.rfc3339(times[0]) == letter["received_at"]
@@ -236,9 +239,11 @@ async def test_the_command_line(operator: Operator, tmp_path: Path) -> None:
     assert (await operator.command("show", malformed["id"]))[1].endswith("\n\n[\n")
 
     code, out, _ = await operator.command("replay", "--reason", "refused")
-    assert (code, out) == (0, "3 stored, 0 duplicate, 0 rejected\n")
+    assert (code, out) == (0, "3 dead letters; events: 3 stored, 0 duplicates, 0 rejected\n")
     code, out, _ = await operator.command("replay", "--all")
-    assert (code, out) == (1, "0 stored, 0 duplicate, 1 rejected\n  1 times malformed\n")
+    counts, named = out.splitlines()
+    assert (code, counts) == (1, "1 dead letters; events: 0 stored, 0 duplicates, 1 rejected")
+    assert named.startswith(f"  {malformed['id']} message: malformed: ")
 
     file = tmp_path / "letters.ndjson"
     assert (await operator.command("export", file))[0] == 0

@@ -132,8 +132,11 @@ async def test_repeating_a_correction_makes_duplicates_and_another_one_is_refuse
         first = await one.correct("-60d", confirm, confirmed_by="Ada")
         again = await one.correct("-1440h", confirm, confirmed_by="Grace")  # the same in other words
         assert (first.json()["stored"], again.json()["stored"], again.json()["duplicates"]) == (2, 0, 2)
-        [record] = (await one.shown())["corrections"]
+        shown = await one.shown()
+        [record] = shown["corrections"]
         assert (record["correction"], record["confirmed_by"]) == ("-60d", "Ada")
+        # The letter is the only record: what stored nothing new does not hide what did.
+        assert record["outcome"] == shown["replay_outcome"] == {"stored": 2, "duplicates": 0, "rejected": 0}
         for refused in (
             await one.correct("-61d", other),
             await pisync.get(one.url, params={"correction": "received_at"}),

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
+from api import corrections
 from cli import dead_letters
 from cli.api_client import ApiClient
 from cli.main import main
@@ -159,13 +160,14 @@ def test_replay_by_id_and_again(served: Served) -> None:
     good, bad = served.keep(letter(GOOD), letter(b"{"))
     assert served.run("replay", good)[:2] == (
         0,
-        "1 stored, 0 duplicate, 0 rejected\n",
+        "1 dead letters; events: 1 stored, 0 duplicates, 0 rejected\n",
     )
     code, out, _ = served.run("replay", good, bad, "0" * 32)
     assert code == 1
-    assert out.splitlines()[0] == "0 stored, 1 duplicate, 1 rejected, 1 not there"
-    assert "  1 times malformed" in out
-    assert "replay_outcome   0 stored, 1 duplicates, 0 rejected" in served.run("show", good)[1]
+    assert out.splitlines()[0] == "3 dead letters; events: 0 stored, 1 duplicates, 1 rejected"
+    assert out.splitlines()[1].startswith(f"  {bad} event 0: malformed: ")
+    assert out.splitlines()[2].startswith("1 not there: There is no dead letter")
+    assert "replay_outcome   1 stored, 0 duplicates, 0 rejected" in served.run("show", good)[1]
 
 
 def test_replay_of_all_takes_what_was_not_taken_in_yet(
@@ -179,13 +181,14 @@ def test_replay_of_all_takes_what_was_not_taken_in_yet(
         letter(GOOD, device_id=None),
     )
     code, out, err = served.run("replay", "--reason", "refused")
-    assert (code, out.split(",")[0]) == (0, "5 stored")
+    assert (code, out.split(",")[0]) == (0, "5 dead letters; events: 5 stored")
     assert "5/5" in err
     code, out, _ = served.run("replay", "--all")
     assert (code, out.splitlines()[0]) == (
         1,
-        "0 stored, 1 duplicate, 0 rejected, 1 cannot be replayed",
+        "2 dead letters; events: 0 stored, 1 duplicates, 0 rejected",
     )
+    assert out.splitlines()[1].startswith("1 cannot be replayed: ")
     assert "named no device" in out
 
 
@@ -194,7 +197,7 @@ def test_replay_stops_where_no_receipt_comes_and_says_how_far_it_got(served: Ser
     served.pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")
     code, out, err = served.run("replay", "--all")
     assert code == 1
-    assert out.startswith("0 stored")
+    assert out.startswith("1 dead letters; events: 0 stored, 0 duplicates, 1 rejected\n")  # the newest first
     assert "No receipt came within 5 s." in err
 
 
@@ -211,14 +214,21 @@ AHEAD_MS = to_ms(clock.now()) + 30 * DAY_MS
 
 def ahead(*moments_ms: int, device_id: str = "PB-000123") -> DeadLetter:
     """The letter of events of a clock that is ahead."""
+    return of_clock(Reason.CLOCK_AHEAD, device_id, moments_ms)
+
+
+def unset(*moments_ms: int, device_id: str = "PB-000123") -> DeadLetter:
+    """The letter of events of a clock that was not set."""
+    return of_clock(Reason.CLOCK_UNSET, device_id, moments_ms)
+
+
+def of_clock(reason: Reason, device_id: str, moments_ms: Sequence[int]) -> DeadLetter:
     events = [EVENT | {"device_id": device_id, "timestamp": rfc3339(from_ms(each))} for each in moments_ms]
     return dead_letter(
         topic=topics.sync(device_id),
         device_id=device_id,
         payload=json.dumps(events).encode(),
-        rejections=[
-            Rejection(index=index, reason=Reason.CLOCK_AHEAD, detail="") for index in range(len(events))
-        ],
+        rejections=[Rejection(index=index, reason=reason, detail="") for index in range(len(events))],
     )
 
 
@@ -243,10 +253,8 @@ def test_a_correction_is_shown_and_sent_when_that_is_confirmed(
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     code, out, _ = served.run("replay", one, "--correction=-60d", "--confirmed-by", "Ada")
-    assert (code, out.splitlines()[-1]) == (
-        0,
-        "Send these events with these times? [y/N]: 1 stored, 0 duplicate, 0 rejected",
-    )
+    counts = "1 dead letters; events: 2 stored, 0 duplicates, 0 rejected"
+    assert (code, out.splitlines()[-1]) == (0, f"Send these events with these times? [y/N]: {counts}")
     shown = served.run("show", one)[1]
     assert "corrected: clock_ahead -60d, confirmed by Ada at 2" in shown
     assert ": 2 stored, 0 duplicates, 0 rejected" in shown
@@ -265,11 +273,52 @@ def test_a_dry_run_says_what_confirms_exactly_that(served: Served) -> None:
     assert served.run("replay", first, "--correction", "-61d", "--confirm", token(out))[0] == 1
     assert served.pisync.publisher.published == []
     code, out, _ = served.run(*options, "--confirm", token(out))
-    assert (code, out.splitlines()[-1]) == (0, "2 stored, 0 duplicate, 0 rejected")
+    assert (code, out.splitlines()[-1]) == (0, "2 dead letters; events: 2 stored, 0 duplicates, 0 rejected")
     [record] = asyncio.run(served.pisync.dead_letters.find(DeadLetterQuery(limit=1, device_id="PB-9")))[
         0
     ].corrections
     assert record.confirmed_by == pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+def test_the_same_events_are_counted_before_and_after_and_a_rejected_one_is_named(
+    served: Served, *, corrects: bool
+) -> None:
+    """A conflict with what is stored, in a letter of which something else is taken in."""
+    stored = EVENT | {"timestamp": rfc3339(from_ms(AHEAD_MS - 60 * DAY_MS)), "total_errors": 9}
+    asyncio.run(served.pisync.publisher.publish("PB-000123", json.dumps(stored).encode()))
+    if corrects:
+        [one] = served.keep(ahead(AHEAD_MS, AHEAD_MS + 1500, AHEAD_MS + 3000))
+        options = ["replay", one, "--correction=-60d"]
+        code, out, _ = served.run(*options, "--dry-run")
+        assert "1 dead letters; events to expect: 2 stored, 0 duplicates, 1 rejected" in out
+        options += ["--confirm", token(out)]
+    else:
+        events = [EVENT | {"timestamp": rfc3339(from_ms(AHEAD_MS - 60 * DAY_MS + at))} for at in (0, 1, 2)]
+        [one] = served.keep(letter(json.dumps(events).encode(), reason=Reason.REFUSED))
+        options = ["replay", one]
+    code, out, _ = served.run(*options)
+    assert code == 1
+    *_, counts, named = out.splitlines()
+    assert counts == "1 dead letters; events: 2 stored, 0 duplicates, 1 rejected"
+    assert named == f"  {one} event 0: conflict: stored with other content"
+    # Again: what is stored counts as duplicates, and the rejected one is told again.
+    code, out, _ = served.run(*options)
+    assert (code, out.splitlines()[-2]) == (1, counts.replace("2 stored, 0", "0 stored, 2"))
+
+
+def test_of_many_rejected_events_some_are_named_and_all_are_counted(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "REJECTED_NAMED_MAX", 2)
+    bad = json.dumps([5, EVENT | {"total_errors": -1}, 5]).encode()
+    ids = served.keep(letter(bad, reason=Reason.REFUSED), letter(b"{"))
+    code, out, _ = served.run("replay", *ids)
+    assert code == 1
+    counts, *named, more = out.splitlines()
+    assert counts == "2 dead letters; events: 0 stored, 0 duplicates, 4 rejected"
+    assert [line.split(":")[0] for line in named] == [f"  {ids[0]} event {index}" for index in (0, 1)]
+    assert more == "  and 2 more rejected events: 1 schema, 1 malformed"
 
 
 def test_letters_that_cannot_be_corrected_are_told_and_the_others_sent(served: Served) -> None:
@@ -280,25 +329,47 @@ def test_letters_that_cannot_be_corrected_are_told_and_the_others_sent(served: S
     assert code == 1
     assert "1 cannot be replayed: correction: nothing in this letter was rejected for a clock" in out
     assert "1 not there: There is no dead letter" in out
-    assert out.splitlines()[-1] == "1 stored, 0 duplicate, 0 rejected"
+    assert out.splitlines()[-1] == "1 dead letters; events: 1 stored, 0 duplicates, 0 rejected"
     code, out, _ = served.run("replay", bad, "--correction", "-60d", "--confirm", "x")
     assert (code, out.splitlines()[-1]) == (1, "Nothing can be sent with this correction.")
     out = served.run("replay", good, "--correction", "60 days", "--dry-run")[1]
     assert "correction: must be received_at, or what is to be added" in out
 
 
-def test_parts_of_one_backlog_are_not_laid_over_one_another_by_their_time_of_receipt(served: Served) -> None:
-    ids = served.keep(
-        ahead(AHEAD_MS, AHEAD_MS + 60_000),
-        ahead(AHEAD_MS + 90_000, AHEAD_MS + 120_000),
-        ahead(AHEAD_MS, device_id="PB-9"),
-    )
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_parts_of_one_backlog_are_not_laid_over_one_another_by_their_time_of_receipt(
+    served: Served, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offset that is advised takes all in: with that of an older letter the newest would be ahead."""
+    hour_ms = 3_600_000
+    # By a clock that counts from 1970, in three messages that came one after the other.
+    starts_ms = (0, 2 * hour_ms, 4 * hour_ms)
+    parts = served.keep(*(unset(start, start + hour_ms) for start in starts_ms))
+    [other] = served.keep(unset(0, device_id="PB-9"))
+    monkeypatch.setattr(clock, "now", lambda: from_ms(START_MS + 60_000))
+    ids = [*(parts[place] for place in order), other]
     code, out, err = served.run("replay", *ids, "--correction", "received_at", "--dry-run")
     assert (code, "--confirm" in out) == (1, False)
-    [offset] = re.findall(r"such as (\S+), which", " ".join(err.split()))
-    assert "PB-000123 would lie over one another" in " ".join(err.split())
-    assert served.run("replay", *ids, "--correction", offset, "--dry-run")[0] == 0
-    assert served.run("replay", *ids[1:], "--correction", "received_at", "--dry-run")[0] == 0
+    [offset] = re.findall(r"all of them, (\S+), which", " ".join(err.split()))
+    newest = asyncio.run(served.pisync.dead_letters.get(parts[2]))
+    assert newest is not None
+    assert corrections.parse_offset(offset) == to_ms(newest.entry.received_at) - starts_ms[2] - hour_ms
+    assert "PB-000123 would lie over one another, as if" in " ".join(err.split())
+    code, out, _ = served.run("replay", *ids, "--correction", offset, "--dry-run")
+    assert (code, "to expect: 7 stored, 0 duplicates, 0 rejected" in out) == (0, True)
+    assert served.run("replay", parts[0], other, "--correction", "received_at", "--dry-run")[0] == 0
+
+
+def test_what_is_advised_where_several_devices_or_two_reasons_are_mixed(served: Served) -> None:
+    letters = [unset(at, at + 9000, device_id=name) for name in ("PB-1", "PB-2") for at in (0, 20_000)]
+    ids = served.keep(*letters)
+    err = " ".join(served.run("replay", *ids, "--correction", "received_at", "--dry-run")[2].split())
+    assert "the letters of PB-1 would lie over one another" in err
+    assert "so would those of 1 other devices" in err
+    ids = served.keep(unset(0, 9000), ahead(AHEAD_MS, AHEAD_MS + 9000))
+    err = " ".join(served.run("replay", *ids, "--correction", "received_at", "--dry-run")[2].split())
+    assert "one reason at a time" in err
+    assert "one offset for all" not in err
 
 
 @pytest.mark.parametrize(

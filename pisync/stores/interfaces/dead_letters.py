@@ -25,7 +25,8 @@ class Correction:
 
     `stated` is how that was said, `confirmed_by` who is said to have confirmed it, and `confirmed_at` when;
     `offset_ms` of 0 is a replay with the device's own times. `outcome` counts those events in the latest
-    replay that took any of them in; None: whether they are stored is not known.
+    replay that stored any of them, or, where none did, in the first that found any of them stored; None:
+    whether they are stored is not known.
     """
 
     reason: Reason
@@ -41,8 +42,9 @@ class DeadLetterEntry:
     """A dead letter without the whole of its bytes.
 
     `head` are the first `HEAD_BYTES_MAX` of them; `received_at` is when it came first, `last_received_at`
-    when last; `replay` is the latest replay that took something of it in, `corrections` those that took
-    something in or may have, one for a reason. The others are the letter's own.
+    when last; `replay` is the latest replay that stored something of it, or, where none did, the first that
+    found something of it stored; `corrections` are those that took something in or may have, one for a
+    reason. The others are the letter's own.
     """
 
     dead_letter_id: str
@@ -141,7 +143,10 @@ class DeadLetterStore(Protocol):
         """Whose letters gave way, the latest first, at most `DROPS_LISTED_MAX`; None: of all devices."""
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
-        """Record a replay that took something in; nothing where the letter is gone meanwhile."""
+        """Record a replay that took something in; nothing where the letter is gone meanwhile.
+
+        One that stored nothing, because all was there, leaves the one that is recorded.
+        """
 
     async def claim_correction(self, dead_letter_id: str, correction: Correction, attempt: str) -> bool:
         """Write down, before it is sent, with which correction the letter's events of a reason are sent.
@@ -156,6 +161,7 @@ class DeadLetterStore(Protocol):
     ) -> None:
         """Record what the attempt took in; None: nothing for certain, so that another offset may be claimed.
 
+        One that stored nothing, because all was there, leaves the outcome that is recorded.
         An attempt that is followed by another one leaves the latter as it is.
         """
 

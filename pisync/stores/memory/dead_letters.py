@@ -95,9 +95,9 @@ class MemoryDeadLetterStore:
         return found[: limits.DROPS_LISTED_MAX]
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
-        """Record the replay."""
+        """Record the replay, but not over another one where it stored nothing."""
         kept = self.dead_letters.get(dead_letter_id)
-        if kept is not None:
+        if kept is not None and (replay.stored or kept.entry.replay is None):
             self.dead_letters[dead_letter_id] = replace(kept, entry=replace(kept.entry, replay=replay))
 
     async def claim_correction(self, dead_letter_id: str, correction: Correction, attempt: str) -> bool:
@@ -122,7 +122,7 @@ class MemoryDeadLetterStore:
         claim = self._claims.get(dead_letter_id, {}).get(correction.reason)
         if claim is None or claim.correction.offset_ms != correction.offset_ms:
             return
-        if outcome is not None:
+        if outcome is not None and (outcome.stored or claim.correction.outcome is None):
             claim.correction = replace(claim.correction, outcome=outcome)
         if claim.attempt == attempt:
             claim.attempt = None

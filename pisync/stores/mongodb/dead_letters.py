@@ -234,10 +234,12 @@ class MongoDeadLetterStore:
             ]
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
-        """Record the replay."""
+        """Record the replay, but not over another one where it stored nothing."""
+        own: Document = {"_id": dead_letter_id}
+        chosen = own if replay.stored else own | {"replayed_at": None}
         done = {"replayed_at": replay.replayed_at, "replay_outcome": _outcome(replay)}
         with map_driver_errors():
-            await self._dead_letters.update_one({"_id": dead_letter_id}, {"$set": done})
+            await self._dead_letters.update_one(chosen, {"$set": done})
 
     async def claim_correction(self, dead_letter_id: str, correction: Correction, attempt: str) -> bool:
         """Write down with which correction they are sent: a new one where none holds, or the same again."""
@@ -266,11 +268,12 @@ class MongoDeadLetterStore:
     ) -> None:
         """Record what the attempt took in, and that it has ended."""
         field = _correction_field(correction)
-        same = {"_id": dead_letter_id, f"{field}.offset_ms": correction.offset_ms}
+        same: Document = {"_id": dead_letter_id, f"{field}.offset_ms": correction.offset_ms}
         with map_driver_errors():
             if outcome is not None:
                 taken = {f"{field}.outcome": _outcome(outcome), f"{field}.settled_at": outcome.replayed_at}
-                await self._dead_letters.update_one(same, {"$set": taken})
+                chosen = same if outcome.stored else same | {f"{field}.outcome": None}
+                await self._dead_letters.update_one(chosen, {"$set": taken})
             await self._dead_letters.update_one(
                 same | {f"{field}.attempt": attempt}, {"$set": {f"{field}.attempt": None}}
             )
