@@ -55,6 +55,10 @@ async def test_forged_and_lost_alerts_are_put_right(tmp_path: Path, monkeypatch:
                 topics.alerts("PB-7", "streak"): b"forged",
                 topics.alerts("PB-new", "streak"): b"forged",
                 topics.alerts("PB-8", "no-rule"): b"forged",
+                topics.alerts("PB-8", "streak/deep"): b"forged",
+                topics.alerts("deep/PB-8", "streak"): b"forged",
+                "pisync/v1/alerts": b"forged",
+                "pisync/v1/alerts/PB-8": b"forged",
                 topics.alerts("PB-9", "streak"): b"",
             }
             for topic, payload in forged.items():

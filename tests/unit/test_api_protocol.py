@@ -236,9 +236,17 @@ async def test_pipelined_requests_wait_in_a_bounded_number_and_are_all_answered(
 @pytest.mark.parametrize("pipelined", [0, 1, 5])
 @pytest.mark.parametrize("path", [b"/ok", b"/large"])
 async def test_a_connection_that_ends_while_it_is_answered_is_no_error(
-    served: Served, caplog: pytest.LogCaptureFixture, path: bytes, pipelined: int
+    served: Served,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: bytes,
+    pipelined: int,
 ) -> None:
     """Also where requests wait behind the one that is answered."""
+
+    def closed(_: bytes) -> None:
+        raise RuntimeError("the handler is closed")  # as uvloop does, and asyncio does not
+
     served.gate.clear()
     served.large = 16 * 1024 * 1024
     request = b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -249,6 +257,7 @@ async def test_a_connection_that_ends_while_it_is_answered_is_no_error(
         await until(lambda: len(connection.pipeline) == pipelined)
         connection.transport.abort()  # nothing is read while requests wait, so that a reset is not seen
         await until(lambda: not served.protocols)
+    monkeypatch.setattr(connection.transport, "write", closed)
     tasks = list(served.server.server_state.tasks)
     served.gate.set()
     await asyncio.gather(*tasks)
