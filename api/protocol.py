@@ -13,7 +13,7 @@ from typing import Any, Final
 import httptools
 from fastapi import Response
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api import problems
 from api.connections import Connections
@@ -57,6 +57,8 @@ class Protocol(HttpToolsProtocol):
         # What came and is not looked at yet, because too many requests wait for their turn.
         self._held = b""
         self._is_ended = False
+        # `cycle` is that of the request that came last, which may wait for its turn behind this one.
+        self._answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
@@ -75,6 +77,9 @@ class Protocol(HttpToolsProtocol):
                 timer.cancel()
         self.pipeline.clear()
         self._held = b""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -138,6 +143,10 @@ class Protocol(HttpToolsProtocol):
         if self._connections.are_too_many(self) and not self.url.partition(b"?")[0].endswith(_PROBES):
             self.app = _too_many
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Some of a body."""

@@ -365,8 +365,14 @@ def purge(client: ApiClient, query: Mapping[str, Any], *, dry_run: bool, confirm
     typer.echo(f"{deleted} dead letters deleted.")
 
 
+def check_export(file: Path, *, confirmed: bool) -> None:
+    """Ask before an export takes the place of a file that is there."""
+    if not confirmed and file.exists():
+        typer.confirm(f"{file} is there already. Overwrite it?", abort=True)
+
+
 def export(client: ApiClient, dead_letter_ids: Sequence[str], file: Path) -> None:
-    """Write dead letters to the file, which is there only once it is whole.
+    """Write dead letters to the file, which is there only once it is whole; only its owner can read it.
 
     Raises:
         PiSyncError: the api is unavailable, or the file cannot be written.
@@ -374,7 +380,8 @@ def export(client: ApiClient, dead_letter_ids: Sequence[str], file: Path) -> Non
     partial = file.with_name(f"{file.name}.partial")
     count = 0
     try:
-        with partial.open("w", encoding="utf-8") as lines:
+        partial.unlink(missing_ok=True)  # of an export that was killed, with rights that others may have set
+        with os.fdopen(_create_private(partial), "w", encoding="utf-8") as lines:
             for dead_letter in _dead_letters(client, dead_letter_ids):
                 lines.write(json.dumps(dead_letter) + "\n")
                 count += 1
@@ -384,6 +391,11 @@ def export(client: ApiClient, dead_letter_ids: Sequence[str], file: Path) -> Non
     finally:
         partial.unlink(missing_ok=True)
     typer.echo(f"{count} dead letters in {file}")
+
+
+def _create_private(path: Path) -> int:
+    """Create a file that only its owner can read: what devices send is nobody else's."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _dead_letters(client: ApiClient, dead_letter_ids: Sequence[str]) -> Iterator[Json]:

@@ -152,12 +152,19 @@ def replay(
 def export(
     file: Annotated[Path, typer.Argument(dir_okay=False, show_default=False)],
     *,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Overwrite a file that is there without asking.")
+    ] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Write all dead letters to a file, one JSON object a line, the payload in `raw_base64`."""
+    """Write all dead letters to a file, one JSON object a line, the payload in `raw_base64`.
+
+    Only its owner can read the file.
+    """
     from cli import dead_letters as run  # noqa: PLC0415
 
+    run.check_export(file, confirmed=yes)
     with run.connect(url, key) as client:
         run.export(client, run.find_ids(client, {}), file)
 

@@ -22,7 +22,7 @@ SYNC_OF_NO_DEVICE: Final = f"{_DEVICES}-{_SYNC}"
 SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
 SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
 
-ALERTS_FILTER: Final = f"{PREFIX}/alerts/+/+"
+ALERTS_FILTER: Final = f"{PREFIX}/alerts/#"
 # Everything under the prefix, and under the prefix with a slash before it: a common slip.
 EVERYTHING_FILTERS: Final = ("$share/pisync-strays/pisync/#", "$share/pisync-strays//pisync/#")
 _KNOWN: Final = re.compile(

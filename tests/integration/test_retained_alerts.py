@@ -24,6 +24,19 @@ from tests.support.waiting import until
 DEVICES = 2000
 
 
+async def retained_topics(port: int) -> set[str]:
+    """Every topic under the prefix with something retained, as any other client sees it."""
+    async with aiomqtt.Client("127.0.0.1", port) as client:
+        await client.subscribe("pisync/#", qos=1)
+        await client.publish("pisync/end", qos=1)
+        found = set()
+        async for message in client.messages:
+            if message.topic.value == "pisync/end":
+                break
+            found.add(message.topic.value)
+        return found
+
+
 async def test_forged_and_lost_alerts_are_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ALERTS_PUBLISH_INTERVAL_S", 0.05)
     monkeypatch.setattr(limits, "ALERTS_CHECK_INTERVAL_S", 0.05)
@@ -55,10 +68,15 @@ async def test_forged_and_lost_alerts_are_put_right(tmp_path: Path, monkeypatch:
                 topics.alerts("PB-7", "streak"): b"forged",
                 topics.alerts("PB-new", "streak"): b"forged",
                 topics.alerts("PB-8", "no-rule"): b"forged",
+                topics.alerts("PB-8", "streak/deep"): b"forged",
+                topics.alerts("deep/PB-8", "streak"): b"forged",
+                "pisync/v1/alerts": b"forged",
+                "pisync/v1/alerts/PB-8": b"forged",
                 topics.alerts("PB-9", "streak"): b"",
             }
             for topic, payload in forged.items():
                 await other.publish(topic, payload, qos=1, retain=True)
         assert not await all_right()
         await until(all_right)
+        assert await retained_topics(mosquitto.port) == right.keys()
         await tasks.cancel(works)

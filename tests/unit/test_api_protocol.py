@@ -233,6 +233,46 @@ async def test_pipelined_requests_wait_in_a_bounded_number_and_are_all_answered(
     assert len(served.asked) == count
 
 
+@pytest.mark.parametrize("pipelined", [0, 1, 5])
+@pytest.mark.parametrize("path", [b"/ok", b"/large"])
+async def test_a_connection_that_ends_while_it_is_answered_is_no_error(
+    served: Served,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: bytes,
+    pipelined: int,
+) -> None:
+    """Also where requests wait behind the one that is answered."""
+
+    def closed(_: bytes) -> None:
+        raise RuntimeError("the handler is closed")  # as uvloop does, and asyncio does not
+
+    served.gate.clear()
+    served.large = 16 * 1024 * 1024
+    request = b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with served.client() as client:
+        await client.send(request * (1 + pipelined))
+        await until(lambda: served.asked)
+        [connection] = served.protocols
+        await until(lambda: len(connection.pipeline) == pipelined)
+        connection.transport.abort()  # nothing is read while requests wait, so that a reset is not seen
+        await until(lambda: not served.protocols)
+    monkeypatch.setattr(connection.transport, "write", closed)
+    tasks = list(served.server.server_state.tasks)
+    served.gate.set()
+    await asyncio.gather(*tasks)
+    assert len(tasks) == len(served.asked) == 1
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_what_waits_for_the_rest_of_a_body_is_told_that_its_client_went(served: Served) -> None:
+    async with served.client() as client:
+        await client.send(b"POST /ok HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nx")
+        await until(lambda: served.asked)
+    await until(lambda: not served.server.server_state.tasks)
+    assert served.bodies == []
+
+
 async def test_what_is_not_looked_at_yet_is_not_read_either(served: Served) -> None:
     async with served.client() as client:
         sending = asyncio.create_task(client.send(GET * 100_000))

@@ -408,8 +408,15 @@ def test_export_writes_every_letter_of_every_page(
     ids = served.keep(*map(letter, raws))
     file = tmp_path / "letters.ndjson"
     file.write_text("an older export")
-    code, out, err = served.run("export", str(file))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    code, out, _ = served.run("export", str(file))
+    assert (code, "Overwrite it?" in out, file.read_text()) == (1, True, "an older export")
+    assert list(tmp_path.iterdir()) == [file]
+    stale = tmp_path / "letters.ndjson.partial"
+    stale.write_text("of an export that was killed")
+    code, out, err = served.run("export", str(file), "--yes")
     assert code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
     assert out.startswith("5 dead letters in ")
     assert "5/5" in err
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -432,7 +439,7 @@ def test_an_export_that_fails_leaves_the_older_one(
         raise BrokerUnavailable("away")
 
     monkeypatch.setattr(served.pisync.dead_letters, "get", gone)
-    assert served.run("export", str(file))[0] == 1
+    assert served.run("export", str(file), "--yes")[0] == 1
     assert file.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [file]
 

@@ -68,6 +68,6 @@ class MqttSink:
 
 def _about(topic: str) -> tuple[str, Rule] | None:
     device_id, rule = topic.split("/")[-2:]
-    if not topics.is_device_id(device_id) or rule not in set(Rule):
+    if not topics.is_device_id(device_id) or rule not in set(Rule) or topic != topics.alerts(device_id, rule):
         return None
     return device_id, Rule(rule)
