@@ -1,20 +1,19 @@
 """What a stated correction makes of a dead letter: which events, with which times, and what to expect."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-import msgspec
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from api import corrections, replaying
 from api.replaying import Corrected
-from pisync.clock import to_ms
+from pisync.clock import from_ms, to_ms
 from pisync.domain.dead_letters import Holds
-from pisync.domain.events import Reason, Rejection, SyncEvent
+from pisync.domain.events import Reason, Rejection, SyncEvent, add_content, additions
 from pisync.stores.interfaces.dead_letters import Correction, KeptDeadLetter
 from pisync.stores.interfaces.events import EventStore, HistoryQuery
 
@@ -103,16 +102,19 @@ def fault(parameter: str, message: str) -> RequestValidationError:
 async def expected(events: EventStore, planned: Plan) -> list[dict[str, Any]]:
     """The events before and after, and what becomes of each by what is stored, and by those before it."""
     rows = []
-    known: dict[int, SyncEvent] = {}
+    known: dict[int, Mapping[str, Any]] = {}
     for one in planned.events:
         expect, rejection = "stored", one.rejection
         if one.event is not None:
             moment_ms = to_ms(one.event.timestamp)
+            content = add_content(one.event, {})
             other = known.get(moment_ms) or await _stored(events, one.event)
+            added = None if other is None else additions(other, content)
             if other is None:
-                known[moment_ms] = one.event
-            elif msgspec.structs.replace(other, timestamp=one.event.timestamp) == one.event:
+                known[moment_ms] = content
+            elif added is not None:
                 expect = "duplicate"
+                known[moment_ms] = {**other, **added}
             else:
                 detail = "an event of this time with other content is stored, or stands before it"
                 rejection = Rejection(index=one.index, reason=Reason.CONFLICT, detail=detail)
@@ -129,16 +131,14 @@ async def expected(events: EventStore, planned: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-async def _stored(events: EventStore, event: SyncEvent) -> SyncEvent | None:
-    """The event of this identity that is stored."""
+async def _stored(events: EventStore, event: SyncEvent) -> Mapping[str, Any] | None:
+    """The content of the event of this identity that is stored."""
+    moment = from_ms(to_ms(event.timestamp))
     query = HistoryQuery(
-        device_id=event.device_id,
-        limit=1,
-        before=event.timestamp + _MILLISECOND,
-        after=event.timestamp - _MILLISECOND,
+        device_id=event.device_id, limit=1, before=moment + _MILLISECOND, after=moment - _MILLISECOND
     )
-    found = await events.history(query)
-    return found[0].event if found else None
+    rows = (await events.page(query)).rows
+    return rows[0] if rows else None
 
 
 def _reason(kept: KeptDeadLetter, only: str | None) -> Reason:

@@ -190,7 +190,7 @@ class Metrics:
         )
         self.sessions_taken_over = self._read_counter(
             "pisync_bridge_sessions_taken_over_total",
-            "Times that a client which is no bridge took this bridge's session by its client id.",
+            "Times that a connection of no other bridge took this bridge's client id, or seemed to.",
         )
         self._publishes_refused = self._counter(
             "pisync_bridge_publishes_refused_total",

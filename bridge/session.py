@@ -127,13 +127,17 @@ class Session(Client):
             ) from None
         if isinstance(error, SessionTakenOver) or self._hung_up_too_often(error):
             self.taken_over += 1
+            seen = isinstance(error, SessionTakenOver)
             log.error(
-                "another client, which is no bridge, connects under this bridge's client id",
+                "another connection, of no other bridge, took this bridge's client id"
+                if seen
+                else "the broker hangs up again and again: another client may have this bridge's client id",
                 client_id=topics.program_client_id(self._bridge_id),
-                meaning="it gets messages that were this bridge's, and may end the session with all that"
-                " waits",
-                hint="find it in the broker's log, and have the broker's access list keep client ids that"
-                " begin with @ for PiSync",
+                meaning="a client that is no bridge gets messages that were this bridge's, and may end the"
+                " session with all that waits",
+                hint="once, after a line was cut, it may have been an earlier connection of this bridge that"
+                " arrived late; else find the client in the broker's log, and have the broker's access list"
+                " keep client ids that begin with @ for PiSync",
             )
 
     def _hung_up_too_often(self, error: PiSyncError) -> bool:

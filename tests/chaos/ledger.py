@@ -5,10 +5,10 @@ The moments are those of the event loop's clock. Like the auditor it shares no c
 
 import asyncio
 import json
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from device_sim.auditor import Auditor
 
@@ -48,7 +48,10 @@ class Ledger:
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
         self._recent: deque[tuple[float, str, int, bool]] = deque()
+        self._sent: set[tuple[str, int]] = set()
         self._confirmed: set[tuple[str, int]] = set()
+        self._count_sent: Counter[str] = Counter()
+        self._count_confirmed: Counter[str] = Counter()
         self._known: dict[str, Known] = {}
         self._moments: dict[str, list[int]] = {}
         self.receipts_s: list[float] = []
@@ -56,16 +59,27 @@ class Ledger:
     def sent(self, event: bytes) -> None:
         """A device is about to publish this event, for the first time or again."""
         self._auditor.sent(event)
+        key = _key(json.loads(event))
+        if key not in self._sent:
+            self._sent.add(key)
+            self._count_sent[key[0]] += 1
 
     def confirmed(self, event: bytes) -> None:
         """A receipt said just now that this event is stored."""
         self._auditor.confirmed(event)
         content = json.loads(event)
-        moment_ms = epoch_ms(content["timestamp"])
-        key = (content["device_id"], moment_ms)
+        key = _key(content)
         if key not in self._confirmed:
             self._confirmed.add(key)
+            self._count_confirmed[key[0]] += 1
             self._recent.append((asyncio.get_running_loop().time(), *key, content["total_errors"] > 0))
+
+    def at_rest(self) -> dict[str, int]:
+        """The devices all of whose events are confirmed, and how many these are."""
+        confirmed = self._count_confirmed
+        return {
+            device_id: sent for device_id, sent in self._count_sent.items() if sent == confirmed[device_id]
+        }
 
     def receipt_after(self, seconds: float) -> None:
         """A receipt came so long after its message was first published."""
@@ -83,6 +97,10 @@ class Ledger:
     def moments(self, device_id: str, known: Known) -> set[int]:
         """The times of the events of a device that were known then."""
         return set(self._moments[device_id][: known.events])
+
+
+def _key(content: dict[str, Any]) -> tuple[str, int]:
+    return content["device_id"], epoch_ms(content["timestamp"])
 
 
 def epoch_ms(text: str) -> int:

@@ -59,10 +59,7 @@ class Poller:
         await asyncio.sleep(after_s)
         while True:
             try:
-                missing, pages = await self._failures(http)
-                # Between two pages a device may have moved from a later one to an earlier one, so that it is
-                # asked for a second time before it counts as missing.
-                if missing and (pages == 1 or (await self._failures(http))[0]):
+                if missing := await self._failures(http):
                     self._tell(missing)
                 await self._history(http)
             except httpx.TransportError:
@@ -74,25 +71,30 @@ class Poller:
         if len(self.false) < FALSE_MAX:
             self.false.append(f"called complete, with {len(missing)} devices wrong, such as: {missing[0]}")
 
-    async def _failures(self, http: httpx.AsyncClient) -> tuple[list[str], int]:
-        """What an answer lacks that is called complete, nothing for any other; and how many pages it had."""
-        known = self._known_by_now()
+    async def _failures(self, http: httpx.AsyncClient) -> list[str]:
+        """What an answer lacks that is called complete; nothing for any other."""
+        known, at_rest = self._known_by_now(), self._ledger.at_rest()
         rows: dict[str, Row] = {}
         pages = 0
         page: str | None = f"/api/devices/repeated-failures?more_than=0&limit={PAGE}"
         while page is not None:
             answer = await self._ask(http, page)
             if answer is None:
-                return [], pages
+                return []
             if not answer["projection"]["complete"]:
                 self.answers["incomplete"] += 1
-                return [], pages
+                return []
             rows |= {row["device_id"]: row for row in answer["devices"]}
             pages += 1
             page = answer["next"]
         self.answers["complete"] += 1
+        if pages > 1:
+            # Between two pages a device with more failures may have moved from a later to an earlier one.
+            after = self._ledger.at_rest()
+            stayed = {device_id for device_id, sent in at_rest.items() if after.get(device_id) == sent}
+            known = {device_id: known[device_id] for device_id in known if device_id in stayed | rows.keys()}
         lacks = (lack(device_id, device, rows.get(device_id)) for device_id, device in known.items())
-        return [text for text in lacks if text is not None], pages
+        return [text for text in lacks if text is not None]
 
     async def _history(self, http: httpx.AsyncClient) -> None:
         """A device's history comes from MongoDB and has to have everything."""

@@ -70,5 +70,18 @@ async def test_a_receipt_counts_once_and_from_when_it_came() -> None:
     assert known["PB-1"].events == 3, "what was asked earlier must not learn of it"
 
 
+async def test_a_device_is_at_rest_when_all_that_it_sent_is_confirmed() -> None:
+    ledger = Ledger(Auditor())
+    for second in (1, 2, 1):
+        ledger.sent(event(second, 1))
+    ledger.confirmed(event(1, 1))
+    ledger.confirmed(event(1, 1))
+    assert ledger.at_rest() == {}
+    ledger.confirmed(event(2, 1))
+    assert ledger.at_rest() == {"PB-1": 2}
+    ledger.sent(event(2, 1))
+    assert ledger.at_rest() == {"PB-1": 2}, "it is the same event again"
+
+
 def test_epoch_ms_is_cut() -> None:
     assert epoch_ms("1970-01-01T00:00:02.001Z") == 2_001

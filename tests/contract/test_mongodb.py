@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
@@ -14,6 +15,7 @@ from local_stack.servers import MongodbServer
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter
+from pisync.stores.mongodb import enrichment
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.buckets import BucketWatch
 from tests.support.samples import NOW, START, event
@@ -68,6 +70,58 @@ async def test_a_document_that_mongodb_refuses_is_alone_in_it(
         InsertOutcome.STORED,
         InsertOutcome.DUPLICATE,
     ]
+
+
+async def test_what_mongodb_does_not_let_an_event_be_enriched_with_is_alone_in_it(
+    store: MongoEventStore, database: Database
+) -> None:
+    bare = [event("PB-1", minute) for minute in range(60)]
+    await store.insert([msgspec.structs.replace(one, device_type="PiBox") for one in bare], NOW)
+    both = {"device_type": "PiBox", "sync_duration_ms": 13}  # neither copy has both
+    await database.command({"collMod": "sync_events", "validator": {"$nor": [both]}})
+    richer = [msgspec.structs.replace(one, sync_duration_ms=at) for at, one in enumerate(bare)]
+    outcomes = await store.insert(richer, NOW)
+    assert [at for at, outcome in enumerate(outcomes) if outcome is InsertOutcome.REFUSED] == [13]
+    assert set(outcomes) <= {InsertOutcome.REFUSED, InsertOutcome.ENRICHED, InsertOutcome.DUPLICATE}
+    rows = (await store.page(HistoryQuery(device_id="PB-1", limit=100))).rows[::-1]
+    assert [row["sync_duration_ms"] for row in rows] == [at if at != 13 else None for at in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "outcome", "kept"),
+    [
+        ({"sync_duration_ms": 1}, InsertOutcome.CONFLICT, (1, None)),
+        ({"sync_duration_ms": 5}, InsertOutcome.ENRICHED, (5, "PiBox")),
+        ({"device_type": "PiBook"}, InsertOutcome.CONFLICT, (None, "PiBook")),
+        ({"sync_duration_ms": 5, "device_type": "PiBox"}, InsertOutcome.DUPLICATE, (5, "PiBox")),
+    ],
+)
+async def test_another_bridge_enriches_between_the_comparison_and_the_update(
+    store: MongoEventStore,
+    monkeypatch: pytest.MonkeyPatch,
+    theirs: dict[str, Any],
+    outcome: InsertOutcome,
+    kept: tuple[int | None, str | None],
+) -> None:
+    await store.insert([event("PB-1"), event("PB-2")], NOW)
+    enrich = enrichment._enrich
+
+    async def late(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        await store.insert([msgspec.structs.replace(event("PB-1"), **theirs)], NOW)
+        return await enrich(*arguments)
+
+    monkeypatch.setattr(enrichment, "_enrich", late)
+    ours = [
+        msgspec.structs.replace(event(device_id), sync_duration_ms=5, device_type="PiBox")
+        for device_id in ("PB-1", "PB-2")
+    ]
+    found = await store.insert(ours, NOW)
+    assert found[0] is outcome
+    assert found[1] in {InsertOutcome.ENRICHED, InsertOutcome.DUPLICATE}
+    for device_id, expected in (("PB-1", kept), ("PB-2", (5, "PiBox"))):
+        [row] = (await store.page(HistoryQuery(device_id=device_id, limit=2))).rows
+        assert (row["sync_duration_ms"], row["device_type"]) == expected
 
 
 async def test_a_document_that_the_driver_refuses_is_alone_in_it(store: MongoEventStore) -> None:

@@ -233,7 +233,7 @@ async def test_a_client_that_has_a_bridges_client_id_is_named(world: World) -> N
             protocol=aiomqtt.ProtocolVersion.V5,
         ):
             await world.said("session_resumed=", times + 1)
-    await world.said("another client, which is no bridge")
+    await world.said("another connection, of no other bridge")
     assert "client_id=@bridge-0" in world.log()
     events = fleet(5, 10)
     await publish(world, events)

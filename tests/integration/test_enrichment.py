@@ -12,6 +12,7 @@ from paho.mqtt.properties import Properties
 
 from bridge.projection.check import Check
 from pisync import limits
+from pisync.clock import to_ms
 from pisync.domain import topics
 from pisync.domain.error_details import LEFT_OUT
 from pisync.stores.memory.alerts import MemoryAlertStore
@@ -90,9 +91,17 @@ async def test_a_resend_adds_members_and_changes_none(world: World) -> None:
 async def test_what_is_added_while_redis_is_away_is_in_the_projection_afterwards(world: World) -> None:
     """Without waiting for the slow comparison: what was enriched is replayed as if it came then."""
     await world.complete()
+    projection = RedisProjection.connect(world.redis.url)
     async with asking(world) as sender:
         await sender.send(members())
-        await world.redis.kill()
+        [received_at] = await world.truth.database.sync_events.distinct("received_at")
+
+        async def passed() -> bool:
+            return (await projection.marks())["bridge-0"].watermark_ms > to_ms(received_at)
+
+        await until(passed)
+        await projection.close()
+        await world.redis.terminate()  # it keeps its data, and a replay begins at the watermark
         assert await sender.send(members(device_type="PiBox")) == receipt(duplicates=1)
     await world.redis.start()
     projection = RedisProjection.connect(world.redis.url)

@@ -38,12 +38,14 @@ async def test_head_asks_for_the_key() -> None:
 
 @pytest.mark.parametrize(
     ("path", "methods"),
-    [
-        *[(path, "GET, HEAD, OPTIONS") for path in [*GETS, *OTHERS] if path != "/api/dead-letters"],
-        ("/api/dead-letters", "DELETE, GET, HEAD, OPTIONS"),
-        ("/api/sync-event", "OPTIONS, POST"),
-        (f"/api/dead-letters/{'0' * 32}/replay", "OPTIONS, POST"),
-    ],
+    (
+        dict.fromkeys([*GETS, *OTHERS], "GET, HEAD, OPTIONS")
+        | {
+            "/api/dead-letters": "DELETE, GET, HEAD, OPTIONS",
+            "/api/sync-event": "OPTIONS, POST",
+            f"/api/dead-letters/{'0' * 32}/replay": "GET, HEAD, OPTIONS, POST",
+        }
+    ).items(),
 )
 async def test_options_says_what_a_path_takes(path: str, methods: str) -> None:
     async with api(api_keys=KEY) as pisync:

@@ -270,6 +270,19 @@ async def test_the_preview_tells_duplicates_and_conflicts_and_so_it_happens() ->
         ]
 
 
+async def test_the_preview_tells_a_repetition_by_all_that_is_stored() -> None:
+    """Its errors too; and what only adds members is a repetition."""
+    failed = at(AHEAD_MS, total_errors=1, errors=[{"code": "E", "message": "no line"}])
+    message = [failed, at(AHEAD_MS + 1, device_type="PiBox"), at(AHEAD_MS + 1, sync_duration_ms=5)]
+    async with api() as pisync:
+        await pisync.post(failed | {"timestamp": at(AHEAD_MS - 60 * DAY_MS)["timestamp"]})
+        await pisync.post(at(AHEAD_MS - 60 * DAY_MS + 1))
+        one = await of(pisync, letter_of(message, *((index, Reason.CLOCK_AHEAD) for index in range(3))))
+        shown = await one.preview("-60d")
+        assert [event["expect"] for event in shown["events"]] == ["duplicate"] * 3
+        assert (await one.correct("-60d")).json()["duplicates"] == 3
+
+
 async def test_by_time_of_receipt_a_clock_that_was_not_set_keeps_its_distances() -> None:
     message = [at(9000), at(0), at(4000)]
     async with api() as pisync:

@@ -15,6 +15,7 @@ from pymongo.saslprep import saslprep
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.mongodb.address import check_mongodb_url, option_names, parse
+from pisync.stores.mongodb.cancellation import mend_driver
 
 Document = dict[str, Any]
 DUPLICATE_KEY: Final = 11000
@@ -33,6 +34,7 @@ class MongoConnection:
         Raises:
             ConfigurationError: the connection string cannot be understood, or breaks a promise.
         """
+        mend_driver()
         try:
             check_mongodb_url(url)
         except ValueError as error:
