@@ -31,7 +31,8 @@ class Replay:
             RedisUnavailable: what was merged may be lost.
         """
         async for batch in self._events.replay(self._since, self._position):
-            await self._projection.apply(stored_states(batch))
+            # What a replay of everything finds may lack keys: evicted, or of a rebuild that was broken off.
+            await self._projection.apply(stored_states(batch), anew=self._since is None)
             self.replayed += len(batch)
             yield len(batch)
 

@@ -3,6 +3,7 @@
 import asyncio
 import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 from redis.exceptions import ResponseError
 
+from bridge.projection.replay import Replay, stored_states
 from local_stack.process import running
 from local_stack.servers import RedisServer
 from pisync import limits
@@ -18,12 +20,14 @@ from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
 from pisync.errors import ConfigurationError, ProjectionLost, RedisUnavailable
+from pisync.stores.interfaces.projection import DeviceRecord, Rank
 from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
+from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Script
-from tests.support.samples import START, attach_anew, event
+from tests.support.samples import NOW, START, attach_anew, event
 
 BATCH: Final = project([event("PB-1", 0, 1)])
 
@@ -315,6 +319,29 @@ async def test_a_redis_that_evicted_keys_is_filled_anew(tmp_path: Path) -> None:
             await projection.set_watermark("bridge-0", 1, catching_up=False)
         finally:
             await projection.close()
+
+
+LOST: Final = ["heads", "failures:", *(f"by:{rank}" for rank in Rank)]
+
+
+@pytest.mark.parametrize("lost", LOST)
+async def test_a_replay_of_everything_mends_what_was_evicted(projection: RedisProjection, lost: str) -> None:
+    events = MemoryEventStore()
+    failing = [event(f"PB-{device}", minute, 1) for device in range(40) for minute in range(device % 5)]
+    await events.insert([*failing, *(event(f"PB-{device}", 9) for device in range(30, 60))], NOW)
+    [entries] = [batch async for batch in events.replay(None)]
+    states = stored_states(entries)
+    whole = [replace(DeviceRecord.of(state), alerting=False) for state in states.values()]
+    for evicts in (True, False):
+        await projection.begin_rebuild("bridge-0", [])
+        replay = Replay(events=events, projection=projection, start_ms=0)
+        assert [count async for count in replay.run()] == [len(entries)]
+        assert await projection.records([*states]) == whole
+        if evicts:
+            found = [key async for key in projection._client.scan_iter() if f"}}:{lost}" in key]
+            assert found
+            await projection._client.delete(*found)
+            assert await projection.records([*states]) != whole
 
 
 async def test_facts_that_are_missing_are_none(projection: RedisProjection) -> None:
