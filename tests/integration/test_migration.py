@@ -14,7 +14,7 @@ from pymongo.write_concern import WriteConcern
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MongodbServer
-from pisync import limits
+from pisync import clock, limits
 from pisync.domain.events import SyncEvent, add_content
 from pisync.errors import ConfigurationError, PiSyncError
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome
@@ -81,6 +81,25 @@ async def test_events_of_version_1_are_moved_and_nothing_twice(mongodb_url: str)
         assert await migrated(mongodb_url) == 0
         assert "failures_by_device" not in await seen.database.sync_events.index_information()
     await has_exactly(mongodb_url, events)
+
+
+async def test_what_an_older_bridge_stored_since_is_replayed(mongodb_url: str) -> None:
+    """A projection of this version exists then, and has what was received before its watermark."""
+    store = MongoEventStore.connect(mongodb_url)
+    try:
+        async with truth(mongodb_url) as seen:
+            await fill(seen.database, fleet(30))
+            assert await migrated(mongodb_url) == 30
+            assert [batch async for batch in store.replay(clock.now() - timedelta(minutes=5))] == []
+            late = fleet(40)[30:]
+            await fill(seen.database, late)
+            assert await migrated(mongodb_url) == len(late)
+        batches = [batch async for batch in store.replay(clock.now() - timedelta(minutes=5))]
+        assert {entry.event.timestamp for batch in batches for entry in batch} == {
+            one.timestamp for one in late
+        }
+    finally:
+        await store.close()
 
 
 async def test_a_migration_is_killed_and_goes_on(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ async def migrate(connection: MongoConnection, progress: Callable[[int, int], No
         await schema.refuse_newer(events)
         if await schema.has_version_1(events):
             await _refuse_while_bridges_run(events)
+            # Bridges of this version ran already, and their projection has all that was received before some
+            # time: it learns of what is moved now as of what was enriched.
+            is_known = await schema.written_version(events) == schema.VERSION
+            marks: Document = {"enriched_at": clock.now()} if is_known else {}
             # From here on a bridge that finds no event of version 1 does not take that for a new database.
             await schema.write_version(events, 1)
             for name in _REPLACED:
@@ -55,7 +59,7 @@ async def migrate(connection: MongoConnection, progress: Callable[[int, int], No
             while await schema.has_version_1(events):
                 after: Document | None = None
                 while batch := await _next(events, after):
-                    await _move(events, batch)
+                    await _move(events, batch, marks)
                     after = batch[-1]["_id"]
                     moved += len(batch)
                     progress(moved, total)
@@ -76,7 +80,7 @@ async def _refuse_while_bridges_run(events: Events) -> None:
     await asyncio.sleep(limits.MIGRATION_LOOK_S)
     if await floors() != before:
         raise PiSyncError(
-            "bridges of the older version are running: stop all of them first, and the api; nothing was"
+            "bridges are running: stop all of them first, of whatever version, and the api; nothing was"
             " changed, and the broker keeps what devices send meanwhile"
         )
 
@@ -99,8 +103,8 @@ async def _next(events: Events, after: Document | None) -> list[Document]:
     return found
 
 
-async def _move(events: Events, batch: Sequence[Document]) -> None:
-    copies = [document | {"_id": _present_key(document["_id"])} for document in batch]
+async def _move(events: Events, batch: Sequence[Document], marks: Document) -> None:
+    copies = [document | marks | {"_id": _present_key(document["_id"])} for document in batch]
     try:
         await events.insert_many(copies, ordered=False)
     except BulkWriteError as error:
@@ -112,9 +116,10 @@ async def _move(events: Events, batch: Sequence[Document]) -> None:
         outcomes = await compare_and_enrich(events, there, clock.now())
         for index, outcome in outcomes.items():
             if outcome in {InsertOutcome.CONFLICT, InsertOutcome.REFUSED}:
+                key = copies[index]["_id"]
                 raise PiSyncError(
-                    f"the event {batch[index]['_id']} is stored with other content under its new key; delete"
-                    " one of the two, and run this again"
+                    f"the event of {key['device_id']} at {clock.rfc3339(key['timestamp'])} is stored with"
+                    " other content under its new key; delete one of the two, and run this again"
                 ) from None
     await events.delete_many({"_id": {"$in": [document["_id"] for document in batch]}})
 
