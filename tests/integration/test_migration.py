@@ -127,7 +127,7 @@ async def test_a_migration_is_killed_and_goes_on(tmp_path: Path) -> None:
                         assert await command.wait() == 1
                 if part == 2:
                     await mongodb.start()
-                assert at_least < await moved() < EVENTS
+                assert 0 < await moved() < EVENTS  # what MongoDB had not promised may be gone
                 await refused(url, "pisync migrate")
         # And where every document of a batch was copied, and none deleted.
         connection = MongoConnection(url)

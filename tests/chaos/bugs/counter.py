@@ -4,8 +4,8 @@ from typing import Any
 
 from pisync.stores.redis import projection, scripts
 
-SET = "call('ZCARD', failures)"
-COUNTER = "call('INCRBY', root .. ':count:' .. id, #failed)"
+SET = "local total = math.min(n, kept)"
+COUNTER = "n = call('INCRBY', root .. ':count:' .. id, failures)\n  local total = n"
 
 
 class CountingScript(scripts.Script):
