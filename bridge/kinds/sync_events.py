@@ -5,8 +5,7 @@ projection.
 """
 
 from collections.abc import Awaitable, Sequence
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -21,7 +20,7 @@ from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
-from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome
+from pisync.stores.interfaces.events import EventStore, InsertOutcome
 
 log = logs.get(__name__)
 # The events that MongoDB has from this batch, and those that it had before.
@@ -96,19 +95,8 @@ class SyncEvents:
         self, duplicates: Sequence[SyncEvent], received_at: datetime
     ) -> list[SyncEvent]:
         """The duplicates that an earlier attempt of this batch stored: they have its time of receipt."""
-        millisecond = timedelta(milliseconds=1)
-        found = []
-        for event in duplicates:
-            query = HistoryQuery(
-                device_id=event.device_id,
-                limit=1,
-                before=event.timestamp + millisecond,
-                after=event.timestamp - millisecond,
-            )
-            entries = await until_available(partial(self._events.history, query), self._metrics)
-            if any(entry.received_at == received_at for entry in entries):
-                found.append(event)
-        return found
+        received = await until_available(lambda: self._events.received(duplicates), self._metrics)
+        return [event for event, moment in zip(duplicates, received, strict=True) if moment == received_at]
 
     async def _bury(self, deliveries: Sequence[Delivery], received_at: datetime) -> None:
         """Keep what was rejected as dead letters, one for a message."""

@@ -100,6 +100,18 @@ async def test_large_counts_come_back_as_plain_integers(event_store: EventStore)
         assert {type(entry.event.total_files_synced), type(entry.event.sync_duration_ms)} == {int}
 
 
+async def test_when_events_were_received_is_told_of_each(event_store: EventStore) -> None:
+    """Of neighbours a millisecond apart too, and of times that are finer than what is kept."""
+    one = event("PB-1")
+    next_ms = msgspec.structs.replace(one, timestamp=one.timestamp + timedelta(milliseconds=1))
+    await event_store.insert([one, event("PB-2", 1)], NOW)
+    await event_store.insert([next_ms], NOW + timedelta(hours=1))
+    finer = msgspec.structs.replace(one, timestamp=one.timestamp + timedelta(microseconds=999))
+    asked = [event("PB-2", 1), next_ms, finer, event("PB-3"), finer]
+    assert await event_store.received(asked) == [NOW, NOW + timedelta(hours=1), NOW, None, NOW]
+    assert await event_store.received([]) == []
+
+
 async def test_an_event_is_stored_once(event_store: EventStore) -> None:
     first = [event("PB-1", 0), event("PB-1", 1, errors=1)]
     await event_store.insert(first, NOW)

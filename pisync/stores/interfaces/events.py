@@ -107,6 +107,9 @@ class EventStore(Protocol):
         it has (`pisync.domain.events.additions`). When it was received stays as it was.
         """
 
+    async def received(self, events: Sequence[SyncEvent]) -> list[datetime | None]:
+        """When each event was first stored as received; None where it is not stored. In one round trip."""
+
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first, without the `errors`, which nothing is decided by."""
 

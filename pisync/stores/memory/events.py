@@ -65,6 +65,11 @@ class MemoryEventStore:
         self._enriched_at[key] = max(received_at, self._enriched_at.get(key, received_at))
         return InsertOutcome.ENRICHED
 
+    async def received(self, events: Sequence[SyncEvent]) -> list[datetime | None]:
+        """When each was received."""
+        found = [self.events.get((event.device_id, to_ms(event.timestamp))) for event in events]
+        return [None if entry is None else entry.received_at for entry in found]
+
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page, newest first."""
         return [_as_replayed(entry) for entry in self._page(query)]

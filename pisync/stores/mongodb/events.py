@@ -18,7 +18,7 @@ from pymongo.errors import (
 )
 
 from pisync import limits
-from pisync.clock import rfc3339_of_utc
+from pisync.clock import rfc3339_of_utc, to_ms
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities
 from pisync.errors import MongodbUnavailable
@@ -132,6 +132,16 @@ class MongoEventStore:
             compared = await compare_and_enrich(self._events, known, received_at)
             outcomes = [compared.get(index, outcome) for index, outcome in enumerate(outcomes)]
         return outcomes
+
+    async def received(self, events: Sequence[SyncEvent]) -> list[datetime | None]:
+        """When each event was first stored as received, in one round trip."""
+        if not events:
+            return []
+        asked = {"_id": {"$in": identities(events)}}
+        with map_driver_errors():
+            found = self._events.find(asked, {"received_at": 1}).limit(len(events)).batch_size(len(events))
+            moments = {reading.key(document): document["received_at"] async for document in found}
+        return [moments.get((event.device_id, to_ms(event.timestamp))) for event in events]
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first."""
