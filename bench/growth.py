@@ -81,10 +81,11 @@ async def growth(scale: Scale) -> list[Result]:
             await build_projection(rig, old_fleet.traffic)
         with parts.one("history"):
             results += await _histories(old, young_fleet, scale.of(REQUESTS, at_least=100))
-        pairs = await _drains(old, young_fleet, parts)
-    for backlog, of_backlog in zip(old_fleet.backlogs, pairs, strict=True):
-        with parts.one(backlog.name):
-            results += _compared(backlog, of_backlog, _of(old_fleet), _of(young_fleet))
+        for backlog in old_fleet.backlogs:
+            with parts.one(backlog.name):
+                results += _compared(
+                    backlog, await _rounds(old, young_fleet, backlog, parts), old_fleet, young_fleet
+                )
     parts.raise_failed()
     return results
 
@@ -219,22 +220,22 @@ class _History:
         self.p95s_ms.append(sent.percentile_ms(95))
 
 
-async def _drains(old: _Store, young_fleet: Fleet, parts: Parts) -> list[list[dict[str, _Drained]]]:
-    """For each backlog, the rounds in which both drained it; who begins changes."""
-    pairs: list[list[dict[str, _Drained]]] = [[] for _ in old.fleet.backlogs]
+async def _rounds(
+    old: _Store, young_fleet: Fleet, backlog: Backlog, parts: Parts
+) -> list[dict[str, _Drained]]:
+    """The rounds in which both stores drained the backlog; who begins changes."""
+    rounds = []
     for at in range(ROUNDS):
-        with parts.one(f"round {at + 1} of {ROUNDS}"):
+        with parts.one(f"{backlog.name}, round {at + 1} of {ROUNDS}"):
             async with _young(young_fleet) as young:
                 turns = [(young, 0), (old, at)]
-                for of_backlog, backlog in zip(pairs, old.fleet.backlogs, strict=True):
-                    with parts.one(f"round {at + 1} of {ROUNDS}: {backlog.name}"):
-                        of_backlog.append(
-                            {
-                                store.name: await _drained(store, backlog, number)
-                                for store, number in (turns if at % 2 == 0 else reversed(turns))
-                            }
-                        )
-    return pairs
+                rounds.append(
+                    {
+                        store.name: await _drained(store, backlog, number)
+                        for store, number in (turns if at % 2 == 0 else reversed(turns))
+                    }
+                )
+    return rounds
 
 
 async def _drained(store: _Store, backlog: Backlog, at: int) -> _Drained:
@@ -251,17 +252,15 @@ async def _drained(store: _Store, backlog: Backlog, at: int) -> _Drained:
     return _Drained(drain=drain, mongod_us=drain.cpu_us_per_event["mongod"] + checkpoint_us)
 
 
-def _compared(backlog: Backlog, rounds: Sequence[dict[str, _Drained]], old: str, young: str) -> list[Result]:
-    """The medians of both stores.
-
-    Raises:
-        StatisticsError: no round could be measured.
-    """
-    rates = {name: [pair[name].drain.per_second for pair in rounds] for name in ("old", "young")}
-    mongod_us = {name: median(pair[name].mongod_us for pair in rounds) for name in rates}
-    cpu = {name: _cpu_us([pair[name].drain for pair in rounds]) for name in rates}
+def _compared(
+    backlog: Backlog, rounds: Sequence[dict[str, _Drained]], old_fleet: Fleet, young_fleet: Fleet
+) -> list[Result]:
+    """The medians of both stores; no round is an error (StatisticsError)."""
+    rates = {name: [both[name].drain.per_second for both in rounds] for name in ("old", "young")}
+    mongod_us = {name: median(both[name].mongod_us for both in rounds) for name in rates}
+    cpu = {name: _cpu_us([both[name].drain for both in rounds]) for name in rates}
     ratios = ", ".join(f"{o / y:.2f}" for o, y in zip(rates["old"], rates["young"], strict=True))
-    what = f"growth: ingest with {old}, {backlog.name}"
+    what, young = f"growth: ingest with {_of(old_fleet)}, {backlog.name}", _of(young_fleet)
     return [
         Result(
             name=what,
