@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,14 +16,17 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench import markdown as markdowns
-from bench import rows
+from bench import progress, rows
 from bench.machine import Machine
+from bench.progress import RowProgress
 from bench.report import MeasuredRow, Report, from_json, table, to_json
 from bench.scale import QUICK_FACTOR, Scale
 from pisync.errors import PiSyncError
 
 RESULTS: Final = Path("bench-results.json")
 _LOG_WIDTH: Final = 160
+_LINE_INTERVAL_S: Final = 10.0
+_INTERRUPTED: Final[str | None] = "it was interrupted"
 _ROWS: Final = "\n".join(f"  {row.name:<12} {row.what}" for row in rows.ALL)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -71,8 +74,7 @@ def bench(
     if not console.is_terminal:
         console.width = _LOG_WIDTH
     if results is None:
-        report = _run(chosen, Scale(factor=QUICK_FACTOR if quick else scale), console)
-        json.write_bytes(to_json(report))
+        report = _run(chosen, Scale(factor=QUICK_FACTOR if quick else scale), console, json)
     else:
         try:
             report = from_json(results.read_bytes())
@@ -84,22 +86,25 @@ def bench(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _run(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> Report:
+def _run(chosen: Sequence[rows.Row], scale: Scale, console: Console, json: Path) -> Report:
+    """Measure; what has been measured is written after every row, and where it is interrupted."""
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     try:
         machine = Machine.here()
         console.print(machine.sentence(), highlight=False)
-        measured_rows = asyncio.run(_measured_rows(chosen, scale, console))
+        report = Report(command=command, machine=machine, scale=scale, rows=[])
+        asyncio.run(_measure_rows(chosen, report, console, json))
     except PiSyncError as error:
         console.print(f"bench: {error}", style="bold red", markup=False, highlight=False)
         raise typer.Exit(1) from None
     except asyncio.CancelledError:
+        console.print(table(report))
         console.print("Interrupted; everything that was started has been stopped.", highlight=False)
         raise typer.Exit(128 + signal.SIGINT) from None
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    return Report(command=command, machine=machine, scale=scale, rows=measured_rows)
+    return report
 
 
-async def _measured_rows(chosen: Sequence[rows.Row], scale: Scale, console: Console) -> list[MeasuredRow]:
+async def _measure_rows(chosen: Sequence[rows.Row], report: Report, console: Console, json: Path) -> None:
     """Measure one row after the other; one that fails does not keep the others from being measured.
 
     Raises:
@@ -109,36 +114,53 @@ async def _measured_rows(chosen: Sequence[rows.Row], scale: Scale, console: Cons
     assert task is not None
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
-    measured_rows = []
     for number, row in enumerate(chosen, 1):
-        with _spinner(console, f"{number}/{len(chosen)} {row.name}"):
-            measured_rows.append(await _measured_row(row, scale))
-        last = measured_rows[-1]
+        with _shown(console, f"{number}/{len(chosen)} {row.name}") as show, progress.of_row(show) as told:
+            try:
+                await _measure_row(row, report, told)
+            finally:
+                json.write_bytes(to_json(report))
+        last = report.rows[-1]
         how = "measured" if last.error is None else f"FAILED: {last.error}"
         console.print(f"{row.name} {how} in {last.seconds:.1f} s", markup=False, highlight=False)
-    return measured_rows
 
 
-async def _measured_row(row: rows.Row, scale: Scale) -> MeasuredRow:
+async def _measure_row(row: rows.Row, report: Report, told: RowProgress) -> None:
+    """Measure one row; of one that fails or is interrupted the report has what it had found."""
     began = time.perf_counter()
+    results, error = told.results, _INTERRUPTED
     try:
-        results, error = await row.measure(scale), None
+        results, error = await row.measure(report.scale), None
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported in the row's place
-        results, error = [], f"{type(failure).__name__}: {failure}"
-    seconds = time.perf_counter() - began
-    return MeasuredRow(name=row.name, what=row.what, seconds=seconds, results=results, error=error)
+        error = progress.why(failure)
+    finally:
+        seconds = time.perf_counter() - began
+        report.rows.append(
+            MeasuredRow(name=row.name, what=row.what, seconds=seconds, results=results, error=error)
+        )
 
 
 @contextmanager
-def _spinner(console: Console, what: str) -> Iterator[None]:
-    """Show what is being measured and for how long; where there is no terminal, only the line after it is."""
+def _shown(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being measured, for how long, and how far it is.
+
+    Where there is no terminal, a line now and then says how far it is.
+    """
     if not console.is_terminal:
-        yield
+        said_at_s = -_LINE_INTERVAL_S
+
+        def print_now_and_then(text: str) -> None:
+            nonlocal said_at_s
+            if time.monotonic() - said_at_s >= _LINE_INTERVAL_S:
+                said_at_s = time.monotonic()
+                console.print(f"{what}: {text}", markup=False, highlight=False)
+
+        yield print_now_and_then
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(what, total=None)
-        yield
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda text: shown.update(task, description=f"{what}: {text}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Row: what a device costs in Redis, and the table of capacity that follows from it."""
+"""Row: what a device costs in Redis; and the tables of capacity that follow from what was measured."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
 
 from bench import rig as rigs
-from bench.results import Result
+from bench.results import Result, figure_text
 from bench.scale import Scale
 from bench.traffic import BEGIN_MS, HOUR_MS, windows
 from pisync.domain.days import DAY_MS, Days
@@ -17,7 +17,16 @@ DEVICES: Final = 100_000
 FAILURES: Final = 20
 WITHOUT: Final = "Redis: a device without failures"
 WITH: Final = f"Redis: a device with {FAILURES} failures"
+# Measured by the row `growth`: an event on disk with its keys, and the keys in MongoDB's cache.
+STORED: Final = "MongoDB: an event on disk, with all indexes"
+KEYS_CACHED: Final = "MongoDB: the keys of an event, in the cache"
 _FLEETS: Final = (100_000, 1_000_000)
+# Devices, and syncs of each a day.
+_SYNCING: Final = ((10_000, 24), (100_000, 1), (100_000, 24), (1_000_000, 1), (1_000_000, 24))
+_RETENTION_DAYS: Final = (90, 365)
+_CACHE_DAYS: Final = 3
+# MongoDB takes no less.
+_CACHE_MIN_BYTES: Final = 0.25e9
 _BATCH: Final = 1_000
 _QUIET_S: Final = 2.0
 _MEGABYTE: Final = 1e6
@@ -51,8 +60,7 @@ def table(results: Iterable[Result]) -> list[tuple[str, ...]]:
     found = {result.name: result.value for result in results}
     if WITHOUT not in found or WITH not in found:
         return []
-    tenth = found[WITHOUT] + (found[WITH] - found[WITHOUT]) / 10
-    costs = (found[WITHOUT], tenth, found[WITH])
+    costs = (found[WITHOUT], _tenth_failing(found), found[WITH])
     head = ("devices", "none fails", f"a tenth has {FAILURES} failures", f"each has {FAILURES} failures")
     return [
         head,
@@ -61,6 +69,36 @@ def table(results: Iterable[Result]) -> list[tuple[str, ...]]:
             for devices in _FLEETS
         ),
     ]
+
+
+def servers(results: Iterable[Result]) -> list[tuple[str, ...]]:
+    """What fleets need of disk, MongoDB's cache and Redis: a head and lines; empty without the costs."""
+    found = {result.name: result.value for result in results}
+    if not {STORED, KEYS_CACHED, WITHOUT, WITH} <= found.keys():
+        return []
+    disks = (f"disk, {days} days" for days in _RETENTION_DAYS)
+    lines = [("devices", "syncs a day", "events a day", *disks, "MongoDB's cache", "Redis")]
+    for devices, syncs in _SYNCING:
+        events = devices * syncs
+        cache = max(_CACHE_MIN_BYTES, events * _CACHE_DAYS * found[KEYS_CACHED])
+        lines.append(
+            (
+                *(f"{devices:,}", f"{syncs}", f"{events:,}"),
+                *(_gigabytes(events * days * found[STORED]) for days in _RETENTION_DAYS),
+                _gigabytes(cache),
+                _gigabytes(devices * _tenth_failing(found)),
+            )
+        )
+    return lines
+
+
+def _tenth_failing(found: Mapping[str, float]) -> float:
+    """Bytes in Redis of a device, on average, where a tenth has failures."""
+    return found[WITHOUT] + (found[WITH] - found[WITHOUT]) / 10
+
+
+def _gigabytes(size: float) -> str:
+    return f"{figure_text(size / 1e9)} GB"
 
 
 async def _bytes_per_device(devices: int, failures: int) -> tuple[float, float]:

@@ -1,197 +1,297 @@
-"""Rows: whether what is stored already slows down what comes, or what is read of it."""
+"""Row: whether what is stored already slows down what comes, or what is read of it.
+
+An old store, filled once, stands beside young ones, and both are measured in turn.
+"""
 
 import asyncio
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from itertools import islice
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from random import Random
-from typing import Final
+from statistics import median
+from typing import Any, Final
 
-import msgspec
-from bson.min_key import MinKey
-
-from bench import http_load
+from bench import broker, http_load, progress
 from bench import rig as rigs
+from bench.capacity import KEYS_CACHED, STORED
 from bench.draining import Drain, drained_by_bridge
+from bench.filling import build_projection, fill, to_disk
+from bench.fleet import Backlog, Fleet
+from bench.meter import Meter
+from bench.progress import Parts
 from bench.results import AT_LEAST, AT_MOST, Result, Target
-from bench.rig import Rig, Stalled
+from bench.rig import Rig
 from bench.scale import Scale
-from bench.traffic import TOGETHER, Traffic, windows
+from local_stack import ports
 from local_stack.process import running
-from local_stack.servers import MONGOD_CACHE_GB, MongodbServer
+from local_stack.servers import MONGOD_CACHE_GB
+from local_stack.services import Api
 from pisync import limits
-from pisync.domain import topics
-from pisync.stores.mongodb.events import MongoEventStore
 
-EVENTS_EACH: Final = 50
-DEVICES_FEW: Final = 1_000
-DEVICES_MANY: Final = 100_000
-NEW_EVENTS: Final = 60_000
-# What MongoDB takes by itself on a machine with 7 GB; it holds all that is stored here.
-CACHE_GB: Final = 3.0
-REQUESTS: Final = 1_000
+DEVICES_OLD: Final = 100_000
+HOURS_OLD: Final = 250
+# Devices and hours of the young stores: of the one that the targets are stated for, and of one with so many
+# devices that no batch holds one twice, so that the projection has as much to do as with the old store.
+YOUNG: Final = (1_000, 50)
+YOUNG_FULL_BATCHES: Final = (limits.BATCH_MESSAGES_MAX, 25)
+SINGLE_MESSAGES: Final = 200_000
+ARRAY_MESSAGES: Final = 6_000
+EVENTS_AN_ARRAY: Final = 50
+ROUNDS: Final = 3
+HISTORY_ROUNDS: Final = 5
+REQUESTS: Final = 500
 _WARM_UP_REQUESTS: Final = 100
-_INSERT_EVENTS: Final = 5_000
-_INSERTS_AT_ONCE: Final = 3
-_REBUILD_TIMEOUT_S: Final = 900
-# Coprime to the sizes of the fleets: devices come in an order that is not that of their ids.
-_STRIDE: Final = 7919
-# More than one pattern makes of any device: each pattern's events have numbers of their own, which all come
-# out of `SPARE_NUMBERS`.
-_NUMBERS: Final = 100
+_DRAIN_TIMEOUT_S: Final = 600
+# The targets of a page's p95, by whether Redis is away.
+_HISTORY_AT_MOST: Final = {False: 1.5, True: 3.0}
+# By the day of the event; at the ends of the other indexes MongoDB appends.
+_INDEXES_BY_DAY: Final = ("_id_", "failures_by_day")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pattern:
-    """How new events come: so many devices at a time take turns until each has sent so many."""
+class _Store:
+    """Servers, and the fleet whose history they hold."""
 
-    name: str
-    together: int
-    events_each: int
-
-
-PATTERNS: Final = (
-    _Pattern(name="devices that come back with 20 each", together=TOGETHER, events_each=20),
-    _Pattern(name="every event of another device", together=limits.BATCH_MESSAGES_MAX, events_each=1),
-)
+    rig: Rig
+    fleet: Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """What was measured with so many events stored and so much cache; a drain for each pattern."""
+class _Drained:
+    """A drain; `mongod_us` is mongod's CPU an event with the checkpoint that writes what it changed."""
 
-    cache_gb: float
-    drains: Sequence[Drain]
-    history_p95_ms: float
+    drain: Drain
+    mongod_us: float
 
 
 async def growth(scale: Scale) -> list[Result]:
-    """Drain single events of existing devices, then read histories: with a young store and with two old ones.
+    """Sizes, histories and drains of an old store, the latter two next to those of young ones.
 
-    One has the young one's fleet, and a history a hundred times as long; the other a fleet a hundred times
-    as large, with a history as long. The bridge has built the projection of it before anything is measured.
-    All are measured twice: with a cache that holds everything, and with the small one of the local stack.
+    Raises:
+        PartsFailed: the others' results are there.
     """
-    few = scale.of(DEVICES_FEW, at_least=200)
-    many = scale.of(DEVICES_MANY, at_least=5 * DEVICES_FEW)
-    new_events = scale.of(NEW_EVENTS, at_least=10_000)
-    requests = scale.of(REQUESTS, at_least=200)
-    longer = EVENTS_EACH * many // few
-    young = await _grown(few, EVENTS_EACH, new_events, requests)
-    results = []
-    for devices, events_per_device in ((few, longer), (many, EVENTS_EACH)):
-        old = await _grown(devices, events_per_device, new_events, requests)
-        stored = f"{devices * events_per_device:,} events of {devices:,} devices"
-        results += _compared(young, old, stored, f"{few * EVENTS_EACH:,} of {few:,}", requests)
+    single, arrays = _backlogs(scale)
+    devices = scale.of(DEVICES_OLD, at_least=2 * limits.BATCH_MESSAGES_MAX)
+    old_fleet = Fleet(devices=devices, hours=HOURS_OLD, backlogs=(single, arrays), rounds=ROUNDS)
+    young_fleet, full_batches = (
+        Fleet(devices=devices, hours=hours, backlogs=(single, arrays))
+        for devices, hours in (YOUNG, YOUNG_FULL_BATCHES)
+    )
+    results, parts = progress.found(), Parts()
+    with parts.one("keys in the cache"):
+        results += await _keys_in_the_cache(young_fleet)
+    async with rigs.fresh() as rig:
+        old = _Store(rig=rig, fleet=old_fleet)
+        await fill(rig, old_fleet.traffic)
+        with parts.one("size"):
+            results += await _size(old)
+        with parts.one("projection"):
+            await build_projection(rig, old_fleet.traffic)
+        with parts.one("history"):
+            results += await _histories(old, young_fleet, scale.of(REQUESTS, at_least=100))
+        for backlog, young in ((single, [young_fleet, full_batches]), (arrays, [young_fleet])):
+            with parts.one(backlog.name):
+                results += _compared(backlog, await _rounds(old, young, backlog, parts), old_fleet)
+    parts.raise_failed()
     return results
 
 
-def _compared(
-    young: Sequence[_Measured], old: Sequence[_Measured], stored: str, against: str, requests: int
-) -> list[Result]:
-    results = []
-    for before, after in zip(young, old, strict=True):
-        cache = f"MongoDB's cache {after.cache_gb:g} GB"
-        for pattern, drain, drain_before in zip(PATTERNS, after.drains, before.drains, strict=True):
-            results.append(
-                Result(
-                    name=f"growth: ingest with {stored}, {pattern.name}, {cache}",
-                    value=drain.per_second,
-                    unit="events/s",
-                    against=against,
-                    against_value=drain_before.per_second,
-                    target=Target(AT_LEAST, 0.8),
-                    cpu_us_per_event=drain.cpu_us_per_event,
-                    note=f"{drain.messages:,} messages, one event each; with {against}: {drain_before.cpu}"
-                    " an event",
-                )
-            )
-        results.append(
-            Result(
-                name=f"growth: history page, p95, with {stored}, {cache}",
-                value=after.history_p95_ms,
-                unit="ms",
-                against=against,
-                against_value=before.history_p95_ms,
-                target=Target(AT_MOST, 1.5),
-                note=f"{requests:,} requests one after the other, for the newest 50 of random devices",
-            )
+def _backlogs(scale: Scale) -> tuple[Backlog, Backlog]:
+    return (
+        Backlog(
+            name="every event of another device",
+            messages=scale.of(SINGLE_MESSAGES, at_least=20_000),
+            events_each=1,
+        ),
+        Backlog(
+            name=f"arrays of {EVENTS_AN_ARRAY} hourly events, devices in turn",
+            messages=scale.of(ARRAY_MESSAGES, at_least=600),
+            events_each=EVENTS_AN_ARRAY,
+        ),
+    )
+
+
+def _of(fleet: Fleet) -> str:
+    return f"{fleet.stored:,} events of {fleet.devices:,} devices"
+
+
+@asynccontextmanager
+async def _young(fleet: Fleet) -> AsyncIterator[_Store]:
+    """A young store, with its projection."""
+    async with rigs.fresh() as rig:
+        await fill(rig, fleet.traffic)
+        await build_projection(rig, fleet.traffic)
+        yield _Store(rig=rig, fleet=fleet)
+
+
+async def _keys_in_the_cache(fleet: Fleet) -> list[Result]:
+    """What the keys of an event take in MongoDB's cache, where all of them are in it."""
+    async with rigs.fresh() as rig:
+        await fill(rig, fleet.traffic)
+        indexes = (await _statistics(rig))["indexDetails"]
+    kept = [indexes[name]["cache"]["bytes currently in the cache"] for name in _INDEXES_BY_DAY]
+    return [
+        Result(
+            name=KEYS_CACHED,
+            value=sum(kept) / fleet.stored,
+            unit="bytes",
+            note=f"{_of(fleet)}, all in the cache; indexes {' and '.join(_INDEXES_BY_DAY)}",
         )
+    ]
+
+
+async def _size(old: _Store) -> list[Result]:
+    """What an event takes on disk, with its keys."""
+    statistics = await _statistics(old.rig)
+    count = statistics["count"]
+    parts = {"document": statistics["storageSize"], **statistics["indexSizes"]}
+    said = ", ".join(f"{name} {size / count:.1f}" for name, size in parts.items())
+    free = statistics["freeStorageSize"] / statistics["storageSize"]
+    return [
+        Result(
+            name=STORED,
+            value=sum(parts.values()) / count,
+            unit="bytes",
+            note=f"{_of(old.fleet)}, one an hour, in the order of the hours; compressed, {said};"
+            f" {free:.0%} of the documents' file is free for others",
+        )
+    ]
+
+
+async def _statistics(rig: Rig) -> dict[str, Any]:
+    found: dict[str, Any] = await rig.database.command("collStats", "sync_events")
+    return found
+
+
+async def _histories(old: _Store, young_fleet: Fleet, requests: int) -> list[Result]:
+    """Pages of random devices, of the old store and of a young one in turn, with Redis and without."""
+    async with _young(young_fleet) as young, AsyncExitStack() as stack:
+        histories = [
+            _History(store, is_away, await stack.enter_async_context(running(_api(store, is_away=is_away))))
+            for is_away in _HISTORY_AT_MOST
+            for store in (young, old)
+        ]
+        for history in histories:
+            await history.measure(_WARM_UP_REQUESTS)
+            history.p95s_ms.clear()
+        for _ in range(HISTORY_ROUNDS):
+            for history in histories:
+                await history.measure(requests)
+    p95_ms = {(history.store.fleet, history.is_away): median(history.p95s_ms) for history in histories}
+    return [
+        Result(
+            name=f"growth: history page, p95, with {_of(old.fleet)}"
+            + (", Redis away" if is_away else ", Redis there"),
+            value=p95_ms[old.fleet, is_away],
+            unit="ms",
+            against=_of(young_fleet),
+            against_value=p95_ms[young_fleet, is_away],
+            target=Target(AT_MOST, at_most),
+            note=f"the newest 50 of random devices, {requests:,} requests one after the other, medians of"
+            f" {HISTORY_ROUNDS} rounds, the stores in turn",
+        )
+        for is_away, at_most in _HISTORY_AT_MOST.items()
+    ]
+
+
+def _api(store: _Store, *, is_away: bool) -> Api:
+    """An api; where Redis is away, nobody listens at its address."""
+    if is_away:
+        return store.rig.api(redis_url=f"redis://{ports.HOST}:{ports.any_free()}/0")
+    return store.rig.api()
+
+
+class _History:
+    """Pages of a store's devices, and the 95th percentile of each round of them."""
+
+    def __init__(self, store: _Store, is_away: bool, api: Api) -> None:
+        self.store = store
+        self.is_away = is_away
+        self.p95s_ms: list[float] = []
+        self._api = api
+        self._random = Random(store.fleet.devices)
+
+    async def measure(self, requests: int) -> None:
+        """Ask for so many, one after the other."""
+        drawn = self._random.choices(range(self.store.fleet.devices), k=requests)
+        device_ids = map(self.store.fleet.traffic.device_id, drawn)
+        gets = [http_load.get(f"/api/device/{device_id}/sync-history") for device_id in device_ids]
+        sent = await http_load.send(self._api.port, gets, connections=1)
+        self.p95s_ms.append(sent.percentile_ms(95))
+
+
+async def _rounds(
+    old: _Store, young: Sequence[Fleet], backlog: Backlog, parts: Parts
+) -> list[dict[Fleet, _Drained]]:
+    """The rounds in which the old store and young ones drained the backlog, now these first and now that."""
+    rounds = []
+    turns = [*young, old.fleet]
+    for at in range(ROUNDS):
+        with parts.one(f"{backlog.name}, round {at + 1} of {ROUNDS}"):
+            rounds.append({fleet: await _turn(old, fleet, backlog, at) for fleet in turns})
+        turns.reverse()
+    return rounds
+
+
+async def _turn(old: _Store, fleet: Fleet, backlog: Backlog, at: int) -> _Drained:
+    if fleet == old.fleet:
+        return await _drained(old, backlog, at)
+    async with _young(fleet) as young:
+        return await _drained(young, backlog, 0)
+
+
+async def _drained(store: _Store, backlog: Backlog, at: int) -> _Drained:
+    try:
+        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            drain = await drained_by_bridge(store.rig, store.fleet.queue(backlog, at), events=backlog.events)
+    except Exception:
+        # What is left in the broker is no part of the next round.
+        await asyncio.to_thread(broker.forget, store.rig.mosquitto.port, store.rig.bridge().name)
+        raise
+    meter = Meter({"mongod": store.rig.mongodb.pid})
+    await to_disk(store.rig)
+    checkpoint_us = meter.usage().per_event_us(backlog.events)["mongod"]
+    return _Drained(drain=drain, mongod_us=drain.cpu_us_per_event["mongod"] + checkpoint_us)
+
+
+def _compared(backlog: Backlog, rounds: Sequence[dict[Fleet, _Drained]], old: Fleet) -> list[Result]:
+    """The medians of the old store next to those of each young one; nothing where no round was measured."""
+    fleets = rounds[0] if rounds else ()
+    rates = {fleet: [drains[fleet].drain.per_second for drains in rounds] for fleet in fleets}
+    mongod_us = {fleet: median(drains[fleet].mongod_us for drains in rounds) for fleet in rates}
+    cpu = {fleet: _cpu_us([drains[fleet].drain for drains in rounds]) for fleet in rates}
+    what = f"growth: ingest with {_of(old)}, {backlog.name}"
+    results = []
+    for young in (fleet for fleet in rates if fleet != old):
+        ratios = ", ".join(
+            f"{ours / theirs:.2f}" for ours, theirs in zip(rates[old], rates[young], strict=True)
+        )
+        results += [
+            Result(
+                name=what,
+                value=median(rates[old]),
+                unit="events/s",
+                against=_of(young),
+                against_value=median(rates[young]),
+                target=Target(AT_LEAST, 0.8) if young.devices == YOUNG[0] else None,
+                cpu_us_per_event=cpu[old],
+                note=f"{backlog.events:,} events a round, the stores in turn, MongoDB's cache"
+                f" {MONGOD_CACHE_GB:g} GB; ratios of the rounds: {ratios}; with {_of(young)}: "
+                + ", ".join(f"{name} {used:.1f} µs" for name, used in cpu[young].items()),
+            ),
+            Result(
+                name=f"{what}: mongod's CPU",
+                value=mongod_us[old],
+                unit="us/event",
+                against=_of(young),
+                against_value=mongod_us[young],
+                note="with the checkpoint after the drain, which writes the pages that it changed",
+            ),
+        ]
     return results
 
 
-async def _grown(devices: int, events_per_device: int, new_events: int, requests: int) -> list[_Measured]:
-    """Store a fleet's history and measure: with the large cache, which then is full of it, and the small."""
-    traffic = Traffic(devices=devices, events=devices * events_per_device)
-    async with rigs.fresh(cache_gb=CACHE_GB) as rig:
-        await _fill(rig, traffic)
-        await _build_projection(rig)
-        await rig.database.client.admin.command("fsync")  # what was filled in is not written in our time
-        sizes = {"new_events": new_events, "requests": requests}
-        roomy = await _measured(rig, traffic, cache_gb=CACHE_GB, first=events_per_device, **sizes)
-        await rig.mongodb.terminate()
-        async with running(MongodbServer(rig.mongodb.directory, port=rig.mongodb.port)) as mongodb:
-            small = replace(rig, mongodb=mongodb)
-            await rig.database.sync_events.count_documents({"_id": {"$gt": MinKey()}})  # fills the cache
-            first = events_per_device + len(PATTERNS) * _NUMBERS
-            tight = await _measured(small, traffic, cache_gb=MONGOD_CACHE_GB, first=first, **sizes)
-    return [roomy, tight]
-
-
-async def _measured(
-    rig: Rig, traffic: Traffic, *, cache_gb: float, first: int, new_events: int, requests: int
-) -> _Measured:
-    """Measure with new events whose numbers begin with the first."""
-    drains = []
-    for at, pattern in enumerate(PATTERNS):
-        messages = islice(_messages(traffic, pattern, first + at * _NUMBERS), new_events)
-        drains.append(await drained_by_bridge(rig, messages))
-    async with running(rig.api()) as api:
-        drawn = Random(traffic.devices).choices(range(traffic.devices), k=_WARM_UP_REQUESTS + requests)
-        pages = [http_load.get(f"/api/device/{traffic.device_id(device)}/sync-history") for device in drawn]
-        await http_load.send(api.port, pages[:_WARM_UP_REQUESTS], connections=1)
-        sent = await http_load.send(api.port, pages[_WARM_UP_REQUESTS:], connections=1)
-    return _Measured(cache_gb=cache_gb, drains=drains, history_p95_ms=sent.percentile_ms(95))
-
-
-async def _fill(rig: Rig, traffic: Traffic) -> None:
-    """Store the fleet's history, interval after interval, as it would have come."""
-    places = itertools.product(range(traffic.events_per_device), windows(traffic.devices, _INSERT_EVENTS))
-
-    async def insert(store: MongoEventStore) -> None:
-        for number, devices in places:
-            events = [traffic.event(device * _STRIDE % traffic.devices, number) for device in devices]
-            await store.insert(events, events[0].timestamp + timedelta(minutes=1))
-
-    async with rig.event_store() as store, asyncio.TaskGroup() as group:
-        for _ in range(_INSERTS_AT_ONCE):
-            group.create_task(insert(store))
-
-
-async def _build_projection(rig: Rig) -> None:
-    """Let a bridge build the projection of all that is stored, raise the alerts that follow, and go."""
-    try:
-        async with (
-            rig.projection() as projection,
-            running(rig.bridge()),
-            asyncio.timeout(_REBUILD_TIMEOUT_S),
-        ):
-            while not (await projection.status()).complete:
-                await asyncio.sleep(0.1)
-            open_alerts = -1
-            while open_alerts != (open_alerts := await rig.database.alerts.estimated_document_count()):
-                await asyncio.sleep(1)
-    except TimeoutError:
-        raise Stalled(f"the projection was not built within {_REBUILD_TIMEOUT_S} s") from None
-
-
-def _messages(traffic: Traffic, pattern: _Pattern, first: int) -> Iterator[tuple[str, bytes]]:
-    """New events without end, each a message of its own, of devices not in the order of their ids."""
-    for wave in itertools.count(step=pattern.together):
-        for number in range(pattern.events_each):
-            for visit in range(wave, wave + pattern.together):
-                before = visit // traffic.devices * pattern.events_each
-                event = traffic.event(visit * _STRIDE % traffic.devices, first + before + number)
-                yield topics.sync(event.device_id), msgspec.json.encode(event)
+def _cpu_us(drains: Sequence[Drain]) -> dict[str, float]:
+    return {
+        name: median(drain.cpu_us_per_event[name] for drain in drains) for name in drains[0].cpu_us_per_event
+    }

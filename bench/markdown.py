@@ -16,6 +16,15 @@ The two figures of *redis* multiplied: what Redis allocates. Leave it half as mu
 and for the rewriting of its append-only file."""
 
 
+_SERVERS: Final = """\
+## What fleets need
+
+Multiplied from what was measured: an event on disk with all indexes, and the keys of three days in MongoDB's
+cache, which a fleet touches that comes back after two (*growth*); Redis where a tenth of the devices has 20
+failures (*redis*). On disk there are the journal and a replica set's oplog besides, in memory what MongoDB
+keeps beside its cache, and the system's file cache."""
+
+
 def document(report: Report) -> str:
     """The whole document."""
     size = (
@@ -26,11 +35,13 @@ def document(report: Report) -> str:
     lines = [cells(result) for result in report.results]
     lines += [(row.name, "failed", row.error or "", *[""] * (len(HEAD) - 3)) for row in report.failed]
     fleets = capacity.table(report.results)
+    servers = capacity.servers(report.results)
     sections = [
         INTRODUCTION.read_text().rstrip(),
         f"## Figures\n\nMade by `{report.command}`, {size}.\n\nThe machine: {report.machine.sentence()}.",
         table([(*HEAD[:-1], CPU_ORDER), *lines]),
         "\n".join(f"- {result.name}: {result.note}." for result in report.results if result.note),
+        f"{_SERVERS}\n\n{table(servers)}" if servers else "",
         f"{_CAPACITY}\n\n{table(fleets)}" if fleets else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

@@ -112,7 +112,7 @@ async def history(scale: Scale) -> list[Result]:
             unit="requests/s",
             against="a bare FastAPI route with the same bytes",
             against_value=sides.bare_per_second,
-            target=Target(AT_LEAST, 0.4),
+            target=Target(AT_LEAST, 0.25),
             cpu_us_per_event=sides.cpu_us,
             note=f"{HISTORY_CONNECTIONS} keep-alive connections; {len(ready):,} bytes an"
             f" answer; p95 {sides.percentile_ms(95):.1f} ms against {sides.bare_percentile_ms(95):.1f} ms;"

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from bench.machine import Machine
-from bench.results import Result
+from bench.results import Result, figure_text
 from bench.scale import Scale
 
 PROCESSES: Final = ("bridge", "mosquitto", "mongod", "redis")
@@ -32,7 +32,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     machine: Machine
     scale: Scale
-    rows: Sequence[MeasuredRow]
+    rows: list[MeasuredRow]
 
     @property
     def failed(self) -> list[MeasuredRow]:
@@ -98,13 +98,6 @@ def cells(result: Result) -> tuple[str, ...]:
         met,
         _cpu(result),
     )
-
-
-def figure_text(value: float) -> str:
-    """A figure with three digits or more, and no more digits than that after the point."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def _cpu(result: Result) -> str:

@@ -52,5 +52,12 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
+def figure_text(value: float) -> str:
+    """A figure with three digits or more, and no more digits than that after the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
 AT_LEAST: Final = "at least"
 AT_MOST: Final = "at most"

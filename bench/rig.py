@@ -15,7 +15,7 @@ from pymongo import AsyncMongoClient
 from bench.meter import Meter
 from local_stack import ports
 from local_stack.process import running
-from local_stack.servers import MONGOD_CACHE_GB, MongodbServer, MosquittoServer, RedisServer
+from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from local_stack.services import Api, Bridge
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.projection import RedisProjection
@@ -131,27 +131,12 @@ class MeteredBridge(Bridge):
         raise LookupError(name)
 
 
-class RoomyMongodb(MongodbServer):
-    """MongoDB with a cache of another size than the local stack's."""
-
-    def __init__(self, directory: Path, *, cache_gb: float) -> None:
-        self._cache_gb = cache_gb
-        super().__init__(directory)
-
-    def _arguments(self) -> list[str]:
-        arguments = super()._arguments()
-        arguments[arguments.index("--wiredTigerCacheSizeGB") + 1] = str(self._cache_gb)
-        return arguments
-
-
 @asynccontextmanager
-async def fresh(*, cache_gb: float = MONGOD_CACHE_GB) -> AsyncIterator[Rig]:
-    """Three servers that hold nothing; MongoDB's cache is the local stack's unless told otherwise."""
+async def fresh() -> AsyncIterator[Rig]:
+    """Three servers that hold nothing, configured as those of the local stack."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-bench-")))
-        mongodb = await stack.enter_async_context(
-            running(RoomyMongodb(directory / "mongodb", cache_gb=cache_gb))
-        )
+        mongodb = await stack.enter_async_context(running(MongodbServer(directory / "mongodb")))
         redis = await stack.enter_async_context(running(RedisServer(directory / "redis")))
         mosquitto = await stack.enter_async_context(running(MosquittoServer(directory / "mosquitto")))
         client: AsyncMongoClient[dict[str, Any]] = await stack.enter_async_context(

@@ -58,7 +58,7 @@ ALL: Final = (
     ),
     Row(
         name="growth",
-        what="Ingest and history with 5,000,000 events stored, next to 50,000.",
+        what="Ingest and history with 25,000,000 events stored, next to 50,000.",
         where="growth:growth",
     ),
     Row(

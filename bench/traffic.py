@@ -25,9 +25,10 @@ TOGETHER: Final = 200
 BEGIN_MS: Final = clock.to_ms(datetime(2026, 1, 1, tzinfo=clock.EPOCH.tzinfo))
 HOUR_MS: Final = 3_600_000
 _INTERVAL_MS: Final = 600_000
+# Coprime to the sizes of the fleets: devices come in an order that is not that of their ids.
+_STRIDE: Final = 7919
 _DAY_MS: Final = 86_400_000
-# Numbers that a fleet may go on with after its history, which ends so long before today.
-SPARE_NUMBERS: Final = 500
+_SPARE_NUMBERS: Final = 500
 _ERRORS: Final = [ErrorDetail(code="UPLOAD_TIMEOUT", message="The server did not answer within 30 s")]
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -40,10 +41,15 @@ def windows(total: int, size: int) -> Iterator[range]:
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """`events` events over `devices` devices, as many of one as of another."""
+    """`events` events over `devices` devices, as many of one as of another.
+
+    They end so long before today that every device may go on with `spare_numbers` further events.
+    """
 
     devices: int
     events: int
+    interval_ms: int = _INTERVAL_MS
+    spare_numbers: int = _SPARE_NUMBERS
     prefix: str = "PB"
 
     @classmethod
@@ -65,7 +71,7 @@ class Traffic:
     def _begin_ms(self) -> int:
         """Such that the newest events are of these days: those of a device are looked for from today on."""
         today_ms = clock.to_ms(clock.now()) // _DAY_MS * _DAY_MS
-        return today_ms - (self.events_per_device + SPARE_NUMBERS) * _INTERVAL_MS
+        return today_ms - (self.events_per_device + self.spare_numbers) * self.interval_ms
 
     def event(self, device: int, number: int) -> SyncEvent:
         """The event of this number, from 0, of a device."""
@@ -73,7 +79,7 @@ class Traffic:
         mixed = device * 31 + number * 17
         return SyncEvent(
             device_id=self.device_id(device),
-            timestamp=clock.from_ms(self._begin_ms + number * _INTERVAL_MS + device % 1000),
+            timestamp=clock.from_ms(self._begin_ms + number * self.interval_ms + device % 1000),
             total_files_synced=0 if fails else 1 + mixed % 200,
             total_errors=int(fails),
             internet_speed=(mixed % 4000) / 100,
@@ -81,6 +87,10 @@ class Traffic:
             sync_duration_ms=800 + mixed % 60_000,
             errors=_ERRORS if fails else None,
         )
+
+    def shuffled(self, visit: int) -> int:
+        """The device whose turn it is, in an order that is not that of the ids."""
+        return visit * _STRIDE % self.devices
 
     def fails(self, device: int, number: int) -> bool:
         """Whether that sync failed."""

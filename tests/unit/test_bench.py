@@ -1,7 +1,11 @@
 """The benchmark's own arithmetic, its traffic, its command line and what it writes."""
 
+import asyncio
 import json
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -9,18 +13,21 @@ from paho.mqtt.client import MQTTMessage
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from bench import capacity, markdown, meter, rows, scale
+from bench import capacity, markdown, meter, progress, rows, scale
 from bench.__main__ import app
 from bench.draining import Drain
+from bench.filling import FillFailed, Pace, require_room
+from bench.fleet import Backlog, Fleet
 from bench.machine import Machine
-from bench.report import HEAD, MeasuredRow, Report, cells, figure_text, from_json, table, to_json
-from bench.results import AT_LEAST, AT_MOST, Target, percentile
+from bench.report import HEAD, MeasuredRow, Report, cells, from_json, table, to_json
+from bench.results import AT_LEAST, AT_MOST, Target, figure_text, percentile
 from bench.results import Result as Figure
 from bench.rivals import parts
 from bench.scale import Scale
 from bench.traffic import Traffic, windows
 from pisync import clock, limits
 from pisync.domain import decoding, topics
+from pisync.domain.events import SyncEvent
 
 MACHINE = Machine(
     cpu="Some CPU",
@@ -202,6 +209,95 @@ def test_capacity_is_the_measured_bytes_multiplied() -> None:
     assert capacity.table(measured[:1]) == []
 
 
+def test_what_fleets_need_is_the_measured_costs_multiplied() -> None:
+    measured = [
+        Figure(name=capacity.STORED, value=100.0, unit="bytes"),
+        Figure(name=capacity.KEYS_CACHED, value=50.0, unit="bytes"),
+        Figure(name=capacity.WITHOUT, value=200.0, unit="bytes"),
+        Figure(name=capacity.WITH, value=1_200.0, unit="bytes"),
+    ]
+    head, *lines = capacity.servers(measured)
+    assert [line[:3] for line in lines][:3] == [
+        ("10,000", "24", "240,000"),
+        ("100,000", "1", "100,000"),
+        ("100,000", "24", "2,400,000"),
+    ]
+    assert lines[2][3:] == ("21.6 GB", "87.6 GB", "0.36 GB", "0.03 GB")
+    assert lines[1][5] == "0.25 GB"  # MongoDB takes no less
+    assert {len(line) for line in lines} == {len(head)}
+    assert "| 100,000 | 24 | 2,400,000 | 21.6 GB |" in markdown.document(report(measured_row(*measured)))
+    for missing in range(len(measured)):
+        assert capacity.servers(measured[:missing] + measured[missing + 1 :]) == []
+
+
+# Progress
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    heard: list[str] = []
+    with progress.of_row(heard.append):
+        yield heard
+
+
+def test_a_part_that_fails_does_not_keep_the_others_from_being_measured(said: list[str]) -> None:
+    parts = progress.Parts()
+    measured: list[str] = []
+    with parts.one("first"):
+        raise ExceptionGroup("two", [ExceptionGroup("one", [RuntimeError("it broke")]), ValueError("also")])
+    with parts.one("second"):
+        measured.append("second")
+    with parts.one("third"):
+        raise TimeoutError
+    assert measured == ["second"]
+    assert said == ["first", "second", "third"]
+    with pytest.raises(progress.PartsFailed, match=r"^first: RuntimeError: it broke; third: TimeoutError: $"):
+        parts.raise_failed()
+
+
+def test_parts_that_all_went_well_raise_nothing() -> None:
+    parts = progress.Parts()
+    with parts.one("only"):
+        pass
+    parts.raise_failed()
+
+
+def test_an_interruption_ends_more_than_a_part() -> None:
+    parts = progress.Parts()
+    with pytest.raises(asyncio.CancelledError), parts.one("only"):
+        raise asyncio.CancelledError
+
+
+def test_progress_outside_of_a_row_is_told_nobody() -> None:
+    progress.say("nobody hears this")
+    progress.found().append(DRAIN)
+    assert progress.found() == []
+
+
+def test_a_pace_tells_what_is_done_and_what_is_left(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("bench.filling.time.monotonic", lambda: now_s)
+    pace = Pace("events stored", 10_000)
+    now_s += 2
+    pace.add(4_000)
+    now_s += 3
+    assert said == ["4,000 of 10,000 events stored, 2,000/s, 3 s left"]
+    pace.reach(4_000)
+    assert (len(said), pace.still_s) == (1, 3)
+    pace.reach(10_000)
+    assert (said[-1], pace.still_s) == ("10,000 of 10,000 events stored, 2,000/s, 0 s left", 0)
+
+
+def test_a_disk_that_is_too_small_is_told_before_it_is_filled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("bench.filling.shutil.disk_usage", lambda _path: usage._replace(free=3_900_000_000))
+    require_room(tmp_path, 24_000_000)
+    with pytest.raises(FillFailed, match=r"3\.9 GB free; 4\.0 are needed"):
+        require_room(tmp_path, 25_000_000)
+
+
 # Traffic
 
 TRAFFIC = Traffic(devices=20, events=600)
@@ -229,6 +325,60 @@ def test_traffic_is_what_the_device_protocol_promises(events_each: int | None) -
     assert set(identities.values()) == {1}
     assert failures == TRAFFIC.failures
     assert 0.1 <= failures / TRAFFIC.events <= 0.2
+
+
+SINGLE = Backlog(name="single", messages=50, events_each=1)
+ARRAYS = Backlog(name="arrays", messages=7, events_each=50)
+
+
+def test_the_rounds_of_a_fleets_backlogs_follow_its_history_and_repeat_nothing() -> None:
+    fleet = Fleet(devices=20, hours=30, backlogs=(SINGLE, ARRAYS), rounds=3)
+    history = [fleet.traffic.event(device, hour) for hour in range(fleet.hours) for device in range(20)]
+    assert len(history) == fleet.stored == fleet.traffic.events
+    identities = Counter((event.device_id, event.timestamp) for event in history)
+    for backlog in fleet.backlogs:
+        for at in range(fleet.rounds):
+            events = events_of(fleet, backlog, at)
+            assert len(events) == backlog.events
+            identities.update((event.device_id, event.timestamp) for event in events)
+            assert min(event.timestamp for event in events) > history[-1].timestamp
+    assert set(identities.values()) == {1}
+
+
+def test_a_fleets_backlogs_are_of_every_device_in_turn() -> None:
+    fleet = Fleet(devices=20, hours=30, backlogs=(SINGLE, ARRAYS), rounds=3)
+    devices = [topic for at in range(3) for topic, _ in fleet.queue(SINGLE, at)]
+    turns = [set(devices[first : first + 20]) for first in range(0, 140, 20)]
+    assert {len(turn) for turn in turns} == {20}
+    assert len({topic for at in range(2) for topic, _ in fleet.queue(ARRAYS, at)}) == 14
+
+
+def test_an_array_of_50_hourly_events_spans_three_days() -> None:
+    fleet = Fleet(devices=20, hours=30, backlogs=(SINGLE, ARRAYS))
+    _, payload = next(iter(fleet.queue(ARRAYS, 0)))
+    days = {moment["timestamp"][:10] for moment in json.loads(payload)}
+    assert len(days) == 3
+
+
+def test_the_last_of_a_fleets_events_are_of_yesterday_and_none_is_later() -> None:
+    fleet = Fleet(devices=7, hours=3, backlogs=(SINGLE, ARRAYS), rounds=2)
+    events = chain.from_iterable(
+        events_of(fleet, backlog, at) for backlog in (SINGLE, ARRAYS) for at in (0, 1)
+    )
+    newest = max(event.timestamp for event in events)
+    assert (clock.now().date() - newest.date()).days == 1
+
+
+def events_of(fleet: Fleet, backlog: Backlog, at: int) -> list[SyncEvent]:
+    """The events that the bridge makes of a round's messages, all of which it must take."""
+    events = []
+    for topic, payload in fleet.queue(backlog, at):
+        device_id = topics.sync_device(topic)
+        assert device_id is not None
+        decoded = decoding.decode(payload, device_id, clock.now())
+        assert decoded.rejections == []
+        events += decoded.events
+    return events
 
 
 def test_the_rivals_take_the_traffic_as_it_is() -> None:
@@ -289,6 +439,58 @@ def test_a_row_that_fails_is_reported_and_the_others_go_on(
     assert failed.error == "RuntimeError: it broke"
     assert measured.results == [DRAIN]
     assert "| single | failed | RuntimeError: it broke |" in document.read_text()
+
+
+def test_a_row_that_fails_keeps_what_it_had_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def measure(_row: rows.Row, _scale: Scale) -> list[Figure]:
+        progress.found().append(DRAIN)
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(rows.Row, "measure", measure)
+    results = tmp_path / "results.json"
+    said = run("single", "--json", str(results))
+    assert said.exit_code == 1
+    [row] = from_json(results.read_bytes()).rows
+    assert (row.error, row.results) == ("RuntimeError: it broke", [DRAIN])
+    assert "30,000 events/s" in said.output
+
+
+def test_an_interruption_keeps_what_was_measured_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
+
+    async def measure(row: rows.Row, _scale: Scale) -> list[Figure]:
+        if row.name == "memory":
+            assert [row.name for row in from_json(results.read_bytes()).rows] == ["single"]
+            progress.found().append(DRAIN)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        return [DRAIN]
+
+    monkeypatch.setattr(rows.Row, "measure", measure)
+    said = run("single", "memory", "redis", "--json", str(results))
+    assert said.exit_code == 130
+    measured, interrupted = from_json(results.read_bytes()).rows
+    assert (measured.error, measured.results) == (None, [DRAIN])
+    assert (interrupted.error, interrupted.results) == ("it was interrupted", [DRAIN])
+    assert said.output.count("30,000 events/s") == 2
+
+
+def test_how_far_a_row_is_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def measure(_row: rows.Row, _scale: Scale) -> list[Figure]:
+        for number in range(1000):
+            progress.say(f"{number} of 1000")
+        return []
+
+    monkeypatch.setattr(rows.Row, "measure", measure)
+    said = run("single", "memory", "--json", str(tmp_path / "results.json"))
+    assert [line for line in said.output.splitlines() if "of 1000" in line] == [
+        "1/2 single: 0 of 1000",
+        "2/2 memory: 0 of 1000",
+    ]
 
 
 def test_a_target_that_is_not_met_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
