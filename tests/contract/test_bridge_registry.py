@@ -39,8 +39,8 @@ async def test_a_bridge_belongs_to_who_claimed_it_last(registry: BridgeRegistry)
 
 async def test_a_life_begins_at_the_floor_where_the_clock_was_set_back(registry: BridgeRegistry) -> None:
     await registry.claim("bridge-0", "a", NOW)
-    assert await registry.raise_floor("bridge-0", "a", NOW + 2 * SECOND)
-    assert await registry.raise_floor("bridge-0", "a", NOW + SECOND)
+    assert await registry.raise_floor("bridge-0", "a", NOW + 2 * SECOND, NOW)
+    assert await registry.raise_floor("bridge-0", "a", NOW + SECOND, NOW)
     assert (await registry.claim("bridge-0", "b", NOW - SECOND)).floor == NOW + 2 * SECOND
     assert (await registry.claim("bridge-0", "c", NOW + 3 * SECOND)).floor == NOW + 3 * SECOND
     assert (await registry.claim("bridge-1", "a", NOW)).floor == NOW
@@ -48,16 +48,16 @@ async def test_a_life_begins_at_the_floor_where_the_clock_was_set_back(registry:
 
 async def test_only_who_has_the_bridge_raises_its_floor(registry: BridgeRegistry) -> None:
     """One that still runs elsewhere must not promise what the other, which does not hear of it, breaks."""
-    assert not await registry.raise_floor("bridge-0", "a", NOW)
+    assert not await registry.raise_floor("bridge-0", "a", NOW, NOW)
     await registry.claim("bridge-0", "a", NOW)
     await registry.claim("bridge-0", "b", NOW)
-    assert not await registry.raise_floor("bridge-0", "a", NOW + SECOND)
+    assert not await registry.raise_floor("bridge-0", "a", NOW + SECOND, NOW)
     assert (await registry.claim("bridge-0", "c", NOW)).floor == NOW
 
 
 async def test_the_floor_of_a_forgotten_bridge_is_kept(registry: BridgeRegistry) -> None:
     await registry.claim("bridge-0", "a", NOW)
-    await registry.raise_floor("bridge-0", "a", NOW + SECOND)
+    await registry.raise_floor("bridge-0", "a", NOW + SECOND, NOW)
     await registry.forget("bridge-0")
     assert await registry.bridges() == []
     assert await registry.records() == []

@@ -24,10 +24,12 @@ class Registry(MemoryBridgeRegistry):
 
     away = False
 
-    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+    async def raise_floor(
+        self, bridge_id: str, instance: str, floor: datetime, stored_until: datetime
+    ) -> bool:
         if self.away:
             raise MongodbUnavailable("away")
-        return await super().raise_floor(bridge_id, instance, floor)
+        return await super().raise_floor(bridge_id, instance, floor, stored_until)
 
 
 class Lives:
@@ -141,7 +143,7 @@ async def test_the_floor_is_raised_again_as_soon_as_mongodb_is_back(
     retries = Retries()
     here = await lives.begin()
     lives.registry.away = True
-    running = asyncio.create_task(here.run(retries))
+    running = asyncio.create_task(here.run(retries, lambda: None))
     try:
         lives.wall_ms += 5000
         await until(lambda: Part.MONGODB in retries.parts)
