@@ -108,7 +108,7 @@ class Rolling:
         if self._newest is None:
             covered_ms = self.progress.until_ms
             is_recent = until_ms - covered_ms <= limits.ROLLUP_RESUME_S * 1000
-            self._newest = Count(self._received, Unit.MINUTE.floor(covered_ms if is_recent else until_ms))
+            self._newest = Count(self._received, Unit.MINUTE.floor(covered_ms if is_recent else until_ms - 1))
         count = self._newest
         # As far as it was counted before, at least: a minute must not lose what it had.
         while count.until_ms < max(until_ms, self.progress.until_ms):
@@ -180,9 +180,9 @@ class Rolling:
     async def _count_again(self, minutes: list[int]) -> None:
         for minute_ms in minutes:
             span = Span(minute_ms, minute_ms + MINUTE_MS)
-            for count in filter(None, [self._newest, self._gap and self._gap[0]]):
-                if count.minute_ms == minute_ms:
-                    count.begin_minute_anew()
+            # The minute of the newest events is not closed, and so none of these.
+            if self._gap is not None and self._gap[0].minute_ms == minute_ms:
+                self._gap[0].begin_minute_anew()
             if self.progress.within(span) == [span]:
                 await self._rested(partial(self._replace_minute, span))
 

@@ -58,7 +58,7 @@ def an_event(number: int, received: datetime) -> SyncEvent:
         total_files_synced=number % 3,
         total_errors=(0, 2, 1)[number % 3] if number % 5 else 0,
         internet_speed=(0, 0.25, 0.3, 1, 50, 51)[number % 6],
-        device_type=(None, "PiBook", "PiBox")[number % 3],  # type: ignore[arg-type]
+        device_type=(None, "PiBook", "PiBox")[number % 3],
         errors=details,
     )
 
@@ -73,7 +73,7 @@ async def test_events_are_counted_as_plainly_as_by_hand(stores: Stores) -> None:
     for minute, figures in counted.minutes.items():
         mine = [entry for entry in entries if minute <= to_ms(entry[1]) < minute + MINUTE_MS]
         assert msgspec.structs.asdict(figures) == plainly(mine)
-    assert list(sorted(counted.minutes)) == [NOW_MS, NOW_MS + MINUTE_MS, NOW_MS + 2 * MINUTE_MS]
+    assert sorted(counted.minutes) == [NOW_MS, NOW_MS + MINUTE_MS, NOW_MS + 2 * MINUTE_MS]
     assert await stores.received.count(HOUR) == len(entries)
     # Within a minute there is only that one.
     second = await stores.received.counted(Span(NOW_MS + 20_000, NOW_MS + 40_001))
