@@ -5,45 +5,20 @@ it when Prometheus asks (`set_function`), and the rest is counted once a batch.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from pisync.domain.events import Reason
 from pisync.errors import Part
+from pisync.metrics import Reading
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import InsertOutcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MESSAGES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
-
-
-class Reading(Collector):
-    """A counter or gauge that some part keeps; while it is None, the metric has no sample."""
-
-    def __init__(
-        self,
-        kind: type[CounterMetricFamily | GaugeMetricFamily],
-        name: str,
-        documentation: str,
-        registry: CollectorRegistry,
-    ) -> None:
-        self._kind = kind
-        self._name = name
-        self._documentation = documentation
-        self._read: Callable[[], float | None] = lambda: None
-        registry.register(self)
-
-    def set_function(self, read: Callable[[], float | None]) -> None:
-        """Say where the number is."""
-        self._read = read
-
-    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        """The metric, as the registry asks for it."""
-        yield self._kind(self._name, self._documentation, value=self._read())
 
 
 class Metrics:

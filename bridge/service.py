@@ -183,7 +183,7 @@ class _Bridge:
         works = {
             "catch-up": catch_up.run(),
             "clock": self._clock_watch.run(intake),
-            "floor": reception_clock.run(metrics),
+            "floor": reception_clock.run(metrics, projector.oldest_in_flight_ms),
             "intake": intake.run(),
             "judge": judge.run(),
             "outbox": outbox.run(MqttSink(session, retained.read)),
@@ -197,6 +197,9 @@ class _Bridge:
             await _drain(intake, self._settings.drain_timeout_s)
             with suppress(RedisUnavailable):
                 await catch_up.finish()
+            if projector.oldest_in_flight_ms() is None:
+                with suppress(MongodbUnavailable):
+                    await stores.bridges.stop(self._settings.bridge_id, self._instance)
         log.info("stopped", bridge_id=self._settings.bridge_id)
 
     async def _is_ours(self) -> bool:

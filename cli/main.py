@@ -14,6 +14,7 @@ from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
 from cli.commands.stack import doctor, up
+from cli.commands.worker import worker
 from pisync.errors import PiSyncError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, bridge, api, simulate, doctor, rebuild, migrate):
+for command in (up, bridge, api, worker, simulate, doctor, rebuild, migrate):
     app.command()(command)
 app.add_typer(bridges)
 app.add_typer(dead_letters)

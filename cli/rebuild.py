@@ -12,8 +12,10 @@ from bridge.alerts.rules import all_rules
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from cli.progress import progress
+from pisync.clock import from_ms, rfc3339
 from pisync.settings import CommonSettings
 from pisync.stores.opening import Stores, open_stores
+from worker.check import check_rollups
 
 TABLE_ROWS_MAX: Final = 20
 # A table is no narrower than this, also in a pipe, so that times stay whole.
@@ -40,7 +42,11 @@ async def _main(settings: CommonSettings, *, check: bool) -> int:
         judge = Judge(store=stores.alerts, rules=all_rules(events=events, projection=projection))
         with progress("Rebuilding", "events") as update:
             replayed = await rebuild(events=events, projection=projection, alerts=judge, progress=update)
-        Console().print(f"The projection is rebuilt from {replayed:,} events.", highlight=False)
+        await stores.rollups.reset()
+        Console().print(
+            f"The projection is rebuilt from {replayed:,} events; a worker counts the rollups anew.",
+            highlight=False,
+        )
         return 0
 
 
@@ -52,7 +58,14 @@ async def _check(stores: Stores) -> int:
         check = Check(events=stores.events, projection=stores.projection, alerts=stores.alerts)
         findings = await check.run(update)
     _print(findings)
-    return 1 if findings.differing else 0
+    rollups = await check_rollups(stores.received, stores.rollups)
+    for unit, start_ms in rollups.differing[:TABLE_ROWS_MAX]:
+        Console().print(f"{unit} of {rfc3339(from_ms(start_ms))}: counted otherwise", highlight=False)
+    Console().print(
+        f"{rollups.events:,} events in closed rollups: {len(rollups.differing):,} rollups differ.",
+        highlight=False,
+    )
+    return 1 if findings.differing or rollups.differing else 0
 
 
 def _print(findings: Findings) -> None:

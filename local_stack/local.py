@@ -81,6 +81,7 @@ class LocalStack:
         self.bridges = [services.Bridge(name, urls, log=logs / f"{name}.log") for name in names]
         http_port = ports.claimed(plan.http_port, "--http-port", preferred=HTTP_PORT)
         self.api = services.Api(http_port, urls, log=logs / "api.log")
+        self.worker = services.Worker(urls, log=logs / "worker.log")
         self.simulation = (
             services.simulation(plan.simulation, self.mosquitto.url) if plan.simulation else None
         )
@@ -91,6 +92,7 @@ class LocalStack:
             self.mosquitto,
             *self.bridges,
             self.api,
+            self.worker,
         ]
         self._say = say
 

@@ -1,4 +1,4 @@
-"""PiSync's own programs as child processes of the local stack: bridge, api and simulated fleet."""
+"""PiSync's own programs as child processes of the local stack: bridge, api, worker and simulated fleet."""
 
 import re
 import sys
@@ -12,8 +12,9 @@ from local_stack.process import ChildProcess
 from pisync import settings
 
 ANSWER_TIMEOUT_S: Final = 5.0
-# What a bridge logs once the broker has accepted its subscription.
+# What a bridge logs once the broker has accepted its subscription, and a worker once it looks for duties.
 _SUBSCRIBED: Final = re.compile(rb"\bconnected\b")
+_WORKING: Final = re.compile(rb"\blooking for duties\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,30 +32,43 @@ class SimulationPlan:
         return pisync("simulate", *options, *seed)
 
 
-class Bridge(ChildProcess):
-    """One bridge; ready when it has subscribed."""
+class _SaysWhenReady(ChildProcess):
+    """A program without a port to ask; its log says when it is ready."""
 
-    def __init__(self, bridge_id: str, urls: Mapping[str, str], *, log: Path) -> None:
-        """Describe the bridge; `urls` are the three servers' settings."""
-        super().__init__(
-            bridge_id,
-            pisync("bridge"),
-            log=log,
-            environment=settings.child_environment({**urls, "bridge_id": bridge_id}),
-        )
+    def __init__(
+        self, name: str, command: str, said: re.Pattern[bytes], environment: Mapping[str, str], *, log: Path
+    ) -> None:
+        super().__init__(name, pisync(command), log=log, environment=settings.child_environment(environment))
+        self._said = said
         self._log = log
         self._logged_before = 0
 
     async def start(self) -> None:
-        """Start the bridge and return when it has subscribed."""
+        """Start the program and return when it is ready."""
         self._logged_before = self._log.stat().st_size if self._log.exists() else 0
         await super().start()
 
     async def is_ready(self) -> bool:
-        """Whether the bridge has logged its subscription since its start."""
+        """Whether it has said so since its start."""
         with self._log.open("rb") as log:
             log.seek(self._logged_before)
-            return _SUBSCRIBED.search(log.read()) is not None
+            return self._said.search(log.read()) is not None
+
+
+class Bridge(_SaysWhenReady):
+    """One bridge; ready when it has subscribed."""
+
+    def __init__(self, bridge_id: str, urls: Mapping[str, str], *, log: Path) -> None:
+        """Describe the bridge; `urls` are the three servers' settings."""
+        super().__init__(bridge_id, "bridge", _SUBSCRIBED, {**urls, "bridge_id": bridge_id}, log=log)
+
+
+class Worker(_SaysWhenReady):
+    """The worker; ready when MongoDB has answered it."""
+
+    def __init__(self, urls: Mapping[str, str], *, log: Path) -> None:
+        """Describe the worker; `urls` are the three servers' settings."""
+        super().__init__("worker", "worker", _WORKING, urls, log=log)
 
 
 class Api(ChildProcess):

@@ -6,6 +6,7 @@ PiSyncError
 │                               has our client id: connect again, and say so
 ├── ChildFailed                 stop: a program of the local stack does not run (local_stack/process.py)
 ├── RebuildInProgress           wait: somebody else rebuilds the projection, and is alive
+├── LeaseLost                   wait: another worker has the duty, or it has to begin anew
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
 │   │   ├── BrokerHungUp        the broker closed the connection and said nothing
@@ -109,6 +110,10 @@ class ProjectionLost(RedisUnavailable):
 
 class RebuildInProgress(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
     """Another bridge, or another `pisync rebuild`, rebuilds the projection; nothing was changed."""
+
+
+class LeaseLost(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
+    """What a worker would write was begun by another one, or has to be begun anew; nothing was replaced."""
 
 
 class ProtocolError(PiSyncError):

@@ -101,6 +101,37 @@ FLOOR_AHEAD_TOLD_S: Final = 1.0
 PROJECTION_YOUNG_S: Final = 4.0
 # How often the api reads which bridges there are.
 KNOWN_BRIDGES_INTERVAL_S: Final = 1.0
+# The worker: how long a lease lasts, how often its holder renews it and others look whether it is free; how
+# long before its end a holder that could not renew it stops.
+LEASE_S: Final = 15.0
+LEASE_INTERVAL_S: Final = 5.0
+LEASE_MARGIN_S: Final = 2.0
+# Rollups: codes in one; how late an event is received (to a minute, an hour, a day, a week), and so many of
+# these bounds are in time; how fast its line was; how many rollups one read gives.
+ROLLUP_CODES_MAX: Final = 200
+LATENESS_MS: Final = (60_000, 3_600_000, 86_400_000, 7 * 86_400_000)
+IN_TIME_BOUNDS: Final = 2
+SPEEDS_MBIT: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)
+ROLLUPS_READ_MAX: Final = 10_000
+# Codes of a minute that is being counted: beyond it the rarest are told apart no more.
+ROLLUP_CODES_COUNTED_MAX: Final = 20_000
+# How often the newest events are counted, how many of them by one command, and how much of its time a worker
+# spends on old ones: what it counts again, and what was there before it.
+ROLLUP_INTERVAL_S: Final = 5.0
+ROLLUP_EVENTS_AT_ONCE: Final = 50_000
+ROLLUP_OLD_SHARE: Final = 0.25
+# How long after its floor was raised a bridge is waited for; where none is there, events are counted so long
+# after they were received.
+ROLLUP_BRIDGE_SILENT_S: Final = 60.0
+ROLLUP_DELAY_S: Final = 5.0
+# A minute is closed so long after its end at the earliest: the clock of a new bridge may be that far behind.
+ROLLUP_CLOSE_AFTER_S: Final = CLOCK_DIFFERENCE_S_MAX + 60.0
+# So long after that its events are counted again: what a killed bridge had sent may still have been stored.
+ROLLUP_CONFIRM_AFTER_S: Final = 3600.0
+# A worker that comes back after longer begins with what is received now.
+ROLLUP_RESUME_S: Final = 600.0
+# How often a worker says in the log how far it is with old events.
+ROLLUP_TOLD_INTERVAL_S: Final = 10.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it

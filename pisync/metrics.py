@@ -1,16 +1,19 @@
-"""`GET /metrics`, `GET /healthz` and `GET /livez` in the bridge's own event loop.
+"""`GET /metrics`, `GET /healthz` and `GET /livez` in the own event loop of a bridge or a worker.
 
 A few lines of HTTP/1.1, because a web server beside the hot path would be more to hold than all it serves:
 one request a connection, of bounded size and within a bounded time, and a bounded number of them at once.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from pisync import limits, logs
 from pisync.errors import ConfigurationError
@@ -18,6 +21,31 @@ from pisync.errors import ConfigurationError
 log = logs.get(__name__)
 
 _TEXT: Final = "text/plain; charset=utf-8"
+
+
+class Reading(Collector):
+    """A counter or gauge that some part keeps; while it is None, the metric has no sample."""
+
+    def __init__(
+        self,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        documentation: str,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._kind = kind
+        self._name = name
+        self._documentation = documentation
+        self._read: Callable[[], float | None] = lambda: None
+        registry.register(self)
+
+    def set_function(self, read: Callable[[], float | None]) -> None:
+        """Say where the number is."""
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """The metric, as the registry asks for it."""
+        yield self._kind(self._name, self._documentation, value=self._read())
 
 
 class Health(NamedTuple):

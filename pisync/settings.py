@@ -264,7 +264,27 @@ class ApiSettings(CommonSettings):
         return self
 
 
-PROGRAMS: Final[Mapping[str, type[CommonSettings]]] = {"bridge": BridgeSettings, "api": ApiSettings}
+class WorkerSettings(CommonSettings):
+    """The settings of `pisync worker`."""
+
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address the worker serves its metrics on; everybody who reaches it can read them.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which the worker serves `/metrics`, `/healthz` and `/livez`; without it, it does"
+        " not.",
+    )
+
+
+PROGRAMS: Final[Mapping[str, type[CommonSettings]]] = {
+    "bridge": BridgeSettings,
+    "api": ApiSettings,
+    "worker": WorkerSettings,
+}
 """The programs that have settings of their own, by their command."""
 
 AnySettings = TypeVar("AnySettings", bound=CommonSettings)

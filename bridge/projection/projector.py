@@ -144,6 +144,10 @@ class Projector:
         self._open_since = {end: self._open_since.get(end, now) for end in self._open_ends()}
         return round((now - min(self._open_since.values(), default=now)) * 1000)
 
+    def oldest_in_flight_ms(self) -> int | None:
+        """When the oldest batch was received that may not be stored yet; None where there is none."""
+        return min(self._in_flight, default=None)
+
     @property
     def is_settled(self) -> bool:
         """Whether all that this bridge stored is merged, and nothing is in hand."""

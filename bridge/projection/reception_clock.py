@@ -55,21 +55,27 @@ class ReceptionClock:
             self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
         return self._latest_ms
 
-    async def raise_floor(self) -> None:
+    async def raise_floor(self, in_flight_ms: int | None = None) -> None:
         """Promise in MongoDB that nothing will be received before now; watermarks may then be so late.
+
+        And that nothing will be stored that was received before the oldest batch in flight, where there is
+        one: rollups are counted to there.
 
         Raises:
             MongodbUnavailable: the floor stays as it was.
         """
         now_ms = self.now_ms()
-        if await self._registry.raise_floor(self._bridge_id, self._instance, clock.from_ms(now_ms)):
+        stored_until = clock.from_ms(now_ms if in_flight_ms is None else min(now_ms, in_flight_ms))
+        if await self._registry.raise_floor(
+            self._bridge_id, self._instance, clock.from_ms(now_ms), stored_until
+        ):
             self.floor_ms = now_ms
 
-    async def run(self, retries: RetryCounter) -> None:
-        """Raise the floor every few seconds, until cancelled."""
+    async def run(self, retries: RetryCounter, in_flight_ms: Callable[[], int | None]) -> None:
+        """Raise the floor every few seconds, until cancelled; `in_flight_ms`: the oldest batch's receipt."""
         while True:
             try:
-                await self.raise_floor()
+                await self.raise_floor(in_flight_ms())
             except MongodbUnavailable as error:
                 # Nothing is stored either: watermarks need not move.
                 retries.store_unavailable(error.part)

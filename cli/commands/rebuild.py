@@ -14,7 +14,7 @@ def rebuild(
         ),
     ] = False,
 ) -> None:
-    """Build the projection in Redis anew from MongoDB, wrong data and all; bridges may be running."""
+    """Build the projection in Redis anew from MongoDB, have rollups counted anew; bridges may be running."""
     from cli.rebuild import run  # noqa: PLC0415
     from pisync import logs, settings  # noqa: PLC0415 - the other commands need none of it
 

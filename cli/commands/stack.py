@@ -43,7 +43,7 @@ def up(
         typer.Option(min=0, help="Makes the same fleet again; random without it.", show_default=False),
     ] = None,
 ) -> None:
-    """Run everything on this machine: broker, MongoDB, Redis, bridges and api. Ctrl-C stops it all."""
+    """Run everything here: broker, MongoDB, Redis, bridges, api and worker. Ctrl-C stops it all."""
     from cli.stack import serve  # noqa: PLC0415
     from local_stack.local import StackPlan  # noqa: PLC0415 - the other commands need none of it
     from local_stack.services import SimulationPlan  # noqa: PLC0415

@@ -9,13 +9,18 @@ from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.projection import Projection
+from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.leases import MongoLeaseStore
+from pisync.stores.mongodb.received import MongoReceivedEvents
+from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.projection import RedisProjection
 
@@ -34,6 +39,9 @@ class Stores:
     bridges: BridgeRegistry
     known_bridges: KnownBridges
     projection: Projection
+    leases: LeaseStore
+    received: ReceivedEvents
+    rollups: RollupStore
 
 
 @asynccontextmanager
@@ -57,4 +65,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             bridges=bridges,
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
+            leases=MongoLeaseStore(mongodb),
+            received=MongoReceivedEvents(mongodb),
+            rollups=MongoRollupStore(mongodb),
         )

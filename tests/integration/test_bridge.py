@@ -81,6 +81,8 @@ async def test_stopping_finishes_what_is_in_flight(world: World) -> None:
     await world.truth.has(100)
     await world.bridge.terminate()
     assert await world.bridge.wait() == 0
+    [floor] = await world.truth.database.bridge_floors.find().to_list()
+    assert floor["has_stopped"], "rollups wait for it no more"
     stored = await world.truth.events()
     await sending
     assert await world.truth.events() == stored

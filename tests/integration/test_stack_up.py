@@ -92,7 +92,7 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
     async with up(*arguments) as running:
         await running.prints(f"{api}/docs", "repeated-failures")
         children = running.children()
-        assert len(children) == 6
+        assert len(children) == 7
 
         async with httpx.AsyncClient(base_url=api, timeout=30) as client:
             assert (await client.post("/api/sync-event", json=event)).status_code == 201

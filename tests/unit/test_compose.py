@@ -42,7 +42,7 @@ def load(
 
 
 def test_the_programs_are_the_ones_we_build() -> None:
-    assert OURS == ["bridge", "api", "simulator"]
+    assert OURS == ["bridge", "api", "worker", "simulator"]
     assert [name for name in OURS if "build" in SERVICES[name]] == ["bridge"]
 
 
@@ -57,8 +57,10 @@ def test_every_published_port_is_on_loopback(name: str) -> None:
 def test_the_programs_start_with_their_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program = settings.PROGRAMS.get(name, settings.CommonSettings)
     assert set(SERVICES[name]["environment"]) <= settings.variables(program)
-    loaded = load(monkeypatch, name, program)
-    assert loaded.mqtt.host in SERVICES
+    load(monkeypatch, name, program)
+    hosts = re.findall(r"://([a-z]+)", " ".join(map(str, SERVICES[name]["environment"].values())))
+    assert hosts
+    assert set(hosts) <= set(SERVICES)
 
 
 def test_the_api_may_be_anonymous_and_takes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +112,14 @@ def test_the_programs_wait_until_what_they_need_is_healthy() -> None:
         needs = SERVICES[name]["depends_on"]
         assert needs.keys() == {"mosquitto", "mongodb", "redis"}
         assert all(need == {"condition": "service_healthy"} for need in needs.values())
+    assert SERVICES["worker"]["depends_on"] == {"mongodb": {"condition": "service_healthy"}}
+
+
+def test_the_worker_is_asked_on_the_port_of_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = load(monkeypatch, "worker", settings.WorkerSettings)
+    assert f"http://{worker.metrics_host}:{worker.metrics_port}/healthz" in str(
+        SERVICES["worker"]["healthcheck"]["test"]
+    )
 
 
 def test_the_bridge_is_asked_for_its_connection_to_the_brokers_port(monkeypatch: pytest.MonkeyPatch) -> None:

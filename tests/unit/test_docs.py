@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+import bridge.metrics
+import worker.metrics
 from api.routes import sync_event
 from bench import rows
-from bridge.metrics import Metrics
 from cli.main import app
 from device_sim import device
 from pisync.domain import topics
@@ -52,9 +54,9 @@ def test_every_setting_is_in_the_operations_document_under_its_program() -> None
     assert tables in (ROOT / "docs/operations.md").read_text(), f"it should hold these tables:\n{tables}"
 
 
-def metrics_table() -> str:
-    """The table of the bridge's own metrics that docs/operations.md holds."""
-    families = Metrics(BridgeSettings()).registry.collect()
+def metrics_table(registry: CollectorRegistry) -> str:
+    """The table of a program's own metrics that docs/operations.md holds."""
+    families = registry.collect()
     lines = ["| metric | kind | what |", "|---|---|---|"]
     for family in families:
         if family.name.startswith("pisync_"):
@@ -63,8 +65,11 @@ def metrics_table() -> str:
     return "\n".join(lines)
 
 
-def test_every_metric_is_in_the_operations_document() -> None:
-    table = metrics_table()
+@pytest.mark.parametrize(
+    "registry", [bridge.metrics.Metrics(BridgeSettings()).registry, worker.metrics.Metrics().registry]
+)
+def test_every_metric_is_in_the_operations_document(registry: CollectorRegistry) -> None:
+    table = metrics_table(registry)
     assert table in (ROOT / "docs/operations.md").read_text(), f"it should hold this table:\n{table}"
 
 

@@ -62,6 +62,17 @@ async def test_the_watermark_waits_for_a_batch_until_it_is_merged() -> None:
     assert here.watermark_ms == times.floor_ms
 
 
+async def test_what_is_in_flight_is_not_stored_yet_whether_redis_has_it_or_not() -> None:
+    here = projector()
+    here.detach(RedisUnavailable("connection refused"))
+    with here.receive() as first:
+        with here.receive() as second:
+            await second.merge([event("PB-2")])
+        assert here.oldest_in_flight_ms() == clock.to_ms(first.received_at)
+        await first.merge([event()])
+    assert here.oldest_in_flight_ms() is None, "what is left to a replay is stored"
+
+
 async def test_no_watermark_goes_beyond_the_floor() -> None:
     times = Times()
     here = projector(times=times)

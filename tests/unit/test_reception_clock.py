@@ -24,10 +24,12 @@ class Registry(MemoryBridgeRegistry):
 
     away = False
 
-    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+    async def raise_floor(
+        self, bridge_id: str, instance: str, floor: datetime, stored_until: datetime
+    ) -> bool:
         if self.away:
             raise MongodbUnavailable("away")
-        return await super().raise_floor(bridge_id, instance, floor)
+        return await super().raise_floor(bridge_id, instance, floor, stored_until)
 
 
 class Lives:
@@ -95,6 +97,17 @@ async def test_as_long_as_the_clock_goes_forward_it_is_what_counts(lives: Lives)
     assert (await lives.begin()).now_ms() == lives.wall_ms
 
 
+async def test_what_was_received_before_the_oldest_batch_in_flight_is_said_to_be_stored(lives: Lives) -> None:
+    here = await lives.begin()
+    began_ms = here.now_ms()
+    lives.wall_ms += 60_000
+    await here.raise_floor(began_ms)
+    assert here.floor_ms == lives.wall_ms
+    assert await lives.registry.stored_until() == {"bridge-0": from_ms(began_ms)}
+    await here.raise_floor(None)
+    assert await lives.registry.stored_until() == {"bridge-0": from_ms(lives.wall_ms)}
+
+
 async def test_a_clock_that_is_wrong_raises_nothing(lives: Lives) -> None:
     here, right_ms = await lives.begin(), lives.wall_ms
     lives.is_right = False
@@ -141,7 +154,7 @@ async def test_the_floor_is_raised_again_as_soon_as_mongodb_is_back(
     retries = Retries()
     here = await lives.begin()
     lives.registry.away = True
-    running = asyncio.create_task(here.run(retries))
+    running = asyncio.create_task(here.run(retries, lambda: None))
     try:
         lives.wall_ms += 5000
         await until(lambda: Part.MONGODB in retries.parts)

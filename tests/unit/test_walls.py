@@ -79,6 +79,7 @@ def test_the_tree_as_it_is_passes(copy: Path) -> None:
         pytest.param("pisync/stores/broken.py", "import cli", "layers", id="up: pisync to cli"),
         pytest.param("local_stack/broken.py", "import cli", "layers", id="up: local_stack to cli"),
         pytest.param("api/broken.py", "import bridge", "layers", id="sideways: api to bridge"),
+        pytest.param("worker/broken.py", "import bridge", "layers", id="sideways: worker to bridge"),
         pytest.param("cli/broken.py", "import bench", "layers", id="sideways: cli to bench"),
         pytest.param("bridge/broken.py", "def f():\n    import api", "layers", id="sideways in a function"),
         pytest.param("pisync/domain/broken.py", "import asyncio", "domain", id="asyncio in the domain"),

@@ -38,8 +38,23 @@ class BridgeRegistry(Protocol):
     async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
         """Speak for a bridge from now on; its floor is now, or later where it was."""
 
-    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
-        """Have no later life give an earlier time of receipt; False where another instance has the bridge."""
+    async def raise_floor(
+        self, bridge_id: str, instance: str, floor: datetime, stored_until: datetime
+    ) -> bool:
+        """Have no later life give an earlier time of receipt; False where another instance has the bridge.
+
+        All that this instance received before `stored_until` is stored, and nothing else is to come.
+        """
+
+    async def stop(self, bridge_id: str, instance: str) -> None:
+        """Say that this instance stores nothing more: until the next claim nobody waits for the bridge."""
+
+    async def stored_until(self) -> Mapping[str, datetime]:
+        """Before when nothing more of a bridge will be stored, of all those that have not stopped.
+
+        One that never said so will store nothing that it received before its floor. A new bridge may begin
+        behind all others, by as much as its clock may be behind.
+        """
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""

@@ -12,20 +12,39 @@ class MemoryBridgeRegistry:
     def __init__(self) -> None:
         self._records: dict[str, BridgeRecord] = {}
         self.floors: dict[str, datetime] = {}
+        self._stored_until: dict[str, datetime] = {}
+        self._stopped: set[str] = set()
 
     async def claim(self, bridge_id: str, instance: str, now: datetime) -> Claim:
         """Speak for a bridge from now on."""
         known_before = bridge_id in self._records
+        self._stopped.discard(bridge_id)
         self._records[bridge_id] = BridgeRecord(bridge_id=bridge_id, instance=instance, claimed_at=now)
         self.floors[bridge_id] = floor = max(now, self.floors.get(bridge_id, now))
         return Claim(known_before=known_before, floor=floor, instance=instance)
 
-    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+    async def raise_floor(
+        self, bridge_id: str, instance: str, floor: datetime, stored_until: datetime
+    ) -> bool:
         """Have no later life give an earlier time of receipt."""
         if await self.holder(bridge_id) != instance:
             return False
         self.floors[bridge_id] = max(floor, self.floors[bridge_id])
+        self._stored_until[bridge_id] = max(stored_until, self._stored_until.get(bridge_id, stored_until))
         return True
+
+    async def stop(self, bridge_id: str, instance: str) -> None:
+        """Say that this instance stores nothing more."""
+        if await self.holder(bridge_id) == instance:
+            self._stopped.add(bridge_id)
+
+    async def stored_until(self) -> dict[str, datetime]:
+        """Before when nothing more of a bridge will be stored."""
+        known = self._records.keys() - self._stopped
+        return {
+            bridge_id: self._stored_until.get(bridge_id, self.floors[bridge_id])
+            for bridge_id in sorted(known)
+        }
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""

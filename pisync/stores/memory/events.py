@@ -33,7 +33,7 @@ class MemoryEventStore:
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, int], HistoryEntry] = {}
-        self._enriched_at: dict[tuple[str, int], datetime] = {}
+        self.enriched_at: dict[tuple[str, int], datetime] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -62,7 +62,7 @@ class MemoryEventStore:
         if not added:
             return InsertOutcome.DUPLICATE
         self.events[key] = _kept(key, content | added, known.received_at)
-        self._enriched_at[key] = max(received_at, self._enriched_at.get(key, received_at))
+        self.enriched_at[key] = max(received_at, self.enriched_at.get(key, received_at))
         return InsertOutcome.ENRICHED
 
     async def received(self, events: Sequence[SyncEvent]) -> list[datetime | None]:
@@ -110,7 +110,7 @@ class MemoryEventStore:
         yield [
             _as_replayed(entry)
             for key, entry in sorted(self.events.items(), key=lambda item: (bucket_of(item[0][0]), item[0]))
-            if since is None or max(entry.received_at, self._enriched_at.get(key, entry.received_at)) >= since
+            if since is None or max(entry.received_at, self.enriched_at.get(key, entry.received_at)) >= since
         ]
         if position is not None:
             position.after = True

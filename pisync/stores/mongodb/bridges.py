@@ -4,6 +4,7 @@ from datetime import datetime
 
 from pymongo import ReturnDocument
 
+from pisync.clock import EPOCH
 from pisync.stores.interfaces.bridges import BridgeRecord, Claim
 from pisync.stores.mongodb.connection import MongoConnection, map_driver_errors, server_time
 
@@ -23,7 +24,11 @@ class MongoBridgeRegistry:
             # From here on an instance that had the bridge before, and still runs, cannot raise the floor.
             kept = await self._floors.find_one_and_update(
                 {"_id": bridge_id},
-                {"$set": {"instance": instance}, "$max": {"floor": now}},
+                {
+                    "$set": {"instance": instance},
+                    "$max": {"floor": now},
+                    "$unset": {"has_stopped": True},
+                },
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -35,13 +40,36 @@ class MongoBridgeRegistry:
             )
         return Claim(known_before=before is not None, floor=(kept or {})["floor"], instance=instance)
 
-    async def raise_floor(self, bridge_id: str, instance: str, floor: datetime) -> bool:
+    async def raise_floor(
+        self, bridge_id: str, instance: str, floor: datetime, stored_until: datetime
+    ) -> bool:
         """Have no later life give an earlier time of receipt, unless another instance has the bridge."""
         with map_driver_errors():
             raised = await self._floors.update_one(
-                {"_id": bridge_id, "instance": instance}, {"$max": {"floor": floor}}
+                {"_id": bridge_id, "instance": instance},
+                {"$max": {"floor": floor, "stored_until": stored_until}},
             )
         return raised.matched_count == 1
+
+    async def stop(self, bridge_id: str, instance: str) -> None:
+        """Say that this instance stores nothing more."""
+        with map_driver_errors():
+            await self._floors.update_one(
+                {"_id": bridge_id, "instance": instance}, {"$set": {"has_stopped": True}}
+            )
+
+    async def stored_until(self) -> dict[str, datetime]:
+        """Before when nothing more of a bridge will be stored."""
+        # The bridges first: one that is forgotten in between is still waited for, and none is overlooked.
+        known = await self.bridges()
+        with map_driver_errors():
+            floors = {kept["_id"]: kept async for kept in self._floors.find()}
+        kept = [(bridge_id, floors.get(bridge_id, {"floor": EPOCH})) for bridge_id in known]
+        return {
+            bridge_id: floor.get("stored_until") or floor["floor"]
+            for bridge_id, floor in kept
+            if not floor.get("has_stopped")
+        }
 
     async def bridges(self) -> list[str]:
         """All bridges that may have stored events."""

@@ -14,8 +14,8 @@ from pisync.stores.mongodb.connection import Document
 Key = tuple[str, int]
 WITHOUT_ERRORS: Final[dict[str, Any]] = {name: 1 for name in (*CONTENT, "received_at") if name != "errors"}
 # Of the errors the code of the first, empty where there is none; no state of a device needs more.
-_FIRST_CODE: Final = {"$substrCP": [{"$first": "$errors.code"}, 0, limits.ERROR_CODE_CHARS_MAX]}
-WITH_FIRST_CODE: Final = {**WITHOUT_ERRORS, "code": _FIRST_CODE}
+FIRST_CODE: Final = {"$substrCP": [{"$first": "$errors.code"}, 0, limits.ERROR_CODE_CHARS_MAX]}
+WITH_FIRST_CODE: Final = {**WITHOUT_ERRORS, "code": FIRST_CODE}
 _SIZE: Final = {"$bsonSize": "$$ROOT"}
 
 

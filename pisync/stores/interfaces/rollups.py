@@ -1,0 +1,84 @@
+"""What PiSync asks of the store of rollups, and of the events that they are counted from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from pisync.domain.rollups import Figures, Progress, Rollup, Span, Unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """The figures of a span's events by the minute in which they were received; a minute without has none.
+
+    The span may be shorter than was asked for, and end within a minute; all codes are there.
+    """
+
+    span: Span
+    minutes: Mapping[int, Figures]
+
+
+class ReceivedEvents(Protocol):
+    """Counts events by when they were received, in epoch milliseconds.
+
+    Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
+    """
+
+    async def counted(self, span: Span) -> Counted:
+        """The figures of the first `ROLLUP_EVENTS_AT_ONCE` events of a span, about, and where those end."""
+
+    async def count(self, span: Span) -> int:
+        """How many events were received in a span; no event is read for it."""
+
+    async def newest_before(self, moment_ms: int) -> int | None:
+        """When the newest event before a moment was received; None where there is none."""
+
+    async def enriched_minutes(self, span: Span) -> list[int]:
+        """The minutes in which those events were received to which something was added in a span."""
+
+
+class Part(NamedTuple):
+    """The figures of the units that begin in a span; those without had no events."""
+
+    unit: Unit
+    span: Span
+    figures: Mapping[int, Figures]
+
+
+class RollupReader(Protocol):
+    """Reads rollups. Each method raises `MongodbUnavailable` where MongoDB is unavailable."""
+
+    async def read(self, unit: Unit, span: Span) -> list[Rollup]:
+        """One for every unit that begins in a span of at most `ROLLUPS_READ_MAX`, ascending."""
+
+    async def progress(self) -> Progress:
+        """For which times rollups are there."""
+
+    async def codes(self, limit: int) -> dict[str, Span]:
+        """The first and the last minute of each code, those that came last first, `limit` at most."""
+
+
+class RollupStore(RollupReader, Protocol):
+    """Keeps rollups; the side of the worker that has the duty in a term of its lease.
+
+    A method that writes raises `LeaseLost` where a later term has begun, or `reset` was called since: what
+    that would replace stays as it is.
+    """
+
+    async def begin(self, term: int) -> Progress:
+        """Write in this term from now on; returns how far the last one came."""
+
+    async def save(self, progress: Progress, term: int) -> None:
+        """Write down how far the rollups go that were written before."""
+
+    async def figures(self, unit: Unit, span: Span) -> dict[int, Figures]:
+        """The figures that are stored of units that begin in a span, known to be whole or not."""
+
+    async def replace(self, parts: Sequence[Part], term: int) -> None:
+        """Have exactly the figures of each part for the units that begin in its span."""
+
+    async def add_codes(self, codes: Mapping[str, Span]) -> None:
+        """Have each code's first minute no later, and its last no earlier, than in these."""
+
+    async def reset(self) -> None:
+        """Know nothing any more, so that whoever has the duty counts everything anew."""

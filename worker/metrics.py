@@ -1,0 +1,67 @@
+"""What one worker counts and measures, for Prometheus, in a registry of its own."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from pisync.errors import Part
+from pisync.metrics import Reading
+
+
+class Metrics:
+    """All metrics of one worker. What a duty keeps is told by the worker that has its lease alone."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        self._leases = Gauge(
+            "pisync_worker_lease_held",
+            "1 while this worker has the duty; of all workers one has it.",
+            ["duty"],
+            registry=self.registry,
+        )
+        self.rollup_lag = self._gauge(
+            "pisync_worker_rollup_lag_seconds",
+            "How long ago the events were received that are not counted yet.",
+        )
+        self.rollup_minutes_open = self._gauge(
+            "pisync_worker_rollup_minutes_open",
+            "Minutes that are counted, and to which events may still come.",
+        )
+        self.rollup_since = self._gauge(
+            "pisync_worker_rollup_since_timestamp_seconds",
+            "From when on all events are counted, as seconds since 1970; 0 once that is so of all.",
+        )
+        self.rollup_events = self._counter(
+            "pisync_worker_rollup_events_total", "Events counted, again or for the first time."
+        )
+        self.rollup_minutes_recounted = self._counter(
+            "pisync_worker_rollup_minutes_recounted_total",
+            "Minutes counted again because something was added to an event of theirs, or an event came late.",
+        )
+        self._store_retries = Counter(
+            "pisync_worker_store_retries_total",
+            "Steps tried again because a store was unavailable.",
+            ["store"],
+            registry=self.registry,
+        )
+        self._store_retries.labels(Part.MONGODB.label)
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus's text format 0.0.4."""
+        return generate_latest(self.registry)
+
+    def lease_held(self, duty: str, read: Callable[[], bool]) -> None:
+        """Say where it is known whether this worker has a duty."""
+        self._leases.labels(duty).set_function(read)
+
+    def store_unavailable(self, part: Part) -> None:
+        """Count that a step failed because a store was unavailable, and will be tried again."""
+        self._store_retries.labels(part.label).inc()
+
+    def _gauge(self, name: str, documentation: str) -> Reading:
+        return Reading(GaugeMetricFamily, name, documentation, self.registry)
+
+    def _counter(self, name: str, documentation: str) -> Reading:
+        return Reading(CounterMetricFamily, name, documentation, self.registry)

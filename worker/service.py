@@ -1,0 +1,140 @@
+"""The worker as a process: its duties, side by side, and their end."""
+
+import asyncio
+import secrets
+import signal
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from typing import Final
+
+import uvloop
+
+from pisync import backoff, limits, logs
+from pisync.errors import MongodbUnavailable
+from pisync.metrics import Health, serving
+from pisync.settings import WorkerSettings
+from pisync.stores.opening import Stores, open_stores
+from pisync.tasks import supervise
+from worker.leased import Leased
+from worker.metrics import Metrics
+from worker.rollups import Rolling
+
+log = logs.get(__name__)
+
+ROLLUPS: Final = "rollups"
+
+
+def run(settings: WorkerSettings) -> None:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Raises:
+        PiSyncError: something that trying again cannot mend; its `exit_code` is the process's.
+    """
+    uvloop.run(_main(settings))
+
+
+async def _main(settings: WorkerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with open_stores(settings) as stores:
+        worker = _Worker(settings, stores)
+        async with worker.serving_metrics():
+            async with supervise({"prepare": worker.prepare()}) as preparing:
+                await preparing.until(stop)
+            if not stop.is_set():
+                await worker.serve(stop)
+
+
+class _Worker:
+    """One worker's duties."""
+
+    def __init__(self, settings: WorkerSettings, stores: Stores) -> None:
+        self._settings = settings
+        self._stores = stores
+        self._metrics = Metrics()
+        self._rolling: Rolling | None = None
+        self._ended_events = self._ended_minutes = 0
+        self._duties = [
+            Leased(
+                ROLLUPS,
+                self._roll,
+                leases=stores.leases,
+                holder=secrets.token_hex(8),
+                metrics=self._metrics,
+            )
+        ]
+        self._tell_rollups()
+
+    def serving_metrics(self) -> AbstractAsyncContextManager[None]:
+        """Serve the metrics, where a port for them is set, while the context lasts."""
+        if self._settings.metrics_port is None:
+            return nullcontext()
+        return serving(
+            host=self._settings.metrics_host,
+            port=self._settings.metrics_port,
+            exposition=self._metrics.exposition,
+            health=self._health,
+        )
+
+    def _health(self) -> Health:
+        now = asyncio.get_running_loop().time()
+        for duty in self._duties:
+            if duty.answered_at is None or now - duty.answered_at > limits.LEASE_S:
+                return Health(ok=False, text="MongoDB does not say who has which duty")
+        return Health(ok=True, text="at work")
+
+    async def prepare(self) -> None:
+        """Make sure of MongoDB: of its version, and of the indexes that are counted by."""
+        for delay_s in backoff.delays():
+            try:
+                await self._stores.events.prepare()
+            except MongodbUnavailable as error:
+                self._metrics.store_unavailable(error.part)
+                log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
+                await asyncio.sleep(delay_s)
+            else:
+                return
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Do what duties nobody else has, until told to stop."""
+        log.info("looking for duties", duties=[duty.duty for duty in self._duties])
+        async with supervise({duty.duty: duty.run() for duty in self._duties}) as running:
+            await running.until(stop)
+        for duty in self._duties:
+            with suppress(MongodbUnavailable):
+                await duty.release()
+        log.info("stopped")
+
+    async def _roll(self, term: int) -> None:
+        stores = self._stores
+        self._rolling = rolling = Rolling(
+            received=stores.received, rollups=stores.rollups, registry=stores.bridges, term=term
+        )
+        try:
+            await rolling.run()
+        finally:
+            self._rolling = None
+            self._ended_events += rolling.events_counted
+            self._ended_minutes += rolling.minutes_recounted
+
+    def _tell_rollups(self) -> None:
+        metrics = self._metrics
+
+        def events() -> int:
+            return self._ended_events + (self._rolling.events_counted if self._rolling else 0)
+
+        def minutes() -> int:
+            return self._ended_minutes + (self._rolling.minutes_recounted if self._rolling else 0)
+
+        def since_s() -> float | None:
+            covered = self._rolling.progress.covered if self._rolling else ()
+            return covered[-1].start_ms / 1000 if covered else None
+
+        metrics.rollup_events.set_function(events)
+        metrics.rollup_minutes_recounted.set_function(minutes)
+        metrics.rollup_since.set_function(since_s)
+        metrics.rollup_lag.set_function(lambda: self._rolling.lag_s() if self._rolling else None)
+        metrics.rollup_minutes_open.set_function(
+            lambda: self._rolling.minutes_open if self._rolling else None
+        )
