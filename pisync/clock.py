@@ -61,12 +61,13 @@ def rfc3339(moment: datetime) -> str:
 def rfc3339_of_utc(moments: Sequence[datetime]) -> list[str]:
     """The same text of each of many datetimes without a zone, which are in UTC and whole milliseconds.
 
-    One call encodes them all: `isoformat` on each costs three times as much.
+    One call encodes them all, with six digits where the seconds are not whole, and another cuts the last
+    three off: `isoformat` on each costs several times as much.
     """
     if not moments:
         return []
-    texts = msgspec.json.encode(moments).decode()[2:-2].split('","')
-    return [f"{text[:23]}Z" if len(text) > _WHOLE_SECOND else f"{text}.000Z" for text in texts]
+    texts = msgspec.json.encode(moments).replace(b'000"', b'Z"')[2:-2].decode().split('","')
+    return [text if len(text) > _WHOLE_SECOND else f"{text}.000Z" for text in texts]
 
 
 _WHOLE_SECOND = len("2026-05-08T12:00:00")

@@ -31,10 +31,11 @@ ENRICHED_AT_ONCE: Final = 50
 # another number is another key (`pisync migrate`).
 BUCKETS: Final = 64
 # A device's events are looked for day by day: so many days at first, then each time so many times as many, up
-# to what one command may ask for.
+# to what one command may ask for. Of how many devices it is kept how many events a day they had.
 DAYS_AT_FIRST: Final = 8
 DAYS_GROWTH: Final = 8
 DAYS_AT_ONCE_MAX: Final = 512
+DENSITIES_KEPT_MAX: Final = 10_000
 # To confirm an alert, of many devices at once: most have failed within a day or two.
 ALERT_DAYS_AT_FIRST: Final = 2
 
@@ -236,6 +237,8 @@ MONGODB_CONNECT_TIMEOUT_MS: Final = 5000
 MONGODB_SOCKET_TIMEOUT_MS: Final = 20_000
 MONGODB_CLOSE_TIMEOUT_S: Final = 1.0
 REDIS_SOCKET_TIMEOUT_S: Final = 5.0
+# How long a page of history waits for Redis to tell the days of a device, which it can do without.
+DAYS_HINT_TIMEOUT_S: Final = 0.2
 
 # The name of who confirms a correction of a clock.
 CONFIRMED_BY_CHARS_MAX: Final = 64

@@ -1,6 +1,9 @@
 """`/api/device/{device_id}`: one device's history."""
 
+import asyncio
+from collections.abc import Collection
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -11,12 +14,16 @@ from api import models, paging
 from api.models import NextUrl
 from api.openapi import declare, list_responses, reference
 from api.paging import list_page
-from api.parameters import StrictRoute
+from api.parameters import StrictRoute, also_without_query
 from api.state import state_of
-from pisync import limits
+from pisync import limits, logs
 from pisync.domain import topics
 from pisync.domain.events import Outcome, SyncEvent
+from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, OutcomeFilter
+from pisync.stores.interfaces.projection import ProjectionReader
+
+log = logs.get("api")
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
@@ -58,12 +65,16 @@ DeviceId = Annotated[
 ]
 
 
+_HISTORY: Final = "/device/{device_id}/sync-history"
+
+
 @router.get(
-    "/device/{device_id}/sync-history",
+    _HISTORY,
     summary="One device's syncs, newest first",
     response_model=None,
     responses=list_responses(History, {404: declare("No event of this device is stored.")}),
 )
+@also_without_query(router, _HISTORY)
 async def sync_history(
     *,
     request: Request,
@@ -94,8 +105,9 @@ async def sync_history(
         after=max((bound for bound in (after, paging.just_before(since)) if bound is not None), default=None),
         outcome=outcome,
     )
-    events = state_of(request).events
-    page = await events.page(query)
+    state = state_of(request)
+    events = state.events
+    page = await events.page(query, partial(_days, state.projection, query))
     if not page.rows and not (_is_narrowed(query) and await events.knows(device_id)):
         raise HTTPException(404, "No event of this device is stored.")
     return list_page(
@@ -108,6 +120,22 @@ async def sync_history(
         moments={"since": since, "until": until, "after": after},
         device_id=device_id,
     )
+
+
+async def _days(projection: ProjectionReader, query: HistoryQuery) -> Collection[int]:
+    """The days on which the projection knows of syncs that are asked for; none where it cannot tell.
+
+    History is right without it, and does not wait for it long.
+    """
+    try:
+        async with asyncio.timeout(limits.DAYS_HINT_TIMEOUT_S):
+            found = await projection.state(query.device_id)
+    except (RedisUnavailable, TimeoutError) as error:
+        log.debug("history goes without the projection", why=str(error))
+        return ()
+    if found is None:
+        return ()
+    return {*found.ok} if query.outcome is OutcomeFilter.SUCCESS else {*found.ok, *found.bad}
 
 
 def _is_narrowed(query: HistoryQuery) -> bool:

@@ -1,7 +1,7 @@
 """The sync event: the one list of its members, its outcome, and why one may be rejected.
 
-A new optional member is written in this file alone: in `SyncEvent`, `quotation_marks`, `add_content` and
-`from_content`. Stores, pages and schemas follow from these.
+A new optional member is written in this file alone: in `SyncEvent`, `quotation_marks`, `add_content`,
+`from_content` and `rows`. Stores, pages and schemas follow from these.
 """
 
 from collections.abc import Iterable, Mapping
@@ -147,18 +147,25 @@ def rows(entries: Iterable[tuple[Mapping[str, Any], str, str]]) -> list[dict[str
 
     Returns:
         For each event its timestamp, its outcome, all members of `CONTENT` and when it was received. Members
-        that it lacks are None, and other fields of the content are left out.
+        that it lacks are None, and other fields of the content are left out. Members are named one by one,
+        because this is done for every row of every page.
     """
     found = []
     for content, timestamp, received_at in entries:
-        row: dict[str, Any] = {
-            "timestamp": timestamp,
-            "outcome": outcome(content["total_files_synced"], content["total_errors"]),
-        }
-        for name in CONTENT:
-            row[name] = content.get(name)
-        row["received_at"] = received_at
-        found.append(row)
+        optional = content.get
+        found.append(
+            {
+                "timestamp": timestamp,
+                "outcome": outcome(content["total_files_synced"], content["total_errors"]),
+                "total_files_synced": content["total_files_synced"],
+                "total_errors": content["total_errors"],
+                "internet_speed": optional("internet_speed"),
+                "device_type": optional("device_type"),
+                "sync_duration_ms": optional("sync_duration_ms"),
+                "errors": optional("errors"),
+                "received_at": received_at,
+            }
+        )
     return found
 
 

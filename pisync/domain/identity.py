@@ -16,6 +16,8 @@ from pisync.domain.events import SyncEvent
 MEMBERS: Final = ("bucket", "day", "device_id", "timestamp")
 """The members of a key; their order is part of it."""
 
+_FIRST: Final = date(1970, 1, 1)
+
 
 def bucket_of(device_id: str) -> int:
     """The bucket in which all events of the device are."""
@@ -25,6 +27,11 @@ def bucket_of(device_id: str) -> int:
 def day_of(moment: datetime) -> int:
     """The UTC date of an aware moment as a number such as 20260508."""
     return _number(moment.astimezone(UTC).date())
+
+
+def day_since_1970(days: int) -> int:
+    """The day that is so many days after 1970-01-01."""
+    return _number(_FIRST + timedelta(days=days))
 
 
 def days_before(day: int, count: int, earliest: int) -> list[int]:
@@ -37,6 +44,11 @@ def days_before(day: int, count: int, earliest: int) -> list[int]:
 def back(day: int, count: int) -> int:
     """The day so many days before."""
     return _number(_date(day) - timedelta(days=count))
+
+
+def days_from(day: int, newest: int) -> int:
+    """How many days there are from a day to another that is not before it, both included."""
+    return (_date(newest) - _date(day)).days + 1
 
 
 def identities(events: Sequence[SyncEvent]) -> list[dict[str, Any]]:

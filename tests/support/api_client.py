@@ -39,7 +39,7 @@ class UnavailableEventStore(MemoryEventStore):
     async def ping(self) -> None:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
-    async def page(self, query: object) -> Any:
+    async def page(self, query: object, hint: object = None) -> Any:
         raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
 
 

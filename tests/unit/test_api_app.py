@@ -28,7 +28,7 @@ ROUTES = [
 
 
 class BrokenEventStore(MemoryEventStore):
-    async def page(self, query: object) -> Any:
+    async def page(self, query: object, hint: object = None) -> Any:
         raise RuntimeError("the password is swordfish")
 
 

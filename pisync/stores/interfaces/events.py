@@ -1,6 +1,6 @@
 """What PiSync asks of the store of events."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -55,6 +55,13 @@ class HistoryQuery:
     before: datetime | None = None
     after: datetime | None = None
     outcome: OutcomeFilter | None = None
+
+
+DaysHint = Callable[[], Awaitable[Collection[int]]]
+"""Tells days, counted from 1970-01-01, on which a device has events that are asked for.
+
+It is asked only where it can save time, and may be wrong: days may be missing, or have none.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +120,7 @@ class EventStore(Protocol):
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page of a device's history, newest first, without the `errors`, which nothing is decided by."""
 
-    async def page(self, query: HistoryQuery) -> HistoryPage:
+    async def page(self, query: HistoryQuery, hint: DaysHint | None = None) -> HistoryPage:
         """The same page as rows with everything, for people: no event is made of what is stored.
 
         It ends early, with one row at least, where more than `limits.PAGE_BYTES_MAX` would have to be read.

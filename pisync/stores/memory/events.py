@@ -20,6 +20,7 @@ from pisync.domain.events import (
 )
 from pisync.domain.identity import bucket_of
 from pisync.stores.interfaces.events import (
+    DaysHint,
     HistoryEntry,
     HistoryPage,
     HistoryQuery,
@@ -74,7 +75,7 @@ class MemoryEventStore:
         """One page, newest first."""
         return [_as_replayed(entry) for entry in self._page(query)]
 
-    async def page(self, query: HistoryQuery) -> HistoryPage:
+    async def page(self, query: HistoryQuery, hint: DaysHint | None = None) -> HistoryPage:
         """The same page, as rows."""
         found: list[dict[str, Any]] = []
         size = 0

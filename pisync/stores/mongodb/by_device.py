@@ -1,12 +1,14 @@
 """Reads of a device's events, which are in one range of `_id` for each day.
 
-Which days a device has, nothing says. So they are looked for from the newest on, more of them each time: a
-device that syncs daily is answered in one round trip, one that is seldom heard in a few. Failures have an
-index whose keys begin alike, which MongoDB walks through from day to day by itself.
+Every day is looked at, from the newest on, until the page is full: whatever else says on which days a device
+has events, it may be wrong, and only decides how many days are asked for at once. A range costs MongoDB about
+20 µs, whether it holds anything or not. Failures have an index whose keys begin alike, which MongoDB walks
+through from day to day by itself.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Final, NamedTuple
 
 from bson.max_key import MaxKey
@@ -15,8 +17,8 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
 from pisync import clock, limits
-from pisync.domain.identity import MEMBERS, bucket_of, day_of, days_before
-from pisync.stores.interfaces.events import HistoryQuery, OutcomeFilter
+from pisync.domain.identity import MEMBERS, back, bucket_of, day_of, day_since_1970, days_before, days_from
+from pisync.stores.interfaces.events import DaysHint, HistoryQuery, OutcomeFilter
 from pisync.stores.mongodb.connection import Document
 
 Events = AsyncCollection[Document]
@@ -36,13 +38,53 @@ _AHEAD_MAX: Final = timedelta(
 )
 
 
-async def newest(events: Events, query: HistoryQuery, projection: Document) -> list[Document]:
-    """One page of a device's history, newest first."""
+class Density:
+    """How many events a day devices have, by the pages that were read last: how many days to begin with."""
+
+    def __init__(self) -> None:
+        self._a_day: dict[str, float] = {}
+
+    def days(self, query: HistoryQuery) -> int:
+        """How many days should fill the page: one more than such a page had, as the newest may have begun."""
+        a_day = self._a_day.get(query.device_id)
+        if a_day is None:
+            return limits.DAYS_AT_FIRST
+        return min(ceil(query.limit / a_day) + 1, limits.DAYS_KEPT)
+
+    def learn(self, query: HistoryQuery, found: Sequence[Document]) -> None:
+        """Look at a page; one that is short, or of some events only, tells too little."""
+        if query.outcome is not None or not limits.PAGE_DEFAULT <= len(found) == query.limit:
+            return
+        newest = day_of(horizon() if query.before is None else min(query.before, horizon()))
+        days = max(1, days_from(found[-1]["_id"]["day"], newest))  # a clock that is wrong may be ahead
+        self._a_day.pop(query.device_id, None)
+        if len(self._a_day) == limits.DENSITIES_KEPT_MAX:
+            del self._a_day[next(iter(self._a_day))]
+        self._a_day[query.device_id] = len(found) / days
+
+
+async def newest(
+    events: Events,
+    query: HistoryQuery,
+    projection: Document,
+    *,
+    at_first: int = limits.DAYS_AT_FIRST,
+    hint: DaysHint | None = None,
+) -> list[Document]:
+    """One page of a device's history, newest first.
+
+    Args:
+        events: the collection, with the options by which documents are decoded.
+        query: which page.
+        projection: what of each document.
+        at_first: how many days to look at in the first command.
+        hint: tells days that may have events, where the first command did not fill the page.
+    """
     if query.outcome in _FAILURE_KINDS:
         return await _newest_failures(events, query, projection)
     matching: Document = {} if query.outcome is None else {"total_errors": 0}
     found: list[Document] = []
-    async for ranges in _ranges(events, query):
+    async for ranges in _ranges(events, query, found, at_first, hint):
         missing = query.limit - len(found)
         # With the hint MongoDB plans the ranges in half the time.
         some = events.find({"$or": ranges, **matching}, projection).sort("_id", DESCENDING).hint("_id_")
@@ -80,13 +122,23 @@ def _failures_of(device_id: str) -> Document:
     return {"_id.bucket": bucket_of(device_id), "_id.device_id": device_id, **IS_FAILURE}
 
 
-async def _ranges(events: Events, query: HistoryQuery) -> AsyncIterator[list[Document]]:
-    """Ranges of `_id` in which the device's events are, newest first: those of some days each time."""
+async def _ranges(
+    events: Events, query: HistoryQuery, found: Sequence[Document], count: int, hint: DaysHint | None
+) -> AsyncIterator[list[Document]]:
+    """Ranges of `_id` in which the device's events are, newest first: those of some days each time.
+
+    `found` has what was found of the ranges before.
+    """
     bucket = bucket_of(query.device_id)
     bounds: Document = {
         "$gt": {"timestamp": MinKey() if query.after is None else query.after},
         "$lt": {"timestamp": MaxKey() if query.before is None else query.before},
     }
+
+    def of_days(days: Sequence[int]) -> list[Document]:
+        keys = [{"bucket": bucket, "day": at, "device_id": query.device_id} for at in days]
+        return [day_range(key, bounds) for key in keys]
+
     earliest = day_of(_EARLIEST if query.after is None else max(query.after, _EARLIEST))
     day = day_of(horizon())
     ranges: list[Document] = []
@@ -94,22 +146,39 @@ async def _ranges(events: Events, query: HistoryQuery) -> AsyncIterator[list[Doc
         day = day_of(query.before)
     else:
         ranges.append(later_than(day, bucket, [query.device_id], bounds))
-    count = limits.DAYS_AT_FIRST
     while True:
         days = days_before(day, count, earliest)
-        for at in days:
-            key = {"bucket": bucket, "day": at, "device_id": query.device_id}
-            ranges.append(day_range(key, bounds))
+        ranges += of_days(days)
         if ranges:
             yield ranges
         if len(days) < count:
             return
-        span = await _span(events, bucket, days[-1])
+        oldest = days[-1]
+        if hint is not None:
+            hinted = await _hinted(hint, oldest, earliest, query.limit - len(found))
+            hint = None
+            if hinted:
+                yield of_days(hinted)
+                oldest, count = hinted[-1], limits.DAYS_AT_ONCE_MAX
+        span = await _span(events, bucket, oldest)
         if span is None or span.newest < earliest:
             return
         earliest, day = max(earliest, span.oldest), span.newest
         count = min(count * limits.DAYS_GROWTH, limits.DAYS_AT_ONCE_MAX)
         ranges = []
+
+
+async def _hinted(hint: DaysHint, before: int, earliest: int, missing: int) -> list[int]:
+    """The days before one, down to that on which enough are found if the hint is right: all of these.
+
+    Each of its days has one event at least. Days between are looked at as well: it may lack some.
+    """
+    known = sorted(
+        (day for day in map(day_since_1970, await hint()) if earliest <= day < before), reverse=True
+    )
+    if not known:
+        return []
+    return days_before(back(before, 1), limits.DAYS_AT_ONCE_MAX, known[:missing][-1])
 
 
 def day_range(key: Document, bounds: Mapping[str, Document]) -> Document:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Any, Self
 
+from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
@@ -23,6 +24,7 @@ from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
+    DaysHint,
     HistoryEntry,
     HistoryPage,
     HistoryQuery,
@@ -50,10 +52,11 @@ class MongoEventStore:
     def __init__(self, connection: MongoConnection) -> None:
         self._connection = connection
         self._events = connection.database.get_collection("sync_events")
-        # Datetimes without a zone: the driver makes them without calling into Python.
-        self._without_zone: AsyncCollection[Document] = self._events.with_options(
-            self._events.codec_options.with_options(tz_aware=False)
-        )
+        # For pages documents are decoded as the driver does it fastest: datetimes without a zone, which it
+        # makes without calling into Python, and large integers in its own class, because whoever wants them
+        # in another makes it read each reply twice.
+        self._plain: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
+        self._density = by_device.Density()
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -149,21 +152,23 @@ class MongoEventStore:
             found = await by_device.newest(self._events, query, reading.WITH_FIRST_CODE)
         return [_entry(document) for document in found]
 
-    async def page(self, query: HistoryQuery) -> HistoryPage:
+    async def page(self, query: HistoryQuery, hint: DaysHint | None = None) -> HistoryPage:
         """The same page, as rows; where there are large events, in one round trip more."""
+        at_first = self._density.days(query)
         with map_driver_errors():
-            found = await by_device.newest(self._without_zone, query, reading.with_size())
+            found = await by_device.newest(
+                self._plain, query, reading.with_size(), at_first=at_first, hint=hint
+            )
+            self._density.learn(query, found)
             page = reading.first_of(found, limits.PAGE_BYTES_MAX)
             is_short = len(page) < len(found)
-            return HistoryPage(
-                rows=_rows(await reading.with_errors(self._without_zone, page)), is_short=is_short
-            )
+            return HistoryPage(rows=_rows(await reading.with_errors(self._plain, page)), is_short=is_short)
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""
         query = HistoryQuery(device_id=device_id, limit=1)
         with map_driver_errors():
-            return bool(await by_device.newest(self._events, query, {"_id": 1}))
+            return bool(await by_device.newest(self._plain, query, {"_id": 1}))
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
