@@ -8,6 +8,7 @@ each promise is first made in MongoDB, as the bridge's floor, and a later life b
 import asyncio
 from collections.abc import Callable
 
+from bridge.listening import Listening
 from bridge.retry import RetryCounter
 from pisync import clock, limits, logs
 from pisync.errors import MongodbUnavailable
@@ -55,21 +56,27 @@ class ReceptionClock:
             self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
         return self._latest_ms
 
-    async def raise_floor(self) -> None:
+    async def raise_floor(self) -> bool:
         """Promise in MongoDB that nothing will be received before now; watermarks may then be so late.
+
+        Returns:
+            Whether that is promised: the bridge is still this instance's.
 
         Raises:
             MongodbUnavailable: the floor stays as it was.
         """
         now_ms = self.now_ms()
-        if await self._registry.raise_floor(self._bridge_id, self._instance, clock.from_ms(now_ms)):
-            self.floor_ms = now_ms
+        if not await self._registry.raise_floor(self._bridge_id, self._instance, clock.from_ms(now_ms)):
+            return False
+        self.floor_ms = now_ms
+        return True
 
-    async def run(self, retries: RetryCounter) -> None:
-        """Raise the floor every few seconds, until cancelled."""
+    async def run(self, retries: RetryCounter, listening: Listening) -> None:
+        """Raise the floor every few seconds, and write down that the bridge listens, until cancelled."""
         while True:
             try:
-                await self.raise_floor()
+                if await self.raise_floor():
+                    await listening.write(self.floor_ms)
             except MongodbUnavailable as error:
                 # Nothing is stored either: watermarks need not move.
                 retries.store_unavailable(error.part)

@@ -9,6 +9,7 @@ from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -16,6 +17,7 @@ from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.projection import RedisProjection
 
@@ -32,6 +34,7 @@ class Stores:
     dead_letters: DeadLetterStore
     alerts: AlertStore
     bridges: BridgeRegistry
+    listening: ListeningRecord
     known_bridges: KnownBridges
     projection: Projection
 
@@ -55,6 +58,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             dead_letters=MongoDeadLetterStore(mongodb),
             alerts=MongoAlertStore(mongodb),
             bridges=bridges,
+            listening=MongoListeningRecord(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
         )
