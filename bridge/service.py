@@ -17,6 +17,7 @@ from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.clock_watch import ClockWatch
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
+from bridge.listening import Listening
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
@@ -100,6 +101,7 @@ class _Bridge:
         await until_available(stores.alerts.prepare, self._metrics)
         await until_available(stores.dead_letters.prepare, self._metrics)
         await until_available(lambda: stores.dead_letters.apply_retention(days), self._metrics)
+        await until_available(stores.listening.prepare, self._metrics)
         self._claim = await until_available(self._claim_id, self._metrics)
 
     async def _claim_id(self) -> Claim:
@@ -124,6 +126,11 @@ class _Bridge:
             registry=stores.bridges,
             claim=self._claim,
             is_right=lambda: self._clock_watch.is_right,
+        )
+        listening = Listening(
+            bridge_id=self._settings.bridge_id,
+            record=stores.listening,
+            is_listening=lambda: self._takes_in and not stop.is_set(),
         )
         projector = Projector(
             projection=stores.projection, alerts=judge, metrics=metrics, reception_clock=reception_clock
@@ -183,7 +190,7 @@ class _Bridge:
         works = {
             "catch-up": catch_up.run(),
             "clock": self._clock_watch.run(intake),
-            "floor": reception_clock.run(metrics, projector.oldest_in_flight_ms),
+            "floor": reception_clock.run(metrics, projector.oldest_in_flight_ms, listening),
             "intake": intake.run(),
             "judge": judge.run(),
             "outbox": outbox.run(MqttSink(session, retained.read)),
@@ -201,6 +208,12 @@ class _Bridge:
                 with suppress(MongodbUnavailable):
                     await stores.bridges.stop(self._settings.bridge_id, self._instance)
         log.info("stopped", bridge_id=self._settings.bridge_id)
+
+    @property
+    def _takes_in(self) -> bool:
+        """Whether what devices send now is taken in: one that leaves is no longer subscribed."""
+        is_ready = self._session is not None and self._session.is_ready
+        return is_ready and self._clock_watch.is_right and not self._leaving
 
     async def _is_ours(self) -> bool:
         try:

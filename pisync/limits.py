@@ -86,6 +86,17 @@ FAILURES_KEPT_MAX: Final = 1000
 FAILURES_SLACK: Final = 20
 # Days of which the projection knows whether a device succeeded, failed or was heard of: bits of a word.
 DAYS_KEPT: Final = 64
+# Days that the gaps from which a device's habit is learned must last together: two weekends are in them.
+HABIT_KNOWN_DAYS_MIN: Final = 14
+# How far back the silence of a device is looked at; who was not silent for long enough since then never was.
+SILENCE_DAYS_BACK: Final = 400
+# A site's calendar, and the name of a time zone.
+HOLIDAYS_MAX: Final = 200
+TIME_ZONE_CHARS_MAX: Final = 64
+# How much later than its own time an event is received that counts as late. On how many days a device may be
+# heard, none of which brought an event of the day before or later, until its clock is suspect.
+LATE_S: Final = 24 * 3600
+CLOCK_SUSPECT_DAYS: Final = 3
 # What is kept of the code of a device's newest failure.
 ERROR_CODE_CHARS_MAX: Final = 40
 # Devices that one call of the script merges: others wait for about a millisecond.
@@ -97,6 +108,10 @@ WATERMARK_INTERVAL_S: Final = 1.0
 # ahead of the clock at a start before that is told.
 FLOOR_INTERVAL_S: Final = 2.0
 FLOOR_AHEAD_TOLD_S: Final = 1.0
+# For how long a bridge may write nothing down of its listening before that is a gap: some intervals of the
+# floor, and a restart. How many of the bridges' intervals of listening are read at once, the newest first.
+LISTENING_GAP_MIN_S: Final = 10.0
+LISTENING_INTERVALS_MAX: Final = 10_000
 # How far behind Redis's clock the merged events of a bridge may be while the projection counts as complete,
 # and how old the list of the bridges may be. Some watermark intervals, or a busy second makes it incomplete.
 PROJECTION_YOUNG_S: Final = 4.0

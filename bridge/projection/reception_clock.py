@@ -8,6 +8,7 @@ each promise is first made in MongoDB, as the bridge's floor, and a later life b
 import asyncio
 from collections.abc import Callable
 
+from bridge.listening import Listening
 from bridge.retry import RetryCounter
 from pisync import clock, limits, logs
 from pisync.errors import MongodbUnavailable
@@ -55,27 +56,40 @@ class ReceptionClock:
             self._latest_ms = max(self._latest_ms, clock.to_ms(clock.now()))
         return self._latest_ms
 
-    async def raise_floor(self, in_flight_ms: int | None = None) -> None:
+    async def raise_floor(self, in_flight_ms: int | None = None) -> bool:
         """Promise in MongoDB that nothing will be received before now; watermarks may then be so late.
 
         And that nothing will be stored that was received before the oldest batch in flight, where there is
         one: rollups are counted to there.
+
+        Returns:
+            Whether that is promised: the bridge is still this instance's.
 
         Raises:
             MongodbUnavailable: the floor stays as it was.
         """
         now_ms = self.now_ms()
         stored_until = clock.from_ms(now_ms if in_flight_ms is None else min(now_ms, in_flight_ms))
-        if await self._registry.raise_floor(
-            self._bridge_id, self._instance, clock.from_ms(now_ms), stored_until
-        ):
-            self.floor_ms = now_ms
+        floor = clock.from_ms(now_ms)
+        if not await self._registry.raise_floor(self._bridge_id, self._instance, floor, stored_until):
+            return False
+        self.floor_ms = now_ms
+        return True
 
-    async def run(self, retries: RetryCounter, in_flight_ms: Callable[[], int | None]) -> None:
-        """Raise the floor every few seconds, until cancelled; `in_flight_ms`: the oldest batch's receipt."""
+    async def run(
+        self, retries: RetryCounter, in_flight_ms: Callable[[], int | None], listening: Listening
+    ) -> None:
+        """Raise the floor every few seconds, and write down that the bridge listens, until cancelled.
+
+        Args:
+            retries: told when MongoDB is unavailable.
+            in_flight_ms: when the oldest batch that is not stored yet was received.
+            listening: where it is written down.
+        """
         while True:
             try:
-                await self.raise_floor(in_flight_ms())
+                if await self.raise_floor(in_flight_ms()):
+                    await listening.write(self.floor_ms)
             except MongodbUnavailable as error:
                 # Nothing is stored either: watermarks need not move.
                 retries.store_unavailable(error.part)

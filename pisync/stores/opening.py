@@ -10,6 +10,7 @@ from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
+from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
@@ -19,6 +20,7 @@ from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
+from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.received import MongoReceivedEvents
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.connection import RedisConnection
@@ -37,6 +39,7 @@ class Stores:
     dead_letters: DeadLetterStore
     alerts: AlertStore
     bridges: BridgeRegistry
+    listening: ListeningRecord
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -63,6 +66,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             dead_letters=MongoDeadLetterStore(mongodb),
             alerts=MongoAlertStore(mongodb),
             bridges=bridges,
+            listening=MongoListeningRecord(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

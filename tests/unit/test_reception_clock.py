@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from bridge.listening import Listening
 from bridge.projection.reception_clock import ReceptionClock
 from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
 from pisync.errors import MongodbUnavailable, Part
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.listening import MemoryListeningRecord
 from tests.support.samples import NOW
 from tests.support.waiting import until
 
@@ -154,12 +156,41 @@ async def test_the_floor_is_raised_again_as_soon_as_mongodb_is_back(
     retries = Retries()
     here = await lives.begin()
     lives.registry.away = True
-    running = asyncio.create_task(here.run(retries, lambda: None))
+    record = MemoryListeningRecord()
+    listening = Listening(bridge_id="bridge-0", record=record, is_listening=lambda: True)
+    running = asyncio.create_task(here.run(retries, lambda: None, listening))
     try:
         lives.wall_ms += 5000
         await until(lambda: Part.MONGODB in retries.parts)
         assert here.floor_ms == to_ms(NOW)
+        assert record.intervals == {}, "what comes now could not be stored"
         lives.registry.away = False
         await until(lambda: here.floor_ms == lives.wall_ms)
+        await until(lambda: record.intervals == {("bridge-0", lives.wall_ms): lives.wall_ms})
     finally:
         running.cancel()
+
+
+async def test_an_instance_that_has_lost_its_bridge_does_not_listen(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FLOOR_INTERVAL_S", 0.001)
+    record = MemoryListeningRecord()
+    listening = Listening(bridge_id="bridge-0", record=record, is_listening=lambda: True)
+    old = await lives.begin()
+    asked: list[str] = []
+
+    async def raise_floor(bridge_id: str, instance: str, floor: datetime, stored_until: datetime) -> bool:
+        asked.append(instance)
+        return await MemoryBridgeRegistry.raise_floor(
+            lives.registry, bridge_id, instance, floor, stored_until
+        )
+
+    monkeypatch.setattr(lives.registry, "raise_floor", raise_floor)
+    await lives.begin()
+    running = asyncio.create_task(old.run(Retries(), lambda: None, listening))
+    try:
+        await until(lambda: len(asked) > 2)
+    finally:
+        running.cancel()
+    assert record.intervals == {}
