@@ -5,16 +5,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pisync.settings import CommonSettings
+from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.projection import RedisProjection
@@ -32,6 +36,8 @@ class Stores:
     dead_letters: DeadLetterStore
     alerts: AlertStore
     bridges: BridgeRegistry
+    directory: DirectoryStore
+    actions: ActionStore
     known_bridges: KnownBridges
     projection: Projection
 
@@ -55,6 +61,8 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             dead_letters=MongoDeadLetterStore(mongodb),
             alerts=MongoAlertStore(mongodb),
             bridges=bridges,
+            directory=MongoDirectoryStore(mongodb),
+            actions=MongoActionStore(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
         )
