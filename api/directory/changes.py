@@ -5,6 +5,7 @@ changed it meanwhile; then that the action is `done`. A program that dies in bet
 says what was meant, and `action_id` of the entry says whether it came to that.
 """
 
+import itertools
 import re
 import secrets
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from pisync.stores.interfaces.directory import EntryWrite, KeptEntry
 log = logs.get("api.directory")
 
 _NONCE_BYTES: Final = 8
+_places: Final = itertools.count()
 _ETAG: Final = re.compile(r'\s*(?:W/)?("[^"]*")\s*(?:,|$)')
 
 
@@ -79,7 +81,7 @@ def new_action(who: str, what: What, kind: Kind, target: str | None, **members: 
     """An action that begins now."""
     now = clock.now()
     return Action(
-        action_id=new_action_id(now, secrets.token_hex(_NONCE_BYTES)),
+        action_id=new_action_id(now, next(_places), secrets.token_hex(_NONCE_BYTES)),
         at=now,
         who=who,
         what=what,

@@ -51,6 +51,8 @@ class Action:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def new_action_id(at: datetime, nonce: str) -> str:
-    """The id of an action: the time, so that ids sort by it, and a random nonce of 64 bits or more."""
-    return f"{to_ms(at):012x}{nonce}"
+def new_action_id(at: datetime, place: int, nonce: str) -> str:
+    """The id of an action: the time, so that ids sort by it; its place among those of one program within the same
+    millisecond; and a random nonce of 64 bits or more.
+    """
+    return f"{to_ms(at):012x}{place & 0xFFFF:04x}{nonce}"
