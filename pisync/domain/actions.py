@@ -52,7 +52,8 @@ class Action:
 
 
 def new_action_id(at: datetime, place: int, nonce: str) -> str:
-    """The id of an action: the time, so that ids sort by it; its place among those of one program within the same
-    millisecond; and a random nonce of 64 bits or more.
+    """The id of an action: the time, so that ids sort by it, and what makes it unique.
+
+    `place` orders the actions of one program within a millisecond; the nonce is random, of 64 bits or more.
     """
     return f"{to_ms(at):012x}{place & 0xFFFF:04x}{nonce}"
