@@ -7,7 +7,18 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
-from api.routes import alerts, dead_letters, device, failures, probes, replays, sync_event
+from api.routes import (
+    actions,
+    alerts,
+    dead_letters,
+    device,
+    directory,
+    directory_files,
+    failures,
+    probes,
+    replays,
+    sync_event,
+)
 from api.state import State
 from pisync.settings import ApiSettings
 
@@ -19,6 +30,9 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     alerts.router,
     dead_letters.router,
     replays.router,
+    directory.router,
+    directory_files.router,
+    actions.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

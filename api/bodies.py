@@ -14,6 +14,36 @@ _GZIP_FORMAT: Final = 16 + zlib.MAX_WBITS
 ACCEPTED: Final = "gzip, identity"
 
 
+def hold_to(request: Request, *media_types: str) -> str:
+    """The media type of the body, by name: any other is sent by a browser for any page without asking us.
+
+    Raises:
+        HTTPException: 415, it is none of these.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in media_types:
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"The body is taken as {' or '.join(media_types)} only: send `Content-Type: {media_types[0]}`.",
+            {"Accept": ", ".join(media_types)},
+        )
+    return given
+
+
+def hold_to_identity(request: Request) -> None:
+    """Take no body that is compressed.
+
+    Raises:
+        HTTPException: 415, it is.
+    """
+    if any(coding not in {"", "identity"} for coding in _codings(request)):
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "The body is taken as it is, without a Content-Encoding.",
+            {"Accept-Encoding": "identity"},
+        )
+
+
 async def read_body(request: Request) -> bytes:
     """The body, decoded; no more than its limit is ever held, neither of it nor of what it decodes to.
 
@@ -21,12 +51,7 @@ async def read_body(request: Request) -> bytes:
         HTTPException: 413, it is too large; 415, its Content-Encoding is one that we do not know; 400, it
             is not what its Content-Encoding says.
     """
-    codings = [
-        coding.strip().lower()
-        for line in request.headers.getlist("Content-Encoding")
-        for coding in line.split(",")
-        if coding.strip().lower() not in {"", "identity"}
-    ]
+    codings = [coding for coding in _codings(request) if coding not in {"", "identity"}]
     if codings and (len(codings) > 1 or codings[0] not in _GZIP):
         raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -38,6 +63,14 @@ async def read_body(request: Request) -> bytes:
         body += chunk
         _hold_to_limit(body)
     return _gunzip(bytes(body)) if codings else bytes(body)
+
+
+def _codings(request: Request) -> list[str]:
+    return [
+        coding.strip().lower()
+        for line in request.headers.getlist("Content-Encoding")
+        for coding in line.split(",")
+    ]
 
 
 def _gunzip(body: bytes) -> bytes:

@@ -12,6 +12,8 @@ from api.models import DEVICE_ID_PATTERN
 from api.problems import (
     MEDIA_TYPE,
     EventsProblem,
+    ImportProblem,
+    MembersProblem,
     ParametersProblem,
     Problem,
     UnavailableProblem,
@@ -23,6 +25,8 @@ _REF: Final = "#/components/schemas/{name}"
 PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     Problem,
     EventsProblem,
+    ImportProblem,
+    MembersProblem,
     ParametersProblem,
     UnavailableProblem,
 )

@@ -15,9 +15,10 @@ from starlette.requests import ClientDisconnect
 
 from api import models, parameters
 from pisync import logs
+from pisync.domain.directory import Fault
 from pisync.domain.events import Reason, Rejection
 from pisync.errors import StoreUnavailable, Unavailable
-from pisync.limits import RETRY_AFTER_S
+from pisync.limits import IMPORT_FAULTS_TOLD_MAX, RETRY_AFTER_S
 
 log = logs.get("api")
 
@@ -59,6 +60,38 @@ class ParametersProblem(Problem):
     errors: list[ParameterFault]
 
 
+class MemberFault(BaseModel):
+    """One member at fault."""
+
+    member: Annotated[str | None, Field(description="null: the body as a whole.")]
+    detail: str
+
+
+class MembersProblem(Problem):
+    """A problem with the members of the body."""
+
+    errors: list[MemberFault]
+
+
+class LineFault(MemberFault):
+    """One fault of one line of a file."""
+
+    line: Annotated[int, Field(ge=1)]
+
+
+class ImportProblem(Problem):
+    """A file of which nothing was applied: what its good lines would change, and the faults of others."""
+
+    created: models.Count
+    changed: models.Count
+    unchanged: models.Count
+    refused: Annotated[int, Field(ge=0, description="Lines with a fault.")]
+    errors: Annotated[
+        list[LineFault], Field(description=f"At most {IMPORT_FAULTS_TOLD_MAX}, by their lines.")
+    ]
+    more: Annotated[int, Field(ge=0, description="So many faults more.")]
+
+
 class UnavailableProblem(Problem):
     """A part of the system is unavailable; the same request may succeed later."""
 
@@ -94,6 +127,13 @@ def rejected(status: int, rejections: Iterable[Rejection]) -> Response:
         str(errors[0]["detail"]) if len(errors) == 1 else f"None of the {len(errors)} events was taken in."
     )
     return problem(status, detail, errors=errors)
+
+
+def members(faults: Iterable[Fault]) -> Response:
+    """The problem of a body with members that are not as they must be."""
+    errors = [{"member": fault.member, "detail": fault.detail} for fault in faults]
+    detail = "; ".join(f"{fault['member'] or 'the body'}: {fault['detail']}" for fault in errors)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
 
 def install(app: FastAPI) -> None:

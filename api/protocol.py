@@ -54,6 +54,8 @@ class Protocol(HttpToolsProtocol):
         self._has_head = False
         self._bytes = 0
         self._body_bytes = 0
+        # Of the body, what was there when its deadline came last.
+        self._body_seen = 0
         # What came and is not looked at yet, because too many requests wait for their turn.
         self._held = b""
         self._is_ended = False
@@ -124,7 +126,7 @@ class Protocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._is_whole = self._has_head = False
-        self._bytes = self._body_bytes = 0
+        self._bytes = self._body_bytes = self._body_seen = 0
 
     def on_headers_complete(self) -> None:
         """A head is complete: hand the request on, or refuse it."""
@@ -223,7 +225,8 @@ class Protocol(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._deadline = None
-        if self.flow.read_paused or self._answers_another():  # it is the client who waits
+        # It is the client who waits; or a body comes in that is larger than any but a file's may be.
+        if self.flow.read_paused or self._answers_another() or self._brings_much():
             self._deadline = self.loop.call_later(limits.HTTP_DEADLINE_S, self._late)
         elif self._is_whole or (self._has_head and self.cycle.response_complete):
             self.give_way()  # nothing was ever sent, or the answer was not waited for
@@ -231,6 +234,14 @@ class Protocol(HttpToolsProtocol):
             self._refuse(
                 HTTPStatus.REQUEST_TIMEOUT, f"A request is sent within {limits.HTTP_DEADLINE_S:g} seconds."
             )
+
+    def _brings_much(self) -> bool:
+        """Whether the body that comes in grew enough since its deadline came last, and somebody takes it."""
+        if not self._has_head or self._is_whole or self.cycle.response_complete:
+            return False
+        grew = self._body_bytes - self._body_seen > limits.HTTP_BODY_BYTES_MAX
+        self._body_seen = self._body_bytes
+        return grew
 
     def _answers_another(self) -> bool:
         """Whether a request before the one that comes in is not answered yet."""

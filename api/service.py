@@ -22,8 +22,7 @@ from pisync import backoff, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.limits import STOP_MARGIN_S
 from pisync.settings import ApiSettings
-from pisync.stores.interfaces.events import EventStore
-from pisync.stores.opening import open_stores
+from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
 
 log = logs.get("api.service")
@@ -66,6 +65,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             dead_letters=stores.dead_letters,
             alerts=stores.alerts,
             bridges=stores.bridges,
+            directory=stores.directory,
+            actions=stores.actions,
             publisher=publisher,
         )
         app = create_app(settings, state)
@@ -75,7 +76,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         works = {
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
-            "version": _check_version(stores.events),
+            "version": _check_version(stores),
             _SERVER: server.serve(sockets=[listener]),
         }
         async with supervise(works) as running:
@@ -91,14 +92,17 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     log.info("api stopped")
 
 
-async def _check_version(events: EventStore) -> None:
+async def _check_version(stores: Stores) -> None:
     """Fail where what is stored is of another version, as soon as MongoDB says so; else wait to be cancelled.
 
-    Until then the api is up: what needs MongoDB is answered 503.
+    Until then the api is up: what needs MongoDB is answered 503. The indexes of what the api writes itself
+    are created here, too.
     """
     for delay_s in backoff.delays():
         try:
-            await events.check_version()
+            await stores.events.check_version()
+            await stores.directory.prepare()
+            await stores.actions.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

@@ -1,13 +1,17 @@
 """What the routes work with: given to the app once, and read from there by every route."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from api.publisher import SyncPublisher
+from pisync import limits
+from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import ProjectionReader
 
@@ -16,7 +20,8 @@ from pisync.stores.interfaces.projection import ProjectionReader
 class State:
     """The stores that are read, and the one way in.
 
-    What the api writes itself are operators' acts on dead letters: a replay, a correction, and a purge.
+    What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
+    directory, and the actions that tell what was changed. `imports` are the places for imports at once.
     """
 
     events: EventStore
@@ -24,7 +29,10 @@ class State:
     dead_letters: DeadLetterStore
     alerts: AlertStore
     bridges: BridgeRegistry
+    directory: DirectoryStore
+    actions: ActionStore
     publisher: SyncPublisher
+    imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 
 
 def state_of(request: Request) -> State:

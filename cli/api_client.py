@@ -1,31 +1,49 @@
 """The api as the command line uses it: one HTTP client, pages followed, and clear errors for what fails."""
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import httpx
 
-from pisync import urls
+from pisync import settings, urls
 from pisync.domain.payloads import printable
 from pisync.errors import ConfigurationError, PiSyncError
 
 # Longer than the api may wait for a receipt (60 s at most), so that its own answer is seen.
 ANSWER_TIMEOUT_S: Final = 75.0
 CONNECT_TIMEOUT_S: Final = 5.0
+# An import of a million entries is looked at and applied before it is answered.
+IMPORT_TIMEOUT_S: Final = 3600.0
 
 Json = dict[str, Any]
 
 
 class ApiRefused(PiSyncError):  # noqa: N818 - what the api did
-    """The api answered with a problem; `errors` are the faults it names, of events or of parameters."""
+    """The api answered with a problem, whose document is `body`.
 
-    def __init__(self, message: str, status: int, errors: list[Json]) -> None:
+    `errors` are the faults it names, of events, parameters or lines.
+    """
+
+    def __init__(self, message: str, status: int, body: Json) -> None:
         super().__init__(message)
         self.status = status
-        self.errors = errors
+        self.body = body
+        self.errors: list[Json] = body.get("errors", [])
+
+
+def connect(url: str, key: str | None) -> "ApiClient":
+    """A client with this key, or with the first in the settings.
+
+    Raises:
+        ConfigurationError: the URL or a setting is wrong.
+    """
+    if key is None:
+        keys = settings.load(settings.ApiSettings).api_keys
+        key = keys[0].get_secret_value() if keys else None
+    return ApiClient(url, key)
 
 
 class ApiClient:
@@ -77,6 +95,31 @@ class ApiClient:
         """POST without a body; parameters that are None are left out; raises as `get` does."""
         return self._call("POST", path, params=_given(parameters))
 
+    def upload(
+        self, path: str, parameters: Mapping[str, Any], media_type: str, pieces: Iterable[bytes]
+    ) -> Json:
+        """POST a file in pieces; raises as `get` does."""
+        return self._call(
+            "POST",
+            path,
+            params=_given(parameters),
+            content=pieces,
+            headers={"Content-Type": media_type},
+            timeout=httpx.Timeout(IMPORT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def download(self, path: str, parameters: Mapping[str, Any]) -> Iterator[bytes]:
+        """GET a file in pieces; one that is cut off is an error; raises as `get` does."""
+        try:
+            with self._http.stream("GET", path, params=_given(parameters)) as response:
+                if response.is_success:
+                    yield from response.iter_bytes()
+                    return
+                response.read()
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        raise _refusal(response, _json(response))
+
     def rows(self, path: str, name: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
         """All rows of all pages of a list, whose rows are the member `name`; raises as `get` does."""
         page = self.get(path, parameters)
@@ -90,21 +133,29 @@ class ApiClient:
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise PiSyncError(
-                f"the api cannot be reached at the address in --url: {error or type(error).__name__};"
-                " is it running, and is --url right?"
-            ) from None
+            raise _unreachable(error) from None
         body = _json(response)
         if response.is_success and body is not None:
             return body
-        if body is None or "detail" not in body:
-            raise PiSyncError(
-                f"what is at --url answered {response.status_code}, but not as PiSync does; is --url right?"
-            )
-        message = printable(str(body["detail"]))
-        if response.status_code == HTTPStatus.UNAUTHORIZED:
-            message += " Give it with --key, or in PISYNC_API_KEYS."
-        raise ApiRefused(message, response.status_code, body.get("errors", []))
+        raise _refusal(response, body)
+
+
+def _unreachable(error: httpx.HTTPError) -> PiSyncError:
+    return PiSyncError(
+        f"the api cannot be reached at the address in --url: {error or type(error).__name__};"
+        " is it running, and is --url right?"
+    )
+
+
+def _refusal(response: httpx.Response, body: Json | None) -> PiSyncError:
+    if body is None or "detail" not in body:
+        return PiSyncError(
+            f"what is at --url answered {response.status_code}, but not as PiSync does; is --url right?"
+        )
+    message = printable(str(body["detail"]))
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        message += " Give it with --key, or in PISYNC_API_KEYS."
+    return ApiRefused(message, response.status_code, body)
 
 
 def _check_url(url: str) -> None:

@@ -22,7 +22,6 @@ from rich.text import Text
 
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import tracked
-from pisync import settings
 from pisync.clock import read_rfc3339
 from pisync.domain.events import Reason
 from pisync.domain.payloads import printable
@@ -47,18 +46,6 @@ class NotSent(StrEnum):
     REJECTED = "rejected"
     IMPOSSIBLE = "cannot be replayed"
     GONE = "not there"
-
-
-def connect(url: str, key: str | None) -> ApiClient:
-    """A client with this key, or with the first in the settings.
-
-    Raises:
-        ConfigurationError: the URL or a setting is wrong.
-    """
-    if key is None:
-        keys = settings.load(settings.ApiSettings).api_keys
-        key = keys[0].get_secret_value() if keys else None
-    return ApiClient(url, key)
 
 
 def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:

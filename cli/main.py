@@ -10,6 +10,7 @@ from cli.commands.api import api
 from cli.commands.bridge import bridge
 from cli.commands.bridges import bridges
 from cli.commands.dead_letters import dead_letters
+from cli.commands.directory import directory
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
@@ -29,6 +30,7 @@ for command in (up, bridge, api, worker, simulate, doctor, rebuild, migrate):
     app.command()(command)
 app.add_typer(bridges)
 app.add_typer(dead_letters)
+app.add_typer(directory)
 
 
 def main() -> None:

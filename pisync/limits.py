@@ -258,6 +258,28 @@ DAYS_HINT_TIMEOUT_S: Final = 0.2
 # The name of who confirms a correction of a clock.
 CONFIRMED_BY_CHARS_MAX: Final = 64
 
+# The directory of devices and sites: characters of a text, elements of a list, days of a habit.
+DIRECTORY_NAME_CHARS_MAX: Final = 200
+DIRECTORY_NOTE_CHARS_MAX: Final = 2000
+DIRECTORY_LABELS_MAX: Final = 20
+DIRECTORY_LABEL_CHARS_MAX: Final = 64
+DIRECTORY_HOLIDAYS_MAX: Final = 100
+DIRECTORY_HABIT_DAYS_MAX: Final = 365
+# Entries that are read, compared and written at once.
+DIRECTORY_BATCH: Final = 500
+# An import: bytes of its body, lines with an entry, bytes of a line (all that an entry may hold fits in, with
+# every character escaped), faults that are told, changes whose members its action tells, imports at once. Its
+# entries wait in a temporary file, of which so many KiB are in memory.
+IMPORT_BYTES_MAX: Final = 256 * 1024 * 1024
+IMPORT_ENTRIES_MAX: Final = 1_000_000
+IMPORT_LINE_BYTES_MAX: Final = 64 * 1024
+IMPORT_FAULTS_TOLD_MAX: Final = 1000
+IMPORT_CHANGES_TOLD_MAX: Final = 50
+IMPORTS_AT_ONCE: Final = 2
+IMPORT_SPOOL_MEMORY_KIB: Final = 8 * 1024
+# How often a change of one entry is tried where others change it at the same moment.
+DIRECTORY_CHANGE_TRIES: Final = 10
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000

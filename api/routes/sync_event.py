@@ -4,10 +4,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
-from starlette.exceptions import HTTPException
 
 from api import models, problems
-from api.bodies import read_body
+from api.bodies import hold_to, read_body
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare, reference
 from api.parameters import StrictRoute
 from api.state import state_of
@@ -104,7 +103,7 @@ async def sync_event(request: Request) -> Response:
     an array that were not taken in. After a 503 the event may be stored all the same; repeating is safe.
     What is not taken in is kept as a dead letter, as over MQTT. A body may be compressed with gzip.
     """
-    _hold_to_json(request)
+    hold_to(request, _JSON)
     body = await read_body(request)
     device_id = decoding.claimed_device_id(body)
     publisher = state_of(request).publisher
@@ -112,16 +111,6 @@ async def sync_event(request: Request) -> Response:
         await publisher.publish(None, body)
         return _refusal([device_id])
     return _answer(await publisher.publish(device_id, body))
-
-
-def _hold_to_json(request: Request) -> None:
-    """Ask for JSON by name: what else there is, a browser sends for any web page without asking us first."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
-        raise HTTPException(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"The body is taken as JSON only: send `Content-Type: {_JSON}`.",
-            {"Accept": _JSON},
-        )
 
 
 def _answer(receipt: Receipt) -> Response:

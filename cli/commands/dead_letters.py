@@ -67,8 +67,9 @@ def show_list(
 ) -> None:
     """Show dead letters as a table, newest first."""
     from cli import dead_letters as run  # noqa: PLC0415 - the other commands need none of it
+    from cli.api_client import connect  # noqa: PLC0415
 
-    with run.connect(url, key) as client:
+    with connect(url, key) as client:
         run.show_list(
             client,
             {
@@ -86,8 +87,9 @@ def show_list(
 def show(dead_letter_id: DeadLetterId, *, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show one dead letter and its payload, as text where it is text and else as base64."""
     from cli import dead_letters as run  # noqa: PLC0415
+    from cli.api_client import connect  # noqa: PLC0415
 
-    with run.connect(url, key) as client:
+    with connect(url, key) as client:
         run.show(client, dead_letter_id)
 
 
@@ -129,6 +131,7 @@ def replay(
     before, and with 1 otherwise. Repeating is safe.
     """
     from cli import dead_letters as run  # noqa: PLC0415
+    from cli.api_client import connect  # noqa: PLC0415
 
     chosen = {"reason": reason, "device_id": device, "replayed": False}
     if correction is None:
@@ -140,7 +143,7 @@ def replay(
         raise typer.BadParameter("a --correction is for ids, or for --reason clock_ahead or clock_unset")
     if dead_letter_ids and device is not None:
         raise typer.BadParameter("--device chooses among letters that are not named")
-    with run.connect(url, key) as client:
+    with connect(url, key) as client:
         ids = dead_letter_ids or run.find_ids(client, chosen)
         if correction is None:
             raise typer.Exit(run.replay(client, ids))
@@ -163,9 +166,10 @@ def export(
     Only its owner can read the file.
     """
     from cli import dead_letters as run  # noqa: PLC0415
+    from cli.api_client import connect  # noqa: PLC0415
 
     run.check_export(file, confirmed=yes)
-    with run.connect(url, key) as client:
+    with connect(url, key) as client:
         run.export(client, run.find_ids(client, {}), file)
 
 
@@ -184,9 +188,10 @@ def purge(
 ) -> None:
     """Delete dead letters for good: those that all the filters given choose; one is needed."""
     from cli import dead_letters as run  # noqa: PLC0415
+    from cli.api_client import connect  # noqa: PLC0415
 
     query = {"reason": reason, "device_id": device, "since": since, "until": until, "replayed": replayed}
     if all(value is None for value in query.values()):
         raise typer.BadParameter("give a filter: --reason, --device, --since, --until or --replayed")
-    with run.connect(url, key) as client:
+    with connect(url, key) as client:
         run.purge(client, query, dry_run=dry_run, confirmed=yes)

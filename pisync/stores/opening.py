@@ -5,19 +5,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pisync.settings import CommonSettings
+from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
@@ -40,6 +44,8 @@ class Stores:
     alerts: AlertStore
     bridges: BridgeRegistry
     listening: ListeningRecord
+    directory: DirectoryStore
+    actions: ActionStore
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -67,6 +73,8 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             alerts=MongoAlertStore(mongodb),
             bridges=bridges,
             listening=MongoListeningRecord(mongodb),
+            directory=MongoDirectoryStore(mongodb),
+            actions=MongoActionStore(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

@@ -19,10 +19,12 @@ from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
@@ -88,6 +90,8 @@ async def costs(
             dead_letters=MongoDeadLetterStore(connection),
             alerts=MongoAlertStore(connection),
             bridges=MongoBridgeRegistry(connection),
+            directory=MongoDirectoryStore(connection),
+            actions=MongoActionStore(connection),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)

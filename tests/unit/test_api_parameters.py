@@ -21,7 +21,11 @@ from tests.support.samples import event_at, letter
 ROOT = Path(__file__).parents[2]
 HISTORY = "/api/device/PB-1/sync-history"
 OPERATIONS = [
-    (method.upper(), path.replace("{device_id}", "PB-1").replace("{dead_letter_id}", "0" * 32), operation)
+    (
+        method.upper(),
+        path.replace("{device_id}", "PB-1").replace("{site_id}", "S-1").replace("{dead_letter_id}", "0" * 32),
+        operation,
+    )
     for path, operations in Api().document["paths"].items()
     for method, operation in operations.items()
 ]

@@ -200,6 +200,25 @@ async def test_a_byte_now_and_then_does_not_help(served: Served) -> None:
     assert served.asked == []
 
 
+async def test_a_file_may_come_in_for_longer_while_it_brings_more_than_another_body_may_have(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HTTP_DEADLINE_S", 0.5)
+    monkeypatch.setattr(limits, "HTTP_BODY_BYTES_MAX", 1000)
+    async with served.client() as client:
+        await client.send(b"POST /ok HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        answer = asyncio.create_task(client.status())
+        await until(lambda: served.asked)
+        [connection] = served.protocols
+        for piece in (1001, 1001, 1001, 1000):
+            deadline = connection._deadline
+            await client.send(b"x" * piece)
+            await until(lambda before=deadline: connection._deadline is not before)  # type: ignore[misc]
+        assert await answer == 408
+        assert connection._body_bytes == 4003
+    assert served.bodies == []
+
+
 @pytest.mark.usefixtures("short")
 async def test_time_that_the_app_takes_is_not_the_clients(served: Served) -> None:
     served.gate.clear()

@@ -1,0 +1,42 @@
+"""What PiSync asks of the store of actions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pisync.domain.actions import Action, Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActionQuery:
+    """A page of actions, newest first.
+
+    `kind` and `target`: only those about it; `before`: the id of an action, of which only older ones are
+    found.
+    """
+
+    limit: int
+    kind: str | None = None
+    target: str | None = None
+    before: str | None = None
+
+
+class ActionStore(Protocol):
+    """Keeps actions for good.
+
+    Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
+    """
+
+    async def prepare(self) -> None:
+        """Create what the store needs (indexes); may be repeated."""
+
+    async def begin(self, action: Action) -> None:
+        """Write down what is meant to be done, before it is; again, where it comes to be something else."""
+
+    async def settle(
+        self, action_id: str, progress: Progress, details: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write down what became of it; `details` take the place of those that were meant."""
+
+    async def find(self, query: ActionQuery) -> list[Action]:
+        """A page of actions."""

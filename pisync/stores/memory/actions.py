@@ -1,0 +1,40 @@
+"""Actions in memory."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pisync.domain.actions import Action, Progress
+from pisync.stores.interfaces.actions import ActionQuery
+
+
+class MemoryActionStore:
+    """An `ActionStore` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, Action] = {}
+
+    async def prepare(self) -> None:
+        """Nothing to create."""
+
+    async def begin(self, action: Action) -> None:
+        """Write down what is meant to be done."""
+        self.actions[action.action_id] = action
+
+    async def settle(
+        self, action_id: str, progress: Progress, details: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write down what became of it."""
+        action = replace(self.actions[action_id], progress=progress)
+        self.actions[action_id] = action if details is None else replace(action, details=details)
+
+    async def find(self, query: ActionQuery) -> list[Action]:
+        """A page of actions."""
+        found = [
+            action
+            for _, action in sorted(self.actions.items(), reverse=True)
+            if query.kind in {None, action.kind}
+            and query.target in {None, action.target}
+            and (query.before is None or action.action_id < query.before)
+        ]
+        return found[: query.limit]

@@ -1,0 +1,59 @@
+"""The directory in memory."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
+
+from pisync import clock
+from pisync.domain.directory import DirectoryDevice, Kind, entry_id
+from pisync.stores.interfaces.directory import DirectoryQuery, EntryWrite, KeptEntry
+
+
+class MemoryDirectoryStore:
+    """A `DirectoryStore` that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Kind, dict[str, KeptEntry]] = {kind: {} for kind in Kind}
+
+    async def prepare(self) -> None:
+        """Nothing to create."""
+
+    async def get(self, kind: Kind, identifiers: Collection[str]) -> dict[str, KeptEntry]:
+        """Those of these entries that there are."""
+        return {each: self.kept[kind][each] for each in identifiers if each in self.kept[kind]}
+
+    async def page(self, query: DirectoryQuery) -> list[KeptEntry]:
+        """A page of entries."""
+        found = [
+            kept
+            for identifier, kept in sorted(self.kept[query.kind].items())
+            if not kept.is_deleted and (query.after is None or identifier > query.after)
+        ]
+        return found[: query.limit]
+
+    async def write(self, kind: Kind, writes: Sequence[EntryWrite], action_id: str) -> set[str]:
+        """Write each entry whose version is still the one that was read."""
+        written = set()
+        for write in writes:
+            identifier = entry_id(write.entry)
+            present = self.kept[kind].get(identifier)
+            if write.version == (0 if present is None else present.version):
+                self.kept[kind][identifier] = KeptEntry(
+                    entry=write.entry,
+                    version=write.version + 1,
+                    changed_at=clock.now(),
+                    action_id=action_id,
+                    is_deleted=write.is_deleted,
+                )
+                written.add(identifier)
+        return written
+
+    async def has_devices(self, site_id: str) -> bool:
+        """Whether any device names the site."""
+        entries = (kept.entry for kept in self.kept[Kind.DEVICES].values())
+        return any(isinstance(entry, DirectoryDevice) and entry.site == site_id for entry in entries)
+
+    async def changed_since(self, kind: Kind, moment: datetime) -> AsyncIterator[KeptEntry]:
+        """All entries that changed at this moment or later."""
+        for kept in sorted(self.kept[kind].values(), key=lambda kept: kept.changed_at):
+            if kept.changed_at >= moment:
+                yield kept

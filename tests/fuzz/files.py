@@ -1,0 +1,5 @@
+"""How schemathesis sends the bodies that are files: as the texts that they are."""
+
+import schemathesis
+
+schemathesis.serializer.alias(["text/csv", "application/x-ndjson"], "text/plain")
