@@ -57,6 +57,16 @@ ALL: Final = (
         where="live:live",
     ),
     Row(
+        name="letters",
+        what="Good messages at a steady rate with as many bad ones beside them, by reason.",
+        where="letters:letters",
+    ),
+    Row(
+        name="duplicates",
+        what="A backlog that comes again, as it was, with more members or with other content.",
+        where="duplicates:duplicates",
+    ),
+    Row(
         name="growth",
         what="Ingest and history with 25,000,000 events stored, next to 50,000.",
         where="growth:growth",

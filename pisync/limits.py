@@ -26,6 +26,11 @@ COMPARED_AT_ONCE: Final = 500
 COMPARED_BYTES_MAX: Final = 4 * 1024 * 1024
 # Stored events that one statement enriches with members that they lack.
 ENRICHED_AT_ONCE: Final = 50
+# A batch of so many events, or dead letters, is looked for before it is inserted where at least this share of
+# each of the two before it was stored already: not to find one costs a third of an insert, to insert one that
+# is there as much as five inserts.
+LOOKED_FOR_MIN: Final = 10
+LOOKED_FOR_SHARE: Final = 0.25
 
 # Parts of the key space by device, by which a cluster may be split: every event has one in its key, so that
 # another number is another key (`pisync migrate`).
@@ -52,6 +57,8 @@ CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
 # Well below what a device may be ahead, so that no good event is rejected before the bridge knows.
 CLOCK_DIFFERENCE_S_MAX: Final = 120.0
 CLOCK_CHECK_INTERVAL_S: Final = 10.0
+# By how much this machine's two clocks may disagree on the time since MongoDB's was asked before it is again.
+SERVER_CLOCK_DOUBT_S: Final = 1.0
 
 DETAIL_CHARS_MAX: Final = 300
 # Elements of one message that are too short for an event, and whose fault is named all the same.
@@ -70,7 +77,7 @@ DEVICE_DEAD_LETTERS_MAX: Final = 1000
 DEVICE_DEAD_LETTER_BYTES_MAX: Final = 16 * 1024 * 1024
 DEVICE_DEAD_LETTERS_UNCHECKED: Final = 100
 DEVICE_DEAD_LETTER_BYTES_UNCHECKED: Final = 1024 * 1024
-# Devices whose count of new letters a bridge remembers; one that it forgot is looked at again.
+# Devices whose count of new letters a bridge remembers; one that it forgot may be looked at early.
 DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # Letters in one write, about, in bytes; letters that one purge deletes; devices that are listed
 # because letters of theirs gave way.

@@ -12,6 +12,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pisync import limits
 from pisync.clock import read_rfc3339
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent, from_content
@@ -33,6 +34,21 @@ BARE = event("PB-1", 0, errors=1)
 DETAILS = [ErrorDetail(code="E1", message="no line")]
 OPTIONAL: dict[str, Any] = {"device_type": "PiBox", "sync_duration_ms": 5400, "errors": DETAILS}
 LATER = NOW + timedelta(hours=1)
+
+
+LOOKED_FOR = "mongodb, looked for first"
+
+
+@pytest.fixture(params=["memory", "mongodb", LOOKED_FOR])
+def event_store_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Where the event store is; None: in memory. Each batch may be looked for before it is inserted."""
+    if request.param == "memory":
+        return None
+    if request.param == LOOKED_FOR:
+        monkeypatch.setattr(limits, "LOOKED_FOR_MIN", 1)
+        monkeypatch.setattr(limits, "LOOKED_FOR_SHARE", 0.0)
+    found: str = request.getfixturevalue("mongodb_url")
+    return found
 
 
 def with_(one: SyncEvent = BARE, **members: Any) -> SyncEvent:
@@ -235,7 +251,7 @@ def union_of(copies: Copies, device_id: str) -> list[SyncEvent]:
     return events
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(copies=COPIES)
 async def test_the_order_of_copies_does_not_matter(event_store_url: str | None, copies: Copies) -> None:
     store: EventStore = (
@@ -280,7 +296,7 @@ async def test_the_projection_of_copies_is_that_of_the_event(
         await store.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
 @given(copies=COPIES, others=COPIES)
 async def test_values_in_conflict_change_nothing_that_counts(
     event_store_url: str | None, copies: Copies, others: Copies

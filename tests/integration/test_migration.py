@@ -155,6 +155,16 @@ async def refused(mongodb_url: str, said: str) -> None:
         await store.close()
 
 
+@pytest.mark.parametrize("version", ["2", 0, 1.5, True, [2]])
+async def test_what_is_no_version_is_not_called_a_newer_one(mongodb_url: str, version: object) -> None:
+    async with truth(mongodb_url) as seen:
+        await seen.database.schema.insert_one({"_id": "sync_events", "version": version})
+        await refused(mongodb_url, "no version that a program writes")
+        # An older shell writes numbers as floating-point ones.
+        await seen.database.schema.update_one({}, {"$set": {"version": schema.VERSION + 1.0}})
+        await refused(mongodb_url, "update it")
+
+
 async def test_programs_refuse_what_they_do_not_know(mongodb_url: str, tmp_path: Path) -> None:
     """78, and what to do: those of a newer program, and of an older one."""
     port = ports.any_free()

@@ -10,19 +10,14 @@ from datetime import datetime
 from typing import Any, Self
 
 from bson.codec_options import CodecOptions
-from bson.errors import InvalidDocument
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import (
-    DocumentTooLarge,
-    OperationFailure,
-)
+from pymongo.errors import OperationFailure
 
 from pisync import limits
 from pisync.clock import rfc3339_of_utc, to_ms
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities
-from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
     DaysHint,
     HistoryEntry,
@@ -34,16 +29,14 @@ from pisync.stores.interfaces.events import (
 from pisync.stores.mongodb import by_device, reading, schema
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
-    DUPLICATE_KEY,
-    REFUSALS,
     UNAUTHORIZED,
     Document,
     MongoConnection,
     map_driver_errors,
     not_permitted,
 )
-from pisync.stores.mongodb.enrichment import compare_and_enrich
 from pisync.stores.mongodb.failing import failing
+from pisync.stores.mongodb.inserting import Inserts
 
 
 class MongoEventStore:
@@ -57,6 +50,7 @@ class MongoEventStore:
         # in another makes it read each reply twice.
         self._plain: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
         self._density = by_device.Density()
+        self._inserts = Inserts(self._events)
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -100,41 +94,7 @@ class MongoEventStore:
             return []
         received = received_at.replace(tzinfo=None)  # the encoder asks an aware one for its offset every time
         with map_driver_errors():
-            return await self._insert(documents(events, received), received)
-
-    async def _insert(self, documents: list[Document], received_at: datetime) -> list[InsertOutcome]:
-        # The command itself: the driver's insert_many looks at each document again, which took as long as
-        # encoding it. The callers of `insert` repeat it anyway, which is what the driver's retry would do.
-        command = {
-            "insert": self._events.name,
-            "ordered": False,
-            "writeConcern": self._events.write_concern.document,
-            "documents": documents,
-        }
-        try:
-            reply = await self._connection.database.command(command)
-        except (InvalidDocument, DocumentTooLarge, OverflowError):
-            # The driver names no culprit: halve until it stands alone.
-            if len(documents) == 1:
-                return [InsertOutcome.REFUSED]
-            middle = len(documents) // 2
-            first = await self._insert(documents[:middle], received_at)
-            return first + await self._insert(documents[middle:], received_at)
-        if "writeConcernError" in reply:
-            raise MongodbUnavailable(f"{reply['writeConcernError']}")
-        outcomes = [InsertOutcome.STORED] * len(documents)
-        known: dict[int, Document] = {}
-        for fault in reply.get("writeErrors", ()):
-            if fault["code"] == DUPLICATE_KEY:
-                known[fault["index"]] = documents[fault["index"]]
-            elif fault["code"] in REFUSALS:
-                outcomes[fault["index"]] = InsertOutcome.REFUSED
-            else:
-                raise MongodbUnavailable(f"{fault.get('errmsg')}")
-        if known:
-            compared = await compare_and_enrich(self._events, known, received_at)
-            outcomes = [compared.get(index, outcome) for index, outcome in enumerate(outcomes)]
-        return outcomes
+            return await self._inserts.insert(documents(events, received), received)
 
     async def received(self, events: Sequence[SyncEvent]) -> list[datetime | None]:
         """When each event was first stored as received, in one round trip."""
