@@ -87,6 +87,8 @@ FAILURES_SLACK: Final = 20
 DAYS_KEPT: Final = 64
 # What is kept of the code of a device's newest failure.
 ERROR_CODE_CHARS_MAX: Final = 40
+# Devices whose changes one read takes, so that neither Redis nor who reads is busy for long.
+CHANGES_AT_ONCE: Final = 2000
 # Devices that one call of the script merges: others wait for about a millisecond.
 MERGED_AT_ONCE: Final = 50
 STREAK_ALERT: Final = 3
