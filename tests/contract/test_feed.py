@@ -14,7 +14,7 @@ from local_stack.servers import RedisServer
 from pisync import limits
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
-from pisync.stores.interfaces.feed import Changes, DeviceFacts, FeedPosition
+from pisync.stores.interfaces.feed import Changes, FeedPosition, StateSummary
 from pisync.stores.interfaces.projection import Projection, ProjectionReader
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.redis.keys import ROOTS, shard
@@ -28,7 +28,7 @@ class Reader:
     def __init__(self, store: ProjectionReader) -> None:
         self._store = store
         self.position: FeedPosition | None = None
-        self.known: dict[str, DeviceFacts] = {}
+        self.known: dict[str, StateSummary] = {}
 
     async def read(self) -> Changes:
         """The next part; all over again where the position is void."""
@@ -54,8 +54,8 @@ async def reader(projection_store: Projection) -> Reader:
     return Reader(projection_store)
 
 
-def facts(events: list[SyncEvent]) -> dict[str, DeviceFacts]:
-    return {device_id: DeviceFacts.of(state) for device_id, state in project(events).items()}
+def facts(events: list[SyncEvent]) -> dict[str, StateSummary]:
+    return {device_id: StateSummary.of(state) for device_id, state in project(events).items()}
 
 
 async def test_everything_is_told_once_and_then_what_changed(
@@ -113,7 +113,7 @@ async def test_a_part_is_bounded_and_says_how_much_is_left(
 async def test_who_reads_between_any_writes_ends_with_the_rule_applied_to_the_set(
     redis_url: str, store_name: str, batch: list[SyncEvent], data: st.DataObject
 ) -> None:
-    """Three events at a time, some again, some as a replay of everything; readers begin and go on anywhere."""
+    """Three events at a time, some again, some as in a replay of everything; readers go on anywhere."""
     store: Projection = MemoryProjection() if store_name == "memory" else RedisProjection.connect(redis_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "CHANGES_AT_ONCE", 1)

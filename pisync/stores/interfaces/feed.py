@@ -6,8 +6,8 @@ from pisync.domain.days import Days
 from pisync.domain.device_state import DeviceState, LastEvent
 
 
-class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What lists tell of one device: its state, but of its failures the newest, their number and the streak."""
+class StateSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What lists tell of a device: its state, but of its failures the newest, their number, the streak."""
 
     last_success_ms: int | None
     last_failure_ms: int | None
@@ -21,7 +21,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_event: LastEvent
 
     @classmethod
-    def of(cls, state: DeviceState) -> "DeviceFacts":
+    def of(cls, state: DeviceState) -> "StateSummary":
         """Those that follow from a state."""
         return cls(
             last_success_ms=state.last_success_ms,
@@ -40,8 +40,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class FeedPosition(msgspec.Struct, frozen=True, kw_only=True):
     """How far one life of the projection is read; its parts mean something to the store alone.
 
-    For each shard: the number up to which changes are read, where the reading of all devices goes on (None once
-    each was read), and how many devices had no number.
+    For each shard: the number up to which changes are read, where the reading of all devices goes on (None
+    once each was read), and how many devices had no number.
     """
 
     projection: str
@@ -60,11 +60,11 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
     `position` is None where there is no projection, or no longer the one that was read: begin anew. `devices`
     may name one more than once, the newest last. `behind` is the number of devices that changed beyond the
-    position, `of` the number of those that there are. `rebuilding`: what is there is not all that there will be.
+    position, `of` the number of those that there are. `rebuilding`: not all that there will be is there yet.
     """
 
     position: FeedPosition | None
-    devices: list[tuple[str, DeviceFacts]]
+    devices: list[tuple[str, StateSummary]]
     behind: int = 0
     of: int = 0
     rebuilding: bool = False

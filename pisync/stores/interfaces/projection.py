@@ -33,8 +33,8 @@ class DeviceRecord:
     """All that the projection holds of one device, right or wrong: its state and what follows from it.
 
     `state` is None where nothing is kept; `stray_ms` are failures that are there all the same. `ranks` are
-    its scores; `alerting`: its alert of the rule `streak` is open and confirmed; `numbered`: its newest change
-    has a number, so that whoever reads changes is told of it.
+    its scores; `alerting`: its alert of the rule `streak` is open and confirmed; `numbered`: its newest
+    change has a number, so that whoever reads changes is told of it.
     """
 
     state: DeviceState | None

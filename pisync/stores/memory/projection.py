@@ -10,7 +10,7 @@ from pisync import limits
 from pisync.clock import now, to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
-from pisync.stores.interfaces.feed import Changes, DeviceFacts, FeedPosition
+from pisync.stores.interfaces.feed import Changes, FeedPosition, StateSummary
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Mark
 from pisync.stores.interfaces.ranking import (
     FailingDevice,
@@ -197,7 +197,7 @@ class MemoryProjection:
         ]
 
     async def changes(self, after: FeedPosition | None) -> Changes:
-        """What changed after a position; all devices are read in the order in which they were first merged."""
+        """What changed after a position; everything is read in the order of the first merges."""
         life = str(self._epoch)
         if not self.built or (after is not None and after.projection != life):
             return Changes(position=None, devices=[])
@@ -213,7 +213,7 @@ class MemoryProjection:
             number = self._numbers[ids[-1]] if ids else number
         return Changes(
             position=FeedPosition(projection=life, numbers=(number,), cursors=(cursor,), unnumbered=(0,)),
-            devices=[(device_id, DeviceFacts.of(self.states[device_id])) for device_id in ids],
+            devices=[(device_id, StateSummary.of(self.states[device_id])) for device_id in ids],
             behind=len(changed),
             of=len(self.states),
             rebuilding=self.pending,

@@ -5,7 +5,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from pisync import limits
-from pisync.stores.interfaces.feed import Changes, DeviceFacts, FeedPosition
+from pisync.stores.interfaces.feed import Changes, FeedPosition, StateSummary
 from pisync.stores.redis.keys import ROOTS
 from pisync.stores.redis.packing import unpack_head
 from pisync.stores.redis.scripts import Argument, Script
@@ -30,17 +30,17 @@ class ChangeFeed:
         calls = [(root, _arguments(after, shard)) for shard, root in enumerate(ROOTS)]
         *replies, info = await self._script.call(calls, also=("INFO",), raw=True)
         epoch = (replies[0][0] or b"").decode()
-        # Another process may have gone back to what it once saved, and so has one that was a replica meanwhile.
+        # Another process may have gone back to what it once saved, as one that was a replica meanwhile.
         life = f"{info['run_id']} {info.get('master_replid')} {epoch}"
         if not epoch or any(reply[0] != replies[0][0] for reply in replies):
             return _NO_POSITION
         if after is not None and (after.projection != life or _has_lost_numbers(after, replies)):
             return _NO_POSITION
-        devices: list[tuple[str, DeviceFacts]] = []
+        devices: list[tuple[str, StateSummary]] = []
         for reply in replies:
             facts = iter(reply[_DEVICES:])
             devices += [
-                (name.decode(), unpack_head(head).facts) for name, head in zip(facts, facts, strict=True)
+                (name.decode(), unpack_head(head).summary) for name, head in zip(facts, facts, strict=True)
             ]
         return Changes(
             position=FeedPosition(

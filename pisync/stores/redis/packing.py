@@ -21,7 +21,7 @@ import msgspec
 from pisync import limits
 from pisync.domain.days import Days
 from pisync.domain.device_state import DeviceState, LastEvent, code_number
-from pisync.stores.interfaces.feed import DeviceFacts
+from pisync.stores.interfaces.feed import StateSummary
 
 VERSION: Final = 1
 _ID_CHARS_MAX: Final = 64  # `topics.DEVICE_ID_RULE`
@@ -33,9 +33,9 @@ _decoder = msgspec.msgpack.Decoder(LastEvent)
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of one device beside its failures: of these the number, those in excess included, and the room."""
+    """What is kept of a device beside its failures: of these the number, and for how many there is room."""
 
-    facts: DeviceFacts
+    summary: StateSummary
     failures: int
     room: int
 
@@ -101,7 +101,7 @@ def unpack_head(packed: bytes) -> Head:
         code_length,
     ) = _HEAD.unpack_from(packed)
     end = _HEAD.size + code_length
-    facts = DeviceFacts(
+    summary = StateSummary(
         last_success_ms=_time(success),
         last_failure_ms=_time(failed),
         failures=min(failures, limits.FAILURES_KEPT_MAX),
@@ -113,7 +113,7 @@ def unpack_head(packed: bytes) -> Head:
         heard=Days(heard, heard_bits),
         last_event=_decoder.decode(packed[end:]),
     )
-    return Head(facts, failures, room)
+    return Head(summary, failures, room)
 
 
 def unpack_failures(packed: bytes, head: Head | None) -> tuple[int, ...]:

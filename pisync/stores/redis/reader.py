@@ -1,4 +1,4 @@
-"""Reads the projection in Redis: one device's state, pages of failing devices, changes, records for a check."""
+"""Reads the projection in Redis: devices' states, pages of failing ones, changes, records for a check."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -161,18 +161,18 @@ def _record(
             numbered=number is not None,
             stray_ms=failures_ms,
         )
-    facts = head.facts
+    summary = head.summary
     state = DeviceState(
-        last_success_ms=facts.last_success_ms,
+        last_success_ms=summary.last_success_ms,
         failures_ms=failures_ms,
-        last_event=facts.last_event,
-        received_ms=facts.received_ms,
-        code=facts.code,
-        ok=facts.ok,
-        bad=facts.bad,
-        heard=facts.heard,
+        last_event=summary.last_event,
+        received_ms=summary.received_ms,
+        code=summary.code,
+        ok=summary.ok,
+        bad=summary.bad,
+        heard=summary.heard,
     )
-    told = Told(failures=facts.failures, streak=facts.streak, last_failure_ms=facts.last_failure_ms)
+    told = Told(failures=summary.failures, streak=summary.streak, last_failure_ms=summary.last_failure_ms)
     return DeviceRecord(
         state=state, told=told, ranks=ranks, alerting=bool(alerting), numbered=number is not None
     )
