@@ -41,6 +41,9 @@ class Fleet:
         self.label_sets: list[frozenset[str]] = [frozenset()]
         self._label_numbers: dict[frozenset[str], int] = {frozenset(): 0}
         self._unsettled: dict[str, int] = {}
+        # Each that is or was in force; those for which, and for how many calendars, moments are known.
+        self._habits = {*HABIT_DAYS}
+        self._limits_for = (0, 0)
 
     @property
     def size(self) -> int:
@@ -87,7 +90,9 @@ class Fleet:
         columns.in_directory[rows] = True
         columns.site[rows] = [self.sites.number(entry.site or "") for entry in entries]
         columns.labels[rows] = [self._labels_number(frozenset(entry.labels)) for entry in entries]
-        columns.set_habit[rows] = [entry.habit_days or 0 for entry in entries]
+        habits = [entry.habit_days or 0 for entry in entries]
+        columns.set_habit[rows] = habits
+        self._habits.update(days for days in habits if days)
         columns.muted_until_ms[rows] = [
             0 if entry.muted_until is None else to_ms(entry.muted_until) for entry in entries
         ]
@@ -117,13 +122,19 @@ class Fleet:
 
     def habits(self) -> set[tuple[Calendar, int]]:
         """For which calendars and habits `set_limits` should say something."""
-        set_habits = set(np.unique(self.columns.set_habit[: self.size]).tolist()) - {0}
-        return {(calendar, days) for calendar in self.sites.calendars for days in {*HABIT_DAYS, *set_habits}}
+        return {(calendar, days) for calendar in self.sites.calendars for days in self._habits}
 
     def set_limits(self, silence_limits: SilenceLimits) -> None:
         """Say since when a device must be silent to be overdue; without that for its habit it is not."""
         self.sites.set_limits(silence_limits)
+        if silence_limits.keys() >= self.habits():
+            self._limits_for = (len(self.sites.calendars), len(self._habits))
         self._judge_all()
+
+    @property
+    def lacks_limits(self) -> bool:
+        """Whether there is a calendar or a habit of which nobody said yet when it makes a device overdue."""
+        return self._limits_for != (len(self.sites.calendars), len(self._habits))
 
     def settle(self) -> None:
         """Let the devices that are new, and names that changed, be seen."""
@@ -139,6 +150,11 @@ class Fleet:
         """How many devices are not seen yet, and how many names are not."""
         return len(self._unsettled) + self.names.unsettled
 
+    @property
+    def has_many_unsettled(self) -> bool:
+        """Whether so many are not seen that it is time to settle them."""
+        return self.unsettled > max(limits.FLEET_UNSETTLED_MAX, self.size // limits.FLEET_UNSETTLED_PART)
+
     def without_facts(self) -> "Fleet":
         """Another fleet, of which nothing is known but what the directory says."""
         self.settle()
@@ -146,6 +162,9 @@ class Fleet:
         other.columns = self.columns.without_facts()
         other.ids, other.names, other.sites = self.ids.copy(), self.names.copy(), self.sites.copy()
         other.label_sets, other._label_numbers = self.label_sets.copy(), self._label_numbers.copy()
+        other._habits = self._habits.copy()
+        if not self.lacks_limits:
+            other._limits_for = (len(other.sites.calendars), len(other._habits))
         other._judge_all()
         return other
 

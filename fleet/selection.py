@@ -49,10 +49,9 @@ def _least(keys: Longs, ties: Ties, count: int, above: int | None) -> Indexes:
 
 def _least_ties(places: Indexes, ties: Ties, count: int) -> Indexes:
     """Of these places, of which no two have one tie, those with the least."""
-    if len(places) <= count:
-        return places
     numbers = ties(places)
-    return places[numbers <= _bound(numbers, count, None)]
+    bound = _bound(numbers, count, None)
+    return places if bound is None else places[numbers <= bound]
 
 
 def _bound(values: npt.NDArray[Any], count: int, is_above: Bools | None) -> int | None:

@@ -23,6 +23,7 @@ class Sites:
         self.ids = TextNumbers()
         self.entries: dict[str, Site] = {}
         self.calendars: list[Calendar] = [EVERY_DAY]
+        self._calendar_places = {EVERY_DAY: 0}
         self._places = np.zeros(1, np.int32)  # of the calendars
         self._is_known = np.zeros(1, np.bool_)
         self._limits: SilenceLimits = {}
@@ -52,10 +53,11 @@ class Sites:
 
     def _set(self, site_id: str, calendar: Calendar, *, is_known: bool) -> None:
         number = self.number(site_id)
-        if calendar not in self.calendars:
+        place = self._calendar_places.setdefault(calendar, len(self.calendars))
+        if place == len(self.calendars):
             self.calendars.append(calendar)
             self.set_limits(self._limits)
-        self._places[number] = self.calendars.index(calendar)
+        self._places[number] = place
         self._is_known[number] = is_known
 
     @property
@@ -70,8 +72,8 @@ class Sites:
         # Any longer habit looks at the last column.
         self._since_ms = np.full((len(self.calendars), longest + 2), NEVER_MS, np.int64)
         for (calendar, days), since_ms in silence_limits.items():
-            if calendar in self.calendars:
-                self._since_ms[self.calendars.index(calendar), days] = since_ms
+            if calendar in self._calendar_places:
+                self._since_ms[self._calendar_places[calendar], days] = since_ms
 
     def since_ms(self, sites: npt.NDArray[np.int32], habits: npt.NDArray[Any]) -> Longs:
         """For devices at these sites, with these habits (0: none is known)."""
@@ -88,12 +90,13 @@ class Sites:
     def copy(self) -> "Sites":
         """The same, to go on from here."""
         other = Sites()
-        other.ids, other.entries, other.calendars = (
-            self.ids.copy(),
-            self.entries.copy(),
-            self.calendars.copy(),
-        )
-        other._places, other._is_known = self._places.copy(), self._is_known.copy()
+        other.ids, other.entries = self.ids.copy(), self.entries.copy()
+        # Calendars that are no longer any site's stay behind.
+        used = np.union1d(self._places, [0])
+        other.calendars = [self.calendars[place] for place in used.tolist()]
+        other._calendar_places = {calendar: place for place, calendar in enumerate(other.calendars)}
+        other._places = np.searchsorted(used, self._places).astype(np.int32)
+        other._is_known = self._is_known.copy()
         other.set_limits(self._limits)
         return other
 

@@ -16,7 +16,7 @@ from fleet.texts import Rows, TextNumbers
 from pisync.domain.device_status import Status
 
 _STATES: Final = len(STATUSES)
-# Where there are so many more pairs of a cause and a site than devices, only the pairs that are there are counted.
+# Where pairs of a cause and a site are so many times the devices, only those that are there are counted.
 _SPARSE: Final = 8
 # Where not one in so many is counted, it is quicker to pick them first.
 _FEW: Final = 4
