@@ -155,12 +155,12 @@ class NameOrder:
         renamed, self._renamed = self._renamed, set()
         old = self._places[np.array(list(renamed), dtype=np.int32)]
         old = old[old != NO_ROW]
-        named = sorted((row for row in renamed if self._names[row]), key=self._text)
+        named = [row for row in renamed if self._names[row]]
         self._take_out(old)
         if len(named) > _MANY * len(self._rows):
-            self._merge(named)
+            self._sort_with(named)
         else:
-            self._put_in(named)
+            self._put_in(sorted(named, key=self._text))
         self._places = np.full(size, NO_ROW, np.int32)
         self._places[self._rows] = np.arange(len(self._rows), dtype=np.int32)
         firsts = np.where(self._differs, np.arange(len(self._rows), dtype=np.int32), 0)
@@ -170,8 +170,8 @@ class NameOrder:
     def _text(self, row: int) -> str:
         return self._names[row].casefold()
 
-    def _merge(self, named: list[int]) -> None:
-        """Put many rows in, which are in the order of their names: the sort merges two runs."""
+    def _sort_with(self, named: list[int]) -> None:
+        """Put many rows in."""
         rows = np.concatenate((self._rows, np.array(named, dtype=np.int32)))
         texts = np.array([self._text(row) for row in rows.tolist()], dtype=object)
         order = np.argsort(texts, kind="stable")
