@@ -106,6 +106,11 @@ ALL: Final = (
         what="What merging costs Redis where every event is of another device.",
         where="merging:script",
     ),
+    Row(
+        name="fleet",
+        what="Lists of 100,000 and of 1,000,000 devices in memory, and following the projection.",
+        where="fleet:fleet",
+    ),
 )
 
 

@@ -106,6 +106,8 @@ LATE_S: Final = 24 * 3600
 CLOCK_SUSPECT_DAYS: Final = 3
 # What is kept of the code of a device's newest failure.
 ERROR_CODE_CHARS_MAX: Final = 40
+# Devices whose changes one read takes, so that neither Redis nor who reads is busy for long.
+CHANGES_AT_ONCE: Final = 2000
 # Devices that one call of the script merges: others wait for about a millisecond.
 MERGED_AT_ONCE: Final = 50
 STREAK_ALERT: Final = 3
@@ -261,6 +263,21 @@ MONGODB_CLOSE_TIMEOUT_S: Final = 1.0
 REDIS_SOCKET_TIMEOUT_S: Final = 5.0
 # How long a page of history waits for Redis to tell the days of a device, which it can do without.
 DAYS_HINT_TIMEOUT_S: Final = 0.2
+
+# The fleet in memory: how often it asks what changed, for how many devices it works before others have their
+# turn, how many times as long as a part took it rests while there is more, how often it reads all of it anew.
+FLEET_POLL_INTERVAL_S: Final = 1.0
+FLEET_APPLIED_AT_ONCE: Final = 500
+FLEET_RESTS: Final = 3
+FLEET_REREAD_INTERVAL_S: Final = 600.0
+# Devices that are new are looked up one by one until so many wait, or a part of those that are there.
+FLEET_UNSETTLED_MAX: Final = 5000
+FLEET_UNSETTLED_PART: Final = 4
+# How old what it read last may be while it counts as current; how often it finds out who is silent too long.
+FLEET_YOUNG_S: Final = 5.0
+FLEET_SILENCE_INTERVAL_S: Final = 10.0
+# A change of the directory may become visible so long after a later one.
+DIRECTORY_OVERLAP_S: Final = 10.0
 
 # The name of who confirms a correction of a clock.
 CONFIRMED_BY_CHARS_MAX: Final = 64

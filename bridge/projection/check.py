@@ -13,7 +13,7 @@ from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
-from pisync.domain.device_state import DeviceState, LastEvent, code_number
+from pisync.domain.device_state import DeviceState, LastEvent
 from pisync.domain.identity import bucket_of
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery
@@ -155,13 +155,11 @@ def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None
 def _facts(record: DeviceRecord) -> dict[str, str]:
     """What can differ, in words; all but the failures, of which there are many."""
     state, told, ranks = record.state, record.told, record.ranks
-    code = "" if state is None else state.code
-    ranked_code = ranks.get(Rank.CODE)
     return {
         "last success": _time(None if state is None else state.last_success_ms),
         "newest event": _event(None if state is None else state.last_event),
         "newest receipt": _time(None if state is None else state.received_ms),
-        "code of the newest failure": code or "-",
+        "code of the newest failure": ("" if state is None else state.code) or "-",
         "days with successes": _days(NO_DAYS if state is None else state.ok),
         "days with failures": _days(NO_DAYS if state is None else state.bad),
         "days heard": _days(NO_DAYS if state is None else state.heard),
@@ -171,8 +169,7 @@ def _facts(record: DeviceRecord) -> dict[str, str]:
         "failures as ranked": str(ranks.get(Rank.FAILURES, "-")),
         "streak as ranked": str(ranks.get(Rank.STREAK, "-")),
         "last seen as ranked": _time(ranks.get(Rank.LAST_SEEN)),
-        "newest receipt as ranked": _time(ranks.get(Rank.RECEIVED)),
-        "code as ranked": "-" if ranked_code is None else _code(ranked_code, code),
+        "newest change numbered": _yes(record.numbered),
         "alert confirmed": _yes(record.alerting),
     }
 
@@ -190,11 +187,6 @@ def _failures(device_id: str, expected: DeviceState | None, found: DeviceRecord)
 
 def _days(days: Days) -> str:
     return " ".join(rfc3339(from_ms(day * DAY_MS))[:10] for day in days) or "-"
-
-
-def _code(number: int, code: str) -> str:
-    """A code by which a device is ranked, in words where it is its own."""
-    return code or "none" if number == code_number(code) else f"number {number}"
 
 
 def _time(moment_ms: int | None) -> str:

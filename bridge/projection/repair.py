@@ -79,4 +79,4 @@ def is_missing_from(record: DeviceRecord, state: DeviceState) -> bool:
     if kept is None or kept.merge(state) != kept:
         return True
     expected = DeviceRecord.of(kept)
-    return record.told != expected.told or dict(record.ranks) != dict(expected.ranks)
+    return not record.numbered or record.told != expected.told or dict(record.ranks) != dict(expected.ranks)

@@ -121,7 +121,10 @@ async def test_a_former_layout_is_no_projection_and_goes(projection: RedisProjec
     """Whatever its keys hold; another program's keys stay."""
     client = projection._client
     await client.flushall()
-    former = [f"pisync:{{{number:02}}}:{name}" for number in range(16) for name in ("epoch", "device:PB-1")]
+    former = [
+        *(f"pisync:{{{number:02}}}:{name}" for number in range(16) for name in ("epoch", "device:PB-1")),
+        *(f"pisync:2:{{{tag}}}:{name}" for tag in keys.TAGS for name in ("epoch", "by:received")),
+    ]
     for key in former:
         await client.set(key, "0123456789abcdef")
     await client.set("pisync:stranger", "x")
@@ -149,21 +152,22 @@ async def test_what_a_batch_costs_is_counted(projection: RedisProjection) -> Non
     some = ONE_SHARD[: limits.MERGED_AT_ONCE]
     await projection.apply(project([event(each, minute, minute % 2) for each in some for minute in range(4)]))
     once = dict.fromkeys(("evalsha", "get", "hmget", "hset"), 1)
-    # The streak that ends, and the ranks by it, by last seen and by the time of receipt.
+    once["zrevrange"] = 1
+    # The streak that ends: the ranks by it and by last seen, and the number of the change.
     well = await calls_in_redis(projection, [event(each, 10) for each in some])
-    assert well == once | {"zadd": 3, "zrem": 1}
+    assert well == once | {"zadd": 3}
     well = await calls_in_redis(projection, [event(each, 11) for each in some])
-    assert well == once | {"zadd": 1}
+    assert well == once | {"zadd": 2}
     again = await calls_in_redis(projection, [event(each, 11) for each in some])
     assert again == {"evalsha": 1, "get": 1, "hmget": 1}
-    # A failure, for which there is room; the ranks by failures, streak, last seen and code.
+    # A failure, for which there is room; the ranks by failures, streak and last seen, and the number.
     failing = await calls_in_redis(projection, [event(each, 12, 1) for each in some])
     assert failing == once | {"zadd": 4, "strlen": len(some), "setrange": len(some)}
     await projection.apply(project([event(each, 13, 1) for each in some]))
-    # Alerts are asked for once for all; the code is the same.
+    # Alerts are asked for once for all.
     alerting = await calls_in_redis(projection, [event(each, 14, 1) for each in some])
     asking = dict.fromkeys(("exists", "zcount", "time", "smismember"), 1)
-    assert alerting == once | asking | {"zadd": 3, "strlen": len(some), "setrange": len(some)}
+    assert alerting == once | asking | {"zadd": 4, "strlen": len(some), "setrange": len(some)}
 
 
 async def test_a_call_merges_so_many_devices_at_most(projection: RedisProjection) -> None:
@@ -204,6 +208,7 @@ USES: Final[dict[str, Callable[[RedisProjection], Awaitable[object]]]] = {
     "finish_rebuild.lua": lambda projection: projection.finish_rebuild("bridge-0"),
     "delete_keys.lua": lambda projection: projection.begin_rebuild("bridge-0", [], from_nothing=True),
     "read_devices.lua": lambda projection: projection.state("PB-1"),
+    "read_changes.lua": lambda projection: projection.changes(None),
     "rank_devices.lua": lambda projection: projection.status(),
 }
 
@@ -229,7 +234,7 @@ async def test_a_defect_in_a_script_is_no_reason_to_try_again(
 ) -> None:
     """It comes out as the driver's error, which nobody waits for to pass."""
     await projection.apply(BATCH)
-    for owner in (projection, projection._ranking):
+    for owner in (projection, projection._ranking, projection._feed):
         for script in vars(owner).values():
             if isinstance(script, Script) and script._name == name:
                 script._source, script._digest = f"{defect}\n{script._source}", ""
@@ -321,7 +326,7 @@ async def test_a_redis_that_evicted_keys_is_filled_anew(tmp_path: Path) -> None:
             await projection.close()
 
 
-LOST: Final = ["heads", "failures:", *(f"by:{rank}" for rank in Rank)]
+LOST: Final = ["heads", "failures:", *(f"by:{rank}" for rank in Rank), "by:changed"]
 
 
 @pytest.mark.parametrize("lost", LOST)
