@@ -118,7 +118,7 @@ async def _at_rate(per_second: int, scale: Scale) -> _Run:
     events = per_second * seconds
     traffic = Traffic(devices=min(DEVICES, per_second), events=events)
     async with rigs.fresh() as rig, running(rig.bridge()) as bridge:
-        client = await _SteadyClient.connect(rig.mosquitto.port)
+        client = await SteadyClient.connect(rig.mosquitto.port)
         meter = rig.meter(bridge=bridge.pid)
         waits_ms = await client.run(traffic, per_second)
         cpu_us = meter.usage().per_event_us(events)
@@ -144,7 +144,7 @@ async def _bare_inserts(rig: Rig, traffic: Traffic) -> list[float]:
     return waits_ms
 
 
-class _SteadyClient(asyncio.Protocol):
+class SteadyClient(asyncio.Protocol):
     """Publishes with a Response Topic and notes when each receipt comes; on plain packets, to cost little."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class _SteadyClient(asyncio.Protocol):
         self._expected = 0
 
     @classmethod
-    async def connect(cls, port: int) -> "_SteadyClient":
+    async def connect(cls, port: int) -> "SteadyClient":
         """Connect and subscribe to the receipts."""
         _, protocol = await asyncio.get_running_loop().create_connection(cls, ports.HOST, port)
         await protocol.subscribed
