@@ -255,6 +255,7 @@ def walk(fleet: Fleet, which: FleetFilter, sort: FleetSort, limit: int, *, desce
     while True:
         part = page(fleet, which, sort=sort, descending=descending, limit=limit, after=after, now_ms=NOW_MS)
         found += [one.device_id for one in part.devices]
+        assert len(found) == len(set(found))
         after = part.next
         if after is None:
             assert part.total == len(found)
@@ -485,6 +486,27 @@ def test_habits_that_limits_are_asked_for() -> None:
     assert fleet.habits() == {
         (calendar, days) for calendar in (EVERY_DAY, friday) for days in (*HABIT_DAYS, 5)
     }
+
+
+def test_of_several_labels_a_device_has_each_and_of_anything_else_one() -> None:
+    fleet = Fleet()
+    fleet.set_devices(
+        [
+            DirectoryDevice(device_id="PB-1", labels=("loan", "north"), site="s"),
+            DirectoryDevice(device_id="PB-2", labels=("north",), site="t"),
+            DirectoryDevice(device_id="PB-3", site="u"),
+        ]
+    )
+    fleet.settle()
+    for which, ids in (
+        (FleetFilter(labels=frozenset({"north"})), ["PB-1", "PB-2"]),
+        (FleetFilter(labels=frozenset({"north", "loan"})), ["PB-1"]),
+        (FleetFilter(labels=frozenset({"north", "none"})), []),
+        (FleetFilter(sites=frozenset({"s", "t", "none"})), ["PB-1", "PB-2"]),
+        (FleetFilter(sites=frozenset({"s", "t"}), labels=frozenset({"loan"})), ["PB-1"]),
+    ):
+        found = page(fleet, which, sort=FleetSort.DEVICE_ID, limit=9, now_ms=NOW_MS)
+        assert [one.device_id for one in found.devices] == ids
 
 
 def test_a_device_is_seen_once_it_is_settled_and_another_fleet_goes_its_own_way() -> None:
