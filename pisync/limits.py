@@ -169,11 +169,14 @@ COMPARE_NAMED_MAX: Final = 5
 COMPARED_DEVICES_AT_ONCE: Final = 1000
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
+# Events of a replay that MongoDB gives in one reply, and those that are worked on before live traffic has its
+# turn.
 REPLAY_BATCH_EVENTS: Final = 2000
+REPLAY_EVENTS_AT_ONCE: Final = 250
 # Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
 # 200,000 events of 10,000 devices. Devices that it gives Redis at once.
 REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024
-REPLAY_MERGED_AT_ONCE: Final = 500
+REPLAY_MERGED_AT_ONCE: Final = 100
 # How long MongoDB may count the events of a replay, which nobody waits for.
 COUNT_TIMEOUT_MS: Final = 10_000
 # For how long a rebuild or a catch-up may keep all alerts silent: one that is stuck must not do it for ever.

@@ -108,6 +108,7 @@ async def test_a_replay_that_was_interrupted_goes_on_from_there(
     event_store: EventStore, monkeypatch: pytest.MonkeyPatch, since: datetime | None
 ) -> None:
     monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 10)
+    monkeypatch.setattr("pisync.limits.REPLAY_EVENTS_AT_ONCE", 4)
     for minute in range(9):
         await event_store.insert(fleet()[minute * 7 : minute * 7 + 7], NOW + timedelta(minutes=minute))
     position, batches = ReplayPosition(), 0

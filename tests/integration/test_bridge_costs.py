@@ -216,3 +216,6 @@ async def test_a_rebuild_reads_each_event_once_and_merges_each_device_once(
     # The devices of a bucket are all of one shard: one call of the script for up to `limits.MERGED_AT_ONCE`.
     assert len(costs.packets) <= limits.BUCKETS
     assert sum(str(packet).count("EVALSHA") for packet in costs.packets) <= limits.BUCKETS
+    # Live traffic, beside it, has its turn after so many.
+    monkeypatch.setattr(limits, "REPLAY_EVENTS_AT_ONCE", 30)
+    assert max([len(batch) async for batch in costs.events.replay(None)]) <= 30

@@ -1,6 +1,7 @@
 """Reads of very many stored events: what a replay needs of each, and the next while some are worked on."""
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Iterator
 from itertools import groupby
 from typing import Any, Final
@@ -14,12 +15,13 @@ from pisync.stores.mongodb.connection import Document
 
 # Of the errors all codes: to compute the first one's costs MongoDB a third of the whole read.
 PROJECTION: Final = {"errors.message": 0}
+_length: Final = struct.Struct("<i").unpack_from
 # No zone and no class of ours, so that the driver decodes a batch without calling into Python.
 _OPTIONS: Final[CodecOptions[Document]] = CodecOptions()
 
 
 async def documents(cursor: AsyncRawBatchCursor[Document]) -> AsyncGenerator[list[Document]]:
-    """What a cursor finds, reply after reply, each of bounded size; the next is read meanwhile."""
+    """What a cursor finds, some at a time; while a reply, which is bounded, is worked on, the next comes."""
 
     async def reply() -> Any:
         return await anext(cursor, None)
@@ -28,10 +30,22 @@ async def documents(cursor: AsyncRawBatchCursor[Document]) -> AsyncGenerator[lis
     try:
         while (found := await reading) is not None:
             reading = asyncio.create_task(reply())
-            if batch := decode_all(found, _OPTIONS):
-                yield batch
+            for part in _parts(found):
+                yield decode_all(part, _OPTIONS)
+                await asyncio.sleep(0)  # live traffic beside it waits for no more than this
     finally:
         await tasks.cancel([reading])
+
+
+def _parts(reply: bytes) -> Iterator[bytes]:
+    """A reply's documents, as many at a time as are worked on at once; each begins with its length."""
+    start = end = 0
+    while start < len(reply):
+        for _ in range(limits.REPLAY_EVENTS_AT_ONCE):
+            if end < len(reply):
+                end += _length(reply, end)[0]
+        yield reply[start:end]
+        start = end
 
 
 def batches(found: list[Document], *, by_bucket: bool) -> Iterator[StoredEvents]:
