@@ -513,6 +513,33 @@ def test_of_several_labels_a_device_has_each_and_of_anything_else_one() -> None:
         assert [one.device_id for one in found.devices] == ids
 
 
+def test_a_cause_is_that_of_devices_that_fail_now() -> None:
+    fleet = Fleet()
+    fleet.apply(
+        [("PB-1", summary(1, 1, 0, 2, "E_NET", 1, None)), ("PB-2", summary(1, 1, 1, 2, "E_NET", 1, None))]
+    )
+    fleet.settle()
+    which = FleetFilter(causes=frozenset({"E_NET"}))
+    found = page(fleet, which, sort=FleetSort.DEVICE_ID, limit=9, now_ms=NOW_MS)
+    assert [(one.device_id, one.cause) for one in found.devices] == [("PB-2", "E_NET")]
+    assert [
+        cause.devices
+        for cause in summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=9, sites_max=9).causes
+    ] == [1]
+
+
+def test_who_was_heard_today_goes_by_the_date_at_the_site() -> None:
+    """It is 20:26 in UTC, and 8:26 of the next day in Auckland."""
+    fleet = Fleet()
+    fleet.set_sites([Site(site_id="s", time_zone="Pacific/Auckland"), Site(site_id="t")])
+    for device_id, site, hours in (("PB-1", "s", 8), ("PB-2", "s", 10), ("PB-3", "t", 20), ("PB-4", "t", 22)):
+        fleet.set_devices([DirectoryDevice(device_id=device_id, site=site)])
+        fleet.apply([(device_id, summary(hours // 2, 0, 0, 0, "", 1, None))])
+    fleet.settle()
+    found = summaries.sites(fleet, FleetFilter(), sort=SiteSort.SITE_ID, limit=9, now_ms=NOW_MS)
+    assert [(each.heard_today, each.devices) for each in found.sites] == [(1, 2), (1, 2)]
+
+
 @pytest.mark.parametrize("descending", [False, True])
 def test_a_page_goes_on_between_others_where_its_last_name_is_gone(descending: bool) -> None:
     """The device was renamed, and others have names before and behind, with ids before and behind its own."""
