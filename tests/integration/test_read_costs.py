@@ -19,6 +19,7 @@ from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -92,6 +93,7 @@ async def costs(
             bridges=MongoBridgeRegistry(connection),
             directory=MongoDirectoryStore(connection),
             actions=MongoActionStore(connection),
+            acknowledgements=MongoAcknowledgementStore(connection),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)
