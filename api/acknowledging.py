@@ -19,9 +19,9 @@ from pisync.clock import rfc3339
 from pisync.domain.acknowledgements import (
     Acknowledgement,
     Ended,
-    Kind,
     Known,
     Subject,
+    SubjectKind,
     Until,
     Why,
     end_of,
@@ -118,7 +118,7 @@ async def quiet_alerts(state: State, alerts: Collection[Alert]) -> dict[str, Ack
     open_ones = {alert.alert_id: alert for alert in alerts if alert.closed_at is None}
     if not open_ones:
         return {}
-    found = await state.acknowledgements.open_ones(Kind.ALERTS, open_ones)
+    found = await state.acknowledgements.open_ones(SubjectKind.ALERTS, open_ones)
     return {name: each for name, each in found.items() if is_quiet(open_ones[name], each)}
 
 
@@ -129,7 +129,7 @@ def is_quiet(alert: Alert, acknowledgement: Acknowledgement) -> bool:
 
 async def told(state: State, found: Collection[Acknowledgement]) -> list[Told]:
     """Each of these beside what is known of its subject."""
-    alert_ids = [each.subject.target for each in found if each.subject.kind is Kind.ALERTS]
+    alert_ids = [each.subject.target for each in found if each.subject.kind is SubjectKind.ALERTS]
     alerts: dict[str, Alert] = {}
     if alert_ids:
         query = AlertQuery(limit=len(alert_ids), alert_ids=alert_ids)
@@ -137,7 +137,7 @@ async def told(state: State, found: Collection[Acknowledgement]) -> list[Told]:
     now = clock.now()
     rows = []
     for each in found:
-        alert = alerts.get(each.subject.target) if each.subject.kind is Kind.ALERTS else None
+        alert = alerts.get(each.subject.target) if each.subject.kind is SubjectKind.ALERTS else None
         known = _known(state, each.subject, alert)
         rows.append(Told(each, known, end_of(each, known, now), alert))
     return rows
@@ -147,7 +147,7 @@ def as_json(row: Told) -> dict[str, Any]:
     """An acknowledgement as the api tells it."""
     acknowledgement, known, ended, alert = row
     subject = acknowledgement.subject
-    is_alert = subject.kind is Kind.ALERTS
+    is_alert = subject.kind is SubjectKind.ALERTS
     return {
         "id": acknowledgement.acknowledgement_id,
         "kind": subject.kind,
@@ -193,7 +193,7 @@ async def _look(state: State, asked: Asked) -> tuple[Alert | None, Known]:
 
 async def _alert(state: State, subject: Subject) -> Alert | None:
     """The alert, where it is about one."""
-    if subject.kind is not Kind.ALERTS:
+    if subject.kind is not SubjectKind.ALERTS:
         return None
     found = await state.alerts.find(AlertQuery(limit=1, alert_ids=[subject.target]))
     if not found:
@@ -202,7 +202,7 @@ async def _alert(state: State, subject: Subject) -> Alert | None:
 
 
 def _known(state: State, subject: Subject, alert: Alert | None) -> Known:
-    if subject.kind is Kind.ALERTS:
+    if subject.kind is SubjectKind.ALERTS:
         return Known(closed_at=None if alert is None else alert.closed_at)
     return Known(devices=state.failing.devices(subject.target))
 

@@ -8,7 +8,7 @@ changes nothing, so that a worker that has lost its lease does no harm.
 import asyncio
 
 from pisync import clock, limits, logs
-from pisync.domain.acknowledgements import Kind, Known, end_of
+from pisync.domain.acknowledgements import Known, SubjectKind, end_of
 from pisync.stores.interfaces.acknowledgements import (
     AcknowledgementQuery,
     AcknowledgementStore,
@@ -45,7 +45,7 @@ class Closing:
         while True:
             query = AcknowledgementQuery(limit=limits.ACKNOWLEDGEMENTS_BATCH, is_open=True, before=before)
             found = await self._acknowledgements.find(query)
-            alert_ids = [each.subject.target for each in found if each.subject.kind is Kind.ALERTS]
+            alert_ids = [each.subject.target for each in found if each.subject.kind is SubjectKind.ALERTS]
             closed_alerts = {}
             if alert_ids:
                 over = AlertQuery(limit=len(alert_ids), is_open=False, alert_ids=alert_ids)
@@ -53,7 +53,7 @@ class Closing:
             now = clock.now()
             for each in found:
                 target = each.subject.target
-                if each.subject.kind is Kind.CAUSES:
+                if each.subject.kind is SubjectKind.CAUSES:
                     known = Known(devices=self._failing.devices(target))
                 else:
                     alert = closed_alerts.get(target)

@@ -13,13 +13,13 @@ from api.acknowledging import Asked, Told
 from api.bodies import hold_to, read_body
 from api.directory.reading import read_object
 from api.models import NextUrl
-from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, Responses, declare, list_responses
+from api.openapi import PARAMETERS, REFERENCE, UNAVAILABLE, UNEXPECTED, Responses, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import clock, limits
 from pisync.domain import acknowledgements as domain
-from pisync.domain.acknowledgements import NO_CODE, Kind, Subject, Why
+from pisync.domain.acknowledgements import NO_CODE, Subject, SubjectKind, Why
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import CONTROL_CHARACTERS, Fault
 from pisync.stores.interfaces.acknowledgements import AcknowledgementQuery
@@ -106,7 +106,7 @@ class Acknowledgement(Said):
     """That an operator knows of an alert or of a cause."""
 
     id: Annotated[str, Field(description="Opaque; the id of its action, too.")]
-    kind: Kind
+    kind: SubjectKind
     alert_id: Annotated[str | None, Field(description="The alert that is acknowledged; else null.")]
     device_id: Annotated[models.DeviceId | None, Field(description="The alert's device.")]
     rule: Annotated[Rule | None, Field(description="The alert's rule.")]
@@ -172,13 +172,16 @@ Code = Annotated[
 
 def body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
     """The declaration of a body that is read by `acknowledged`."""
+    schema = model.model_json_schema(ref_template=REFERENCE)
+    # What it refers to is there already: answers have it, too.
+    schema.pop("$defs", None)
     return {
         "requestBody": {
             "required": True,
             "description": f"At most {limits.HTTP_BODY_BYTES_MAX} bytes.",
             "content": {
                 _JSON: {
-                    "schema": model.model_json_schema(),
+                    "schema": schema,
                     "examples": {name: {"value": example} for name, example in examples.items()},
                 }
             },
@@ -225,7 +228,7 @@ async def put_cause(*, request: Request, code: Code) -> Response:
     A recovery is over when no device fails by the code. A moment does not end earlier, whatever happens.
     With `more_devices`, it counts how many fail by the code now and is over when that and so many more do.
     """
-    return await acknowledged(request, Subject(kind=Kind.CAUSES, target=code))
+    return await acknowledged(request, Subject(kind=SubjectKind.CAUSES, target=code))
 
 
 @router.delete(
@@ -236,7 +239,7 @@ async def put_cause(*, request: Request, code: Code) -> Response:
 )
 async def delete_cause(*, request: Request, code: Code) -> Response:
     """The cause is loud again."""
-    return await taken_back(request, Subject(kind=Kind.CAUSES, target=code))
+    return await taken_back(request, Subject(kind=SubjectKind.CAUSES, target=code))
 
 
 @router.get(
@@ -256,8 +259,8 @@ async def acknowledgements(
         ),
     ] = AcknowledgementState.ALL,
     kind: Annotated[
-        Kind | None,
-        WithJsonSchema({"type": "string", "enum": list(Kind)}),
+        SubjectKind | None,
+        WithJsonSchema({"type": "string", "enum": list(SubjectKind)}),
         Query(description="Only those of these."),
     ] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,

@@ -30,7 +30,7 @@ from api.state import State, state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
-from pisync.domain.acknowledgements import Acknowledgement, Kind, Subject
+from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind
 from pisync.domain.alerts import Rule
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
@@ -147,7 +147,7 @@ async def acknowledge(*, request: Request, alert_id: AlertId) -> Response:
 
     May be repeated; what is said anew takes the place of what was said.
     """
-    return await acknowledged(request, Subject(kind=Kind.ALERTS, target=alert_id))
+    return await acknowledged(request, Subject(kind=SubjectKind.ALERTS, target=alert_id))
 
 
 @router.delete(
@@ -161,7 +161,7 @@ async def acknowledge(*, request: Request, alert_id: AlertId) -> Response:
 )
 async def unacknowledge(*, request: Request, alert_id: AlertId) -> Response:
     """The alert is loud again."""
-    return await taken_back(request, Subject(kind=Kind.ALERTS, target=alert_id))
+    return await taken_back(request, Subject(kind=SubjectKind.ALERTS, target=alert_id))
 
 
 class _Listed(NamedTuple):
@@ -195,7 +195,7 @@ async def _find_acknowledged(state: State, query: AlertQuery) -> list[_Listed]:
     found: list[_Listed] = []
     before, size = query.before, query.limit
     while True:
-        some = await state.acknowledgements.open_by_target(Kind.ALERTS, size, before)
+        some = await state.acknowledgements.open_by_target(SubjectKind.ALERTS, size, before)
         if some:
             by_alert = {each.subject.target: each for each in some}
             alerts = await state.alerts.find(replace(query, limit=len(some), alert_ids=by_alert))

@@ -23,7 +23,7 @@ _MEMBERS: Final = ("until", "reason")
 _MORE_DEVICES: Final = "more_devices"
 
 
-class Kind(StrEnum):
+class SubjectKind(StrEnum):
     """What can be acknowledged."""
 
     ALERTS = "alerts"
@@ -44,7 +44,7 @@ class Why(StrEnum):
 class Subject:
     """What is acknowledged: the id of an alert, or the code of a cause."""
 
-    kind: Kind
+    kind: SubjectKind
     target: str
 
 
@@ -115,7 +115,7 @@ def end_of(acknowledgement: Acknowledgement, known: Known, now: datetime) -> End
     until, ends = acknowledgement.until, list[tuple[datetime, Why]]()
     if until.moment is not None and until.moment <= now:
         ends.append((until.moment, Why.MOMENT))
-    if acknowledgement.subject.kind is Kind.ALERTS:
+    if acknowledgement.subject.kind is SubjectKind.ALERTS:
         if known.closed_at is not None:
             ends.append((known.closed_at, Why.RECOVERY))
     elif known.devices is not None:
@@ -137,7 +137,7 @@ def until_as_json(until: Until) -> Any:
     return RECOVERY if until.more_devices is None else {_MORE_DEVICES: until.more_devices}
 
 
-def read(kind: Kind, given: Mapping[str, object], now: datetime) -> tuple[Until, str, list[Fault]]:
+def read(kind: SubjectKind, given: Mapping[str, object], now: datetime) -> tuple[Until, str, list[Fault]]:
     """How long to be quiet, and the reason, from the members of a request, and what is wrong with them."""
     until, reason, faults = Until(), "", list[Fault]()
     for name in given:
@@ -157,16 +157,16 @@ def read(kind: Kind, given: Mapping[str, object], now: datetime) -> tuple[Until,
 _read_reason: Final = text_reader(limits.ACKNOWLEDGEMENT_REASON_CHARS_MAX)
 
 
-def _until(kind: Kind, value: object, now: datetime) -> Until:
+def _until(kind: SubjectKind, value: object, now: datetime) -> Until:
     if value == RECOVERY:
         return Until()
-    if isinstance(value, dict) and kind is Kind.CAUSES:
+    if isinstance(value, dict) and kind is SubjectKind.CAUSES:
         return Until(more_devices=_more_devices(value))
     try:
         moment = read_moment(value)
     except ValueError:
         forms = f"{RECOVERY!r}, or an RFC 3339 time with an offset, such as 2026-12-01T00:00:00Z"
-        if kind is Kind.CAUSES:
+        if kind is SubjectKind.CAUSES:
             forms += f', or an object such as {{"{_MORE_DEVICES}": 10}}'
         raise ValueError(f"must be {forms}") from None
     if moment <= now:

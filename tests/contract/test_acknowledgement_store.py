@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from pisync.domain.acknowledgements import Acknowledgement, Ended, Kind, Subject, Until, Why
+from pisync.domain.acknowledgements import Acknowledgement, Ended, Subject, SubjectKind, Until, Why
 from pisync.stores.interfaces.acknowledgements import AcknowledgementQuery, AcknowledgementStore
 from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
@@ -16,7 +16,7 @@ from pisync.stores.mongodb.connection import MongoConnection
 from tests.support.samples import NOW
 
 LATER = NOW + timedelta(hours=1)
-ALERTS, CAUSES = Kind.ALERTS, Kind.CAUSES
+ALERTS, CAUSES = SubjectKind.ALERTS, SubjectKind.CAUSES
 
 
 @pytest_asyncio.fixture
@@ -33,7 +33,7 @@ async def store(event_store_url: str | None) -> AsyncIterator[AcknowledgementSto
     await connection.close()
 
 
-def one(name: str, target: str, kind: Kind = ALERTS) -> Acknowledgement:
+def one(name: str, target: str, kind: SubjectKind = ALERTS) -> Acknowledgement:
     return Acknowledgement(
         acknowledgement_id=name,
         subject=Subject(kind=kind, target=target),
@@ -101,7 +101,7 @@ async def test_pages_give_each_once(store: AcknowledgementStore, limit: int) -> 
         await store.add(one(f"{number}", f"T-{4 - number}", CAUSES if number == 1 else ALERTS))
     await store.end("3", ended())
 
-    async def ids(is_open: bool | None = None, kind: Kind | None = None) -> str:
+    async def ids(is_open: bool | None = None, kind: SubjectKind | None = None) -> str:
         names, before = "", None
         while page := await store.find(
             AcknowledgementQuery(limit=limit, is_open=is_open, kind=kind, before=before)

@@ -14,9 +14,9 @@ from pisync.domain import acknowledgements, directory
 from pisync.domain.acknowledgements import (
     Acknowledgement,
     Ended,
-    Kind,
     Known,
     Subject,
+    SubjectKind,
     Until,
     Why,
     end_of,
@@ -34,7 +34,7 @@ COUNTS = st.none() | st.integers(0, 200)
 def of_alert(until: Until = Until()) -> Acknowledgement:  # noqa: B008 - it is frozen
     return Acknowledgement(
         acknowledgement_id="A-1",
-        subject=Subject(kind=Kind.ALERTS, target="alert-1"),
+        subject=Subject(kind=SubjectKind.ALERTS, target="alert-1"),
         who="ada",
         at=NOW,
         reason="",
@@ -43,7 +43,9 @@ def of_alert(until: Until = Until()) -> Acknowledgement:  # noqa: B008 - it is f
 
 
 def of_cause(until: Until = Until(), devices: int | None = 5) -> Acknowledgement:  # noqa: B008 - it is frozen
-    return replace(of_alert(until), subject=Subject(kind=Kind.CAUSES, target="E_TIMEOUT"), devices=devices)
+    return replace(
+        of_alert(until), subject=Subject(kind=SubjectKind.CAUSES, target="E_TIMEOUT"), devices=devices
+    )
 
 
 def why(acknowledgement: Acknowledgement, now: datetime = LATER, **known: Any) -> Why | None:
@@ -125,9 +127,9 @@ MORE = st.integers(1, limits.ACKNOWLEDGEMENT_MORE_DEVICES_MAX).map(lambda more: 
 @given(UNTILS | MORE)
 def test_what_is_told_can_be_said_again(until: Until) -> None:
     given = {"until": until_as_json(until), "reason": "so"}
-    assert read(Kind.CAUSES, given, NOW) == (until, "so", [])
+    assert read(SubjectKind.CAUSES, given, NOW) == (until, "so", [])
     if until.more_devices is None:
-        assert read(Kind.ALERTS, given, NOW) == (until, "so", [])
+        assert read(SubjectKind.ALERTS, given, NOW) == (until, "so", [])
 
 
 @pytest.mark.parametrize(
@@ -153,16 +155,16 @@ def test_what_is_told_can_be_said_again(until: Until) -> None:
     ],
 )
 def test_what_is_wrong_is_named(given_members: Mapping[str, object], member: str, words: str) -> None:
-    _, _, [fault] = read(Kind.CAUSES, given_members, NOW)
+    _, _, [fault] = read(SubjectKind.CAUSES, given_members, NOW)
     assert fault.member == member
     assert words in fault.detail
 
 
 def test_an_alert_is_of_one_device() -> None:
-    _, _, [fault] = read(Kind.ALERTS, {"until": {"more_devices": 10}}, NOW)
+    _, _, [fault] = read(SubjectKind.ALERTS, {"until": {"more_devices": 10}}, NOW)
     assert fault.member == "until"
     assert "more_devices" not in fault.detail
 
 
 def test_everything_that_is_acted_on_can_be_asked_for() -> None:
-    assert {*map(str, directory.Kind), *map(str, acknowledgements.Kind)} == set(map(str, About))
+    assert {*map(str, directory.Kind), *map(str, acknowledgements.SubjectKind)} == set(map(str, About))

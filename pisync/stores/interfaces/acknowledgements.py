@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from pisync.domain.acknowledgements import Acknowledgement, Ended, Kind
+from pisync.domain.acknowledgements import Acknowledgement, Ended, SubjectKind
 
 
 class FailingByCode(Protocol):
@@ -31,7 +31,7 @@ class AcknowledgementQuery:
 
     limit: int
     is_open: bool | None = None
-    kind: Kind | None = None
+    kind: SubjectKind | None = None
     before: str | None = None
 
 
@@ -50,10 +50,12 @@ class AcknowledgementStore(Protocol):
     async def end(self, acknowledgement_id: str, ended: Ended) -> bool:
         """Write down its end; False where one is written down, which stays."""
 
-    async def open_ones(self, kind: Kind, targets: Collection[str]) -> dict[str, Acknowledgement]:
+    async def open_ones(self, kind: SubjectKind, targets: Collection[str]) -> dict[str, Acknowledgement]:
         """The open ones of these alerts or causes, by their targets."""
 
-    async def open_by_target(self, kind: Kind, limit: int, before: str | None) -> list[Acknowledgement]:
+    async def open_by_target(
+        self, kind: SubjectKind, limit: int, before: str | None
+    ) -> list[Acknowledgement]:
         """Open ones by their targets, the last first; `before`: only of targets before this one."""
 
     async def find(self, query: AcknowledgementQuery) -> list[Acknowledgement]:

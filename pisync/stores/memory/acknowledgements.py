@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from pisync.domain.acknowledgements import Acknowledgement, Ended, Kind
+from pisync.domain.acknowledgements import Acknowledgement, Ended, SubjectKind
 from pisync.stores.interfaces.acknowledgements import AcknowledgementQuery
 
 
@@ -32,7 +32,7 @@ class MemoryAcknowledgementStore:
         self.kept[acknowledgement_id] = replace(found, ended=ended)
         return True
 
-    async def open_ones(self, kind: Kind, targets: Collection[str]) -> dict[str, Acknowledgement]:
+    async def open_ones(self, kind: SubjectKind, targets: Collection[str]) -> dict[str, Acknowledgement]:
         """The open ones of these alerts or causes."""
         return {
             each.subject.target: each
@@ -40,7 +40,9 @@ class MemoryAcknowledgementStore:
             if each.ended is None and each.subject.kind is kind and each.subject.target in targets
         }
 
-    async def open_by_target(self, kind: Kind, limit: int, before: str | None) -> list[Acknowledgement]:
+    async def open_by_target(
+        self, kind: SubjectKind, limit: int, before: str | None
+    ) -> list[Acknowledgement]:
         """Open ones by their targets, the last first."""
         found = [
             each

@@ -6,7 +6,7 @@ from typing import Final
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from pisync.domain.acknowledgements import Acknowledgement, Ended, Kind, Subject, Until, Why
+from pisync.domain.acknowledgements import Acknowledgement, Ended, Subject, SubjectKind, Until, Why
 from pisync.stores.interfaces.acknowledgements import AcknowledgementQuery
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
 
@@ -65,7 +65,7 @@ class MongoAcknowledgementStore:
             result = await self._kept.update_one({"_id": acknowledgement_id, "is_open": True}, {"$set": end})
         return bool(result.matched_count)
 
-    async def open_ones(self, kind: Kind, targets: Collection[str]) -> dict[str, Acknowledgement]:
+    async def open_ones(self, kind: SubjectKind, targets: Collection[str]) -> dict[str, Acknowledgement]:
         """The open ones of these alerts or causes, by their targets."""
         if not targets:
             return {}
@@ -75,7 +75,9 @@ class MongoAcknowledgementStore:
             found = self._kept.find(matching).limit(len(targets)).batch_size(len(targets))
             return {document["target"]: _acknowledgement(document) async for document in found}
 
-    async def open_by_target(self, kind: Kind, limit: int, before: str | None) -> list[Acknowledgement]:
+    async def open_by_target(
+        self, kind: SubjectKind, limit: int, before: str | None
+    ) -> list[Acknowledgement]:
         """Open ones by their targets, the last first."""
         matching: Document = {"kind": kind.value, "is_open": True}
         if before is not None:
@@ -101,7 +103,7 @@ class MongoAcknowledgementStore:
 def _acknowledgement(document: Document) -> Acknowledgement:
     return Acknowledgement(
         acknowledgement_id=document["_id"],
-        subject=Subject(kind=Kind(document["kind"]), target=document["target"]),
+        subject=Subject(kind=SubjectKind(document["kind"]), target=document["target"]),
         who=document["who"],
         at=document["at"],
         reason=document["reason"],
