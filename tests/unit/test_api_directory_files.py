@@ -248,6 +248,16 @@ async def test_of_many_faults_the_first_are_told_and_the_others_counted() -> Non
     assert f"Line 3 and {many - 1} other lines: retired" in document["detail"]
 
 
+async def test_a_line_at_fault_counts_as_refused_and_as_nothing_else() -> None:
+    async with api() as pisync:
+        await counts(pisync, "device_id\nPB-1\n")
+        file = "device_id,site,retired\nPB-1,,\nPB-2,,\nPB-3,S-9,\nPB-4,,?\nPB-2,,\n"
+        document = is_problem(await send(pisync, file), 422)
+    told = [document[name] for name in ("created", "changed", "unchanged", "refused")]
+    assert told == [1, 0, 1, 3]
+    assert [fault["line"] for fault in document["errors"]] == [4, 5, 6]
+
+
 @pytest.mark.parametrize("dies_after", [0, 1, 2])
 async def test_the_same_import_again_finishes_one_that_was_cut_off(dies_after: int) -> None:
     """As by a crash: its action says what was meant, and stays as it is."""

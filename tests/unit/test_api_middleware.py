@@ -12,7 +12,7 @@ from tests.support.samples import event, payload
 
 HISTORY = "/api/device/PB-1/sync-history"
 GETS = [
-    path.replace("{device_id}", "PB-1").replace("{dead_letter_id}", "0" * 32)
+    path.replace("{device_id}", "PB-1").replace("{site_id}", "S-1").replace("{dead_letter_id}", "0" * 32)
     for path, operations in Api().document["paths"].items()
     if "get" in operations
 ]
@@ -44,6 +44,8 @@ async def test_head_asks_for_the_key() -> None:
             "/api/dead-letters": "DELETE, GET, HEAD, OPTIONS",
             "/api/sync-event": "OPTIONS, POST",
             f"/api/dead-letters/{'0' * 32}/replay": "GET, HEAD, OPTIONS, POST",
+            "/api/directory/devices/PB-1": "GET, HEAD, OPTIONS, PATCH, PUT",
+            "/api/directory/sites/S-1": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT",
         }
     ).items(),
 )

@@ -123,8 +123,11 @@ def test_the_lists_that_take_since_and_until_are_those_that_the_readme_names() -
         "/api/dead-letters": {"since", "until"},
         "/api/devices/repeated-failures": {"since"},
         "/api/alerts": set(),
+        "/api/directory/devices": set(),
+        "/api/directory/sites": set(),
+        "/api/actions": set(),
     }
-    said = "history and dead letters take both, repeated failures `since` alone, and alerts neither."
+    said = "history and dead letters take both, repeated failures `since` alone, and the others neither."
     assert said in " ".join((ROOT / "README.md").read_text().split())
 
 
