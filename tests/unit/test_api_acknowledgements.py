@@ -472,7 +472,7 @@ async def test_with_keys_only_who_has_one_may_acknowledge() -> None:
 async def test_the_worker_closes_what_has_ended_by_itself_and_nothing_else(
     wall: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "ACKNOWLEDGEMENTS_BATCH", 2)
+    monkeypatch.setattr(limits, "ACKNOWLEDGEMENTS_BATCH", 3)
     async with api() as pisync:
         alerts = await opened(pisync, "PB-1", "PB-2", "PB-3")
         pisync.failing.by_code = {"E_1": 1, "E_2": 1, "E_3": 1}
@@ -487,6 +487,7 @@ async def test_the_worker_closes_what_has_ended_by_itself_and_nothing_else(
         assert await closing.close() == 0
         wall.passes(minutes=2)
         await pisync.alerts.resolve(Rule.STREAK, ["PB-1"], NOW + timedelta(seconds=30))
+        await pisync.alerts.resolve(Rule.STREAK, ["PB-2"], NOW + timedelta(seconds=90))
         pisync.failing.by_code = None
         assert await closing.close() == 2
         pisync.failing.by_code = {"E_1": 0, "E_2": 3, "E_3": 1}
