@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
 from api.routes import (
+    acknowledgements,
     actions,
     alerts,
     dead_letters,
@@ -28,6 +29,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     device.router,
     failures.router,
     alerts.router,
+    acknowledgements.router,
     dead_letters.router,
     replays.router,
     directory.router,

@@ -7,6 +7,7 @@ from fastapi import Request
 
 from api.publisher import SyncPublisher
 from pisync import limits
+from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, FailingByCode, NobodyKnows
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
@@ -21,7 +22,8 @@ class State:
     """The stores that are read, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
-    directory, and the actions that tell what was changed. `imports` are the places for imports at once.
+    directory, acknowledgements, and the actions that tell what was changed. `imports` are the places for
+    imports at once; `failing` counts devices by cause.
     """
 
     events: EventStore
@@ -31,7 +33,9 @@ class State:
     bridges: BridgeRegistry
     directory: DirectoryStore
     actions: ActionStore
+    acknowledgements: AcknowledgementStore
     publisher: SyncPublisher
+    failing: FailingByCode = field(default_factory=NobodyKnows)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 
 

@@ -313,6 +313,15 @@ IMPORT_SPOOL_MEMORY_KIB: Final = 8 * 1024
 # How often a change of one entry is tried where others change it at the same moment.
 DIRECTORY_CHANGE_TRIES: Final = 10
 
+# Acknowledgements of alerts and causes: characters of a reason, devices that a cause may come to have more,
+# how often one is tried where others acknowledge the same at the same moment. A worker looks so often for
+# those that have ended, so many at once.
+ACKNOWLEDGEMENT_REASON_CHARS_MAX: Final = 1000
+ACKNOWLEDGEMENT_MORE_DEVICES_MAX: Final = 10_000_000
+ACKNOWLEDGEMENT_TRIES: Final = 10
+ACKNOWLEDGEMENTS_INTERVAL_S: Final = 10.0
+ACKNOWLEDGEMENTS_BATCH: Final = 500
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000

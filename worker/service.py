@@ -12,8 +12,10 @@ from pisync import backoff, limits, logs
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
+from pisync.stores.interfaces.acknowledgements import NobodyKnows
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
+from worker.acknowledgements import Closing
 from worker.leased import Leased
 from worker.metrics import Metrics
 from worker.rollups import Rolling
@@ -21,6 +23,7 @@ from worker.rollups import Rolling
 log = logs.get(__name__)
 
 ROLLUPS: Final = "rollups"
+ACKNOWLEDGEMENTS: Final = "acknowledgements"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -55,14 +58,10 @@ class _Worker:
         self._metrics = Metrics()
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
+        holder = secrets.token_hex(8)
         self._duties = [
-            Leased(
-                ROLLUPS,
-                self._roll,
-                leases=stores.leases,
-                holder=secrets.token_hex(8),
-                metrics=self._metrics,
-            )
+            Leased(duty, work, leases=stores.leases, holder=holder, metrics=self._metrics)
+            for duty, work in ((ROLLUPS, self._roll), (ACKNOWLEDGEMENTS, self._close_acknowledgements))
         ]
         self._tell_rollups()
 
@@ -89,6 +88,7 @@ class _Worker:
         for delay_s in backoff.delays():
             try:
                 await self._stores.events.prepare()
+                await self._stores.acknowledgements.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -117,6 +117,12 @@ class _Worker:
             self._rolling = None
             self._ended_events += rolling.events_counted
             self._ended_minutes += rolling.minutes_recounted
+
+    async def _close_acknowledgements(self, _term: int) -> None:
+        stores = self._stores
+        await Closing(
+            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=NobodyKnows()
+        ).run()
 
     def _tell_rollups(self) -> None:
         metrics = self._metrics

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pisync.settings import CommonSettings
+from pisync.stores.interfaces.acknowledgements import AcknowledgementStore
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
@@ -16,6 +17,7 @@ from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -46,6 +48,7 @@ class Stores:
     listening: ListeningRecord
     directory: DirectoryStore
     actions: ActionStore
+    acknowledgements: AcknowledgementStore
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -75,6 +78,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             listening=MongoListeningRecord(mongodb),
             directory=MongoDirectoryStore(mongodb),
             actions=MongoActionStore(mongodb),
+            acknowledgements=MongoAcknowledgementStore(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

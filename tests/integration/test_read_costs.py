@@ -1,5 +1,6 @@
 """What a request costs the stores: round trips and documents examined, counted, not timed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,10 +16,14 @@ from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
 from pisync import clock, limits
+from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind, Until
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
+from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -93,6 +98,7 @@ async def costs(
             bridges=MongoBridgeRegistry(connection),
             directory=MongoDirectoryStore(connection),
             actions=MongoActionStore(connection),
+            acknowledgements=MongoAcknowledgementStore(connection),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)
@@ -125,7 +131,7 @@ async def keep(api: Costs, devices: range, failures: int) -> None:
 
 async def examined(api: Costs, command: Mapping[str, Any]) -> tuple[int, int]:
     """Index keys and documents that MongoDB looks at for a command that it was sent."""
-    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint")}
+    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint") if name in command}
     explained = await api.connection.database.command("explain", find, verbosity="executionStats")
     stats = explained["executionStats"]
     return stats["totalKeysExamined"], stats["totalDocsExamined"]
@@ -274,6 +280,39 @@ async def test_what_redis_does_for_a_page_hardly_grows_with_the_fleet(
     assert large_next <= small_next + SEARCHES_MORE_MAX, done
     # The epoch, whether a rebuild is pending, bridges, time, a rank and the heads, in each shard.
     assert large_first <= 8 * limits.SHARDS, done
+
+
+async def test_a_page_of_alerts_is_two_commands_whatever_is_acknowledged(api: Costs) -> None:
+    alerts, kept = MongoAlertStore(api.connection), MongoAcknowledgementStore(api.connection)
+    await asyncio.gather(alerts.prepare(), kept.prepare())
+    await alerts.open(Rule.STREAK, {f"PB-{number}": 3 for number in range(600)}, NOW)
+    ids = [alert.alert_id for alert in await alerts.find(AlertQuery(limit=600))]
+    for number, alert_id in enumerate(ids[::9]):
+        acknowledgement = Acknowledgement(
+            acknowledgement_id=f"{number:04}",
+            subject=Subject(kind=SubjectKind.ALERTS, target=alert_id),
+            who="ada",
+            at=NOW,
+            reason="",
+            until=Until(),
+        )
+        assert await kept.add(acknowledgement)
+    for path, rows in (
+        ("/api/alerts?limit=200", 200),
+        ("/api/alerts?limit=50&acknowledged=true", 50),
+        ("/api/acknowledgements?limit=50", 50),
+    ):
+        body = (await api.of("GET", path)).json()
+        assert len(body["alerts" if "alerts" in path else "acknowledgements"]) == rows
+        assert api.commands.names == ["find", "find"], path
+        for command in list(api.commands.sent):
+            keys, documents = await examined(api, command)
+            assert documents <= rows + 1
+            assert keys <= 2 * (rows + 1) + 1
+    # Among those that are not, the ones that are acknowledged are skipped.
+    body = (await api.of("GET", "/api/alerts?limit=50&acknowledged=false")).json()
+    assert [row["id"] for row in body["alerts"]] == [each for place, each in enumerate(ids) if place % 9][:50]
+    assert api.commands.names == ["find"] * 4
 
 
 async def test_a_post_is_one_publish_and_asks_no_store(

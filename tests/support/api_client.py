@@ -23,6 +23,7 @@ from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailabl
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
@@ -66,6 +67,16 @@ class CatchingUpProjection(MemoryProjection):
 
     async def status(self) -> ProjectionStatus:
         return self._status
+
+
+@dataclass
+class FailingDevices:
+    """How many devices fail by each code, as a test says; None: nobody knows."""
+
+    by_code: dict[str, int] | None = field(default_factory=dict)
+
+    def devices(self, code: str) -> int | None:
+        return None if self.by_code is None else self.by_code.get(code, 0)
 
 
 @dataclass
@@ -139,6 +150,7 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        acknowledgements: MemoryAcknowledgementStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -148,6 +160,8 @@ class Api:
         self.bridges = MemoryBridgeRegistry()
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
+        self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
+        self.failing = FailingDevices()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -157,6 +171,8 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             actions=self.actions,
+            acknowledgements=self.acknowledgements,
+            failing=self.failing,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)
