@@ -12,6 +12,7 @@ from api.routes import (
     alerts,
     dead_letters,
     device,
+    devices,
     directory,
     directory_files,
     failures,
@@ -26,6 +27,7 @@ from pisync.settings import ApiSettings
 GUARDED: Final[tuple[APIRouter, ...]] = (
     sync_event.router,
     device.router,
+    devices.router,
     failures.router,
     alerts.router,
     dead_letters.router,

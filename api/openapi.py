@@ -88,10 +88,15 @@ _CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another o
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
 
 
-def list_responses(model: type[BaseModel], others: Responses | None = None) -> Responses:
+def list_responses(
+    model: type[BaseModel], others: Responses | None = None, *, example: object = None
+) -> Responses:
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
+    page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK}
+    if example is not None:
+        page["content"] = {"application/json": {"example": example}}
     answers: Responses = {
-        200: {"model": model, "description": "A page.", "headers": _LINK},
+        200: page,
         422: PARAMETERS,
         500: UNEXPECTED,
         503: UNAVAILABLE,
