@@ -13,6 +13,7 @@ from api.problems import (
     MEDIA_TYPE,
     EventsProblem,
     ImportProblem,
+    LoadingProblem,
     MembersProblem,
     ParametersProblem,
     Problem,
@@ -28,6 +29,7 @@ PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     Problem,
     EventsProblem,
     ImportProblem,
+    LoadingProblem,
     MembersProblem,
     ParametersProblem,
     UnavailableProblem,
@@ -65,6 +67,14 @@ UNAVAILABLE: Final = declare(
     Problem,
     Retry_After="Seconds to wait before the request is repeated.",
 )
+LOADING: Final = declare(
+    "The fleet is being read since the api was started, a part of the system is unavailable, or there are too"
+    " many connections.",
+    LoadingProblem,
+    UnavailableProblem,
+    Problem,
+    Retry_After="Seconds to wait before the request is repeated.",
+)
 PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
 
@@ -80,10 +90,15 @@ _CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another o
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
 
 
-def list_responses(model: type[BaseModel], others: Responses | None = None) -> Responses:
+def list_responses(
+    model: type[BaseModel], others: Responses | None = None, *, example: object = None
+) -> Responses:
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
+    page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK}
+    if example is not None:
+        page["content"] = {"application/json": {"example": example}}
     answers: Responses = {
-        200: {"model": model, "description": "A page.", "headers": _LINK},
+        200: page,
         422: PARAMETERS,
         500: UNEXPECTED,
         503: UNAVAILABLE,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from api.publisher import SyncPublisher
+from fleet.feeding import Feeding
 from pisync import limits
 from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, FailingByCode, NobodyKnows
 from pisync.stores.interfaces.actions import ActionStore
@@ -14,12 +15,13 @@ from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import ProjectionReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """The stores that are read, and the one way in.
+    """The stores that are read, the fleet in memory, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, acknowledgements, and the actions that tell what was changed. `imports` are the places for
@@ -34,6 +36,8 @@ class State:
     directory: DirectoryStore
     actions: ActionStore
     acknowledgements: AcknowledgementStore
+    listening: ListeningRecord
+    fleet: Feeding
     publisher: SyncPublisher
     failing: FailingByCode = field(default_factory=NobodyKnows)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
