@@ -223,7 +223,7 @@ DRAIN_TIMEOUT_S: Final = 20.0
 # Objects that may be made before Python looks for reference cycles among them, and how many such looks
 # before it looks at older ones.
 GC_THRESHOLDS: Final = (100_000, 20, 20)
-# The same of the api, where an error makes cycles, and these may hold a body of 256 KiB.
+# The same of the api, of which an object may hold a body of 256 KiB.
 API_GC_THRESHOLDS: Final = (10_000, 20, 20)
 
 # Topics whose device id need not be looked for again: about those of a batch's senders, not of all devices.
