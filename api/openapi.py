@@ -13,6 +13,7 @@ from api.problems import (
     MEDIA_TYPE,
     EventsProblem,
     ImportProblem,
+    LoadingProblem,
     MembersProblem,
     ParametersProblem,
     Problem,
@@ -26,6 +27,7 @@ PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     Problem,
     EventsProblem,
     ImportProblem,
+    LoadingProblem,
     MembersProblem,
     ParametersProblem,
     UnavailableProblem,
@@ -59,6 +61,14 @@ UNAUTHORIZED: Final = declare(
 )
 UNAVAILABLE: Final = declare(
     "A part of the system is unavailable for now, or there are too many connections.",
+    UnavailableProblem,
+    Problem,
+    Retry_After="Seconds to wait before the request is repeated.",
+)
+LOADING: Final = declare(
+    "The fleet is being read since the api was started, a part of the system is unavailable, or there are too"
+    " many connections.",
+    LoadingProblem,
     UnavailableProblem,
     Problem,
     Retry_After="Seconds to wait before the request is repeated.",

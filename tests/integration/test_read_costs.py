@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
+from fleet.feeding import Feeding
 from pisync import clock, limits
 from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
@@ -26,6 +27,7 @@ from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
@@ -85,14 +87,17 @@ async def costs(
         projection = RedisProjection.connect(redis_url)
         stack.push_async_callback(projection.close)
         await attach_anew(projection)
+        directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
         state = State(
             events=events,
             projection=projection,
             dead_letters=MongoDeadLetterStore(connection),
             alerts=MongoAlertStore(connection),
             bridges=MongoBridgeRegistry(connection),
-            directory=MongoDirectoryStore(connection),
+            directory=directory,
             actions=MongoActionStore(connection),
+            listening=listening,
+            fleet=Feeding(projection=projection, directory=directory, listening=listening),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)
