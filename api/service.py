@@ -69,6 +69,9 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             directory=stores.directory,
             actions=stores.actions,
             listening=stores.listening,
+            rollups=stores.rollups,
+            leases=stores.leases,
+            known_bridges=stores.known_bridges,
             fleet=Feeding(
                 projection=stores.projection, directory=stores.directory, listening=stores.listening
             ),

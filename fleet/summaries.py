@@ -149,6 +149,11 @@ def counts(fleet: Fleet, which: FleetFilter, *, now_ms: int, limit: int) -> Flee
     )
 
 
+def number(fleet: Fleet, which: FleetFilter, *, now_ms: int) -> int:
+    """How many devices the filter lets through."""
+    return int(np.count_nonzero(chosen(fleet, which, now_ms)))
+
+
 def causes(
     fleet: Fleet,
     which: FleetFilter,

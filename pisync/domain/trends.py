@@ -37,10 +37,11 @@ class TrendSpans(NamedTuple):
         return Span(self.before.start_ms, self.recent.end_ms)
 
     def known_by(self, progress: Progress) -> "TrendSpans | None":
-        """As far as it is counted; None where that lacks more than the newest hour."""
+        """As far as it is counted; None where the newest lacks more than some time."""
         end_ms = min(self.recent.end_ms, progress.until_ms)
         counted = Span(self.before.start_ms, end_ms)
-        if end_ms < self.recent.end_ms - Unit.HOUR.ms or progress.within(counted) != [counted]:
+        late_ms = round(limits.ROLLUPS_LATE_S_MAX * 1000)
+        if end_ms < self.recent.end_ms - late_ms or progress.within(counted) != [counted]:
             return None
         return TrendSpans(self.before, Span(self.recent.start_ms, end_ms))
 

@@ -28,14 +28,17 @@ from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailabl
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.samples import members
 
 EVENT = members()
@@ -145,6 +148,7 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        rollups: MemoryRollupStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -155,6 +159,9 @@ class Api:
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
         self.listening = MemoryListeningRecord()
+        self.rollups = rollups or MemoryRollupStore()
+        self.leases = MemoryLeaseStore()
+        self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
@@ -166,6 +173,9 @@ class Api:
             directory=self.directory,
             actions=self.actions,
             listening=self.listening,
+            rollups=self.rollups,
+            leases=self.leases,
+            known_bridges=self.known_bridges,
             fleet=self.fleet,
             publisher=self.publisher,
         )
