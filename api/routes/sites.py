@@ -80,7 +80,7 @@ class DaysOfDevice(BaseModel):
         Field(
             pattern=rf"^[oxmh.]{{{limits.DAYS_TOLD}}}$",
             description="`o`: syncs of that day succeeded, by the device's clock; `x`: they failed; `m`:"
-            " both; `h`: on that day, by our clock, something was received, but nothing of that day; `.`: nothing.",
+            " both; `h`: something was received on that day, by our clock, but nothing of it; `.`: nothing.",
             examples=["oooooxx..ooooox..ooooomxxxxx"],
         ),
     ]
@@ -291,7 +291,9 @@ async def one_site(
 
 
 def _row(site: SiteCounts) -> dict[str, object]:
-    return _members(site) | {"devices": site.devices}
+    """A row of a list, its members in the order of the columns of a file."""
+    site_id, name, *others = _members(site).items()
+    return dict([site_id, name, ("devices", site.devices), *others])
 
 
 def _members(site: SiteCounts) -> dict[str, object]:
