@@ -10,7 +10,7 @@ from api.routes.causes import CausesCursor
 from api.routes.failures import FailuresCursor
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.directory import DirectoryDevice, Kind
+from pisync.domain.directory import DirectoryDevice
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.rollups import Figures, Progress, Span, Unit
 from pisync.errors import MongodbUnavailable
@@ -18,7 +18,6 @@ from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.interfaces.rollups import Part
 from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.api_client import START_MS, Api, api, is_problem
-from tests.support.directory import put
 from tests.support.samples import event_at
 
 DAY_MS, HOUR_MS = Unit.DAY.ms, Unit.HOUR.ms
@@ -30,14 +29,14 @@ def failure(device_id: str, at: int, code: str | None, message: str = "") -> Syn
 
 
 async def fleet(pisync: Api) -> None:
-    """Four fail by E_NET, three of them in a row; two by none; one by a code that only a path can be hurt by."""
+    """Four fail by E_NET, three of them in a row; two by none; one by a code that hurts paths."""
     for number, code in enumerate(["E_NET"] * 4 + [None, "-", "a/b?\n"]):
         times = 1 if number == 3 else 3
         await pisync.keep(*(failure(f"PB-{number}", at, code, f"{number}: at {at}") for at in range(times)))
     await pisync.keep(event_at(START_MS, "PB-good"))
     for number, site in enumerate(["S-1", "S-1", "S-2"]):
-        await put(pisync.directory, Kind.DEVICES, DirectoryDevice(device_id=f"PB-{number}", site=site))
-    await put(pisync.directory, Kind.DEVICES, DirectoryDevice(device_id="PB-good", site="S-1"))
+        await pisync.say(DirectoryDevice(device_id=f"PB-{number}", site=site))
+    await pisync.say(DirectoryDevice(device_id="PB-good", site="S-1"))
     await pisync.feed()
 
 
@@ -50,7 +49,9 @@ async def counted(
     now_ms = to_ms(clock.now())
     await rollups.replace(
         [
-            Part(Unit.DAY, everything, {Unit.DAY.floor(now_ms) - n * DAY_MS: each for n, each in days.items()}),
+            Part(
+                Unit.DAY, everything, {Unit.DAY.floor(now_ms) - n * DAY_MS: each for n, each in days.items()}
+            ),
             Part(
                 Unit.HOUR,
                 everything,
