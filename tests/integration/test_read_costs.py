@@ -51,6 +51,7 @@ class Costs:
     events: MongoEventStore
     projection: RedisProjection
     connection: MongoConnection
+    fleet: Feeding
     commands: Commands
     packets: list[object] = field(default_factory=list)
 
@@ -112,7 +113,12 @@ async def costs(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
         )
         counted = Costs(
-            client=client, events=events, projection=projection, connection=connection, commands=commands
+            client=client,
+            events=events,
+            projection=projection,
+            connection=connection,
+            fleet=state.fleet,
+            commands=commands,
         )
         counted.packets = counting.packets_to_redis(monkeypatch)
         yield counted
