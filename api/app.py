@@ -11,6 +11,7 @@ from api.routes import (
     acknowledgements,
     actions,
     alerts,
+    causes,
     dead_letters,
     device,
     device_state,
@@ -18,9 +19,12 @@ from api.routes import (
     directory,
     directory_files,
     failures,
+    health,
     history_files,
     probes,
     replays,
+    sites,
+    stats,
     sync_event,
 )
 from api.state import State
@@ -41,6 +45,10 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     directory.router,
     directory_files.router,
     actions.router,
+    causes.router,
+    sites.router,
+    stats.router,
+    health.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

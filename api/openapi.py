@@ -96,7 +96,7 @@ def list_responses(
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
     page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK}
     if example is not None:
-        page["content"] = {"application/json": {"example": example}}
+        page |= with_example(example)
     answers: Responses = {
         200: page,
         422: PARAMETERS,
@@ -104,6 +104,11 @@ def list_responses(
         503: UNAVAILABLE,
     }
     return dict(sorted((answers | (others or {})).items(), key=lambda answer: int(answer[0])))
+
+
+def with_example(example: object) -> dict[str, Any]:
+    """The part of a declared answer that shows one."""
+    return {"content": {"application/json": {"example": example}}}
 
 
 def install(app: FastAPI) -> None:

@@ -15,8 +15,11 @@ from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import ProjectionReader
+from pisync.stores.interfaces.rollups import RollupReader
+from pisync.stores.known_bridges import KnownBridges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +40,9 @@ class State:
     actions: ActionStore
     acknowledgements: AcknowledgementStore
     listening: ListeningRecord
+    rollups: RollupReader
+    leases: LeaseStore
+    known_bridges: KnownBridges
     fleet: Feeding
     publisher: SyncPublisher
     failing: FailingByCode = field(default_factory=NobodyKnows)

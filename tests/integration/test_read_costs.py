@@ -24,6 +24,7 @@ from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -32,7 +33,9 @@ from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
+from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
@@ -53,6 +56,7 @@ class Costs:
     events: MongoEventStore
     projection: RedisProjection
     connection: MongoConnection
+    fleet: Feeding
     commands: Commands
     packets: list[object] = field(default_factory=list)
 
@@ -92,17 +96,21 @@ async def costs(
         projection = RedisProjection.connect(redis_url)
         stack.push_async_callback(projection.close)
         await attach_anew(projection)
+        bridges = MongoBridgeRegistry(connection)
         directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
         state = State(
             events=events,
             projection=projection,
             dead_letters=MongoDeadLetterStore(connection),
             alerts=MongoAlertStore(connection),
-            bridges=MongoBridgeRegistry(connection),
+            bridges=bridges,
             directory=directory,
             actions=MongoActionStore(connection),
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
+            rollups=MongoRollupStore(connection),
+            leases=MongoLeaseStore(connection),
+            known_bridges=KnownBridges(bridges),
             fleet=Feeding(projection=projection, directory=directory, listening=listening),
             publisher=publisher,
         )
@@ -111,7 +119,12 @@ async def costs(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
         )
         counted = Costs(
-            client=client, events=events, projection=projection, connection=connection, commands=commands
+            client=client,
+            events=events,
+            projection=projection,
+            connection=connection,
+            fleet=state.fleet,
+            commands=commands,
         )
         counted.packets = counting.packets_to_redis(monkeypatch)
         yield counted
