@@ -10,6 +10,7 @@ from api import auth, middleware, openapi, problems
 from api.routes import (
     actions,
     alerts,
+    commands,
     dead_letters,
     device,
     directory,
@@ -18,6 +19,7 @@ from api.routes import (
     probes,
     replays,
     sync_event,
+    sync_now,
 )
 from api.state import State
 from pisync.settings import ApiSettings
@@ -33,6 +35,8 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     directory.router,
     directory_files.router,
     actions.router,
+    commands.router,
+    sync_now.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

@@ -67,6 +67,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             bridges=stores.bridges,
             directory=stores.directory,
             actions=stores.actions,
+            commands=stores.commands,
             publisher=publisher,
         )
         app = create_app(settings, state)
@@ -103,6 +104,7 @@ async def _check_version(stores: Stores) -> None:
             await stores.events.check_version()
             await stores.directory.prepare()
             await stores.actions.prepare()
+            await stores.commands.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

@@ -10,6 +10,7 @@ from pisync import limits
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
@@ -21,7 +22,8 @@ class State:
     """The stores that are read, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
-    directory, and the actions that tell what was changed. `imports` are the places for imports at once.
+    directory, and the actions that tell what was changed; commands, which a worker publishes. `imports` are
+    the places for imports at once.
     """
 
     events: EventStore
@@ -31,6 +33,7 @@ class State:
     bridges: BridgeRegistry
     directory: DirectoryStore
     actions: ActionStore
+    commands: CommandStore
     publisher: SyncPublisher
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 

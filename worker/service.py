@@ -14,6 +14,8 @@ from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
+from worker.command_link import MqttCommandLink
+from worker.commands import Commanding
 from worker.leased import Leased
 from worker.metrics import Metrics
 from worker.rollups import Rolling
@@ -21,6 +23,7 @@ from worker.rollups import Rolling
 log = logs.get(__name__)
 
 ROLLUPS: Final = "rollups"
+COMMANDS: Final = "commands"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -55,16 +58,15 @@ class _Worker:
         self._metrics = Metrics()
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
+        self._commanding: Commanding | None = None
+        self._ended_published = self._ended_ignored = 0
+        self._holder = secrets.token_hex(8)
         self._duties = [
-            Leased(
-                ROLLUPS,
-                self._roll,
-                leases=stores.leases,
-                holder=secrets.token_hex(8),
-                metrics=self._metrics,
-            )
+            Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
+            for duty, work in ((ROLLUPS, self._roll), (COMMANDS, self._command))
         ]
         self._tell_rollups()
+        self._tell_commands()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -89,6 +91,7 @@ class _Worker:
         for delay_s in backoff.delays():
             try:
                 await self._stores.events.prepare()
+                await self._stores.commands.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -117,6 +120,41 @@ class _Worker:
             self._rolling = None
             self._ended_events += rolling.events_counted
             self._ended_minutes += rolling.minutes_recounted
+
+    async def _command(self, _term: int) -> None:
+        stores = self._stores
+        link = MqttCommandLink(self._settings, self._holder)
+        commanding = Commanding(
+            store=stores.commands,
+            received=stores.received,
+            projection=stores.projection,
+            known_bridges=stores.known_bridges,
+            link=link,
+        )
+        await commanding.load()
+        self._commanding = commanding
+        try:
+            async with supervise({"duty": commanding.run(), **link.works()}) as running:
+                await running.until(asyncio.Event())
+        finally:
+            self._commanding = None
+            self._ended_published += commanding.published
+            self._ended_ignored += commanding.replies_ignored
+
+    def _tell_commands(self) -> None:
+        metrics = self._metrics
+
+        def published() -> int:
+            return self._ended_published + (self._commanding.published if self._commanding else 0)
+
+        def ignored() -> int:
+            return self._ended_ignored + (self._commanding.replies_ignored if self._commanding else 0)
+
+        metrics.commands_published.set_function(published)
+        metrics.command_replies_ignored.set_function(ignored)
+        metrics.commands_inflight.set_function(
+            lambda: self._commanding.inflight if self._commanding else None
+        )
 
     def _tell_rollups(self) -> None:
         metrics = self._metrics

@@ -8,6 +8,7 @@ from pisync.settings import CommonSettings
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
@@ -19,6 +20,7 @@ from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
@@ -46,6 +48,7 @@ class Stores:
     listening: ListeningRecord
     directory: DirectoryStore
     actions: ActionStore
+    commands: CommandStore
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -75,6 +78,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             listening=MongoListeningRecord(mongodb),
             directory=MongoDirectoryStore(mongodb),
             actions=MongoActionStore(mongodb),
+            commands=MongoCommandStore(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

@@ -22,6 +22,7 @@ from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
@@ -92,6 +93,7 @@ async def costs(
             bridges=MongoBridgeRegistry(connection),
             directory=MongoDirectoryStore(connection),
             actions=MongoActionStore(connection),
+            commands=MongoCommandStore(connection),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)

@@ -26,6 +26,7 @@ from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
@@ -139,6 +140,7 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        commands: MemoryCommandStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -148,6 +150,7 @@ class Api:
         self.bridges = MemoryBridgeRegistry()
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
+        self.commands = commands or MemoryCommandStore()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -157,6 +160,7 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             actions=self.actions,
+            commands=self.commands,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)

@@ -1,6 +1,6 @@
 """What PiSync asks of the store of rollups, and of the events that they are counted from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -35,6 +35,9 @@ class ReceivedEvents(Protocol):
 
     async def enriched_minutes(self, span: Span) -> list[int]:
         """The minutes in which those events were received to which something was added in a span."""
+
+    async def received_then(self, device_ids: Collection[str], moment_ms: int) -> dict[str, int]:
+        """The newest timestamp, in epoch ms, of the events of each of these devices received just then."""
 
 
 class Part(NamedTuple):

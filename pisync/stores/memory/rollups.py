@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pisync import limits
 from pisync.clock import to_ms
@@ -50,6 +50,14 @@ class MemoryReceivedEvents:
         enriched = self._events.enriched_at.items()
         keys = [key for key, moment in enriched if span.start_ms <= to_ms(moment) < span.end_ms]
         return sorted({Unit.MINUTE.floor(to_ms(self._events.events[key].received_at)) for key in keys})
+
+    async def received_then(self, device_ids: Collection[str], moment_ms: int) -> dict[str, int]:
+        """The newest event of each device that was received then."""
+        found: dict[str, int] = {}
+        for (device_id, timestamp_ms), entry in self._events.events.items():
+            if device_id in device_ids and to_ms(entry.received_at) == moment_ms:
+                found[device_id] = max(timestamp_ms, found.get(device_id, timestamp_ms))
+        return found
 
 
 def _alike(entry: HistoryEntry) -> Alike:
