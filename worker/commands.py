@@ -112,19 +112,20 @@ class Commanding:
             if received_ms is not None and received_ms > each.proved_after_ms:
                 heard.setdefault(received_ms, []).append(each)
         moments = list(heard)[: limits.COMMAND_PROOFS_AT_ONCE]
-        proved = [each for moment in moments for each in await self._prove(moment, heard.pop(moment), now)]
-        later = [each.command_id for some in heard.values() for each in some]
+        for moment in moments:
+            await self._prove(moment, heard.pop(moment), now)
+        later = {each.command_id for some in heard.values() for each in some}
         wait_ms = 0 if is_complete else limits.COMMAND_INCOMPLETE_S * 1000
         given_up = [each.command_id for each in over if each.deadline_ms + wait_ms <= to_ms(now)]
-        given_up = [each for each in given_up if each not in {*proved, *later}]
+        given_up = [each for each in given_up if each not in later]
         await self._change({each: partial(commands.expire, now=now) for each in given_up})
 
     async def _is_complete(self) -> bool:
         await self._known_bridges.refresh()
         return (await self._projection.status()).complete
 
-    async def _prove(self, received_ms: int, concerned: Sequence[Watched], now: datetime) -> list[str]:
-        """Prove commands by what MongoDB says was received at a moment; returns their ids."""
+    async def _prove(self, received_ms: int, concerned: Sequence[Watched], now: datetime) -> None:
+        """Prove commands by what MongoDB says was received at a moment."""
         device_ids = {each.device_id for each in concerned}
         stored = await self._received.received_then(device_ids, received_ms)
         changes: dict[str, Change] = {}
@@ -133,10 +134,8 @@ class Commanding:
             if timestamp_ms is not None:
                 proof = Proof(timestamp=from_ms(timestamp_ms), received_at=from_ms(received_ms))
                 changes[each.command_id] = partial(commands.prove, proof=proof, now=now)
-        proved = await self._change(changes)
-        for command in proved:
+        for command in await self._change(changes):
             log.info("command proved", id=command.command_id, device_id=command.device_id)
-        return [command.command_id for command in proved]
 
     # What waits
 

@@ -392,6 +392,24 @@ def test_a_projection_that_is_not_complete_is_waited_for_before_a_command_is_giv
     run(main())
 
 
+def test_proofs_that_wait_for_another_look_are_not_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        await world.begin()
+        pressed = [await world.press(f"PB-{number}", expires=timedelta(hours=1)) for number in range(DEVICES)]
+        await world.look(2)
+        for device_id in world.devices:
+            world.now += timedelta(seconds=1)
+            await world.connect(device_id)
+        world.now += timedelta(hours=9)
+        monkeypatch.setattr(limits, "COMMAND_PROOFS_AT_ONCE", 1)
+        await world.look(DEVICES)
+        assert {world.state(command_id) for command_id in pressed} == {CommandState.PROVED}
+
+    run(main())
+
+
 def test_what_the_broker_lost_is_published_again(world: World) -> None:
     async def main() -> None:
         await world.begin()
