@@ -162,6 +162,9 @@ COMMAND_DEVICES_TOLD_MAX: Final = 20
 # others wait, and so many at one site, of which one that is not answered counts for so long: the device is
 # away, and does not load the site's line.
 COMMAND_INTERVAL_S: Final = 1.0
+# How many times as long as it took to find them a worker pauses, and for how long at most.
+COMMAND_PAUSES: Final = 10
+COMMAND_INTERVAL_S_MAX: Final = 10.0
 COMMANDS_PUBLISHED_AT_ONCE: Final = 50
 COMMANDS_INFLIGHT_MAX: Final = 100_000
 COMMANDS_OF_SITE_MAX: Final = 5

@@ -57,6 +57,7 @@ class Commanding:
         self._known_bridges = known_bridges
         self._link = link
         self._under_way = Inflight()
+        self._picking_took_s = 0.0
         self.published = self.replies_ignored = 0
 
     @property
@@ -79,8 +80,10 @@ class Commanding:
 
     async def _look_again(self) -> None:
         while True:
-            # Before the first look, too: another worker may have published just now.
-            await asyncio.sleep(limits.COMMAND_INTERVAL_S)
+            # Before the first look, too: another worker may have published just now. Many that wait for
+            # room at their sites make it long to find those that need not.
+            rest_s = min(limits.COMMAND_PAUSES * self._picking_took_s, limits.COMMAND_INTERVAL_S_MAX)
+            await asyncio.sleep(max(limits.COMMAND_INTERVAL_S, rest_s))
             await self.look()
 
     async def look(self) -> None:
@@ -142,7 +145,9 @@ class Commanding:
     async def _publish(self, again: Sequence[str]) -> None:
         now = clock.now()
         room = limits.COMMANDS_INFLIGHT_MAX - len(self._under_way)
+        began_s = asyncio.get_running_loop().time()
         picked = await self._pick(min(limits.COMMANDS_PUBLISHED_AT_ONCE - len(again), room), now)
+        self._picking_took_s = asyncio.get_running_loop().time() - began_s
         heard = await self._heard([command.device_id for command in picked])
         changes: dict[str, Change] = {
             command.command_id: partial(commands.publish, now=now, heard_at=heard.get(command.device_id))
