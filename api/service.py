@@ -18,9 +18,9 @@ from api.middleware import is_within
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
-from pisync import backoff, logs
+from pisync import backoff, collector, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
-from pisync.limits import STOP_MARGIN_S
+from pisync.limits import API_GC_THRESHOLDS, STOP_MARGIN_S
 from pisync.settings import ApiSettings
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
@@ -71,6 +71,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             publisher=publisher,
         )
         app = create_app(settings, state)
+        collector.spare(API_GC_THRESHOLDS)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         connections = Connections(is_proxy=lambda address: is_within(address, settings.trusted_proxies))
         server = _Server(server_config(app, connections, stop_s=stop_s))

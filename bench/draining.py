@@ -109,6 +109,25 @@ async def drained_by_bridge(
     return await drained(rig, bridge, count, count if events is None else events)
 
 
+async def acknowledged(rig: Rig, messages: Iterable[tuple[str, bytes]], *, events_each: int) -> Drain:
+    """Queue the messages for a bridge that ran before, and measure until it has acknowledged all.
+
+    Where nothing new is stored this is all there is to see. The clock begins with the first batch that is
+    acknowledged.
+
+    Raises:
+        Stalled, ChildFailed, TooSmall: as `drained` does.
+    """
+    bridge = rig.bridge()
+    count = await queue_for_returning(rig, bridge, messages)
+    async with running(bridge):
+        look = _alive(bridge, bridge.acknowledged)
+        before = round(await reached(look, 1, interval_s=_LOOK_INTERVAL_S))
+        meter = rig.meter(bridge=bridge.pid)
+        await reached(look, count, interval_s=_LOOK_INTERVAL_S)
+        return drain_of(meter, count - before, (count - before) * events_each)
+
+
 async def finished(rig: Rig, process: ChildProcess, messages: int, stored: int) -> None:
     """Wait until so many events are stored, and so many messages acknowledged in this life of the process.
 

@@ -16,7 +16,7 @@ from bench import rig as rigs
 from bench.capacity import KEYS_CACHED, STORED
 from bench.draining import Drain, drained_by_bridge
 from bench.filling import build_projection, fill, to_disk
-from bench.fleet import Backlog, Fleet
+from bench.hourly import Backlog, Fleet
 from bench.meter import Meter
 from bench.progress import Parts
 from bench.results import AT_LEAST, AT_MOST, Result, Target

@@ -1,22 +1,18 @@
 """Row: how long a device waits for its receipt while others publish at a steady rate, and what that costs."""
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
-
-import mqtt5
+from typing import Any, Final
 
 from bench import rig as rigs
 from bench.results import AT_MOST, Result, Target, percentile
-from bench.rig import Rig, Stalled
+from bench.rig import Rig
 from bench.scale import Scale
+from bench.steady import SteadyClient
 from bench.traffic import Traffic
-from local_stack import ports
 from local_stack.process import running
 from pisync import clock, limits
-from pisync.domain import topics
 from pisync.stores.mongodb.events import documents
 
 MESSAGES_PER_S: Final = 2_000
@@ -26,11 +22,7 @@ DEVICES: Final = 1_000
 P50_MS_MAX: Final = 15.0
 P99_MS_MAX: Final = 50.0
 BRIDGE_CPU_US_MAX: Final = 105.0
-_TICK_S: Final = 0.005
 _INSERTS: Final = 300
-_RECEIPTS_TIMEOUT_S: Final = 30.0
-_PACKET_IDS: Final = 60_000
-_RECEIPTS_TOPIC: Final = topics.api_receipts("bench")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +110,9 @@ async def _at_rate(per_second: int, scale: Scale) -> _Run:
     events = per_second * seconds
     traffic = Traffic(devices=min(DEVICES, per_second), events=events)
     async with rigs.fresh() as rig, running(rig.bridge()) as bridge:
-        client = await _SteadyClient.connect(rig.mosquitto.port)
+        client = await SteadyClient.connect(rig.mosquitto.port)
         meter = rig.meter(bridge=bridge.pid)
-        waits_ms = await client.run(traffic, per_second)
+        waits_ms = await client.run(traffic.single_messages(), events, per_second)
         cpu_us = meter.usage().per_event_us(events)
         client.close()
         return _Run(
@@ -142,97 +134,3 @@ async def _bare_inserts(rig: Rig, traffic: Traffic) -> list[float]:
         await collection.insert_one(document)
         waits_ms.append((time.perf_counter() - began) * 1000)
     return waits_ms
-
-
-class _SteadyClient(asyncio.Protocol):
-    """Publishes with a Response Topic and notes when each receipt comes; on plain packets, to cost little."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
-        self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sent_at: dict[bytes, float] = {}
-        self._waits_ms: list[float] = []
-        self._all_in = asyncio.Event()
-        self._expected = 0
-
-    @classmethod
-    async def connect(cls, port: int) -> "_SteadyClient":
-        """Connect and subscribe to the receipts."""
-        _, protocol = await asyncio.get_running_loop().create_connection(cls, ports.HOST, port)
-        await protocol.subscribed
-        return protocol
-
-    async def run(self, traffic: Traffic, per_second: int) -> list[float]:
-        """Publish everything, so many a second; returns the milliseconds from each publish to its receipt."""
-        self._expected = traffic.events
-        messages = traffic.single_messages()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        for sent, (topic, payload) in enumerate(messages, start=1):
-            self._publish(topic, payload, sent)
-            ahead_s = sent / per_second - (loop.time() - began)
-            if ahead_s > _TICK_S:
-                await asyncio.sleep(ahead_s)
-        try:
-            async with asyncio.timeout(_RECEIPTS_TIMEOUT_S):
-                await self._all_in.wait()
-        except TimeoutError:
-            raise Stalled(f"{len(self._waits_ms):,} of {traffic.events:,} receipts came") from None
-        return self._waits_ms
-
-    def close(self) -> None:
-        """Hang up."""
-        self._write(mqtt5.DisconnectPacket().write())
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Introduce ourselves and subscribe."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._write(mqtt5.ConnectPacket("live", clean_start=True, receive_max=_PACKET_IDS).write())
-        receipts = mqtt5.TopicFilter(_RECEIPTS_TOPIC, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
-        self._write(mqtt5.SubscribePacket(_PACKET_IDS + 1, [receipts]).write())
-
-    def data_received(self, data: bytes) -> None:
-        """Take in receipts."""
-        self._received += data
-        consumed = 0
-        try:
-            while True:
-                packet, size = mqtt5.read(memoryview(self._received)[consumed:])
-                consumed += size
-                self._take(packet)
-        except IndexError:
-            pass  # the rest is not whole yet
-        del self._received[:consumed]
-
-    def _take(self, packet: mqtt5.Packet) -> None:
-        if isinstance(packet, mqtt5.PublishPacket):
-            if packet.correlation_data is not None:
-                wait_s = time.perf_counter() - self._sent_at.pop(packet.correlation_data)
-                self._waits_ms.append(wait_s * 1000)
-            if packet.packet_id is not None:
-                self._write(mqtt5.PubAckPacket(packet.packet_id).write())
-            if len(self._waits_ms) == self._expected:
-                self._all_in.set()
-        elif isinstance(packet, mqtt5.SubAckPacket):
-            self.subscribed.set_result(None)
-
-    def _publish(self, topic: str, payload: bytes, number: int) -> None:
-        correlation_data = number.to_bytes(4, "big")
-        self._sent_at[correlation_data] = time.perf_counter()
-        self._write(
-            mqtt5.PublishPacket(
-                topic,
-                payload,
-                qos=mqtt5.QoS.AT_LEAST_ONCE,
-                packet_id=number % _PACKET_IDS + 1,
-                response_topic=_RECEIPTS_TOPIC,
-                correlation_data=correlation_data,
-            ).write()
-        )
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)

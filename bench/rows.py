@@ -57,6 +57,16 @@ ALL: Final = (
         where="live:live",
     ),
     Row(
+        name="letters",
+        what="Good messages at a steady rate with as many bad ones beside them, by reason.",
+        where="letters:letters",
+    ),
+    Row(
+        name="duplicates",
+        what="A backlog that comes again, as it was, with more members or with other content.",
+        where="duplicates:duplicates",
+    ),
+    Row(
         name="growth",
         what="Ingest and history with 25,000,000 events stored, next to 50,000.",
         where="growth:growth",
@@ -87,6 +97,11 @@ ALL: Final = (
         where="memory:memory",
     ),
     Row(
+        name="rebuild",
+        what="The projection built anew and caught up, next to a bare cursor, and beside live traffic.",
+        where="rebuilding:rebuild",
+    ),
+    Row(
         name="redis",
         what="What a device costs in Redis, and what fleets need.",
         where="capacity:redis",
@@ -95,6 +110,11 @@ ALL: Final = (
         name="script",
         what="What merging costs Redis where every event is of another device.",
         where="merging:script",
+    ),
+    Row(
+        name="fleet",
+        what="Lists of 100,000 and of 1,000,000 devices in memory, and following the projection.",
+        where="fleet:fleet",
     ),
 )
 

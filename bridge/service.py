@@ -1,7 +1,6 @@
 """The bridge as a process: wires the parts, watches them, and stops them in order."""
 
 import asyncio
-import gc
 import secrets
 import signal
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -25,7 +24,7 @@ from bridge.projection.reception_clock import ReceptionClock
 from bridge.retry import until_available
 from bridge.session import NOT_CONNECTED, Session
 from bridge.stray_watch import StrayWatch
-from pisync import clock, limits, logs
+from pisync import clock, collector, limits, logs
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import Health, serving
 from pisync.mqtt.messages import Subscription
@@ -47,7 +46,7 @@ def run(settings: BridgeSettings, *, leave: bool = False) -> None:
 
 
 async def _main(settings: BridgeSettings, *, leave: bool) -> None:
-    _spare_the_collector()
+    collector.spare(limits.GC_THRESHOLDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -255,16 +254,6 @@ async def _holds_nothing(session: Session, intake: Intake) -> bool:
     except PiSyncError:
         return False  # the connection is lost; what is held comes on the next one
     return intake.offered == seen
-
-
-def _spare_the_collector() -> None:
-    """Look for reference cycles seldom, and not among what was there at the start.
-
-    A batch is thousands of objects without a cycle among them; with Python's own thresholds, looking through
-    them took a third of the bridge's time.
-    """
-    gc.freeze()
-    gc.set_threshold(*limits.GC_THRESHOLDS)
 
 
 async def _drain(intake: Intake, timeout_s: float) -> None:

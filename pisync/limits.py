@@ -26,6 +26,11 @@ COMPARED_AT_ONCE: Final = 500
 COMPARED_BYTES_MAX: Final = 4 * 1024 * 1024
 # Stored events that one statement enriches with members that they lack.
 ENRICHED_AT_ONCE: Final = 50
+# A batch of so many events, or dead letters, is looked for before it is inserted where at least this share of
+# each of the two before it was stored already: not to find one costs a third of an insert, to insert one that
+# is there as much as five inserts.
+LOOKED_FOR_MIN: Final = 10
+LOOKED_FOR_SHARE: Final = 0.25
 
 # Parts of the key space by device, by which a cluster may be split: every event has one in its key, so that
 # another number is another key (`pisync migrate`).
@@ -52,6 +57,8 @@ CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
 # Well below what a device may be ahead, so that no good event is rejected before the bridge knows.
 CLOCK_DIFFERENCE_S_MAX: Final = 120.0
 CLOCK_CHECK_INTERVAL_S: Final = 10.0
+# By how much this machine's two clocks may disagree on the time since MongoDB's was asked before it is again.
+SERVER_CLOCK_DOUBT_S: Final = 1.0
 
 DETAIL_CHARS_MAX: Final = 300
 # Elements of one message that are too short for an event, and whose fault is named all the same.
@@ -70,7 +77,7 @@ DEVICE_DEAD_LETTERS_MAX: Final = 1000
 DEVICE_DEAD_LETTER_BYTES_MAX: Final = 16 * 1024 * 1024
 DEVICE_DEAD_LETTERS_UNCHECKED: Final = 100
 DEVICE_DEAD_LETTER_BYTES_UNCHECKED: Final = 1024 * 1024
-# Devices whose count of new letters a bridge remembers; one that it forgot is looked at again.
+# Devices whose count of new letters a bridge remembers; one that it forgot may be looked at early.
 DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # Letters in one write, about, in bytes; letters that one purge deletes; devices that are listed
 # because letters of theirs gave way.
@@ -99,6 +106,8 @@ LATE_S: Final = 24 * 3600
 CLOCK_SUSPECT_DAYS: Final = 3
 # What is kept of the code of a device's newest failure.
 ERROR_CODE_CHARS_MAX: Final = 40
+# Devices whose changes one read takes, so that neither Redis nor who reads is busy for long.
+CHANGES_AT_ONCE: Final = 2000
 # Devices that one call of the script merges: others wait for about a millisecond.
 MERGED_AT_ONCE: Final = 50
 STREAK_ALERT: Final = 3
@@ -203,6 +212,10 @@ COMPARED_DEVICES_AT_ONCE: Final = 1000
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
 REPLAY_BATCH_EVENTS: Final = 2000
+# Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
+# 200,000 events of 10,000 devices. Devices that it gives Redis at once.
+REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024
+REPLAY_MERGED_AT_ONCE: Final = 500
 # How long MongoDB may count the events of a replay, which nobody waits for.
 COUNT_TIMEOUT_MS: Final = 10_000
 # For how long a rebuild or a catch-up may keep all alerts silent: one that is stuck must not do it for ever.
@@ -249,6 +262,8 @@ DRAIN_TIMEOUT_S: Final = 20.0
 # Objects that may be made before Python looks for reference cycles among them, and how many such looks
 # before it looks at older ones.
 GC_THRESHOLDS: Final = (100_000, 20, 20)
+# The same of the api, where an error makes cycles, and these may hold a body of 256 KiB.
+API_GC_THRESHOLDS: Final = (10_000, 20, 20)
 
 # Topics whose device id need not be looked for again: about those of a batch's senders, not of all devices.
 TOPICS_REMEMBERED: Final = 4096
@@ -296,6 +311,21 @@ MONGODB_CLOSE_TIMEOUT_S: Final = 1.0
 REDIS_SOCKET_TIMEOUT_S: Final = 5.0
 # How long a page of history waits for Redis to tell the days of a device, which it can do without.
 DAYS_HINT_TIMEOUT_S: Final = 0.2
+
+# The fleet in memory: how often it asks what changed, for how many devices it works before others have their
+# turn, how many times as long as a part took it rests while there is more, how often it reads all of it anew.
+FLEET_POLL_INTERVAL_S: Final = 1.0
+FLEET_APPLIED_AT_ONCE: Final = 500
+FLEET_RESTS: Final = 3
+FLEET_REREAD_INTERVAL_S: Final = 600.0
+# Devices that are new are looked up one by one until so many wait, or a part of those that are there.
+FLEET_UNSETTLED_MAX: Final = 5000
+FLEET_UNSETTLED_PART: Final = 4
+# How old what it read last may be while it counts as current; how often it finds out who is silent too long.
+FLEET_YOUNG_S: Final = 5.0
+FLEET_SILENCE_INTERVAL_S: Final = 10.0
+# A change of the directory may become visible so long after a later one.
+DIRECTORY_OVERLAP_S: Final = 10.0
 
 # The name of who confirms a correction of a clock.
 CONFIRMED_BY_CHARS_MAX: Final = 64

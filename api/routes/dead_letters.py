@@ -2,12 +2,13 @@
 
 import base64
 import re
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Final, Literal, Self
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
@@ -197,21 +198,54 @@ class DeadLettersCursor(paging.Cursor, frozen=True):
         return DeadLetterPosition(received_at=from_ms(self.received_ms), dead_letter_id=self.dead_letter_id)
 
 
-OnlyReason = Annotated[
-    Reason | None,
-    WithJsonSchema({"type": "string", "enum": list(Reason)}),
-    Query(description="Only dead letters of which something was rejected for this reason."),
-]
-OnlyDevice = Annotated[
-    DeviceIdFilter, Query(description="Only dead letters that came on this device's topic.")
-]
-Since = Annotated[paging.MomentUp, Query(description=paging.SINCE + " By when a dead letter came first.")]
-Until = Annotated[paging.MomentUp, Query(description=paging.UNTIL + " By when a dead letter came first.")]
-Replayed = Annotated[
-    bool | None,
-    WithJsonSchema({"type": "boolean"}),
-    Query(description="Only dead letters of which a replay took something in, or only the others."),
-]
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which dead letters a list shows, or a purge deletes, as query parameters."""
+
+    reason: Reason | None
+    device_id: str | None
+    since: datetime | None
+    until: datetime | None
+    replayed: bool | None
+
+    @property
+    def chosen(self) -> DeadLetterFilter:
+        """The same for the store."""
+        return DeadLetterFilter(
+            reason=self.reason,
+            device_id=self.device_id,
+            before=self.until,
+            after=paging.just_before(self.since),
+            replayed=self.replayed,
+        )
+
+
+def _filters(
+    *,
+    reason: Annotated[
+        Reason | None,
+        WithJsonSchema({"type": "string", "enum": list(Reason)}),
+        Query(description="Only dead letters of which something was rejected for this reason."),
+    ] = None,
+    device_id: Annotated[
+        DeviceIdFilter, Query(description="Only dead letters that came on this device's topic.")
+    ] = None,
+    since: Annotated[
+        paging.MomentUp, Query(description=paging.SINCE + " By when a dead letter came first.")
+    ] = None,
+    until: Annotated[
+        paging.MomentUp, Query(description=paging.UNTIL + " By when a dead letter came first.")
+    ] = None,
+    replayed: Annotated[
+        bool | None,
+        WithJsonSchema({"type": "boolean"}),
+        Query(description="Only dead letters of which a replay took something in, or only the others."),
+    ] = None,
+) -> Filters:
+    return Filters(reason=reason, device_id=device_id, since=since, until=until, replayed=replayed)
+
+
+TheseFilters = Annotated[Filters, Depends(_filters)]
 
 
 @router.get(
@@ -223,11 +257,7 @@ Replayed = Annotated[
 async def dead_letters(
     *,
     request: Request,
-    reason: OnlyReason = None,
-    device_id: OnlyDevice = None,
-    since: Since = None,
-    until: Until = None,
-    replayed: Replayed = None,
+    filters: TheseFilters,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
@@ -237,13 +267,7 @@ async def dead_letters(
     """
     end = DeadLettersCursor.decode(cursor)
     query = DeadLetterQuery(
-        limit=limit + 1,
-        reason=reason,
-        device_id=device_id,
-        before=until,
-        after=paging.just_before(since),
-        replayed=replayed,
-        position=None if end is None else end.position(),
+        **asdict(filters.chosen), limit=limit + 1, position=None if end is None else end.position()
     )
     return list_page(
         request,
@@ -251,11 +275,11 @@ async def dead_letters(
         await state_of(request).dead_letters.find(query),
         limit=limit,
         next_parameters=lambda entry: {"cursor": DeadLettersCursor.of(entry).encode()},
-        moments={"since": since, "until": until},
+        moments={"since": filters.since, "until": filters.until},
         as_json=_row,
         dropped=[
             {"device_id": one.device_id, "dropped": one.dropped, "dropped_at": rfc3339(one.dropped_at)}
-            for one in await state_of(request).dead_letters.dropped(device_id)
+            for one in await state_of(request).dead_letters.dropped(filters.device_id)
         ],
     )
 
@@ -274,21 +298,11 @@ async def dead_letters(
 async def purge(
     *,
     request: Request,
-    reason: OnlyReason = None,
-    device_id: OnlyDevice = None,
-    since: Since = None,
-    until: Until = None,
-    replayed: Replayed = None,
+    filters: TheseFilters,
     dry_run: Annotated[bool, Query(description="Only count them.")] = False,
 ) -> Response:
     """Deletes those that all the filters given choose, and wants one at least; nothing brings them back."""
-    chosen = DeadLetterFilter(
-        reason=reason,
-        device_id=device_id,
-        before=until,
-        after=paging.just_before(since),
-        replayed=replayed,
-    )
+    chosen = filters.chosen
     if chosen == DeadLetterFilter():
         message = "a filter is needed: reason, device_id, since, until or replayed"
         raise RequestValidationError([{"loc": ("query", "reason"), "msg": message}])

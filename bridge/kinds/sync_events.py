@@ -4,6 +4,7 @@ A message's events are stored, or become dead letters, durably; what MongoDB has
 projection.
 """
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Final
@@ -21,6 +22,7 @@ from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
+from pisync.tasks import cancel
 
 log = logs.get(__name__)
 # The events that MongoDB has from this batch, and those that it had before.
@@ -78,18 +80,41 @@ class SyncEvents:
             attempts += 1
             return self._events.insert(batch, received_at)
 
-        outcomes = await until_available(insert, self._metrics)
+        outcomes = await self._beside_the_hopeless(
+            until_available(insert, self._metrics), deliveries, received_at
+        )
         stored, duplicates = _attribute(deliveries, outcomes)
         if attempts > 1:
             stored += await self._stored_before_the_answer_was_lost(duplicates, received_at)
-        rejected = [delivery for delivery in deliveries if delivery.decoded.rejections]
-        if rejected:
-            await self._bury(rejected, received_at)
+        rejected = [one for one in deliveries if one.decoded.rejections]
+        if others := [one for one in rejected if one.decoded.events]:
+            await self._bury(others, received_at)
         self._metrics.kept(
             outcomes,
             (rejection.reason for delivery in rejected for rejection in delivery.decoded.rejections),
         )
         return stored, duplicates
+
+    async def _beside_the_hopeless(
+        self,
+        inserting: Awaitable[list[InsertOutcome]],
+        deliveries: Sequence[Delivery],
+        received_at: datetime,
+    ) -> list[InsertOutcome]:
+        """Insert, and meanwhile keep the messages of which nothing can be stored; both are durable then.
+
+        The good messages of the batch would else wait for the one and then for the other.
+        """
+        hopeless = [one for one in deliveries if one.decoded.rejections and not one.decoded.events]
+        if not hopeless:
+            return await inserting
+        burying = asyncio.create_task(self._bury(hopeless, received_at), name="dead letters")
+        try:
+            outcomes = await inserting
+            await burying
+        finally:
+            await cancel([burying])
+        return outcomes
 
     async def _stored_before_the_answer_was_lost(
         self, duplicates: Sequence[SyncEvent], received_at: datetime

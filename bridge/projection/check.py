@@ -1,20 +1,19 @@
 """Compares the projection in Redis and the open alerts with the events in MongoDB, and changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
 
-from bridge.projection.replay import stored_states
 from pisync import limits
-from pisync.clock import from_ms, rfc3339
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.accumulator import Accumulator, StoredEvents
 from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
-from pisync.domain.device_state import DeviceState, LastEvent, code_number
-from pisync.domain.identity import bucket_of
+from pisync.domain.device_state import DeviceState, LastEvent, project
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery
 from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader, Rank
@@ -86,7 +85,7 @@ class Check:
             differences=list(chain.from_iterable(differences)),
         )
 
-    async def _batches(self) -> AsyncIterator[list[HistoryEntry]]:
+    async def _batches(self) -> AsyncIterator[StoredEvents]:
         async for batch in self._events.replay(None):
             self._replayed += len(batch)
             yield batch
@@ -115,33 +114,39 @@ class Check:
         while page := await self._events.history(
             HistoryQuery(device_id=device_id, limit=limits.PAGE_MAX, before=before)
         ):
-            _merge(states, stored_states(page))
+            _merge(states, _stored_states(page))
             before = page[-1].event.timestamp
         return states.get(device_id)
 
 
-async def states_by_device(
-    batches: AsyncIterator[list[HistoryEntry]],
-) -> AsyncIterator[dict[str, DeviceState]]:
+async def states_by_device(batches: AsyncIterator[StoredEvents]) -> AsyncIterator[dict[str, DeviceState]]:
     """The states of all devices, each once, some at a time, of events that come bucket after bucket.
 
-    States merge as they come, so that what is held is one bucket's devices and not its events.
+    What is held is one bucket's devices and not its events.
     """
-    states: dict[str, DeviceState] = {}
-    current = None
+    accumulator, bucket = Accumulator(), None
+    partly: dict[str, DeviceState] = {}
     async for batch in batches:
-        for bucket, entries in groupby(batch, lambda entry: bucket_of(entry.event.device_id)):
-            if bucket != current:
-                for some in _split(states):
-                    yield some
-                states, current = {}, bucket
-            _merge(states, stored_states(list(entries)))
-    for some in _split(states):
+        if batch.bucket != bucket:
+            for some in _all_of(accumulator, partly):
+                yield some
+            partly, bucket = {}, batch.bucket
+        elif accumulator.bytes_held > limits.REPLAY_HELD_BYTES_MAX:
+            for some in accumulator.take(limits.COMPARED_DEVICES_AT_ONCE):
+                _merge(partly, some)
+                await asyncio.sleep(0)  # it takes as long as the bucket is large, beside live traffic
+        accumulator.add(batch)
+    for some in _all_of(accumulator, partly):
         yield some
 
 
-def _split(states: dict[str, DeviceState]) -> Iterator[dict[str, DeviceState]]:
-    rest = iter(states.items())
+def _all_of(accumulator: Accumulator, partly: dict[str, DeviceState]) -> Iterator[dict[str, DeviceState]]:
+    """What was accumulated, merged with the states of a part of the same devices."""
+    for some in accumulator.take(limits.COMPARED_DEVICES_AT_ONCE):
+        earlier = {device_id: partly.pop(device_id) for device_id in some if device_id in partly}
+        _merge(some, earlier)
+        yield some
+    rest = iter(partly.items())
     while some := dict(islice(rest, limits.COMPARED_DEVICES_AT_ONCE)):
         yield some
 
@@ -152,16 +157,19 @@ def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None
         states[device_id] = state if known is None else known.merge(state)
 
 
+def _stored_states(entries: Sequence[HistoryEntry]) -> dict[str, DeviceState]:
+    """The state of each device after exactly these stored events."""
+    return project([entry.event for entry in entries], [to_ms(entry.received_at) for entry in entries])
+
+
 def _facts(record: DeviceRecord) -> dict[str, str]:
     """What can differ, in words; all but the failures, of which there are many."""
     state, told, ranks = record.state, record.told, record.ranks
-    code = "" if state is None else state.code
-    ranked_code = ranks.get(Rank.CODE)
     return {
         "last success": _time(None if state is None else state.last_success_ms),
         "newest event": _event(None if state is None else state.last_event),
         "newest receipt": _time(None if state is None else state.received_ms),
-        "code of the newest failure": code or "-",
+        "code of the newest failure": ("" if state is None else state.code) or "-",
         "days with successes": _days(NO_DAYS if state is None else state.ok),
         "days with failures": _days(NO_DAYS if state is None else state.bad),
         "days heard": _days(NO_DAYS if state is None else state.heard),
@@ -171,8 +179,7 @@ def _facts(record: DeviceRecord) -> dict[str, str]:
         "failures as ranked": str(ranks.get(Rank.FAILURES, "-")),
         "streak as ranked": str(ranks.get(Rank.STREAK, "-")),
         "last seen as ranked": _time(ranks.get(Rank.LAST_SEEN)),
-        "newest receipt as ranked": _time(ranks.get(Rank.RECEIVED)),
-        "code as ranked": "-" if ranked_code is None else _code(ranked_code, code),
+        "newest change numbered": _yes(record.numbered),
         "alert confirmed": _yes(record.alerting),
     }
 
@@ -190,11 +197,6 @@ def _failures(device_id: str, expected: DeviceState | None, found: DeviceRecord)
 
 def _days(days: Days) -> str:
     return " ".join(rfc3339(from_ms(day * DAY_MS))[:10] for day in days) or "-"
-
-
-def _code(number: int, code: str) -> str:
-    """A code by which a device is ranked, in words where it is its own."""
-    return code or "none" if number == code_number(code) else f"number {number}"
 
 
 def _time(moment_ms: int | None) -> str:

@@ -257,7 +257,10 @@ def _take_each(elements: Sequence[bytes], device_id: str, latest: datetime) -> D
             event = _cut(_event_in(raw), raw)
             fault = _rejection(event, device_id, latest)
             if fault is not None:
-                raise fault
+                # Not raised: with its traceback in it this frame, and the message, would wait for the
+                # collector of cycles.
+                decoded.rejections.append(fault.rejection(index))
+                continue
             _reject_ambiguity(raw, (event,))
         except _RejectionError as error:
             decoded.rejections.append(error.rejection(index))

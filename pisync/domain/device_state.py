@@ -122,9 +122,9 @@ _NO_CODE: Final = 1
 
 @lru_cache(maxsize=1024)
 def code_number(code: str) -> int:
-    """The number by which failing devices are ranked for an error code: 48 bits of a digest.
+    """By which the codes of two copies of one failure are told apart: 48 bits of a digest; the greater stays.
 
-    Where no code was told it is the lowest: of two copies of a failure, the one that tells a code says it.
+    Where no code was told it is the lowest: of two copies, the one that tells a code says it.
     """
     if not code:
         return _NO_CODE

@@ -84,7 +84,7 @@ class Evidence:
         return rows
 
     def _seen(self) -> Iterator[tuple[str, tuple[int | None, int | None]]]:
-        for key in self._redis.scan_iter("pisync:2:{*}:heads", count=KEYS_AT_ONCE):
+        for key in self._redis.scan_iter("pisync:3:{*}:heads", count=KEYS_AT_ONCE):
             for device_id, head in self._redis.hscan_iter(key, count=KEYS_AT_ONCE):
                 success, newest = (int(time) or None for time in struct.unpack_from("<xdd", head))
                 yield device_id.decode(), (success, newest)

@@ -14,7 +14,7 @@ from pisync import clock, limits
 from pisync.clock import from_ms, read_rfc3339, to_ms
 from pisync.domain.events import SyncEvent
 from pisync.domain.identity import bucket_of
-from pisync.stores.interfaces.events import EventStore, HistoryQuery, OutcomeFilter
+from pisync.stores.interfaces.events import DaysHint, EventStore, HistoryQuery, OutcomeFilter
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.samples import NOW, event_at
@@ -52,7 +52,7 @@ def bounds(moments_ms: Sequence[int]) -> st.SearchStrategy[datetime | None]:
     return st.one_of(st.none(), st.sampled_from(near), st.builds(from_ms, MOMENTS))
 
 
-async def whole(store: EventStore, query: HistoryQuery) -> list[datetime]:
+async def whole(store: EventStore, query: HistoryQuery, hint: DaysHint | None = None) -> list[datetime]:
     """All of a history, page after page."""
     found: list[datetime] = []
     before = query.before
@@ -64,7 +64,8 @@ async def whole(store: EventStore, query: HistoryQuery) -> list[datetime]:
                 before=before,
                 after=query.after,
                 outcome=query.outcome,
-            )
+            ),
+            hint,
         )
         moments = [read_rfc3339(row["timestamp"])[0] for row in page.rows]
         found += moments
@@ -73,11 +74,31 @@ async def whole(store: EventStore, query: HistoryQuery) -> list[datetime]:
         before = moments[-1]
 
 
+def hints(batch: Sequence[SyncEvent], device_id: str) -> st.SearchStrategy[DaysHint | None]:
+    """A projection that is right, one that lacks days, one that has others, and none."""
+    its = {to_ms(event.timestamp) // DAY_MS for event in batch if event.device_id == device_id}
+    some = st.sets(st.sampled_from(sorted(its))) if its else st.just(set[int]())
+    others = st.sets(st.integers(0, 2**16 - 1), max_size=5)
+    days = st.one_of(st.just(its), some, others, st.builds(set.union, some, others))
+    return st.one_of(st.none(), st.builds(hint_of, days))
+
+
+def hint_of(days: set[int]) -> DaysHint:
+    async def hint() -> set[int]:
+        return days
+
+    return hint
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 @given(given_=EVENTS, data=st.data())
-async def test_history_is_the_same_whatever_the_events(
-    mongodb_url: str, given_: list[tuple[int, int, int, int]], data: st.DataObject
+async def test_history_is_the_same_whatever_the_events_and_whatever_is_known_of_their_days(
+    mongodb_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    given_: list[tuple[int, int, int, int]],
+    data: st.DataObject,
 ) -> None:
+    monkeypatch.setattr(limits, "PAGE_DEFAULT", 1)  # every full page tells how many days the next one takes
     memory, store = MemoryEventStore(), MongoEventStore.connect(mongodb_url)
     try:
         await store.prepare()
@@ -98,7 +119,8 @@ async def test_history_is_the_same_whatever_the_events(
         )
         for query in data.draw(st.lists(queries, min_size=1, max_size=6)):
             assert await store.history(query) == await memory.history(query)
-            assert await whole(store, query) == await whole(memory, query)
+            hint = data.draw(hints(batch, query.device_id))
+            assert await whole(store, query, hint) == await whole(memory, query)
         for device_id in ids:
             since = data.draw(near)
             count = await memory.count_failures(device_id, since)

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from redis.exceptions import ResponseError
 
-from bridge.projection.replay import Replay, stored_states
+from bridge.projection.replay import Replay
 from local_stack.process import running
 from local_stack.servers import RedisServer
 from pisync import limits
@@ -27,6 +27,7 @@ from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Script
+from tests.support.replays import states_of
 from tests.support.samples import NOW, START, attach_anew, event
 
 BATCH: Final = project([event("PB-1", 0, 1)])
@@ -121,7 +122,10 @@ async def test_a_former_layout_is_no_projection_and_goes(projection: RedisProjec
     """Whatever its keys hold; another program's keys stay."""
     client = projection._client
     await client.flushall()
-    former = [f"pisync:{{{number:02}}}:{name}" for number in range(16) for name in ("epoch", "device:PB-1")]
+    former = [
+        *(f"pisync:{{{number:02}}}:{name}" for number in range(16) for name in ("epoch", "device:PB-1")),
+        *(f"pisync:2:{{{tag}}}:{name}" for tag in keys.TAGS for name in ("epoch", "by:received")),
+    ]
     for key in former:
         await client.set(key, "0123456789abcdef")
     await client.set("pisync:stranger", "x")
@@ -149,21 +153,22 @@ async def test_what_a_batch_costs_is_counted(projection: RedisProjection) -> Non
     some = ONE_SHARD[: limits.MERGED_AT_ONCE]
     await projection.apply(project([event(each, minute, minute % 2) for each in some for minute in range(4)]))
     once = dict.fromkeys(("evalsha", "get", "hmget", "hset"), 1)
-    # The streak that ends, and the ranks by it, by last seen and by the time of receipt.
+    once["zrevrange"] = 1
+    # The streak that ends: the ranks by it and by last seen, and the number of the change.
     well = await calls_in_redis(projection, [event(each, 10) for each in some])
-    assert well == once | {"zadd": 3, "zrem": 1}
+    assert well == once | {"zadd": 3}
     well = await calls_in_redis(projection, [event(each, 11) for each in some])
-    assert well == once | {"zadd": 1}
+    assert well == once | {"zadd": 2}
     again = await calls_in_redis(projection, [event(each, 11) for each in some])
     assert again == {"evalsha": 1, "get": 1, "hmget": 1}
-    # A failure, for which there is room; the ranks by failures, streak, last seen and code.
+    # A failure, for which there is room; the ranks by failures, streak and last seen, and the number.
     failing = await calls_in_redis(projection, [event(each, 12, 1) for each in some])
     assert failing == once | {"zadd": 4, "strlen": len(some), "setrange": len(some)}
     await projection.apply(project([event(each, 13, 1) for each in some]))
-    # Alerts are asked for once for all; the code is the same.
+    # Alerts are asked for once for all.
     alerting = await calls_in_redis(projection, [event(each, 14, 1) for each in some])
     asking = dict.fromkeys(("exists", "zcount", "time", "smismember"), 1)
-    assert alerting == once | asking | {"zadd": 3, "strlen": len(some), "setrange": len(some)}
+    assert alerting == once | asking | {"zadd": 4, "strlen": len(some), "setrange": len(some)}
 
 
 async def test_a_call_merges_so_many_devices_at_most(projection: RedisProjection) -> None:
@@ -204,6 +209,7 @@ USES: Final[dict[str, Callable[[RedisProjection], Awaitable[object]]]] = {
     "finish_rebuild.lua": lambda projection: projection.finish_rebuild("bridge-0"),
     "delete_keys.lua": lambda projection: projection.begin_rebuild("bridge-0", [], from_nothing=True),
     "read_devices.lua": lambda projection: projection.state("PB-1"),
+    "read_changes.lua": lambda projection: projection.changes(None),
     "rank_devices.lua": lambda projection: projection.status(),
 }
 
@@ -229,7 +235,7 @@ async def test_a_defect_in_a_script_is_no_reason_to_try_again(
 ) -> None:
     """It comes out as the driver's error, which nobody waits for to pass."""
     await projection.apply(BATCH)
-    for owner in (projection, projection._ranking):
+    for owner in (projection, projection._ranking, projection._feed):
         for script in vars(owner).values():
             if isinstance(script, Script) and script._name == name:
                 script._source, script._digest = f"{defect}\n{script._source}", ""
@@ -321,7 +327,7 @@ async def test_a_redis_that_evicted_keys_is_filled_anew(tmp_path: Path) -> None:
             await projection.close()
 
 
-LOST: Final = ["heads", "failures:", *(f"by:{rank}" for rank in Rank)]
+LOST: Final = ["heads", "failures:", *(f"by:{rank}" for rank in Rank), "by:changed"]
 
 
 @pytest.mark.parametrize("lost", LOST)
@@ -329,13 +335,12 @@ async def test_a_replay_of_everything_mends_what_was_evicted(projection: RedisPr
     events = MemoryEventStore()
     failing = [event(f"PB-{device}", minute, 1) for device in range(40) for minute in range(device % 5)]
     await events.insert([*failing, *(event(f"PB-{device}", 9) for device in range(30, 60))], NOW)
-    [entries] = [batch async for batch in events.replay(None)]
-    states = stored_states(entries)
+    states = states_of([batch async for batch in events.replay(None)])
     whole = [replace(DeviceRecord.of(state), alerting=False) for state in states.values()]
     for evicts in (True, False):
         await projection.begin_rebuild("bridge-0", [])
         replay = Replay(events=events, projection=projection, start_ms=0)
-        assert [count async for count in replay.run()] == [len(entries)]
+        assert sum([count async for count in replay.run()]) == len(events.events)
         assert await projection.records([*states]) == whole
         if evicts:
             found = [key async for key in projection._client.scan_iter() if f"}}:{lost}" in key]

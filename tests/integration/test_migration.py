@@ -22,6 +22,7 @@ from pisync.stores.mongodb import migration, schema
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.programs import program, truth
+from tests.support.replays import replayed
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
 
@@ -90,14 +91,12 @@ async def test_what_an_older_bridge_stored_since_is_replayed(mongodb_url: str) -
         async with truth(mongodb_url) as seen:
             await fill(seen.database, fleet(30))
             assert await migrated(mongodb_url) == 30
-            assert [batch async for batch in store.replay(clock.now() - timedelta(minutes=5))] == []
+            assert await replayed(store, clock.now() - timedelta(minutes=5)) == []
             late = fleet(40)[30:]
             await fill(seen.database, late)
             assert await migrated(mongodb_url) == len(late)
-        batches = [batch async for batch in store.replay(clock.now() - timedelta(minutes=5))]
-        assert {entry.event.timestamp for batch in batches for entry in batch} == {
-            one.timestamp for one in late
-        }
+        entries = await replayed(store, clock.now() - timedelta(minutes=5))
+        assert {entry.event.timestamp for entry in entries} == {one.timestamp for one in late}
     finally:
         await store.close()
 
@@ -153,6 +152,16 @@ async def refused(mongodb_url: str, said: str) -> None:
                 await ask()
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("version", ["2", 0, 1.5, True, [2]])
+async def test_what_is_no_version_is_not_called_a_newer_one(mongodb_url: str, version: object) -> None:
+    async with truth(mongodb_url) as seen:
+        await seen.database.schema.insert_one({"_id": "sync_events", "version": version})
+        await refused(mongodb_url, "no version that a program writes")
+        # An older shell writes numbers as floating-point ones.
+        await seen.database.schema.update_one({}, {"$set": {"version": schema.VERSION + 1.0}})
+        await refused(mongodb_url, "update it")
 
 
 async def test_programs_refuse_what_they_do_not_know(mongodb_url: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
-from pisync import limits
+from pisync import clock, limits
 from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
@@ -31,7 +31,7 @@ from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
 from tests.support.counting import Commands
-from tests.support.samples import JSON, NOW, START, attach_anew, event, payload
+from tests.support.samples import JSON, NOW, START, attach_anew, event, event_at, payload
 
 FAILURES: Final = "/api/devices/repeated-failures"
 # What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard: in a fleet
@@ -54,7 +54,8 @@ class Costs:
         """The answer to one request, which is alone counted; connections are there already."""
         for part in (self.events, self.projection):
             await part.ping()
-        await self.client.get(FAILURES)  # the driver loads the script
+        await self.client.get(FAILURES)  # the drivers load the scripts
+        await self.projection.state("PB-3")
         self.commands.sent.clear()
         self.packets.clear()
         answer = await self.client.request(method, path, **options)
@@ -164,39 +165,82 @@ async def test_a_page_over_some_days_examines_a_key_more_for_each_of_them(api: C
         assert keys <= documents + limits.DAYS_AT_FIRST + 1
 
 
-async def test_a_page_that_begins_months_ago_is_three_commands(api: Costs) -> None:
+async def daily(api: Costs, device_id: str, days: int, *, is_projected: bool) -> None:
+    """As if a bridge had taken in a sync a day, up to today."""
+    kept = [event_at(clock.to_ms(clock.now()) - 86_400_000 * back, device_id) for back in range(days)]
+    await api.events.insert(kept, NOW)
+    if is_projected:
+        await api.projection.apply(project(kept))
+
+
+async def test_a_device_that_syncs_daily_is_two_commands_and_then_one(api: Costs) -> None:
+    """The newest days do not fill the page: the projection says how many do, and then pages before do."""
+    await daily(api, "PB-3", 130, is_projected=True)
+    path = "/api/device/PB-3/sync-history"
+    following = (await api.of("GET", path)).json()["next"]
+    assert (api.commands.names, len(api.packets)) == (["find", "find"], 1)
+    today_is_over_soon = 1
+    assert 0 <= len(api.commands.sent[1]["filter"]["$or"]) - 51 + limits.DAYS_AT_FIRST <= today_is_over_soon
+    for page in (path, following):
+        assert len((await api.of("GET", page)).json()["events"]) == 50
+        assert (api.commands.names, api.packets) == (["find"], [])
+        keys, documents = await examined(api, api.commands.sent[0])
+        assert documents == 51
+        assert keys <= documents + 55
+
+
+async def test_a_device_that_syncs_daily_is_three_commands_without_the_projection(api: Costs) -> None:
     """The newest days, the bucket's own newest and oldest, and the page."""
-    await keep(api, range(5), 100)
-    await api.of("GET", "/api/device/PB-3/sync-history?limit=50")
-    assert api.commands.names == ["find", "aggregate", "find"]
-    assert (await examined(api, api.commands.sent[2]))[1] == 51
+    await daily(api, "PB-3", 60, is_projected=False)
+    assert len((await api.of("GET", "/api/device/PB-3/sync-history")).json()["events"]) == 50
+    assert (api.commands.names, len(api.packets)) == (["find", "aggregate", "find"], 1)
+
+
+async def test_a_page_that_begins_months_ago_is_two_commands(api: Costs) -> None:
+    """The newest days, and the page; where nothing tells of it, also the bucket's newest and oldest day."""
+    await keep(api, range(4), 100)
+    await api.events.insert([event("PB-4", minute) for minute in range(100)], NOW)
+    for device_id, commands in (("PB-3", ["find", "find"]), ("PB-4", ["find", "aggregate", "find"])):
+        await api.of("GET", f"/api/device/{device_id}/sync-history?limit=49")
+        assert (api.commands.names, len(api.packets)) == (commands, 1)
+        assert (await examined(api, api.commands.sent[-1]))[1] == 50
     for outcome in ("failure", "partial"):
         await api.of("GET", f"/api/device/PB-3/sync-history?limit=50&outcome={outcome}")
-        assert api.commands.names == ["find"]
+        assert (api.commands.names, api.packets) == (["find"], [])
         assert (await examined(api, api.commands.sent[0]))[1] == 51
 
 
-async def test_a_device_heard_twice_a_year_is_a_few_commands(api: Costs) -> None:
-    """Beside it, in its bucket, one that syncs daily, and one whose clock was wrong once."""
+@pytest.mark.parametrize(("is_projected", "looks"), [(False, 4), (True, 3)])
+async def test_a_device_heard_twice_a_year_is_a_few_commands(
+    api: Costs, is_projected: bool, looks: int
+) -> None:
+    """Beside it, in its bucket, one that syncs daily, and one whose clock was wrong once.
+
+    The projection spares a look at the bucket where it knows a sync that the first days do not have.
+    """
     twice = [event("PB-3", -1440 * days) for days in (10, 190, 370, 560, 730)]
     same_bucket = (f"PB-x{number}" for number in count() if bucket_of(f"PB-x{number}") == bucket_of("PB-3"))
     daily = [event(next(same_bucket), 0)]
     daily += [event(daily[0].device_id, -1440 * day) for day in range(1, 731)]
     await api.events.insert([*twice, *daily, event(next(same_bucket), -1440 * 4000)], NOW)
+    if is_projected:
+        await api.projection.apply(project(twice))
     answer = await api.of("GET", "/api/device/PB-3/sync-history")
     assert len(answer.json()["events"]) == len(twice)
-    assert api.commands.names == ["find", "aggregate"] * 4 + ["find"]
-    examined_keys = [await examined(api, command) for command in api.commands.sent[::2]]
+    assert len(api.packets) == 1
+    finds = [command for command in api.commands.sent if "find" in command]
+    assert api.commands.names == (["find"] if is_projected else []) + ["find", "aggregate"] * looks + ["find"]
+    examined_keys = [await examined(api, command) for command in finds]
     assert sum(documents for _, documents in examined_keys) == len(twice)
     assert sum(keys for keys, _ in examined_keys) <= 740
 
 
 async def test_a_device_never_seen_is_a_few_commands(api: Costs) -> None:
     await api.of("GET", "/api/device/PB-3/sync-history", 404)
-    assert (api.commands.names, api.packets) == (["find", "aggregate"], [])
+    assert (api.commands.names, len(api.packets)) == (["find", "aggregate"], 1)
     await keep(api, range(4, 3 * limits.BUCKETS), 1)
     await api.of("GET", "/api/device/PB-3/sync-history", 404)
-    assert (api.commands.names, api.packets) == (["find", "aggregate", "find"], [])
+    assert (api.commands.names, len(api.packets)) == (["find", "aggregate", "find"], 1)
 
 
 @pytest.mark.parametrize("ranked_by", RankedBy)

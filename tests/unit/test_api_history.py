@@ -1,6 +1,7 @@
 """`GET /api/device/{device_id}/sync-history`: rows, filters, pages and refusals."""
 
 import asyncio
+from collections.abc import Collection
 from urllib.parse import urlencode
 
 import msgspec
@@ -10,7 +11,13 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339
+from pisync.domain.days import DAY_MS
+from pisync.domain.device_state import DeviceState
 from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.errors import RedisUnavailable
+from pisync.stores.interfaces.events import DaysHint, HistoryPage, HistoryQuery
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
 from tests.support.api_client import START_MS, Api, UnavailableEventStore, api, is_problem
 from tests.support.samples import event_at
 
@@ -174,6 +181,67 @@ async def test_mongodb_unavailable_is_503_without_its_address() -> None:
         assert document["part"] == "mongodb"
         assert "internal" not in response.text
         assert int(response.headers["Retry-After"]) > 0
+
+
+class AskingEventStore(MemoryEventStore):
+    """A store that always asks for days."""
+
+    days: Collection[int] = ()
+
+    async def page(self, query: HistoryQuery, hint: DaysHint | None = None) -> HistoryPage:
+        assert hint is not None
+        self.days = await hint()
+        return await super().page(query)
+
+
+class SilentProjection(MemoryProjection):
+    """It never answers."""
+
+    async def state(self, device_id: str) -> DeviceState | None:
+        await asyncio.Event().wait()
+        return None
+
+
+class AwayProjection(MemoryProjection):
+    async def state(self, device_id: str) -> DeviceState | None:
+        raise RedisUnavailable("redis-0.internal:6379: connection refused")
+
+
+@pytest.mark.parametrize(("outcome", "days"), [("", {0, -1, -200, -201}), ("&outcome=success", {-200, -201})])
+async def test_the_store_is_told_the_days_that_the_projection_knows(outcome: str, days: set[int]) -> None:
+    """Of successes and of failures those within 64 days of the newest."""
+    store = AskingEventStore()
+    async with api(events=store) as pisync:
+        for day, errors in ((0, 1), (-1, 2), (-100, 1), (-200, 0), (-201, 0), (-300, 0)):
+            await pisync.keep(event_at(START_MS + day * DAY_MS, "PB-1", errors=errors))
+        assert (await pisync.get(f"{URL}?limit=2{outcome}")).status_code == 200
+    assert store.days == {START_MS // DAY_MS + day for day in days}
+
+
+@pytest.mark.parametrize("projection", [SilentProjection, AwayProjection, MemoryProjection])
+async def test_history_is_told_without_the_projection(
+    projection: type[MemoryProjection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DAYS_HINT_TIMEOUT_S", 0)
+    store = AskingEventStore()
+    async with api(events=store, projection=projection()) as pisync:
+        await store.insert([event_at(START_MS, "PB-1")], from_ms(START_MS))
+        assert len((await pisync.get(URL)).json()["events"]) == 1
+    assert store.days == ()
+
+
+async def test_an_answer_is_the_same_without_a_query_and_with_its_defaults() -> None:
+    async with api(api_keys=["0123456789abcdef"]) as pisync:
+        await pisync.keep(*(event_at(START_MS + at, "PB-1") for at in range(60)))
+        key = {"Authorization": "Bearer 0123456789abcdef"}
+        bare, given = [await pisync.get(URL + query, headers=key) for query in ("", "?limit=50")]
+        assert bare.json()["events"] == given.json()["events"]
+        assert bare.json()["next"].removeprefix(URL) == "?" + given.json()["next"].partition("&")[2]
+        assert bare.headers.keys() == given.headers.keys()
+        for query in ("", "?limit=50"):
+            is_problem(await pisync.get(URL + query), 401)
+            is_problem(await pisync.get(f"/api/device/a%20b/sync-history{query}", headers=key), 422)
+            assert (await pisync.request("POST", URL + query)).headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
 @settings(max_examples=60, deadline=None)

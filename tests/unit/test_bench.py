@@ -17,7 +17,7 @@ from bench import capacity, markdown, meter, progress, rows, scale
 from bench.__main__ import app
 from bench.draining import Drain
 from bench.filling import FillFailed, Pace, require_room
-from bench.fleet import Backlog, Fleet
+from bench.hourly import Backlog, Fleet
 from bench.machine import Machine
 from bench.report import HEAD, MeasuredRow, Report, cells, from_json, table, to_json
 from bench.results import AT_LEAST, AT_MOST, Target, figure_text, percentile

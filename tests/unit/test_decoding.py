@@ -1,5 +1,6 @@
 """Decoding: every rule of the device protocol, and that one bad event takes no neighbour with it."""
 
+import gc
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -93,7 +94,7 @@ def test_a_comma_too_many_is_told_as_that(between: bytes) -> None:
     assert rejection.detail == "nothing stands here: there is a comma too many"
 
 
-BAD_MEMBERS = [
+BAD_MEMBERS: list[tuple[dict[str, Any], Reason, str]] = [
     *[({name: None}, Reason.SCHEMA, name) for name in members()],
     *[({name: ...}, Reason.SCHEMA, name) for name in members()],
     ({"total_errors": -1}, Reason.SCHEMA, "total_errors"),
@@ -163,6 +164,22 @@ def test_a_bad_event_takes_no_neighbour_with_it(changes: dict[str, Any]) -> None
     (rejection,) = decoded.rejections
     assert rejection.index == 1
     assert raw_of(raw, [rejection]) == [json.dumps(with_changes(changes)).encode()]
+
+
+def test_nothing_of_a_rejected_message_waits_for_the_collector_of_cycles() -> None:
+    """Messages that do are held by the hundred megabytes: bytes do not count when it is due."""
+    bad = [json.dumps(with_changes(changes)).encode() for changes, _, _ in BAD_MEMBERS]
+    bad += [b"", b"{", b"[]", b"[1,", DEEP, payload()[:-1] + b',"total_errors":2}', payload() + b"x"]
+    bad += [b"[" + one + b"," + payload() + b"]" for one in bad]
+    gc.disable()
+    try:
+        while gc.collect():  # what other tests left
+            pass
+        for raw in bad:
+            decode(raw, DEVICE, NOW)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_every_target_row_and_module_that_a_guide_names_exists(guide: Path) -> N
 def test_the_tree_in_the_architecture_document_has_every_folder_with_code() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     drawn = set(re.findall(r"^    ([\w/]+/) ", text, re.MULTILINE))
-    product = {"cli", "bench", "bridge", "api", "device_sim", "local_stack", "pisync"}
+    product = {"cli", "bench", "fleet", "bridge", "api", "device_sim", "local_stack", "pisync"}
     with_code = {
         f"{path.parent.relative_to(ROOT)}/"
         for package in product

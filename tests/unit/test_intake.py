@@ -595,6 +595,61 @@ async def test_a_batch_that_is_cancelled_from_within_ends_the_intake(
     assert rig.connection.acknowledged == []
 
 
+async def test_what_cannot_be_stored_is_kept_while_its_neighbours_are() -> None:
+    """Or each good message would wait for the dead letters of its batch after its own insert."""
+    async with running(Rig()) as rig:
+        rig.store.gated = True
+        rig.send(payload())
+        rig.send(b"no JSON")
+        rig.send(backlog(members(total_errors=-1), members(timestamp="2026-05-08T12:01:00Z")))
+        await until(lambda: rig.dead_letters.written)
+        assert [[letter.raw for letter in write] for write in rig.dead_letters.written] == [[b"no JSON"]]
+        assert rig.connection.acknowledged == []
+        rig.store.gates[0].set_result(None)
+        await rig.drain()
+        assert len(rig.buried) == 2
+        assert rig.connection.acknowledged == [1, 2, 3]
+
+
+@pytest.mark.parametrize("cancelled_within", [True, False])
+async def test_dead_letters_that_are_not_written_acknowledge_nothing(
+    monkeypatch: pytest.MonkeyPatch, cancelled_within: bool
+) -> None:
+    rig = Rig()
+
+    async def fail(*_: object) -> None:
+        raise asyncio.CancelledError if cancelled_within else LookupError("a defect")
+
+    monkeypatch.setattr(rig.dead_letters, "add", fail)
+    rig.send(payload())
+    rig.send(b"no JSON")
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(rig.intake.run(), 10)
+    assert raised.group_contains(RuntimeError if cancelled_within else LookupError)
+    assert rig.connection.acknowledged == []
+
+
+async def test_dead_letters_are_not_written_on_after_the_insert_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig()
+
+    async def insert(*_: object) -> None:
+        raise LookupError("a defect")
+
+    async def add(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(rig.store, "insert", insert)
+    monkeypatch.setattr(rig.dead_letters, "add", add)
+    rig.send(b"no JSON")
+    rig.send(payload())
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(rig.intake.run(), 10)
+    assert raised.group_contains(LookupError)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "dead letters"]
+
+
 async def test_a_batch_is_not_judged_by_a_clock_in_doubt_and_the_socket_is_not_read() -> None:
     async with running(Rig()) as rig:
         rig.clock_is_right = False

@@ -78,6 +78,8 @@ def test_the_tree_as_it_is_passes(copy: Path) -> None:
         pytest.param("pisync/broken.py", "import bridge", "layers", id="up: pisync to bridge"),
         pytest.param("pisync/stores/broken.py", "import cli", "layers", id="up: pisync to cli"),
         pytest.param("local_stack/broken.py", "import cli", "layers", id="up: local_stack to cli"),
+        pytest.param("pisync/broken.py", "import fleet", "layers", id="up: pisync to fleet"),
+        pytest.param("fleet/broken.py", "import bridge", "layers", id="up: fleet to bridge"),
         pytest.param("api/broken.py", "import bridge", "layers", id="sideways: api to bridge"),
         pytest.param("worker/broken.py", "import bridge", "layers", id="sideways: worker to bridge"),
         pytest.param("cli/broken.py", "import bench", "layers", id="sideways: cli to bench"),
@@ -100,6 +102,8 @@ def test_the_tree_as_it_is_passes(copy: Path) -> None:
         pytest.param("bridge/broken.py", "from redis.asyncio import Redis", "redis", id="redis in bridge"),
         pytest.param("device_sim/broken.py", "import mqtt5", "mqtt", id="mqtt5 in device_sim"),
         pytest.param("pisync/stores/broken.py", "import mqtt5", "mqtt", id="mqtt5 in a store"),
+        pytest.param("bridge/broken.py", "import numpy", "numpy", id="NumPy in bridge"),
+        pytest.param("pisync/stores/broken.py", "import numpy", "numpy", id="NumPy in a store"),
         pytest.param(
             "device_sim/auditor.py", "import pisync.clock", "auditor", id="the clock in the auditor"
         ),

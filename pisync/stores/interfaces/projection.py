@@ -6,22 +6,17 @@ from enum import StrEnum
 from typing import Protocol, Self
 
 from pisync.domain.alerts import AlertChange
-from pisync.domain.device_state import DeviceState, code_number
+from pisync.domain.device_state import DeviceState
+from pisync.stores.interfaces.feed import Changes, FeedPosition
 from pisync.stores.interfaces.ranking import ProjectionStatus, Ranking, RankingQuery
 
 
 class Rank(StrEnum):
-    """What devices are ranked by: those with failures by the first three, all by `RECEIVED`.
-
-    Those with a streak are ranked by the number of their newest failure's code: those of one code stand
-    together. There may be many codes; each of these devices has one.
-    """
+    """What devices with failures are ranked by."""
 
     FAILURES = "failures"
     STREAK = "streak"
     LAST_SEEN = "last_seen"
-    RECEIVED = "received"
-    CODE = "code"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,30 +33,28 @@ class DeviceRecord:
     """All that the projection holds of one device, right or wrong: its state and what follows from it.
 
     `state` is None where nothing is kept; `stray_ms` are failures that are there all the same. `ranks` are
-    its scores; `alerting`: its alert of the rule `streak` is open and confirmed.
+    its scores; `alerting`: its alert of the rule `streak` is open and confirmed; `numbered`: its newest
+    change has a number, so that whoever reads changes is told of it.
     """
 
     state: DeviceState | None
     told: Told | None
     ranks: Mapping[Rank, int]
     alerting: bool
+    numbered: bool = True
     stray_ms: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, state: DeviceState | None) -> Self:
         """What the projection should hold for a state; None: a device without events."""
         if state is None:
-            return cls(state=None, told=None, ranks={}, alerting=False)
+            return cls(state=None, told=None, ranks={}, alerting=False, numbered=False)
         streak = state.streak
         ranks: dict[Rank, int] = {}
         if state.failures:
             ranks[Rank.FAILURES] = state.failures
             ranks[Rank.STREAK] = streak
             ranks[Rank.LAST_SEEN] = state.last_event.timestamp_ms
-        if state.received_ms is not None:
-            ranks[Rank.RECEIVED] = state.received_ms
-        if streak:
-            ranks[Rank.CODE] = code_number(state.code)
         told = Told(failures=state.failures, streak=streak, last_failure_ms=state.last_failure_ms)
         return cls(state=state, told=told, ranks=ranks, alerting=state.alerting)
 
@@ -97,6 +90,14 @@ class ProjectionReader(Protocol):
 
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
         """All that is kept of these devices, in their order."""
+
+    async def changes(self, after: FeedPosition | None) -> Changes:
+        """What changed after a position, about `limits.CHANGES_AT_ONCE` devices at most, in one round trip.
+
+        None begins anew: every device is told once, part by part, and then what changed since the beginning.
+        A change after the position is never missed: where numbers may have been lost, or be those of another
+        history, because Redis was restarted, emptied, or went back, the answer has no position.
+        """
 
     def device_ids(self) -> AsyncIterator[list[str]]:
         """Every device of which anything is kept, in batches; some more than once."""

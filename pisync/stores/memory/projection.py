@@ -4,11 +4,13 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice, takewhile
 
 from pisync import limits
 from pisync.clock import now, to_ms
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
+from pisync.stores.interfaces.feed import Changes, FeedPosition, StateSummary
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Mark
 from pisync.stores.interfaces.ranking import (
     FailingDevice,
@@ -33,6 +35,10 @@ class MemoryProjection:
         self.catching_up: set[str] = set()
         self.built = True
         self.pending = False
+        # Which life of the projection this is, and the number of each device's newest change, ascending.
+        self._epoch = 0
+        self._numbers: dict[str, int] = {}
+        self._newest = 0
 
     async def ping(self) -> None:
         """Always there."""
@@ -90,6 +96,8 @@ class MemoryProjection:
         if from_nothing:
             for kept in (self.states, self.alerting, self.catching_up):
                 kept.clear()
+            self._numbers.clear()
+        self._epoch += 1
         self.built = self.pending = True
         self.alerting.update(alerting)
         return True
@@ -147,6 +155,10 @@ class MemoryProjection:
         for device_id, state in states.items():
             kept = self.states.get(device_id)
             self.states[device_id] = merged = state if kept is None else kept.merge(state)
+            if merged != kept:
+                self._newest += 1
+                self._numbers.pop(device_id, None)
+                self._numbers[device_id] = self._newest
             if merged.alerting or (kept is not None and kept.alerting):
                 changes += self._outdated(device_id)
         return changes
@@ -183,6 +195,29 @@ class MemoryProjection:
             replace(DeviceRecord.of(self.states.get(device_id)), alerting=device_id in self.alerting)
             for device_id in device_ids
         ]
+
+    async def changes(self, after: FeedPosition | None) -> Changes:
+        """What changed after a position; everything is read in the order of the first merges."""
+        life = str(self._epoch)
+        if not self.built or (after is not None and after.projection != life):
+            return Changes(position=None, devices=[])
+        number, cursor = (self._newest, 0) if after is None else (after.numbers[0], after.cursors[0])
+        newer = takewhile(lambda each: self._numbers[each] > number, reversed(self._numbers))
+        changed = list(newer)[::-1]
+        if cursor is not None:
+            ids = list(islice(self.states, cursor, cursor + limits.CHANGES_AT_ONCE))
+            cursor = cursor + len(ids) if cursor + len(ids) < len(self.states) else None
+        else:
+            ids = changed[: limits.CHANGES_AT_ONCE]
+            changed = changed[limits.CHANGES_AT_ONCE :]
+            number = self._numbers[ids[-1]] if ids else number
+        return Changes(
+            position=FeedPosition(projection=life, numbers=(number,), cursors=(cursor,), unnumbered=(0,)),
+            devices=[(device_id, StateSummary.of(self.states[device_id])) for device_id in ids],
+            behind=len(changed),
+            of=len(self.states),
+            rebuilding=self.pending,
+        )
 
     async def device_ids(self) -> AsyncIterator[list[str]]:
         """Every device of which anything is kept, one batch."""

@@ -1,19 +1,17 @@
-"""Dead letters in MongoDB: kept, listed, read, purged, replays recorded, and how many and how long."""
+"""Dead letters in MongoDB: kept for how long, listed, read, purged, and what was replayed of them."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
 from bson.int64 import Int64
-from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import OperationFailure
 
 from pisync import limits
 from pisync.domain.dead_letters import DeadLetter, Holds, Part, distinct, newest
 from pisync.domain.events import Reason
-from pisync.domain.payloads import HEAD_BYTES_MAX
 from pisync.stores.interfaces.dead_letters import (
     Correction,
     DeadLetterEntry,
@@ -25,24 +23,18 @@ from pisync.stores.interfaces.dead_letters import (
 )
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
-    DUPLICATE_KEY,
     UNAUTHORIZED,
     Document,
     MongoConnection,
     map_driver_errors,
     not_permitted,
-    server_time,
 )
+from pisync.stores.mongodb.letter_room import NEWEST, LetterRoom
+from pisync.stores.mongodb.letter_writes import EXPIRES_FROM, LetterWrites
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
 
 _RETENTION: Final = "retention"
-# By MongoDB's clock, which also decides when a letter is old: a bridge whose clock is behind would have its
-# letters deleted a minute after they came.
-_EXPIRES_FROM: Final = "expires_from"
-# `Reason.value` costs as much as the rest of a part.
-_NAMES: Final = {reason: reason.value for reason in Reason}
-_NEWEST: Final = [("received_at", DESCENDING), ("_id", DESCENDING)]
 
 
 class MongoDeadLetterStore:
@@ -51,8 +43,8 @@ class MongoDeadLetterStore:
     def __init__(self, connection: MongoConnection) -> None:
         self._database = connection.database
         self._dead_letters = connection.database.get_collection("dead_letters")
-        self._drops = connection.database.get_collection("dead_letter_drops")
-        self._unchecked = _Unchecked()
+        self._writes = LetterWrites(self._dead_letters)
+        self._room = LetterRoom(self._dead_letters, connection.database.get_collection("dead_letter_drops"))
 
     async def prepare(self) -> None:
         """Create the indexes where they are absent.
@@ -63,14 +55,12 @@ class MongoDeadLetterStore:
         with _administering():
             await self._dead_letters.create_indexes(
                 [
-                    IndexModel(_NEWEST, name="newest"),
-                    IndexModel(
-                        [("device_id", ASCENDING), *_NEWEST, ("kept_bytes", ASCENDING)], name="device"
-                    ),
-                    IndexModel([("reasons", ASCENDING), *_NEWEST], name="reason"),
+                    IndexModel(NEWEST, name="newest"),
+                    IndexModel([("device_id", ASCENDING), *NEWEST, ("kept_bytes", ASCENDING)], name="device"),
+                    IndexModel([("reasons", ASCENDING), *NEWEST], name="reason"),
                 ]
             )
-            await self._drops.create_index([("dropped_at", DESCENDING)], name="latest")
+            await self._room.prepare()
 
     async def apply_retention(self, days: int | None) -> None:
         """Let MongoDB delete a letter so many days after it last came; None: keep all for good.
@@ -85,7 +75,7 @@ class MongoDeadLetterStore:
             expire_after_s = days * 24 * 3600
             try:
                 await self._dead_letters.create_index(
-                    [(_EXPIRES_FROM, ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
+                    [(EXPIRES_FROM, ASCENDING)], name=_RETENTION, expireAfterSeconds=expire_after_s
                 )
             except OperationFailure as error:
                 if error.code != INDEX_OPTIONS_CONFLICT:
@@ -103,93 +93,10 @@ class MongoDeadLetterStore:
     async def add(self, dead_letters: Sequence[DeadLetter], received_at: datetime) -> list[DroppedLetters]:
         """Keep the dead letters, each once; returns once all are durable, with those that gave way."""
         kept, dropped = newest(distinct(dead_letters))
-        new: list[DeadLetter] = []
-        for letters in _writes(kept):
-            known = await self._insert(letters, received_at)
-            if known:
-                with map_driver_errors():
-                    await self._dead_letters.update_many(
-                        {"_id": {"$in": list(known)}},
-                        {"$max": {"last_received_at": received_at}, "$currentDate": {_EXPIRES_FROM: True}},
-                    )
-            new += [letter for letter in letters if letter.dead_letter_id not in known]
-        if suspects := self._unchecked.add(new):
-            dropped += await self._make_room(suspects)
-        return await self._told(dropped, received_at)
-
-    async def _insert(self, letters: Sequence[DeadLetter], received_at: datetime) -> set[str]:
-        """Insert them in one command, which is cheaper than upserts; returns the ids that were there."""
         with map_driver_errors():
-            # An insert cannot ask for MongoDB's clock, and an update after it costs as much as the insert.
-            expires_from = await server_time(self._database)
-            try:
-                await self._dead_letters.insert_many(
-                    [_document(letter, received_at) | {_EXPIRES_FROM: expires_from} for letter in letters],
-                    ordered=False,
-                )
-            except BulkWriteError as error:
-                faults = error.details["writeErrors"]
-                if error.details["writeConcernErrors"] or any(
-                    fault["code"] != DUPLICATE_KEY for fault in faults
-                ):
-                    raise
-                return {fault["op"]["_id"] for fault in faults}
-        return set()
-
-    async def _told(self, dropped: Mapping[str | None, int], now: datetime) -> list[DroppedLetters]:
-        """Write down whose letters gave way, and say so."""
-        with map_driver_errors():
-            for device_id, count in dropped.items():
-                await self._drops.update_one(
-                    {"_id": device_id},
-                    {"$inc": {"dropped": count}, "$max": {"dropped_at": now}},
-                    upsert=True,
-                )
-        return [
-            DroppedLetters(device_id=device_id, dropped=count, dropped_at=now)
-            for device_id, count in dropped.items()
-        ]
-
-    async def _make_room(self, device_ids: Collection[str | None]) -> Counter[str | None]:
-        """Delete the oldest letters of those of these devices that have too many, or too many bytes."""
-        dropped = Counter[str | None]()
-        with map_driver_errors():
-            sums = await self._dead_letters.aggregate(
-                [
-                    {"$match": {"device_id": {"$in": list(device_ids)}}},
-                    {"$group": {"_id": "$device_id", "count": {"$sum": 1}, "size": {"$sum": "$kept_bytes"}}},
-                ]
-            )
-            async for device in sums:
-                own = {"device_id": device["_id"]}
-                if device["count"] > limits.DEVICE_DEAD_LETTERS_MAX:
-                    dropped[device["_id"]] += await self._drop_beyond_count(own)
-                if device["size"] > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
-                    dropped[device["_id"]] += await self._drop_beyond_bytes(own)
-        self._unchecked.checked(device_ids)
-        return +dropped  # without those that another batch made room for meanwhile
-
-    async def _drop_beyond_count(self, own: Document) -> int:
-        by_age = self._dead_letters.find(own, {"received_at": 1}).sort(_NEWEST)
-        async for letter in by_age.skip(limits.DEVICE_DEAD_LETTERS_MAX).limit(1):
-            return await self._drop_from(own, letter)
-        return 0
-
-    async def _drop_beyond_bytes(self, own: Document) -> int:
-        size = 0
-        by_age = self._dead_letters.find(own, {"received_at": 1, "kept_bytes": 1}).sort(_NEWEST)
-        async for letter in by_age:
-            size += letter["kept_bytes"]
-            if size > limits.DEVICE_DEAD_LETTER_BYTES_MAX:
-                await by_age.close()
-                return await self._drop_from(own, letter)
-        return 0
-
-    async def _drop_from(self, own: Document, letter: Document) -> int:
-        """Delete a letter of a device, and all older ones."""
-        older = {"received_at": {"$lt": letter["received_at"]}}
-        as_old = {"received_at": letter["received_at"], "_id": {"$lte": letter["_id"]}}
-        return (await self._dead_letters.delete_many(own | {"$or": [older, as_old]})).deleted_count
+            new = await self._writes.write(kept, received_at)
+            dropped += await self._room.make(new)
+            return await self._room.tell(dropped, received_at)
 
     async def ping_writes(self) -> None:
         """Return when a write would be durable now.
@@ -210,9 +117,7 @@ class MongoDeadLetterStore:
                 {"$or": [{"received_at": {"$lt": end.received_at}}, {"_id": {"$lt": end.dead_letter_id}}]},
             ]
         with map_driver_errors():
-            cursor = (
-                self._dead_letters.find(_all_of(conditions), {"rest": 0}).sort(_NEWEST).limit(query.limit)
-            )
+            cursor = self._dead_letters.find(_all_of(conditions), {"rest": 0}).sort(NEWEST).limit(query.limit)
             return [_entry(found) async for found in cursor]
 
     async def get(self, dead_letter_id: str) -> KeptDeadLetter | None:
@@ -225,13 +130,8 @@ class MongoDeadLetterStore:
 
     async def dropped(self, device_id: str | None) -> list[DroppedLetters]:
         """Whose letters gave way, the latest first."""
-        chosen: Document = {} if device_id is None else {"_id": device_id}
         with map_driver_errors():
-            found = self._drops.find(chosen).sort("dropped_at", DESCENDING).limit(limits.DROPS_LISTED_MAX)
-            return [
-                DroppedLetters(device_id=drop["_id"], dropped=drop["dropped"], dropped_at=drop["dropped_at"])
-                async for drop in found
-            ]
+            return await self._room.dropped(device_id)
 
     async def record_replay(self, dead_letter_id: str, replay: Replay) -> None:
         """Record the replay, but not over another one where it stored nothing."""
@@ -287,77 +187,8 @@ class MongoDeadLetterStore:
         """Delete these, the newest first."""
         with map_driver_errors():
             found = self._dead_letters.find(_all_of(_conditions(chosen)), {"_id": 1})
-            ids = [letter["_id"] async for letter in found.sort(_NEWEST).limit(limits.PURGE_MAX)]
+            ids = [letter["_id"] async for letter in found.sort(NEWEST).limit(limits.PURGE_MAX)]
             return (await self._dead_letters.delete_many({"_id": {"$in": ids}})).deleted_count
-
-
-class _Unchecked:
-    """Counts new letters of each device, so that what a device has is seldom summed up in MongoDB.
-
-    A device that was not seen before, or is forgotten here, is looked at with its first letter.
-    """
-
-    def __init__(self) -> None:
-        self._counts: OrderedDict[str | None, tuple[int, int]] = OrderedDict()
-
-    def add(self, letters: Iterable[DeadLetter]) -> list[str | None]:
-        """Count new letters; returns the devices that should be looked at."""
-        suspects: dict[str | None, None] = {}
-        for letter in letters:
-            device_id = letter.device_id
-            count, size = self._counts.get(device_id, (limits.DEVICE_DEAD_LETTERS_UNCHECKED, 0))
-            count, size = count + 1, size + letter.kept_bytes
-            self._counts[device_id] = (count, size)
-            self._counts.move_to_end(device_id)
-            if (
-                count > limits.DEVICE_DEAD_LETTERS_UNCHECKED
-                or size > limits.DEVICE_DEAD_LETTER_BYTES_UNCHECKED
-            ):
-                suspects[device_id] = None
-        while len(self._counts) > limits.DEAD_LETTER_DEVICES_REMEMBERED:
-            self._counts.popitem(last=False)
-        return list(suspects)
-
-    def checked(self, device_ids: Iterable[str | None]) -> None:
-        """These were looked at, and have no more than they may."""
-        for device_id in device_ids:
-            if device_id in self._counts:
-                self._counts[device_id] = (0, 0)
-
-
-def _writes(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
-    """The letters in writes that are bounded by what is written, not by the messages that it came from."""
-    write: list[DeadLetter] = []
-    size = 0
-    for letter in letters:
-        if write and size + letter.kept_bytes > limits.DEAD_LETTER_WRITE_BYTES_MAX:
-            yield write
-            write, size = [], 0
-        write.append(letter)
-        size += letter.kept_bytes
-    if write:
-        yield write
-
-
-def _document(letter: DeadLetter, received_at: datetime) -> Document:
-    """A letter as it is stored: the first of its bytes apart, so that lists need not read the rest."""
-    document: Document = {
-        "_id": letter.dead_letter_id,
-        "topic": letter.topic,
-        "device_id": letter.device_id,
-        "holds": letter.holds.value,
-        "reasons": [reason.value for reason in letter.rejected],
-        "counts": list(letter.rejected.values()),
-        "parts": [[part.index, _NAMES[part.reason], part.detail, part.size_bytes] for part in letter.parts],
-        "size_bytes": letter.size_bytes,
-        "kept_bytes": letter.kept_bytes,
-        "head": letter.raw[:HEAD_BYTES_MAX],
-        "received_at": received_at,
-        "last_received_at": received_at,
-    }
-    if len(letter.raw) > HEAD_BYTES_MAX:
-        document["rest"] = letter.raw[HEAD_BYTES_MAX:]
-    return document
 
 
 @contextmanager

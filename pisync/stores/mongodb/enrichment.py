@@ -30,6 +30,17 @@ class _Gain:
     added: Document
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """What became of documents, by their places, but for those whose identity is not stored.
+
+    `has_written`: a write followed the last look, so that what was found is in the journal.
+    """
+
+    outcomes: dict[int, InsertOutcome]
+    has_written: bool
+
+
 async def compare_and_enrich(
     events: AsyncCollection[Document], given: Mapping[int, Document], enriched_at: datetime
 ) -> dict[int, InsertOutcome]:
@@ -38,13 +49,28 @@ async def compare_and_enrich(
     Raises:
         MongodbUnavailable: one is not stored any more.
     """
+    outcomes = (await look_and_enrich(events, given, enriched_at)).outcomes
+    if len(outcomes) < len(given):
+        raise _deleted()
+    return outcomes
+
+
+async def look_and_enrich(
+    events: AsyncCollection[Document], given: Mapping[int, Document], enriched_at: datetime
+) -> Compared:
+    """Compare documents with those of their identity that are stored, if any, and enrich these.
+
+    Raises:
+        MongodbUnavailable: one that was to be enriched is not stored any more.
+    """
     outcomes: dict[int, InsertOutcome] = {}
     pending: defaultdict[Key, list[int]] = defaultdict(list)
     for index, document in given.items():
         pending[reading.key(document)].append(index)
-    while pending:
-        gains = await _compare(events, given, pending, outcomes)
-        refused = await _enrich(events, list(gains.values()), enriched_at) if gains else []
+    gains = await _compare(events, given, pending, outcomes)
+    has_written = bool(gains)
+    while gains:
+        refused = await _enrich(events, list(gains.values()), enriched_at)
         if refused is not None:
             for gain in refused:
                 same = pending[reading.key({"_id": gain.document_id})]
@@ -55,7 +81,31 @@ async def compare_and_enrich(
                 }
             break
         pending = defaultdict(list, {key: pending[key] for key in gains})
-    return outcomes
+        again: dict[int, InsertOutcome] = {}
+        gains = await _compare(events, given, pending, again)
+        if len(again) < sum(map(len, pending.values())):
+            raise _deleted()
+        outcomes |= again
+        if not gains:
+            await wait_until_durable(events, next(iter(given.values())))
+    return Compared(outcomes=outcomes, has_written=has_written)
+
+
+async def wait_until_durable(events: AsyncCollection[Document], document: Document) -> None:
+    """Wait until what was read is in the journal: on a single server a majority has what that may lack.
+
+    A write that finds nothing to change waits for all that were before it.
+    """
+    command = {
+        "update": events.name,
+        "writeConcern": events.write_concern.document,
+        "updates": [
+            {"q": {"_id": document["_id"], "received_at": None}, "u": {"$set": {"received_at": None}}}
+        ],
+    }
+    reply = await events.database.command(command)
+    if faults := reply.get("writeErrors") or reply.get("writeConcernError"):
+        raise MongodbUnavailable(f"{faults}")
 
 
 async def _compare(
@@ -66,7 +116,6 @@ async def _compare(
 ) -> dict[Key, _Gain]:
     """Tell what each is by what is stored now; returns what is to be added to it, by all of its identity."""
     gains = {}
-    missing = set(pending)
     bare: list[Document] = []
     full: list[Document] = []
     for indexes in pending.values():
@@ -76,12 +125,14 @@ async def _compare(
     async for some in reading.stored(events, bare, full):
         for stored in some:
             key = reading.key(stored)
-            missing.discard(key)
             if gained := _judge(stored, pending[key], given, outcomes):
                 gains[key] = _Gain(document_id=stored["_id"], added=gained)
-    if missing:
-        raise MongodbUnavailable("an event that was there a moment ago was deleted")  # write it again
     return gains
+
+
+def _deleted() -> MongodbUnavailable:
+    """It is tried again, and then inserted."""
+    return MongodbUnavailable("an event that was there a moment ago was deleted")
 
 
 def _judge(

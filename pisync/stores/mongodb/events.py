@@ -6,23 +6,20 @@ majority and its journal.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
 
 from bson.codec_options import CodecOptions
-from bson.errors import InvalidDocument
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import (
-    DocumentTooLarge,
-    OperationFailure,
-)
+from pymongo.errors import OperationFailure
 
 from pisync import limits
 from pisync.clock import rfc3339_of_utc, to_ms
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.events import SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities
-from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import (
     DaysHint,
     HistoryEntry,
@@ -31,19 +28,17 @@ from pisync.stores.interfaces.events import (
     InsertOutcome,
     ReplayPosition,
 )
-from pisync.stores.mongodb import by_device, reading, schema
+from pisync.stores.mongodb import by_device, reading, replaying, schema
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
-    DUPLICATE_KEY,
-    REFUSALS,
     UNAUTHORIZED,
     Document,
     MongoConnection,
     map_driver_errors,
     not_permitted,
 )
-from pisync.stores.mongodb.enrichment import compare_and_enrich
 from pisync.stores.mongodb.failing import failing
+from pisync.stores.mongodb.inserting import Inserts
 
 
 class MongoEventStore:
@@ -57,6 +52,7 @@ class MongoEventStore:
         # in another makes it read each reply twice.
         self._plain: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
         self._density = by_device.Density()
+        self._inserts = Inserts(self._events)
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -100,41 +96,7 @@ class MongoEventStore:
             return []
         received = received_at.replace(tzinfo=None)  # the encoder asks an aware one for its offset every time
         with map_driver_errors():
-            return await self._insert(documents(events, received), received)
-
-    async def _insert(self, documents: list[Document], received_at: datetime) -> list[InsertOutcome]:
-        # The command itself: the driver's insert_many looks at each document again, which took as long as
-        # encoding it. The callers of `insert` repeat it anyway, which is what the driver's retry would do.
-        command = {
-            "insert": self._events.name,
-            "ordered": False,
-            "writeConcern": self._events.write_concern.document,
-            "documents": documents,
-        }
-        try:
-            reply = await self._connection.database.command(command)
-        except (InvalidDocument, DocumentTooLarge, OverflowError):
-            # The driver names no culprit: halve until it stands alone.
-            if len(documents) == 1:
-                return [InsertOutcome.REFUSED]
-            middle = len(documents) // 2
-            first = await self._insert(documents[:middle], received_at)
-            return first + await self._insert(documents[middle:], received_at)
-        if "writeConcernError" in reply:
-            raise MongodbUnavailable(f"{reply['writeConcernError']}")
-        outcomes = [InsertOutcome.STORED] * len(documents)
-        known: dict[int, Document] = {}
-        for fault in reply.get("writeErrors", ()):
-            if fault["code"] == DUPLICATE_KEY:
-                known[fault["index"]] = documents[fault["index"]]
-            elif fault["code"] in REFUSALS:
-                outcomes[fault["index"]] = InsertOutcome.REFUSED
-            else:
-                raise MongodbUnavailable(f"{fault.get('errmsg')}")
-        if known:
-            compared = await compare_and_enrich(self._events, known, received_at)
-            outcomes = [compared.get(index, outcome) for index, outcome in enumerate(outcomes)]
-        return outcomes
+            return await self._inserts.insert(documents(events, received), received)
 
     async def received(self, events: Sequence[SyncEvent]) -> list[datetime | None]:
         """When each event was first stored as received, in one round trip."""
@@ -172,7 +134,7 @@ class MongoEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
+    ) -> AsyncIterator[StoredEvents]:
         """All events received or enriched since then, by that time, or all events, bucket after bucket."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
@@ -185,7 +147,7 @@ class MongoEventStore:
 
     async def _replay(
         self, order: str, since: datetime | None, position: ReplayPosition
-    ) -> AsyncIterator[list[HistoryEntry]]:
+    ) -> AsyncIterator[StoredEvents]:
         """The events in one order."""
         clock = "received_at" if order == "_id" else order
         if position.until is None:
@@ -203,13 +165,14 @@ class MongoEventStore:
             bounds[clock]["$gte"] = since if position.after is None else position.after
         elif position.after is not None:
             bounds["_id"] = {"$gt": position.after}
-        cursor = self._events.find(bounds, {**reading.WITH_FIRST_CODE, order: 1}).sort(order, ASCENDING)
-        cursor = cursor.hint("_id_" if order == "_id" else order)
-        async with cursor.batch_size(limits.REPLAY_BATCH_EVENTS):
+        found = self._events.find_raw_batches(bounds, replaying.PROJECTION).sort(order, ASCENDING)
+        found = found.hint("_id_" if order == "_id" else order).batch_size(limits.REPLAY_BATCH_EVENTS)
+        async with found, aclosing(replaying.documents(found)) as replies:
             with map_driver_errors():
-                while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
-                    yield [_entry(found) for found in batch]
-                    position.after = batch[-1][order]
+                async for documents in replies:
+                    for batch in replaying.batches(documents, by_bucket=since is None):
+                        yield batch
+                        position.after = batch.documents[-1][order]
 
     async def count(self, since: datetime | None) -> int:
         """About how many events that is."""

@@ -51,18 +51,25 @@ async def refuse_newer(events: Events) -> None:
     """Return where the events are not of a newer version.
 
     Raises:
-        ConfigurationError: they are.
+        ConfigurationError: they are, or what is written down is no version.
     """
     version = await written_version(events)
-    if version is not None and version not in range(1, VERSION + 1):
+    is_number = isinstance(version, (int, float)) and not isinstance(version, bool)
+    if version is None or (is_number and version in range(1, VERSION + 1)):
+        return
+    if is_number and version > VERSION:
         raise ConfigurationError(
             f"MongoDB holds events of version {version}, which a newer program made; this one knows them up"
             f" to version {VERSION}: update it"
         )
+    raise ConfigurationError(
+        f"the collection `schema` of MongoDB says {version!r} of `{events.name}`, which is no version that a"
+        " program writes: write the number there that it had"
+    )
 
 
 async def written_version(events: Events) -> Any:
-    """The version that is written down; None: there is none."""
+    """The version that is written down, of whatever type; None: there is none."""
     found = await events.database["schema"].find_one({"_id": events.name})
     return None if found is None else found.get("version", 0)
 

@@ -4,19 +4,18 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 
 | key | what |
 |---|---|
-| `pisync:2:{42}:heads` | hash: device → its facts but for its failures, packed (`packing.py`) |
-| `pisync:2:{42}:failures:ID` | string of its failures, the newest `limits.FAILURES_KEPT_MAX` and a few more |
-| `pisync:2:{42}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the devices with failures |
-| `pisync:2:{42}:by:received` | sorted set of all devices, by the newest time of receipt |
-| `pisync:2:{42}:by:code` | sorted set of the devices with a streak, by their newest failure's code |
-| `pisync:2:{42}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
-| `pisync:2:{42}:epoch` | which projection this is; without it there is none |
-| `pisync:2:{42}:watermarks` | hash: bridge → all its events received before this are merged |
-| `pisync:2:{42}:merged_until` | hash: bridge → all its events stored before this are merged (below) |
-| `pisync:2:{42}:catching_up` | sorted set: bridges that catch up, by until when they keep alerts silent |
-| `pisync:2:{42}:catching_up_since` | hash: the same bridges, since when (s) |
-| `pisync:2:{42}:pending` | there while a rebuild is not complete |
-| `pisync:2:{42}:quiet` | there for the first minutes of a rebuild, in which it keeps alerts silent |
+| `pisync:3:{42}:heads` | hash: device → its facts but for its failures, packed (`packing.py`) |
+| `pisync:3:{42}:failures:ID` | string of its failures, the newest `limits.FAILURES_KEPT_MAX` and a few more |
+| `pisync:3:{42}:by:failures`, `by:streak`, `by:last_seen` | sorted sets of the devices with failures |
+| `pisync:3:{42}:by:changed` | sorted set of all devices, by the number of the call that changed them last |
+| `pisync:3:{42}:alerting:streak` | set of the devices whose alert of that rule is open and confirmed |
+| `pisync:3:{42}:epoch` | which projection this is; without it there is none |
+| `pisync:3:{42}:watermarks` | hash: bridge → all its events received before this are merged |
+| `pisync:3:{42}:merged_until` | hash: bridge → all its events stored before this are merged (below) |
+| `pisync:3:{42}:catching_up` | sorted set: bridges that catch up, by until when they keep alerts silent |
+| `pisync:3:{42}:catching_up_since` | hash: the same bridges, since when (s) |
+| `pisync:3:{42}:pending` | there while a rebuild is not complete |
+| `pisync:3:{42}:quiet` | there for the first minutes of a rebuild, in which it keeps alerts silent |
 
 The number behind `pisync:` is that of the layout: a program that knows another one finds no projection, and
 builds one, instead of misreading this. A `merged_until` is a time by Redis's own clock (ms); or `stopped:`
@@ -39,13 +38,13 @@ COMPARER: Final = "pisync:comparer"
 # What follows a shard's root in the key of its confirmed alerts; the scripts name it too.
 ALERTING: Final = f"alerting:{Rule.STREAK}"
 # All keys of all shards, as SCAN matches them, and those of former layouts.
-PATTERN: Final = "pisync:2:{*}:*"
-FORMER_PATTERNS: Final = ("pisync:{*}:*",)
+PATTERN: Final = "pisync:3:{*}:*"
+FORMER_PATTERNS: Final = ("pisync:{*}:*", "pisync:2:{*}:*")
 # Hash tags, one a shard, such that shard n lies in the nth sixteenth of the slots of a Redis Cluster: nodes
 # with equal ranges of slots have equally many shards. Otherwise they mean nothing.
 TAGS: Final = ("10", "3", "61", "43", "11", "2", "60", "42", "12", "1", "63", "41", "13", "0", "62", "40")
 # What every key of a shard begins with.
-ROOTS: Final = tuple(f"pisync:2:{{{tag}}}" for tag in TAGS)
+ROOTS: Final = tuple(f"pisync:3:{{{tag}}}" for tag in TAGS)
 
 
 def shard(device_id: str) -> str:

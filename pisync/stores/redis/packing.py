@@ -21,6 +21,7 @@ import msgspec
 from pisync import limits
 from pisync.domain.days import Days
 from pisync.domain.device_state import DeviceState, LastEvent, code_number
+from pisync.stores.interfaces.feed import StateSummary
 
 VERSION: Final = 1
 _ID_CHARS_MAX: Final = 64  # `topics.DEVICE_ID_RULE`
@@ -31,20 +32,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(LastEvent)
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What is kept of one device beside its failures; `failures` counts them, those in excess included."""
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a device beside its failures: of these the number, and for how many there is room."""
 
-    last_success_ms: int | None
-    last_failure_ms: int | None
+    summary: StateSummary
     failures: int
     room: int
-    streak: int
-    received_ms: int | None
-    code: str
-    ok: Days
-    bad: Days
-    heard: Days
-    last_event: LastEvent
 
 
 def pack_states(states: Sequence[tuple[str, DeviceState]]) -> bytes:
@@ -108,11 +101,10 @@ def unpack_head(packed: bytes) -> Head:
         code_length,
     ) = _HEAD.unpack_from(packed)
     end = _HEAD.size + code_length
-    return Head(
+    summary = StateSummary(
         last_success_ms=_time(success),
         last_failure_ms=_time(failed),
-        failures=failures,
-        room=room,
+        failures=min(failures, limits.FAILURES_KEPT_MAX),
         streak=streak,
         received_ms=_time(received),
         code=packed[_HEAD.size : end].decode(),
@@ -121,6 +113,7 @@ def unpack_head(packed: bytes) -> Head:
         heard=Days(heard, heard_bits),
         last_event=_decoder.decode(packed[end:]),
     )
+    return Head(summary, failures, room)
 
 
 def unpack_failures(packed: bytes, head: Head | None) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Reads the projection in Redis: one device's state, pages of failing devices, records for a check."""
+"""Reads the projection in Redis: devices' states, pages of failing ones, changes, records for a check."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -8,9 +8,11 @@ from redis.client import NEVER_DECODE
 
 from pisync import limits
 from pisync.domain.device_state import DeviceState
+from pisync.stores.interfaces.feed import Changes, FeedPosition
 from pisync.stores.interfaces.projection import DeviceRecord, Rank, Told
 from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
+from pisync.stores.redis.feed import ChangeFeed
 from pisync.stores.redis.keys import PATTERN, ROOTS, shard
 from pisync.stores.redis.packing import unpack_failures, unpack_head
 from pisync.stores.redis.ranking import FailureRanking
@@ -38,6 +40,7 @@ class RedisProjectionReader:
         self._connection = connection
         self._client = connection.client
         self._ranking = FailureRanking(connection.client, known_bridges)
+        self._feed = ChangeFeed(connection.client)
         self._read = Script(connection.client, "read_devices.lua")
 
     @classmethod
@@ -98,6 +101,10 @@ class RedisProjectionReader:
         }
         return [found[device_id] for device_id in device_ids]
 
+    async def changes(self, after: FeedPosition | None) -> Changes:
+        """What changed after a position, in one round trip."""
+        return await self._feed.changes(after)
+
     async def device_ids(self) -> AsyncIterator[list[str]]:
         """Every device of which anything is kept, in batches; some more than once."""
         async for keys in self._keys():
@@ -140,26 +147,32 @@ class RedisProjectionReader:
 
 
 def _record(
-    packed: bytes | None, failures: bytes | None, alerting: int, *scores: bytes | None
+    packed: bytes | None, failures: bytes | None, alerting: int, number: bytes | None, *scores: bytes | None
 ) -> DeviceRecord:
     head = None if packed is None else unpack_head(packed)
     failures_ms = () if failures is None else unpack_failures(failures, head)
     ranks = {rank: int(float(score)) for rank, score in zip(Rank, scores, strict=True) if score is not None}
     if head is None:
-        return DeviceRecord(state=None, told=None, ranks=ranks, alerting=bool(alerting), stray_ms=failures_ms)
+        return DeviceRecord(
+            state=None,
+            told=None,
+            ranks=ranks,
+            alerting=bool(alerting),
+            numbered=number is not None,
+            stray_ms=failures_ms,
+        )
+    summary = head.summary
     state = DeviceState(
-        last_success_ms=head.last_success_ms,
+        last_success_ms=summary.last_success_ms,
         failures_ms=failures_ms,
-        last_event=head.last_event,
-        received_ms=head.received_ms,
-        code=head.code,
-        ok=head.ok,
-        bad=head.bad,
-        heard=head.heard,
+        last_event=summary.last_event,
+        received_ms=summary.received_ms,
+        code=summary.code,
+        ok=summary.ok,
+        bad=summary.bad,
+        heard=summary.heard,
     )
-    told = Told(
-        failures=min(head.failures, limits.FAILURES_KEPT_MAX),
-        streak=head.streak,
-        last_failure_ms=head.last_failure_ms,
+    told = Told(failures=summary.failures, streak=summary.streak, last_failure_ms=summary.last_failure_ms)
+    return DeviceRecord(
+        state=state, told=told, ranks=ranks, alerting=bool(alerting), numbered=number is not None
     )
-    return DeviceRecord(state=state, told=told, ranks=ranks, alerting=bool(alerting))

@@ -2,7 +2,9 @@
 --
 -- KEYS[1]  the shard's epoch; every key below begins as it does and shares its slot
 -- ARGV     epoch, failures kept, how many more may be there, alert threshold, 1 (write ranks though nothing
---          changed, and look whether failures were lost) or 0, and the devices (pisync/stores/redis/packing.py)
+--          changed, number what has no number, and look whether failures were lost) or 0, and the devices
+--          (pisync/stores/redis/packing.py)
+-- Heads that change get the number of this call, one more than the newest: `read_changes.lua` reads by it.
 -- Times are epoch milliseconds, 0 for none; days count from 1970. Returns a flat list of what the rule `streak`
 --          may have to change, of devices whose streak reaches the threshold or did: id, streak,
 --          1 (alert to open) or 0 (to close), ...
@@ -117,7 +119,7 @@ do
   end
 end
 local old_heads = call('HMGET', root .. ':heads', unpack(ids))
-local new_heads, by_failures, by_streak, by_last_seen, by_received, by_code, not_by_code = {}, {}, {}, {}, {}, {}, {}
+local new_heads, unchanged, by_failures, by_streak, by_last_seen = {}, {}, {}, {}, {}
 local function add(list, one, other)
   local n = #list
   list[n + 1], list[n + 2] = one, other
@@ -131,7 +133,6 @@ local function joined(one, other)
 end
 
 local suspects, streaks = {}, {}
-local same_time, same_text
 
 for i = 1, count do
   local id, old = ids[i], old_heads[i]
@@ -150,8 +151,7 @@ for i = 1, count do
     heard_days, heard_days_low, heard_days_high =
       union(heard_days, heard_days_low, heard_days_high, heard, heard_low, heard_high)
   end
-  local was_seen, was_n, was_streak, was_received = last_seen, math.min(n, kept), streak, last_received
-  local was_number = streak > 0 and last_number or 0
+  local was_seen, was_n, was_streak = last_seen, math.min(n, kept), streak
 
   local recount = anew
   if success > last_success then
@@ -225,23 +225,11 @@ for i = 1, count do
   if received > last_received then
     last_received = received
   end
-  if last_received ~= was_received or (anew and last_received > 0) then
-    if last_received ~= same_time then
-      -- Those of a batch have one time of receipt; Redis takes longer for a number than for its text.
-      same_time, same_text = last_received, string.format('%.0f', last_received)
-    end
-    add(by_received, same_text, id)
-  end
-  if streak > 0 then
-    if last_number ~= was_number or anew then
-      add(by_code, last_number, id)
-    end
-  elseif was_number ~= 0 or anew then
-    not_by_code[#not_by_code + 1] = id
-  end
   local head = pack(HEAD .. 'c0', VERSION, last_success, last_seen, newest, n, room, streak, last_received, last_number, ok_days, ok_days_low, ok_days_high, bad_days, bad_days_low, bad_days_high, heard_days, heard_days_low, heard_days_high, #last_code, last_code, event)
   if head ~= old then
     add(new_heads, id, head)
+  elseif anew then
+    unchanged[#unchanged + 1] = id
   end
 end
 
@@ -254,9 +242,22 @@ write_all('HSET', ':heads', new_heads)
 write_all('ZADD', ':by:failures', by_failures)
 write_all('ZADD', ':by:streak', by_streak)
 write_all('ZADD', ':by:last_seen', by_last_seen)
-write_all('ZADD', ':by:received', by_received)
-write_all('ZADD', ':by:code', by_code)
-write_all('ZREM', ':by:code', not_by_code)
+if #new_heads > 0 or #unchanged > 0 then
+  -- No key of its own counts: it might be lost alone, and then numbers would go back while devices keep theirs.
+  local newest = call('ZREVRANGE', root .. ':by:changed', 0, 0, 'WITHSCORES')[2] or 0
+  -- Redis takes longer for a number than for its text.
+  local number, changed, missing = string.format('%.0f', newest + 1), {}, {'NX'}
+  for i = 1, #new_heads, 2 do
+    changed[i], changed[i + 1] = number, new_heads[i]
+  end
+  for i = 1, #unchanged do
+    add(missing, number, unchanged[i])
+  end
+  write_all('ZADD', ':by:changed', changed)
+  if #unchanged > 0 then
+    write_all('ZADD', ':by:changed', missing)
+  end
+end
 
 local changes = {}
 -- While anyone catches up, half a history would raise alerts that the whole one does not.

@@ -3,8 +3,8 @@
 -- KEYS[1]  the shard's epoch
 -- ARGV     device ids
 -- Returns arrays, each in the order of the devices and with nil where there is nothing: heads, failures, 1 or 0
---          (the alert of the rule `streak` is confirmed), then what they are ranked by: failures, streak,
---          last seen, received, code.
+--          (the alert of the rule `streak` is confirmed), the numbers of their newest changes, then what they are
+--          ranked by: failures, streak, last seen.
 local root = string.sub(KEYS[1], 1, -7)
 local failures = {}
 for n = 1, #ARGV do
@@ -15,7 +15,7 @@ local found = {
   failures,
   redis.call('SMISMEMBER', root .. ':alerting:streak', unpack(ARGV)),
 }
-for _, rank in ipairs({'failures', 'streak', 'last_seen', 'received', 'code'}) do
+for _, rank in ipairs({'changed', 'failures', 'streak', 'last_seen'}) do
   found[#found + 1] = redis.call('ZMSCORE', root .. ':by:' .. rank, unpack(ARGV))
 end
 return found

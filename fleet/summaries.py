@@ -1,0 +1,271 @@
+"""What of the fleet is where: devices by state, site, cause and type; causes with their sites; sites."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fleet.columns import Bools, Indexes, Longs
+from fleet.index import FAILING, STATUSES, Fleet
+from fleet.query import FleetFilter, chosen
+from fleet.selection import first_places
+from fleet.texts import Rows, TextNumbers
+from pisync.domain.device_status import Status
+
+_STATES: Final = len(STATUSES)
+# Where pairs of a cause and a site are so many times the devices, only those that are there are counted.
+_SPARSE: Final = 8
+# Where not one in so many is counted, it is quicker to pick them first.
+_FEW: Final = 4
+
+
+class FleetCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many devices the filter lets through; of sites, causes and types those with most, the most first.
+
+    A device without a site, or whose type nobody told, is counted for the empty text. Causes are of devices
+    that fail now.
+    """
+
+    total: int
+    states: dict[Status, int]
+    sites: dict[str, int]
+    causes: dict[str, int]
+    types: dict[str, int]
+
+
+class CauseAtSite(msgspec.Struct, frozen=True):
+    """How many devices of a site fail for a cause, of how many that the site has; the empty site: none."""
+
+    site: str
+    devices: int
+    of: int
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """A code, empty where none was told, and the devices whose newest failure has it and which fail now.
+
+    At which sites, those with the most first.
+    """
+
+    code: str
+    failing: int
+    wobbly: int
+    sites: list[CauseAtSite]
+
+    @property
+    def devices(self) -> int:
+        """How many devices fail for it."""
+        return self.failing + self.wobbly
+
+
+class Causes(msgspec.Struct, frozen=True, kw_only=True):
+    """The commonest causes, the one with the most devices first; how many have another; of how many."""
+
+    causes: list[Cause]
+    other: int
+    of: int
+
+
+class SiteSort(StrEnum):
+    """What sites are sorted by: their id, or how many devices there are, fail, or were not heard today."""
+
+    SITE_ID = "site_id"
+    DEVICES = "devices"
+    FAILING = "failing"
+    UNHEARD = "unheard"
+
+
+class SiteCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """A site that devices name or that is in the directory; the empty one: devices without a site.
+
+    `heard_today`: of how many devices something was received today, by the date at the site.
+    """
+
+    site: str
+    name: str
+    in_directory: bool
+    devices: int
+    states: dict[Status, int]
+    heard_today: int
+
+
+class SiteCursor(msgspec.Struct, frozen=True):
+    """Where a page ended: what its last site is sorted by, and its id."""
+
+    value: int
+    site: str
+
+
+class SitePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some sites, and where the next page begins; None: there is none."""
+
+    sites: list[SiteCounts]
+    next: SiteCursor | None
+    total: int
+
+
+def counts(fleet: Fleet, which: FleetFilter, *, now_ms: int, limit: int) -> FleetCounts:
+    """How many devices of each kind the filter lets through; of sites and causes so many at most."""
+    columns, size = fleet.columns, fleet.size
+    mask = chosen(fleet, which, now_ms)
+    status = columns.status[:size]
+    states = [int(np.count_nonzero((status == number) & mask)) for number in range(_STATES)]
+    failing = np.flatnonzero(mask & (columns.streak[:size] > 0))
+    by_site = _counted(columns.site[:size], mask, len(fleet.sites.ids))
+    by_cause = np.bincount(columns.code[failing], minlength=len(fleet.codes))
+    by_type = _counted(columns.device_type[:size], mask, len(fleet.device_types))
+    return FleetCounts(
+        total=sum(states),
+        states=dict(zip(STATUSES, states, strict=True)),
+        sites=_by_text(by_site, fleet.sites.ids, limit),
+        causes=_by_text(by_cause, fleet.codes, limit),
+        types=_by_text(by_type, fleet.device_types, limit),
+    )
+
+
+def causes(fleet: Fleet, which: FleetFilter, *, now_ms: int, limit: int, sites_max: int) -> Causes:
+    """The causes for which most devices that the filter lets through fail now."""
+    columns, size, site_ids = fleet.columns, fleet.size, fleet.sites.ids
+    mask = chosen(fleet, which, now_ms)
+    of_site = _counted(columns.site[:size], mask, len(site_ids))
+    failing = np.flatnonzero(mask & (columns.streak[:size] > 0))
+    codes, sites = columns.code[failing], columns.site[failing]
+    is_failing = columns.status[failing] == FAILING
+    by_code = np.bincount(codes, minlength=len(fleet.codes))
+    failing_by_code = np.bincount(codes[is_failing], minlength=len(fleet.codes))
+    listed = _most(by_code, fleet.codes, limit)
+    found = []
+    for code, (at_sites, devices) in zip(listed, _by_site(codes, sites, listed, len(of_site)), strict=True):
+        most = _most_places(devices, site_ids.ranks[at_sites], sites_max)
+        found.append(
+            Cause(
+                code=fleet.codes.texts[code],
+                failing=int(failing_by_code[code]),
+                wobbly=int(by_code[code] - failing_by_code[code]),
+                sites=[
+                    CauseAtSite(site_ids.texts[site], count, int(of_site[site]))
+                    for site, count in zip(at_sites[most].tolist(), devices[most].tolist(), strict=True)
+                ],
+            )
+        )
+    return Causes(
+        causes=found, other=len(failing) - sum(cause.devices for cause in found), of=int(of_site.sum())
+    )
+
+
+def sites(
+    fleet: Fleet,
+    which: FleetFilter,
+    *,
+    sort: SiteSort,
+    descending: bool = False,
+    limit: int,
+    after: SiteCursor | None = None,
+    now_ms: int,
+) -> SitePage:
+    """One page of the sites of the devices that the filter lets through; without one, of all sites."""
+    table = _SiteTable(fleet, which, now_ms)
+    numbers = table.listed
+    keys, ties = table.keys(sort)[numbers], fleet.sites.ids.ranks[numbers]
+    if descending:
+        keys = -keys
+    end = None
+    if after is not None:
+        tie = fleet.sites.ids.rank_of(after.site)
+        end = (-tie if descending else tie) if sort is SiteSort.SITE_ID else after.value, tie
+    places = first_places(keys, ties.__getitem__, limit + 1, end)
+    found = [table.counts(number) for number in numbers[places[:limit]].tolist()]
+    ends = None
+    if len(places) > limit and found:
+        value = 0 if sort is SiteSort.SITE_ID else int(keys[places[limit - 1]])
+        ends = SiteCursor(value, found[-1].site)
+    return SitePage(sites=found, next=ends, total=len(table.listed))
+
+
+class _SiteTable:
+    """What is counted of the devices that a filter lets through, by the number of their site."""
+
+    def __init__(self, fleet: Fleet, which: FleetFilter, now_ms: int) -> None:
+        self._fleet = fleet
+        columns, size = fleet.columns, fleet.size
+        count = len(fleet.sites.ids)
+        mask = chosen(fleet, which, now_ms)
+        numbers = columns.site[:size]
+        cells = _counted(numbers * np.int32(_STATES) + columns.status[:size], mask, count * _STATES)
+        self._states: Longs = cells.reshape(-1, _STATES)
+        self._devices: Longs = self._states.sum(axis=1)
+        heard = columns.received_ms[:size] >= fleet.sites.today_ms(now_ms)[numbers]
+        self._heard_today: Longs = _counted(numbers, mask & heard, count)
+        is_listed = self._devices > 0
+        if which == FleetFilter():
+            is_listed |= fleet.sites.is_known
+        self.listed: Indexes = np.flatnonzero(is_listed)
+
+    def keys(self, sort: SiteSort) -> Longs:
+        """What each site is sorted by."""
+        match sort:
+            case SiteSort.SITE_ID:
+                return self._fleet.sites.ids.ranks.astype(np.int64)
+            case SiteSort.DEVICES:
+                return self._devices
+            case SiteSort.FAILING:
+                return self._states[:, FAILING]
+            case SiteSort.UNHEARD:
+                return self._devices - self._heard_today
+
+    def counts(self, number: int) -> SiteCounts:
+        """What is counted at one site."""
+        site_id = self._fleet.sites.ids.texts[number]
+        entry = self._fleet.sites.entries.get(site_id)
+        return SiteCounts(
+            site=site_id,
+            name="" if entry is None else entry.name,
+            in_directory=entry is not None,
+            devices=int(self._devices[number]),
+            states=dict(zip(STATUSES, self._states[number].tolist(), strict=True)),
+            heard_today=int(self._heard_today[number]),
+        )
+
+
+def _counted(numbers: npt.NDArray[Any], mask: Bools, count: int) -> Longs:
+    """How often each number below a count is there, where the mask is set."""
+    if np.count_nonzero(mask) * _FEW < len(mask):
+        return np.bincount(numbers[mask], minlength=count)
+    return np.bincount(np.where(mask, numbers, count), minlength=count + 1)[:count]
+
+
+def _by_text(counted: Longs, numbers: TextNumbers, limit: int) -> dict[str, int]:
+    return {numbers.texts[number]: int(counted[number]) for number in _most(counted, numbers, limit)}
+
+
+def _most(counted: Longs, numbers: TextNumbers, limit: int) -> list[int]:
+    """The numbers with the greatest counts, the greatest first; none of which there is none."""
+    there = np.flatnonzero(counted)
+    most: list[int] = there[_most_places(counted[there], numbers.ranks[there], limit)].tolist()
+    return most
+
+
+def _most_places(counted: Longs, ranks: Rows, limit: int) -> Indexes:
+    return first_places(-counted, ranks.__getitem__, limit)
+
+
+def _by_site(
+    codes: npt.NDArray[np.int32], sites: npt.NDArray[np.int32], listed: list[int], site_count: int
+) -> Iterator[tuple[Indexes, Longs]]:
+    """For each code that is listed, the sites of those devices, and how many are at each."""
+    places = np.full(int(codes.max(initial=0)) + 1, len(listed), np.int64)
+    places[listed] = np.arange(len(listed))
+    cells = places[codes] * site_count + sites
+    cells = cells[places[codes] < len(listed)]
+    if len(listed) * site_count <= _SPARSE * len(cells):
+        devices = np.bincount(cells, minlength=len(listed) * site_count)
+        there = np.flatnonzero(devices)
+        devices = devices[there]
+    else:
+        there, devices = np.unique(cells, return_counts=True)
+    ends = np.searchsorted(there, np.arange(len(listed) + 1) * site_count)
+    for begin, end, place in zip(ends[:-1], ends[1:], range(len(listed)), strict=True):
+        yield there[begin:end] - place * site_count, devices[begin:end]
