@@ -199,6 +199,14 @@ COMMAND_BYTES_MAX: Final = 4 * 1024
 COMMAND_REPLIES_WAITING_MAX: Final = 2000
 COMMAND_REPLIES_AT_ONCE: Final = 500
 COMMAND_REPLIES_SESSION_S: Final = 24 * 3600
+# Presence: bytes of a status, characters of a firmware that are kept; messages that wait to be written down,
+# and those written at once; after how long the same is written again, and without it forgotten.
+STATUS_BYTES_MAX: Final = 4 * 1024
+FIRMWARE_CHARS_MAX: Final = 64
+STATUSES_WAITING_MAX: Final = 5000
+STATUSES_AT_ONCE: Final = 500
+PRESENCE_WRITTEN_S: Final = 86_400
+PRESENCE_EXPIRY_S: Final = 60 * 86_400
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it

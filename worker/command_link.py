@@ -6,29 +6,24 @@ workers, the broker keeps while none is there; they are acknowledged once they a
 stood still, and takes the session from the one that followed it, has lost its lease within seconds.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Coroutine, Mapping
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from pisync import clock, limits
 from pisync.domain import topics
 from pisync.domain.commands import Command, Reply, encode_order, read_reply
 from pisync.mqtt.client import Client
-from pisync.mqtt.messages import Acknowledger, Message, Subscription
+from pisync.mqtt.messages import Message, Subscription
 from pisync.settings import CommonSettings
+from worker.inbox import Inbox, Kept
 
 _LISTENER: Final = "worker@commands"
 _SECOND: Final = timedelta(seconds=1)
 
 
-class Heard(NamedTuple):
-    """A message that came as a reply: whose, and what it says; None where that is not to be read."""
-
-    device_id: str | None
-    reply: Reply | None
-    message: tuple[Acknowledger, int] | None
+# Which device a message came of, and what it says; None where that is not to be read.
+Heard = Kept[tuple[str | None, Reply | None]]
 
 
 class CommandLink(Protocol):
@@ -46,10 +41,7 @@ class CommandLink(Protocol):
         """
 
     async def replies(self) -> list[Heard]:
-        """The replies that came, once there are any; each is to be given to `taken`."""
-
-    def taken(self, heard: list[Heard]) -> None:
-        """Acknowledge these replies, in the order in which they came."""
+        """The replies that came, once there are any; each is to be acknowledged."""
 
 
 class MqttCommandLink:
@@ -67,15 +59,21 @@ class MqttCommandLink:
             client_id=topics.program_client_id(f"{_LISTENER}-{holder}"),
             beside=True,
         )
+        self._inbox: Inbox[tuple[str | None, Reply | None]] = Inbox(
+            _read,
+            waiting_max=limits.COMMAND_REPLIES_WAITING_MAX,
+            at_once=limits.COMMAND_REPLIES_AT_ONCE,
+        )
         self._listener = Client(
             address=settings.mqtt,
             ca_file=settings.mqtt_ca_file,
             client_id=topics.program_client_id(_LISTENER),
-            subscriptions=[Subscription(topics.COMMAND_REPLIES_FILTER, 1, self.on_message, retained=False)],
+            subscriptions=[
+                Subscription(topics.COMMAND_REPLIES_FILTER, 1, self._inbox.on_message, retained=False)
+            ],
             session_expiry_s=limits.COMMAND_REPLIES_SESSION_S,
         )
-        self._waiting: deque[Heard] = deque()
-        self._came = asyncio.Event()
+        self._inbox.comes_from(self._listener)
 
     def works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """What has to run beside the duty, by name."""
@@ -100,31 +98,10 @@ class MqttCommandLink:
         )
         return True
 
-    def on_message(self, message: Message) -> None:
-        """Take a reply in, as the handler of the subscription; what is not to be read takes no memory."""
-        came_on = None if message.packet_id is None else (message.connection, message.packet_id)
-        device_id = topics.device(message.topic)
-        self._waiting.append(Heard(device_id, read_reply(message.payload), came_on))
-        self._came.set()
-        if len(self._waiting) >= limits.COMMAND_REPLIES_WAITING_MAX:
-            self._listener.pause()
-
     async def replies(self) -> list[Heard]:
         """The oldest replies that wait."""
-        await self._came.wait()
-        count = min(len(self._waiting), limits.COMMAND_REPLIES_AT_ONCE)
-        found = [self._waiting.popleft() for _ in range(count)]
-        if not self._waiting:
-            self._came.clear()
-            self._listener.resume()
-        return found
+        return await self._inbox.take()
 
-    def taken(self, heard: list[Heard]) -> None:
-        """Send the PUBACKs; what came on a connection that is closed, the broker sends again."""
-        on: dict[Acknowledger, list[int]] = {}
-        for each in heard:
-            if each.message is not None:
-                connection, packet_id = each.message
-                on.setdefault(connection, []).append(packet_id)
-        for connection, packet_ids in on.items():
-            connection.acknowledge(packet_ids)
+
+def _read(message: Message) -> tuple[str | None, Reply | None]:
+    return topics.device(message.topic), read_reply(message.payload)

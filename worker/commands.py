@@ -23,6 +23,7 @@ from pisync.stores.interfaces.rollups import ReceivedEvents
 from pisync.stores.known_bridges import KnownBridges
 from pisync.tasks import supervise
 from worker.command_link import CommandLink
+from worker.inbox import acknowledge
 from worker.inflight import Inflight, Watched
 
 log = logs.get(__name__)
@@ -212,8 +213,8 @@ class Commanding:
     async def _hear(self) -> None:
         while True:
             heard = await self._link.replies()
-            await self.answer([(each.device_id, each.reply) for each in heard])
-            self._link.taken(heard)
+            await self.answer([each.said for each in heard])
+            acknowledge(heard)
 
     async def answer(self, replies: Iterable[tuple[str | None, Reply | None]]) -> None:
         """Write down what devices say of their commands; what says nothing new is counted."""

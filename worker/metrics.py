@@ -52,6 +52,9 @@ class Metrics:
             "pisync_worker_command_replies_ignored_total",
             "Replies that say nothing new of a command under way of their device, or cannot be read.",
         )
+        self.statuses_ignored = self._counter(
+            "pisync_worker_statuses_ignored_total", "Messages to a status topic that cannot be read."
+        )
         self._store_retries = Counter(
             "pisync_worker_store_retries_total",
             "Steps tried again because a store was unavailable.",

@@ -18,12 +18,14 @@ from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
 from worker.leased import Leased
 from worker.metrics import Metrics
+from worker.presence import PresenceWatch
 from worker.rollups import Rolling
 
 log = logs.get(__name__)
 
 ROLLUPS: Final = "rollups"
 COMMANDS: Final = "commands"
+PRESENCE: Final = "presence"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -59,14 +61,19 @@ class _Worker:
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
         self._commanding: Commanding | None = None
-        self._ended_published = self._ended_ignored = 0
+        self._watch: PresenceWatch | None = None
+        self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
         self._holder = secrets.token_hex(8)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
-            for duty, work in ((ROLLUPS, self._roll), (COMMANDS, self._command))
+            for duty, work in (
+                (ROLLUPS, self._roll),
+                (COMMANDS, self._command),
+                (PRESENCE, self._watch_presence),
+            )
         ]
         self._tell_rollups()
-        self._tell_commands()
+        self._tell_devices()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -92,6 +99,7 @@ class _Worker:
             try:
                 await self._stores.events.prepare()
                 await self._stores.commands.prepare()
+                await self._stores.presence.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -141,7 +149,15 @@ class _Worker:
             self._ended_published += commanding.published
             self._ended_ignored += commanding.replies_ignored
 
-    def _tell_commands(self) -> None:
+    async def _watch_presence(self, _term: int) -> None:
+        self._watch = watch = PresenceWatch(self._settings, self._stores.presence, self._holder)
+        try:
+            await watch.run()
+        finally:
+            self._watch = None
+            self._ended_statuses_ignored += watch.ignored
+
+    def _tell_devices(self) -> None:
         metrics = self._metrics
 
         def published() -> int:
@@ -150,6 +166,10 @@ class _Worker:
         def ignored() -> int:
             return self._ended_ignored + (self._commanding.replies_ignored if self._commanding else 0)
 
+        def statuses_ignored() -> int:
+            return self._ended_statuses_ignored + (self._watch.ignored if self._watch else 0)
+
+        metrics.statuses_ignored.set_function(statuses_ignored)
         metrics.commands_published.set_function(published)
         metrics.command_replies_ignored.set_function(ignored)
         metrics.commands_inflight.set_function(

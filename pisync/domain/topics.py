@@ -23,6 +23,7 @@ SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
 SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
 
 COMMAND_REPLIES_FILTER: Final = f"{_DEVICES}+/commands/reply"
+STATUS_FILTER: Final = f"{_DEVICES}+/status"
 
 ALERTS_FILTER: Final = f"{PREFIX}/alerts/#"
 # Everything under the prefix, and under the prefix with a slash before it: a common slip.

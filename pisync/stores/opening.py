@@ -14,6 +14,7 @@ from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
+from pisync.stores.interfaces.presence import PresenceStore
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
@@ -27,6 +28,7 @@ from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
+from pisync.stores.mongodb.presence import MongoPresenceStore
 from pisync.stores.mongodb.received import MongoReceivedEvents
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.connection import RedisConnection
@@ -49,6 +51,7 @@ class Stores:
     directory: DirectoryStore
     actions: ActionStore
     commands: CommandStore
+    presence: PresenceStore
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -79,6 +82,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             directory=MongoDirectoryStore(mongodb),
             actions=MongoActionStore(mongodb),
             commands=MongoCommandStore(mongodb),
+            presence=MongoPresenceStore(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

@@ -1,4 +1,4 @@
-"""Commands through real parts: api, worker, broker and bridge, and a device that comes and goes."""
+"""Commands and presence through real parts: api, worker, broker and bridge, and a device that comes and goes."""
 
 import asyncio
 import sys
@@ -21,6 +21,8 @@ from pisync.clock import from_ms
 from pisync.domain import receipts, topics
 from pisync.domain.commands import read_order
 from pisync.mqtt.address import MqttAddress
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.presence import MongoPresenceStore
 from tests.support.waiting import until
 from tests.support.world import World
 
@@ -51,6 +53,11 @@ class Online:
         self.device = Device(device_id, random=Random(device_id), options=Options())
         self._address = MqttAddress(world.mosquitto.url)
         self._now_s = asyncio.get_running_loop().time
+
+    async def say(self, status: bytes) -> None:
+        """Retain a status."""
+        async with aiomqtt.Client(self._address.host, self._address.port) as client:
+            await client.publish(topics.status(self.device.device_id), status, qos=1, retain=True)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -106,9 +113,7 @@ class Online:
             await client.publish(topic, action.payload, qos=1, properties=properties)
 
 
-async def test_commands_reach_devices_once_in_time_and_are_proved_by_events(
-    world: World, tmp_path: Path
-) -> None:
+async def test_commands_reach_devices_once_in_time_and_presence_is_kept(world: World, tmp_path: Path) -> None:
     port = ports.any_free()
     devices = {name: Online(world, name) for name in ("away", "late", "cancelled")}
     async with (
@@ -149,8 +154,18 @@ async def test_commands_reach_devices_once_in_time_and_are_proved_by_events(
         assert (await press("away"))["id"] == away["id"]
         (await client.post(f"/api/commands/{cancelled['id']}/cancel")).raise_for_status()
 
+        await devices["away"].say(b'{"state": "online", "since": "2026-05-08T12:00:00Z", "pending": 7}')
+        connection = MongoConnection(world.mongodb.database_url("pisync"))
+        presence = MongoPresenceStore(connection)
+
+        async def known(*, is_offline: bool) -> bool:
+            found = (await presence.of(["away"])).get("away")
+            assert found is None or found.pending is not None
+            return found is not None and found.is_offline is is_offline
+
         first = quick("worker", world, tmp_path / "first.log")
         async with running(first):
+            await until(lambda: known(is_offline=False))
 
             async def expired() -> bool:
                 return await history(late) == ["queued", "published", "expired"]
@@ -163,6 +178,7 @@ async def test_commands_reach_devices_once_in_time_and_are_proved_by_events(
         async with devices["away"].connected():
             await until(lambda: devices["away"].device.counters.stored == 1)
         assert await history(away) == ["queued", "published"]
+        await devices["away"].say(b"offline")
         await world.truth.database.leases.update_many({}, {"$set": {"until": from_ms(0)}})
         async with running(quick("worker", world, tmp_path / "second.log")):
 
@@ -182,6 +198,8 @@ async def test_commands_reach_devices_once_in_time_and_are_proved_by_events(
                     return (await history(again))[-1] == "proved"
 
                 await until(done_again)
+            await until(lambda: known(is_offline=True))
+        await connection.close()
         assert (await client.get(f"/api/commands/{cancelled['id']}")).json()["state"] == "cancelled"
     assert {name: device.device.counters.commanded for name, device in devices.items()} == {
         "away": 1,

@@ -12,6 +12,7 @@ from pisync.mqtt.messages import Message
 from pisync.settings import WorkerSettings
 from tests.support.samples import NOW
 from worker.command_link import MqttCommandLink
+from worker.inbox import acknowledge
 
 ID = "019dffba7e400123456789abcdef"
 
@@ -41,10 +42,10 @@ def accepted(state: str = "accepted") -> bytes:
 async def test_replies_are_acknowledged_in_their_order_once_they_are_taken() -> None:
     link, first, second = MqttCommandLink(WorkerSettings(), "w"), Connection(), Connection()
     for packet_id, payload in ((3, accepted()), (4, b"\xff"), (None, accepted("refused")), (5, b"x" * 5000)):
-        link.on_message(message(first, packet_id, payload))
-    link.on_message(message(second, 1, accepted(), "a b"))
+        link._inbox.on_message(message(first, packet_id, payload))
+    link._inbox.on_message(message(second, 1, accepted(), "a b"))
     heard = await link.replies()
-    assert [(each.device_id, each.reply) for each in heard] == [
+    assert [each.said for each in heard] == [
         ("PB-1", Reply(ID, "accepted")),
         ("PB-1", None),
         ("PB-1", Reply(ID, "refused")),
@@ -52,7 +53,7 @@ async def test_replies_are_acknowledged_in_their_order_once_they_are_taken() -> 
         (None, Reply(ID, "accepted")),
     ]
     assert first.acknowledged == second.acknowledged == []
-    link.taken(heard)
+    acknowledge(heard)
     assert (first.acknowledged, second.acknowledged) == ([3, 4, 5], [1])
 
 
@@ -63,9 +64,9 @@ async def test_what_waits_is_bounded_and_read_on_once_it_is_taken(monkeypatch: p
     monkeypatch.setattr(link._listener, "pause", lambda: said.append("pause"))
     monkeypatch.setattr(link._listener, "resume", lambda: said.append("resume"))
     for packet_id in range(5):
-        link.on_message(message(connection, packet_id, accepted()))
+        link._inbox.on_message(message(connection, packet_id, accepted()))
     assert said == []
-    link.on_message(message(connection, 5, accepted()))
+    link._inbox.on_message(message(connection, 5, accepted()))
     assert said == ["pause"]
     assert [len(await link.replies()) for _ in range(2)] == [4, 2]
     assert said == ["pause", "resume"]

@@ -87,9 +87,6 @@ class Broker:
     async def replies(self) -> list[Heard]:
         raise NotImplementedError
 
-    def taken(self, heard: list[Heard]) -> None:
-        raise NotImplementedError
-
 
 class World:
     """Devices, a broker, stores, and one worker after the other."""
