@@ -1,6 +1,7 @@
-"""Commands and presence through real parts: api, worker, broker and bridge, and a device that comes and goes."""
+"""Commands and presence through real parts: a device that comes and goes, workers that are killed."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -59,6 +60,12 @@ class Online:
         async with aiomqtt.Client(self._address.host, self._address.port) as client:
             await client.publish(topics.status(self.device.device_id), status, qos=1, retain=True)
 
+    async def refuse(self, command_id: str) -> None:
+        """Answer a command."""
+        refusal = json.dumps({"id": command_id, "state": "refused", "detail": "no power"}).encode()
+        async with aiomqtt.Client(self._address.host, self._address.port) as client:
+            await client.publish(topics.command_replies(self.device.device_id), refusal, qos=1)
+
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -115,7 +122,7 @@ class Online:
 
 async def test_commands_reach_devices_once_in_time_and_presence_is_kept(world: World, tmp_path: Path) -> None:
     port = ports.any_free()
-    devices = {name: Online(world, name) for name in ("away", "late", "cancelled")}
+    devices = {name: Online(world, name) for name in ("away", "late", "cancelled", "weak")}
     async with (
         running(quick("api", world, tmp_path / "api.log", http_port=port)),
         httpx.AsyncClient(base_url=f"http://{ports.HOST}:{port}", trust_env=False) as client,
@@ -151,6 +158,7 @@ async def test_commands_reach_devices_once_in_time_and_presence_is_kept(world: W
             await press("late", expires_in="3s"),
             await press("cancelled"),
         )
+        weak = await press("weak")
         assert (await press("away"))["id"] == away["id"]
         (await client.post(f"/api/commands/{cancelled['id']}/cancel")).raise_for_status()
 
@@ -179,12 +187,17 @@ async def test_commands_reach_devices_once_in_time_and_presence_is_kept(world: W
             await until(lambda: devices["away"].device.counters.stored == 1)
         assert await history(away) == ["queued", "published"]
         await devices["away"].say(b"offline")
+        await devices["weak"].refuse(weak["id"])
         await world.truth.database.leases.update_many({}, {"$set": {"until": from_ms(0)}})
         async with running(quick("worker", world, tmp_path / "second.log")):
 
             async def proved() -> bool:
                 return (await history(away))[-1] == "proved"
 
+            async def refused() -> bool:
+                return await history(weak) == ["queued", "published", "refused"]
+
+            await until(refused)
             await until(proved)
             found = (await client.get(f"/api/commands/{away['id']}")).json()
             [event] = (await client.get("/api/device/away/sync-history")).json()["events"]
@@ -205,4 +218,5 @@ async def test_commands_reach_devices_once_in_time_and_presence_is_kept(world: W
         "away": 1,
         "late": 1,
         "cancelled": 0,
+        "weak": 0,
     }
