@@ -12,6 +12,7 @@ from api.routes import (
     actions,
     alerts,
     causes,
+    commands,
     dead_letters,
     device,
     device_state,
@@ -26,6 +27,7 @@ from api.routes import (
     sites,
     stats,
     sync_event,
+    sync_now,
 )
 from api.state import State
 from pisync.settings import ApiSettings
@@ -49,6 +51,8 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     sites.router,
     stats.router,
     health.router,
+    commands.router,
+    sync_now.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

@@ -77,6 +77,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             known_bridges=stores.known_bridges,
             fleet=fleet,
             failing=FailingDevices(fleet),
+            commands=stores.commands,
             publisher=publisher,
         )
         app = create_app(settings, state)
@@ -116,6 +117,7 @@ async def _check_version(stores: Stores) -> None:
             await stores.directory.prepare()
             await stores.actions.prepare()
             await stores.acknowledgements.prepare()
+            await stores.commands.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

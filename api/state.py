@@ -12,6 +12,7 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, Fail
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
@@ -27,8 +28,8 @@ class State:
     """The stores that are read, the fleet in memory, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
-    directory, acknowledgements, and the actions that tell what was changed. `imports` are the places for
-    imports at once; `failing` counts devices by cause.
+    directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
+    changed. `imports` are the places for imports at once; `failing` counts devices by cause.
     """
 
     events: EventStore
@@ -44,6 +45,7 @@ class State:
     leases: LeaseStore
     known_bridges: KnownBridges
     fleet: Feeding
+    commands: CommandStore
     publisher: SyncPublisher
     failing: FailingByCode = field(default_factory=NobodyKnows)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))

@@ -26,7 +26,8 @@ BODIES_MAX: Final = 40  # times up to 8 at once
 # The checks of schemathesis are all on but one, which is off where its premise does not hold: "a request that
 # the schema allows is not answered 422". A cursor is opaque text that only the api can make, and an event's
 # timestamp must lie between 2015 and now; no schema says either. A replayed letter is mostly rejected again.
-# A time zone, a site that there is, a moment to come, and what a file holds are beyond a schema, too.
+# A time zone, a site that there is, a moment to come, how long a time may be, and what a file holds are beyond
+# a schema, too.
 CONFIGURATION: Final = """
 hooks = {hooks}
 [cache]
@@ -39,6 +40,8 @@ values = ["S-1", "S-2"]
 values = [{letters}]
 [dictionaries.alerts]
 values = [{alerts}]
+[dictionaries.commands]
+values = [{commands}]
 [dictionaries.moments]
 values = ["2026-05-08T12:00:00Z", "2026-05-08T12:00:00.123456+05:30", "2015-01-01T00:00:00Z"]
 [parameters]
@@ -46,6 +49,7 @@ values = ["2026-05-08T12:00:00Z", "2026-05-08T12:00:00.123456+05:30", "2015-01-0
 "path.site_id" = {{ dictionary = "sites", probability = 0.7 }}
 "path.dead_letter_id" = {{ dictionary = "letters", probability = 0.7 }}
 "path.alert_id" = {{ dictionary = "alerts", probability = 0.7 }}
+"path.command_id" = {{ dictionary = "commands", probability = 0.7 }}
 "body.device_id" = {{ dictionary = "devices", probability = 0.5 }}
 "body.timestamp" = {{ dictionary = "moments", probability = 0.7 }}
 "body.[*].device_id" = {{ dictionary = "devices", probability = 0.7 }}
@@ -103,6 +107,7 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
         return len(alerts) == 1
 
     await until(opened)
+    command = (await http.post("/api/device/PB-000123/sync-now")).json()
     paths = (await http.get("/openapi.json")).json()["paths"]
     beyond_the_schema = [
         "/api/sync-event",
@@ -113,6 +118,9 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
         "/api/directory/import",
         "/api/alerts/{alert_id}/acknowledge",
         "/api/causes/{code}/acknowledgement",
+        "/api/device/{device_id}/sync-now",
+        "/api/sync-now",
+        "/api/commands/{command_id}/cancel",
     ] + [
         path
         for path, operations in paths.items()
@@ -125,6 +133,7 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
             hooks=json.dumps(str(Path(__file__).with_name("files.py"))),
             letters=", ".join(json.dumps(letter["id"]) for letter in letters),
             alerts=", ".join(json.dumps(alert["id"]) for alert in alerts),
+            commands=json.dumps(command["id"]),
         )
         + "".join(WITHOUT_POSITIVE_CHECK.format(path=path) for path in beyond_the_schema)
     )

@@ -29,6 +29,7 @@ from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
@@ -112,6 +113,7 @@ async def costs(
             leases=MongoLeaseStore(connection),
             known_bridges=KnownBridges(bridges),
             fleet=Feeding(projection=projection, directory=directory, listening=listening),
+            commands=MongoCommandStore(connection),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)

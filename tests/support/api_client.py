@@ -35,6 +35,7 @@ from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
@@ -163,6 +164,7 @@ class Api:
         actions: MemoryActionStore | None = None,
         acknowledgements: MemoryAcknowledgementStore | None = None,
         rollups: MemoryRollupStore | None = None,
+        commands: MemoryCommandStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -179,6 +181,7 @@ class Api:
         self.leases = MemoryLeaseStore()
         self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
+        self.commands = commands or MemoryCommandStore()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -195,6 +198,7 @@ class Api:
             leases=self.leases,
             known_bridges=self.known_bridges,
             fleet=self.fleet,
+            commands=self.commands,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)
