@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
+from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import clock, limits
 from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind, Until
@@ -93,6 +94,7 @@ async def costs(
         stack.push_async_callback(projection.close)
         await attach_anew(projection)
         directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
+        fleet = Feeding(projection=projection, directory=directory, listening=listening)
         state = State(
             events=events,
             projection=projection,
@@ -103,7 +105,8 @@ async def costs(
             actions=MongoActionStore(connection),
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
-            fleet=Feeding(projection=projection, directory=directory, listening=listening),
+            fleet=fleet,
+            failing=FailingDevices(fleet),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)
