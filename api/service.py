@@ -89,7 +89,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
             "version": _check_version(stores),
-            "fleet": state.fleet.run(),
+            "fleet": fleet.run(),
             _SERVER: server.serve(sockets=[listener]),
         }
         async with supervise(works) as running:

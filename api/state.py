@@ -8,7 +8,7 @@ from fastapi import Request
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
-from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, FailingByCode, NobodyKnows
+from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, FailingByCode
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
@@ -46,8 +46,8 @@ class State:
     known_bridges: KnownBridges
     fleet: Feeding
     commands: CommandStore
+    failing: FailingByCode
     publisher: SyncPublisher
-    failing: FailingByCode = field(default_factory=NobodyKnows)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 
 

@@ -8,11 +8,12 @@ from typing import Final
 
 import uvloop
 
+from fleet.failing import FailingDevices
+from fleet.feeding import Feeding
 from pisync import backoff, limits, logs
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
-from pisync.stores.interfaces.acknowledgements import NobodyKnows
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
 from worker.acknowledgements import Closing
@@ -136,9 +137,17 @@ class _Worker:
 
     async def _close_acknowledgements(self, _term: int) -> None:
         stores = self._stores
-        await Closing(
-            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=NobodyKnows()
-        ).run()
+        fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
+        closing = Closing(
+            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
+        )
+        works = {
+            "known bridges": stores.known_bridges.run(),
+            "fleet": fleet.run(),
+            "closing": closing.run(),
+        }
+        async with supervise(works) as running:
+            await running.until(asyncio.Event())
 
     async def _command(self, _term: int) -> None:
         stores = self._stores

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
+from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import clock, limits
 from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind, Until
@@ -99,6 +100,7 @@ async def costs(
         await attach_anew(projection)
         bridges = MongoBridgeRegistry(connection)
         directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
+        fleet = Feeding(projection=projection, directory=directory, listening=listening)
         state = State(
             events=events,
             projection=projection,
@@ -112,8 +114,9 @@ async def costs(
             rollups=MongoRollupStore(connection),
             leases=MongoLeaseStore(connection),
             known_bridges=KnownBridges(bridges),
-            fleet=Feeding(projection=projection, directory=directory, listening=listening),
             commands=MongoCommandStore(connection),
+            fleet=fleet,
+            failing=FailingDevices(fleet),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)

@@ -14,13 +14,6 @@ class FailingByCode(Protocol):
         """How many fail by the code, `NO_CODE` for those that gave none; None: not surely known now."""
 
 
-class NobodyKnows:
-    """A `FailingByCode` where nothing counts devices."""
-
-    def devices(self, code: str) -> int | None:
-        """Not known."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AcknowledgementQuery:
     """A page of acknowledgements, newest first.
