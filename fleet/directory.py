@@ -114,10 +114,14 @@ class DirectoryFollower:
         devices, sites = _split(some, deleted=False)
         gone_devices, gone_sites = _split(some, deleted=True)
         for fleet in self._fleets():
-            fleet.set_devices(devices)
-            fleet.remove_devices([device.device_id for device in gone_devices])
-            fleet.set_sites(sites)
-            fleet.remove_sites([site.site_id for site in gone_sites])
+            if devices:
+                fleet.set_devices(devices)
+            if gone_devices:
+                fleet.remove_devices([device.device_id for device in gone_devices])
+            if sites:  # which looks at all devices
+                fleet.set_sites(sites)
+            if gone_sites:
+                fleet.remove_sites([site.site_id for site in gone_sites])
             if fleet.has_many_unsettled:
                 fleet.settle()
         await asyncio.sleep(0)

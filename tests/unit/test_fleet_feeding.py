@@ -334,19 +334,20 @@ async def test_who_is_silent_for_longer_than_usual_is_overdue_but_not_because_of
 
 @in_virtual_time
 async def test_the_habit_and_the_calendar_of_a_device_that_are_new_count_within_seconds(world: World) -> None:
+    seconds = [now() + timedelta(seconds=each) for each in range(4)]
     await world.apply("PB-1", days_ago=3)
     await asyncio.sleep(2)
     assert world.device("PB-1").state is Status.OVERDUE
-    world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-1", habit_days=9), now()))
+    world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-1", habit_days=9), seconds[0]))
     await asyncio.sleep(2.5)
     assert (world.state, world.device("PB-1").state) == (FleetState.CURRENT, Status.GOOD)
     always = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
     world.directory.entries = [
-        Kept(DirectoryDevice(device_id="PB-1", site="s"), now()),
-        Kept(Site(site_id="s", days_off=always), now()),
+        Kept(DirectoryDevice(device_id="PB-1", site="s"), seconds[1]),
+        Kept(Site(site_id="s", days_off=always), seconds[1]),
     ]
     await asyncio.sleep(2.5)
     assert (world.state, world.device("PB-1").state) == (FleetState.CURRENT, Status.GOOD)
-    world.directory.entries.append(Kept(Site(site_id="s"), now() + timedelta(seconds=1)))
+    world.directory.entries.append(Kept(Site(site_id="s"), seconds[2]))
     await asyncio.sleep(2.5)
     assert (world.state, world.device("PB-1").state) == (FleetState.CURRENT, Status.OVERDUE)
