@@ -8,8 +8,11 @@ from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
 from api.routes import (
+    acknowledgements,
     actions,
     alerts,
+    causes,
+    commands,
     dead_letters,
     device,
     device_state,
@@ -17,10 +20,14 @@ from api.routes import (
     directory,
     directory_files,
     failures,
+    health,
     history_files,
     probes,
     replays,
+    sites,
+    stats,
     sync_event,
+    sync_now,
 )
 from api.state import State
 from pisync.settings import ApiSettings
@@ -34,11 +41,18 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     history_files.router,
     failures.router,
     alerts.router,
+    acknowledgements.router,
     dead_letters.router,
     replays.router,
     directory.router,
     directory_files.router,
     actions.router,
+    causes.router,
+    sites.router,
+    stats.router,
+    health.router,
+    commands.router,
+    sync_now.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

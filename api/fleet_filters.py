@@ -34,7 +34,7 @@ def _text(schema: dict[str, Any], description: str, **rules: Any) -> Any:
     ]
 
 
-_SITE_PATTERN: Final = f"^({NONE}|{models.DEVICE_ID_PATTERN.strip('^$')})$"
+SITE_PATTERN: Final = f"^({NONE}|{models.DEVICE_ID_PATTERN.strip('^$')})$"
 _LABEL_PATTERN: Final = f"^[^{CONTROL_CHARACTERS};]+$"
 _PARAMETERS: Final[Mapping[str, tuple[Any, Any]]] = {
     "state": (
@@ -49,9 +49,9 @@ _PARAMETERS: Final[Mapping[str, tuple[Any, Any]]] = {
     ),
     "site": (
         _text(
-            {"pattern": _SITE_PATTERN},
+            {"pattern": SITE_PATTERN},
             "Only devices of this site; `-`: of none.",
-            pattern=_SITE_PATTERN,
+            pattern=SITE_PATTERN,
         ),
         None,
     ),

@@ -37,6 +37,13 @@ class Truth(BaseModel):
     stale_why: Annotated[str | None, Field(description="Why it is not complete; null: it is.")]
 
 
+EXAMPLE: Final[Mapping[str, object]] = {
+    "as_of": "2026-11-20T12:04:31.000Z",
+    "complete": True,
+    "loading": None,
+    "stale_since": None,
+    "stale_why": None,
+}
 FILE_HEADERS: Final[Mapping[str, str]] = {
     "PiSync-As-Of": "All that was known at this moment is in the file.",
     "PiSync-Complete": "`true`: nothing was missing then; else `false`.",
@@ -98,10 +105,11 @@ def _why(freshness: Freshness) -> str:
         return "it is being read since the start"
     if freshness.state is FleetState.BEHIND:
         return f"{freshness.behind:,} devices changed that are not read yet"
-    return _projection(freshness.projection)
+    return why_not_complete(freshness.projection)
 
 
-def _projection(status: ProjectionStatus | None) -> str:
+def why_not_complete(status: ProjectionStatus | None) -> str:
+    """Why the projection is not complete, in words for everybody."""
     if status is None:
         return "how complete the projection is is not known"
     if status.to_replay:

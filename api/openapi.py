@@ -23,6 +23,8 @@ from pisync.clock import RFC3339_PATTERN
 from pisync.domain.events import SyncEvent
 
 _REF: Final = "#/components/schemas/{name}"
+REFERENCE: Final = _REF.format(name="{model}")
+"""The same for pydantic."""
 PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     Problem,
     EventsProblem,
@@ -94,7 +96,7 @@ def list_responses(
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
     page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK}
     if example is not None:
-        page["content"] = {"application/json": {"example": example}}
+        page |= with_example(example)
     answers: Responses = {
         200: page,
         422: PARAMETERS,
@@ -102,6 +104,11 @@ def list_responses(
         503: UNAVAILABLE,
     }
     return dict(sorted((answers | (others or {})).items(), key=lambda answer: int(answer[0])))
+
+
+def with_example(example: object) -> dict[str, Any]:
+    """The part of a declared answer that shows one."""
+    return {"content": {"application/json": {"example": example}}}
 
 
 def install(app: FastAPI) -> None:
@@ -113,7 +120,7 @@ def install(app: FastAPI) -> None:
             components = generate().setdefault("components", {}).setdefault("schemas", {})
             _, problems = models_json_schema(
                 [(model, "serialization") for model in PROBLEMS],
-                ref_template=_REF.format(name="{model}"),
+                ref_template=REFERENCE,
             )
             components.update(problems["$defs"])
             components.update(_sync_event_schemas())

@@ -142,6 +142,7 @@ def list_page(
     request: Request,
     name: str,
     rows: Sequence[Row],
+    /,
     *,
     limit: int,
     has_more: bool = False,

@@ -21,20 +21,27 @@ from fleet.freshness import FleetState
 from pisync import clock, limits
 from pisync.domain import decoding
 from pisync.domain.device_state import project
+from pisync.domain.directory import Entry, Kind, Site
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.domain.receipts import Receipt, receipt
 from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailable
 from pisync.settings import ApiSettings
+from pisync.stores.interfaces.directory import EntryWrite
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.samples import members
 
 EVENT = members()
@@ -71,6 +78,16 @@ class CatchingUpProjection(MemoryProjection):
 
     async def status(self) -> ProjectionStatus:
         return self._status
+
+
+@dataclass
+class FailingDevices:
+    """How many devices fail by each code, as a test says; None: nobody knows."""
+
+    by_code: dict[str, int] | None = field(default_factory=dict)
+
+    def devices(self, code: str) -> int | None:
+        return None if self.by_code is None else self.by_code.get(code, 0)
 
 
 @dataclass
@@ -168,6 +185,9 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        acknowledgements: MemoryAcknowledgementStore | None = None,
+        rollups: MemoryRollupStore | None = None,
+        commands: MemoryCommandStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -177,8 +197,14 @@ class Api:
         self.bridges = MemoryBridgeRegistry()
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
+        self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
+        self.failing = FailingDevices()
         self.listening = MemoryListeningRecord()
+        self.rollups = rollups or MemoryRollupStore()
+        self.leases = MemoryLeaseStore()
+        self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
+        self.commands = commands or MemoryCommandStore()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -188,8 +214,14 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             actions=self.actions,
+            acknowledgements=self.acknowledgements,
+            failing=self.failing,
             listening=self.listening,
+            rollups=self.rollups,
+            leases=self.leases,
+            known_bridges=self.known_bridges,
             fleet=self.fleet,
+            commands=self.commands,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)
@@ -207,6 +239,12 @@ class Api:
         """As if the bridge had taken these in."""
         await self.events.insert(kept, clock.now())
         await self.projection.apply(project(kept))
+
+    async def say(self, *entries: Entry) -> None:
+        """As if operators had said this of devices and sites that the directory does not have."""
+        for entry in entries:
+            kind = Kind.SITES if isinstance(entry, Site) else Kind.DEVICES
+            await self.directory.write(kind, [EntryWrite(entry=entry, version=0)], "action")
 
     async def feed(self) -> None:
         """Have the fleet in memory read all that there is now; nothing reads on after that."""

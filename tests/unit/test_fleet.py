@@ -14,7 +14,7 @@ from fleet import order, selection, summaries
 from fleet.index import Fleet
 from fleet.query import FleetCursor, FleetDevice, FleetFilter, FleetSort, device, page
 from fleet.sites import calendar_of
-from fleet.summaries import SiteCursor, SiteSort
+from fleet.summaries import CauseCursor, SiteCursor, SiteSort
 from pisync.clock import from_ms, to_ms
 from pisync.domain.calendars import EVERY_DAY, Calendar, Holiday, Weekday
 from pisync.domain.days import DAY_MS, Days
@@ -53,7 +53,7 @@ def summary(
 
 summaries_of_devices = st.builds(
     summary,
-    st.one_of(st.none(), st.integers(0, 300)),
+    st.one_of(st.none(), st.integers(0, 13), st.integers(0, 300)),
     st.integers(0, 5),
     st.integers(0, 5),
     st.integers(0, 6),
@@ -192,18 +192,22 @@ def both(done: list[tuple[str, Any]]) -> tuple[Fleet, Plain]:
     return fleet, plain
 
 
-filters = st.builds(
-    FleetFilter,
-    states=st.frozensets(st.sampled_from(list(Status)), max_size=2),
-    sites=st.frozensets(st.sampled_from(["", "s1", "s2", "none"]), max_size=2),
-    labels=st.frozensets(st.sampled_from([*LABELS, "none"]), max_size=2),
-    types=st.frozensets(st.sampled_from(["", "PiBook", "other"]), max_size=1),
-    causes=st.frozensets(st.sampled_from(["", "E_NET", "E_NONE"]), max_size=1),
-    prefix=st.sampled_from(["", "", "P", "PB-1", "pb-1", "ar", "LAB", "ä", "PB-1234567890123456", "zz"]),
-    heard_before_ms=st.sampled_from([None, None, NOW_MS - 50 * 7_200_000, -(10**13)]),
-    heard_after_ms=st.sampled_from([None, None, NOW_MS - 50 * 7_200_000, -(10**13)]),
-    muted=st.sampled_from([None, None, True, False]),
-    retired=st.sampled_from([None, False, True]),
+HEARD_MS: Final = st.sampled_from([NOW_MS - 5 * 7_200_000, NOW_MS - 50 * 7_200_000, -(10**13)])
+MEMBERS: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "states": st.frozensets(st.sampled_from(list(Status)), max_size=2),
+    "sites": st.frozensets(st.sampled_from(["", "s1", "s2", "none"]), max_size=2),
+    "labels": st.frozensets(st.sampled_from([*LABELS, "none"]), max_size=2),
+    "types": st.frozensets(st.sampled_from(["", "PiBook", "other"]), max_size=1),
+    "causes": st.frozensets(st.sampled_from(["", "E_NET", "E_NONE"]), max_size=1),
+    "prefix": st.sampled_from(["P", "PB-1", "pb-1", "ar", "LAB", "ä", "PB-1234567890123456", "zz"]),
+    "heard_before_ms": HEARD_MS,
+    "heard_after_ms": HEARD_MS,
+    "muted": st.booleans(),
+    "retired": st.sampled_from([None, True]),
+}
+# Few at once, or hardly any device passes.
+filters = st.sets(st.sampled_from(sorted(MEMBERS)), max_size=2).flatmap(
+    lambda names: st.builds(FleetFilter, **{name: MEMBERS[name] for name in names})
 )
 
 
@@ -256,6 +260,7 @@ def walk(fleet: Fleet, which: FleetFilter, sort: FleetSort, limit: int, *, desce
     while True:
         part = page(fleet, which, sort=sort, descending=descending, limit=limit, after=after, now_ms=NOW_MS)
         found += [one.device_id for one in part.devices]
+        assert len(found) == len(set(found))
         after = part.next
         if after is None:
             assert part.total == len(found)
@@ -337,26 +342,59 @@ def test_counts_are_those_of_plain_python(done: list[tuple[str, Any]], which: Fl
 @given(done=st.lists(steps, max_size=12), limit=st.integers(1, 3))
 def test_causes_are_those_of_plain_python(sparse: int, done: list[tuple[str, Any]], limit: int) -> None:
     fleet, plain = both(done)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summaries, "_SPARSE", sparse)
-        found = summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=limit, sites_max=2)
     devices = plain.devices()
     failing = [one for one in devices if one.cause is not None]
     codes = Counter(one.cause for one in failing)
-    expected = sorted(codes, key=lambda code: (-codes[code], code))[:limit]
-    assert [cause.code for cause in found.causes] == expected
-    assert found.of == len(devices)
-    assert found.other == len(failing) - sum(codes[code] for code in expected)
+    found: list[summaries.Cause] = []
+    after: CauseCursor | None = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summaries, "_SPARSE", sparse)
+        while True:
+            part = summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=limit, sites_max=2, after=after)
+            assert part.of == len(devices)
+            assert part.other == len(failing) - sum(each.devices for each in part.causes)
+            found += part.causes
+            after = part.next
+            if after is None:
+                break
+    assert [cause.code for cause in found] == sorted(codes, key=lambda code: (-codes[code], code))
     of_site = Counter(one.site or "" for one in devices)
-    for cause in found.causes:
+    for cause in found:
         those = [one for one in failing if one.cause == cause.code]
         assert cause.failing == sum(one.state is Status.FAILING for one in those)
         assert cause.devices == len(those)
         sites = Counter(one.site or "" for one in those)
         most = sorted(sites, key=lambda site: (-sites[site], site))[:2]
-        assert [(at.site, at.devices, at.of) for at in cause.sites] == [
+        assert [(at.site, at.devices, at.of) for at in cause.at] == [
             (site, sites[site], of_site[site]) for site in most
         ]
+        assert cause.sites == len(set(sites) - {""})
+
+
+@settings(deadline=None, max_examples=60)
+@given(done=st.lists(steps, max_size=12), code=st.sampled_from(["", "E_NET", "E_NONE"]))
+def test_one_cause_leaves_out_retired_devices_and_knows_who_failed_last(
+    done: list[tuple[str, Any]], code: str
+) -> None:
+    fleet, plain = both(done)
+    devices = [one for one in plain.devices() if not one.retired]
+    those = [one for one in devices if one.cause == code]
+    found = summaries.cause(fleet, code, now_ms=NOW_MS, sites_max=99)
+    assert (found.code, found.devices) == (code, len(those))
+    assert {at.site: at.devices for at in found.at} == Counter(one.site or "" for one in those)
+    assert all(at.of == sum((one.site or "") == at.site for one in devices) for at in found.at)
+    last = sorted(those, key=lambda one: (-(one.last_failure_ms or 0), one.device_id))[:2]
+    assert summaries.newest_failures(fleet, code, now_ms=NOW_MS, limit=2) == [
+        (one.device_id, one.last_failure_ms) for one in last
+    ]
+
+
+def test_a_code_that_says_nothing_is_none() -> None:
+    fleet = Fleet()
+    fleet.apply([("PB-1", summary(1, 1, 1, 1, "-", 1, None)), ("PB-2", summary(1, 1, 1, 1, "", 1, None))])
+    fleet.settle()
+    found = summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=9, sites_max=9)
+    assert [(cause.code, cause.devices) for cause in found.causes] == [("", 2)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -392,6 +430,10 @@ def test_sites_are_those_of_plain_python(
         offset_ms = zone_hours["UTC" if site is None else site.time_zone] * 3_600_000
         today_ms = (NOW_MS + offset_ms) // DAY_MS * DAY_MS - offset_ms
         assert each.heard_today == sum((one.last_received_ms or 0) >= today_ms for one in those)
+        assert each.time_zone == ("UTC" if site is None else site.time_zone)
+        causes = Counter(one.cause for one in those if one.cause is not None)
+        worst = sorted(causes, key=lambda code: (-causes[code], code))
+        assert each.worst_cause == (worst[0] if worst else None)
     keys: dict[SiteSort, Callable[[summaries.SiteCounts], Any]] = {
         SiteSort.SITE_ID: lambda each: each.site,
         SiteSort.DEVICES: lambda each: each.devices,
@@ -399,7 +441,22 @@ def test_sites_are_those_of_plain_python(
         SiteSort.UNHEARD: lambda each: each.devices - each.heard_today,
     }
     expected = sorted(sorted(found, key=lambda each: each.site), key=keys[sort], reverse=descending)
-    assert [each.site for each in found] == [each.site for each in expected]
+    without = [each.site for each in expected if not each.site]
+    assert [each.site for each in found] == [each.site for each in expected if each.site] + without
+
+
+@settings(deadline=None, max_examples=60)
+@given(done=st.lists(steps, max_size=12), site=st.sampled_from(["", "s1", "s2", "s3", "s4"]))
+def test_one_site_is_as_in_the_list_and_unknown_where_nobody_names_it(
+    done: list[tuple[str, Any]], site: str
+) -> None:
+    fleet, plain = both(done)
+    listed = summaries.sites(fleet, FleetFilter(), sort=SiteSort.SITE_ID, limit=99, now_ms=NOW_MS).sites
+    found = summaries.site(fleet, site, now_ms=NOW_MS)
+    if found is not None and not found.devices and not found.in_directory:
+        assert site == "" or any(one.site == site and one.retired for one in plain.devices())
+    else:
+        assert found == next((each for each in listed if each.site == site), None)
 
 
 @settings(deadline=None, max_examples=100)
@@ -486,6 +543,96 @@ def test_habits_that_limits_are_asked_for() -> None:
     assert fleet.habits() == {
         (calendar, days) for calendar in (EVERY_DAY, friday) for days in (*HABIT_DAYS, 5)
     }
+
+
+def test_of_several_labels_a_device_has_each_and_of_anything_else_one() -> None:
+    fleet = Fleet()
+    fleet.set_devices(
+        [
+            DirectoryDevice(device_id="PB-1", labels=("loan", "north"), site="s"),
+            DirectoryDevice(device_id="PB-2", labels=("north",), site="t"),
+            DirectoryDevice(device_id="PB-3", site="u"),
+        ]
+    )
+    fleet.settle()
+    for which, ids in (
+        (FleetFilter(labels=frozenset({"north"})), ["PB-1", "PB-2"]),
+        (FleetFilter(labels=frozenset({"north", "loan"})), ["PB-1"]),
+        (FleetFilter(labels=frozenset({"north", "none"})), []),
+        (FleetFilter(sites=frozenset({"s", "t", "none"})), ["PB-1", "PB-2"]),
+        (FleetFilter(sites=frozenset({"s", "t"}), labels=frozenset({"loan"})), ["PB-1"]),
+    ):
+        found = page(fleet, which, sort=FleetSort.DEVICE_ID, limit=9, now_ms=NOW_MS)
+        assert [one.device_id for one in found.devices] == ids
+
+
+def test_a_cause_is_that_of_devices_that_fail_now() -> None:
+    fleet = Fleet()
+    fleet.apply(
+        [("PB-1", summary(1, 1, 0, 2, "E_NET", 1, None)), ("PB-2", summary(1, 1, 1, 2, "E_NET", 1, None))]
+    )
+    fleet.settle()
+    which = FleetFilter(causes=frozenset({"E_NET"}))
+    found = page(fleet, which, sort=FleetSort.DEVICE_ID, limit=9, now_ms=NOW_MS)
+    assert [(one.device_id, one.cause) for one in found.devices] == [("PB-2", "E_NET")]
+    assert [
+        cause.devices
+        for cause in summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=9, sites_max=9).causes
+    ] == [1]
+
+
+def test_who_was_heard_today_goes_by_the_date_at_the_site() -> None:
+    """It is 20:26 in UTC, and 8:26 of the next day in Auckland."""
+    fleet = Fleet()
+    fleet.set_sites([Site(site_id="s", time_zone="Pacific/Auckland"), Site(site_id="t")])
+    for device_id, site, hours in (("PB-1", "s", 8), ("PB-2", "s", 10), ("PB-3", "t", 20), ("PB-4", "t", 22)):
+        fleet.set_devices([DirectoryDevice(device_id=device_id, site=site)])
+        fleet.apply([(device_id, summary(hours // 2, 0, 0, 0, "", 1, None))])
+    fleet.settle()
+    found = summaries.sites(fleet, FleetFilter(), sort=SiteSort.SITE_ID, limit=9, now_ms=NOW_MS)
+    assert [(each.heard_today, each.devices) for each in found.sites] == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_page_goes_on_between_others_where_its_last_name_is_gone(descending: bool) -> None:
+    """The device was renamed, and others have names before and behind, with ids before and behind its own."""
+    fleet = Fleet()
+    names = {"PB-1": "a", "PB-9": "a", "PB-5": "b", "PB-0": "c", "PB-8": "c"}
+    fleet.set_devices([DirectoryDevice(device_id=each, name=name) for each, name in names.items()])
+    fleet.settle()
+    first = page(fleet, FleetFilter(), sort=FleetSort.NAME, descending=descending, limit=3, now_ms=NOW_MS)
+    assert first.next == FleetCursor("b", "PB-5")
+    fleet.set_devices([DirectoryDevice(device_id="PB-5", name="a" if not descending else "c")])
+    fleet.settle()
+    rest = page(
+        fleet,
+        FleetFilter(),
+        sort=FleetSort.NAME,
+        descending=descending,
+        limit=9,
+        after=first.next,
+        now_ms=NOW_MS,
+    )
+    expected = ["PB-1", "PB-9"] if descending else ["PB-0", "PB-8"]
+    assert [one.device_id for one in rest.devices] == expected
+
+
+def test_a_page_goes_on_behind_an_id_that_this_replica_does_not_know() -> None:
+    fleet = Fleet()
+    fleet.set_devices([DirectoryDevice(device_id=each) for each in ("PB-1", "PB-3")])
+    fleet.settle()
+    for descending, expected in ((False, ["PB-3"]), (True, ["PB-1"])):
+        for unknown in ("PB-2", "PB-2-which-is-longer"):
+            rest = page(
+                fleet,
+                FleetFilter(),
+                sort=FleetSort.DEVICE_ID,
+                descending=descending,
+                limit=9,
+                after=FleetCursor("", unknown),
+                now_ms=NOW_MS,
+            )
+            assert [one.device_id for one in rest.devices] == expected
 
 
 def test_a_device_is_seen_once_it_is_settled_and_another_fleet_goes_its_own_way() -> None:

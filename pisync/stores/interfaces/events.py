@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pisync.domain.events import Outcome, SyncEvent
+from pisync.domain.accumulator import StoredEvents
+from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
 
 
 class InsertOutcome(StrEnum):
@@ -131,11 +132,12 @@ class EventStore(Protocol):
 
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
+    ) -> AsyncIterator[StoredEvents]:
         """All events received or enriched at `since` or later, in batches; None: all, bucket after bucket.
 
-        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between.
-        Of `errors`, which may be most of an event, they have the first code alone. What is stored
+        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between. Of
+        a replay of everything each batch is of one bucket, and those of a bucket follow each other. While one
+        is worked on, the next is read. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call
         with the same `since` and `position` goes on behind the last batch that was asked to be followed.
         """
@@ -148,6 +150,13 @@ class EventStore(Protocol):
 
         It is for devices of which the projection keeps too few. No event is read for it; what it costs grows
         with what is counted, and with the days there are.
+        """
+
+    async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
+        """The first error of each of these events, in one round trip.
+
+        Each event is a device and a timestamp (epoch ms). None where it is not stored, or tells of no error.
+        The code has `ERROR_CODE_CHARS_MAX` characters at most, the message `SAMPLE_CHARS_MAX`.
         """
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
