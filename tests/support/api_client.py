@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import httpx
@@ -38,10 +37,12 @@ from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.device_notes import MemoryDeviceNotes
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
+from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.samples import members
@@ -165,6 +166,30 @@ def _app(settings: ApiSettings, state: State) -> FastAPI:
     return create_app(settings, state)
 
 
+async def feed(fleet: Feeding) -> None:
+    """Have a fleet in memory read all that there is now; nothing reads on after that."""
+    await asyncio.sleep(0.001)  # `as_of` is in milliseconds
+    began = clock.now()
+
+    def is_fed() -> bool:
+        freshness = fleet.freshness
+        is_read = freshness.as_of is not None and freshness.as_of > began
+        return is_read and freshness.state is FleetState.CURRENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FLEET_POLL_INTERVAL_S", "FLEET_SILENCE_INTERVAL_S"):
+            patch.setattr(limits, name, 0)
+        feeding = asyncio.create_task(fleet.run())
+        try:
+            while not is_fed():
+                await asyncio.sleep(0)
+                if feeding.done():
+                    feeding.result()
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+
+
 class Api:
     """A client of the app that refuses any answer which the OpenAPI document does not declare."""
 
@@ -192,6 +217,7 @@ class Api:
         self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
         self.failing = FailingDevices()
         self.listening = MemoryListeningRecord()
+        self.presence = MemoryPresenceStore()
         self.rollups = rollups or MemoryRollupStore()
         self.leases = MemoryLeaseStore()
         self.known_bridges = KnownBridges(self.bridges)
@@ -205,6 +231,7 @@ class Api:
             alerts=self.alerts,
             bridges=self.bridges,
             directory=self.directory,
+            device_notes=MemoryDeviceNotes(self.directory, self.presence),
             actions=self.actions,
             acknowledgements=self.acknowledgements,
             failing=self.failing,
@@ -247,25 +274,7 @@ class Api:
 
     async def feed(self) -> None:
         """Have the fleet in memory read all that there is now; nothing reads on after that."""
-        await asyncio.sleep(0.001)  # `as_of` is in milliseconds
-        began = clock.now()
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("FLEET_POLL_INTERVAL_S", "FLEET_SILENCE_INTERVAL_S"):
-                patch.setattr(limits, name, 0)
-            feeding = asyncio.create_task(self.fleet.run())
-            try:
-                while not self._is_fed(began):
-                    await asyncio.sleep(0)
-                    if feeding.done():
-                        feeding.result()
-            finally:
-                feeding.cancel()
-                await asyncio.wait({feeding})
-
-    def _is_fed(self, began: datetime) -> bool:
-        freshness = self.fleet.freshness
-        is_read = freshness.as_of is not None and freshness.as_of > began
-        return is_read and freshness.state is FleetState.CURRENT
+        await feed(self.fleet)
 
     async def get(self, url: str, **options: Any) -> httpx.Response:
         return await self.request("GET", url, **options)
