@@ -10,13 +10,17 @@ from api import auth, middleware, openapi, problems
 from api.routes import (
     actions,
     alerts,
+    causes,
     dead_letters,
     device,
     directory,
     directory_files,
     failures,
+    health,
     probes,
     replays,
+    sites,
+    stats,
     sync_event,
 )
 from api.state import State
@@ -33,6 +37,10 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     directory.router,
     directory_files.router,
     actions.router,
+    causes.router,
+    sites.router,
+    stats.router,
+    health.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

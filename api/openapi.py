@@ -1,5 +1,6 @@
 """The api's OpenAPI document: how routes declare their answers, and the schemas behind the declarations."""
 
+from collections.abc import Mapping
 from inspect import cleandoc
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from api.problems import (
     MEDIA_TYPE,
     EventsProblem,
     ImportProblem,
+    LoadingProblem,
     MembersProblem,
     ParametersProblem,
     Problem,
@@ -26,6 +28,7 @@ PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     Problem,
     EventsProblem,
     ImportProblem,
+    LoadingProblem,
     MembersProblem,
     ParametersProblem,
     UnavailableProblem,
@@ -63,6 +66,14 @@ UNAVAILABLE: Final = declare(
     Problem,
     Retry_After="Seconds to wait before the request is repeated.",
 )
+LOADING: Final = declare(
+    "The fleet is being read since the api was started, a part of the system is unavailable, or there are too"
+    " many connections.",
+    LoadingProblem,
+    UnavailableProblem,
+    Problem,
+    Retry_After="Seconds to wait before the request is repeated.",
+)
 PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
 
@@ -78,15 +89,22 @@ _CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another o
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
 
 
-def list_responses(model: type[BaseModel], others: Responses | None = None) -> Responses:
+def list_responses(
+    model: type[BaseModel], others: Responses | None = None, *, example: Mapping[str, Any] | None = None
+) -> Responses:
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
     answers: Responses = {
-        200: {"model": model, "description": "A page.", "headers": _LINK},
+        200: {"model": model, "description": "A page.", "headers": _LINK} | with_example(example),
         422: PARAMETERS,
         500: UNEXPECTED,
         503: UNAVAILABLE,
     }
     return dict(sorted((answers | (others or {})).items(), key=lambda answer: int(answer[0])))
+
+
+def with_example(example: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of a declared answer that shows one, if any."""
+    return {} if example is None else {"content": {"application/json": {"example": dict(example)}}}
 
 
 def install(app: FastAPI) -> None:

@@ -1,5 +1,7 @@
 """Query parameters are those that a route declares, each given once: the answer to others names these.
 
+One that is declared as a list may be repeated.
+
 One mechanism for every route: a router's `route_class` is `StrictRoute`. A parameter that is ignored returns
 more than was asked for, and nobody notices.
 """
@@ -8,7 +10,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_origin
 
 from fastapi import APIRouter, Request, Response
 from fastapi.dependencies.utils import get_dependant, get_flat_params
@@ -28,9 +30,11 @@ class StrictRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _strict(endpoint), **options)
-        self.declared: Final = [
-            field.alias for field in get_flat_params(self.dependant) if isinstance(field.field_info, Query)
-        ]
+        fields = [each for each in get_flat_params(self.dependant) if isinstance(each.field_info, Query)]
+        self.declared: Final = [field.alias for field in fields]
+        self.repeatable: Final = {
+            field.alias for field in fields if get_origin(field.field_info.annotation) is list
+        }
 
 
 class WithoutQuery(StrictRoute):
@@ -89,7 +93,7 @@ def faults(request: Request) -> list[dict[str, Any]]:
                 f"this path takes {', '.join(route.declared)}" if route.declared else "this path takes none"
             )
             found.append((name, f"is no parameter here; {exist}"))
-        elif count > 1:
+        elif count > 1 and name not in route.repeatable:
             found.append((name, f"is given {count} times; it may be given once"))
     return [
         {"loc": ("query", name[:PARAMETER_NAME_CHARS_MAX]), "msg": message}

@@ -98,6 +98,23 @@ class UnavailableProblem(Problem):
     part: Literal["mqtt", "mongodb", "redis"]
 
 
+class LoadingProblem(Problem):
+    """The fleet is read for the first time since the api was started; a part of it would be no answer."""
+
+    read: Annotated[int, Field(ge=0, description="Devices that are read.")]
+    of: Annotated[int | None, Field(ge=0, description="Devices that there are; null: not known yet.")]
+
+
+class FleetLoadingError(Exception):
+    """Lists of the fleet cannot be answered yet: so many devices are read, of how many there are."""
+
+    def __init__(self, read: int, of: int | None, why: str | None) -> None:
+        super().__init__("the fleet is loading")
+        self.read = read
+        self.of = of
+        self.why = why
+
+
 def problem(
     status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: object
 ) -> Response:
@@ -141,6 +158,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _parameters)
     app.add_exception_handler(Unavailable, _unavailable)
+    app.add_exception_handler(FleetLoadingError, _loading)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     # Starlette raises the exception again after this answer, and uvicorn logs it with its traceback.
     app.add_exception_handler(Exception, _unexpected)
@@ -192,7 +210,7 @@ async def _parameters(request: Request, error: Exception) -> Response:
     errors = [
         {
             "in": fault["loc"][0],
-            "parameter": ".".join(str(part) for part in fault["loc"][1:]),
+            "parameter": str(fault["loc"][1]),  # beyond that, the place of one that may be repeated
             "detail": str(fault["msg"]).removeprefix("Value error, "),
         }
         for fault in _all_faults(request, error)
@@ -219,6 +237,20 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         detail,
         headers={"Retry-After": str(RETRY_AFTER_S)},
         part=error.part,
+    )
+
+
+async def _loading(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, FleetLoadingError):
+        raise error
+    why = "" if error.why is None else f": {error.why}"
+    of = "" if error.of is None else f" of {error.of:,}"
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"The fleet is being read, {error.read:,}{of} devices so far{why}.",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+        read=error.read,
+        of=error.of,
     )
 
 

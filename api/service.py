@@ -18,6 +18,7 @@ from api.middleware import is_within
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
+from fleet.feeding import Feeding
 from pisync import backoff, collector, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.limits import API_GC_THRESHOLDS, STOP_MARGIN_S
@@ -67,6 +68,13 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             bridges=stores.bridges,
             directory=stores.directory,
             actions=stores.actions,
+            listening=stores.listening,
+            rollups=stores.rollups,
+            leases=stores.leases,
+            known_bridges=stores.known_bridges,
+            fleet=Feeding(
+                projection=stores.projection, directory=stores.directory, listening=stores.listening
+            ),
             publisher=publisher,
         )
         app = create_app(settings, state)
@@ -78,6 +86,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
             "version": _check_version(stores),
+            "fleet": state.fleet.run(),
             _SERVER: server.serve(sockets=[listener]),
         }
         async with supervise(works) as running:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from api.publisher import SyncPublisher
+from fleet.feeding import Feeding
 from pisync import limits
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
@@ -13,12 +14,16 @@ from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.leases import LeaseStore
+from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import ProjectionReader
+from pisync.stores.interfaces.rollups import RollupReader
+from pisync.stores.known_bridges import KnownBridges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """The stores that are read, and the one way in.
+    """The stores that are read, the fleet in memory, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, and the actions that tell what was changed. `imports` are the places for imports at once.
@@ -31,6 +36,11 @@ class State:
     bridges: BridgeRegistry
     directory: DirectoryStore
     actions: ActionStore
+    listening: ListeningRecord
+    rollups: RollupReader
+    leases: LeaseStore
+    known_bridges: KnownBridges
+    fleet: Feeding
     publisher: SyncPublisher
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 

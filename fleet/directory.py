@@ -63,7 +63,7 @@ class DirectoryFollower:
             except MongodbUnavailable as error:
                 if self.why is None:
                     log.warning("the fleet in memory does not learn what the directory says", why=str(error))
-                self.why = str(error)
+                self.why = error.told
             await asyncio.sleep(limits.FLEET_POLL_INTERVAL_S)
 
     async def step(self) -> None:

@@ -44,6 +44,7 @@ class SilenceFollower:
         self._listening = listening
         self._fleets = fleets
         self._found_at: float | None = None
+        self.gaps: list[ListeningGap] = []
         self.why: str | None = None
 
     async def run(self) -> None:
@@ -57,7 +58,7 @@ class SilenceFollower:
             except MongodbUnavailable as error:
                 if self.why is None:
                     log.warning("the fleet in memory does not learn when bridges listened", why=str(error))
-                self.why = str(error)
+                self.why = error.told
             await asyncio.sleep(limits.FLEET_POLL_INTERVAL_S)
 
     def _is_due(self, now_s: float) -> bool:
@@ -77,7 +78,7 @@ class SilenceFollower:
             MongodbUnavailable: MongoDB is unavailable.
         """
         now_ms = to_ms(now())
-        gaps = await self._listening.gaps(earliest_counted_ms(now_ms), now_ms)
+        gaps = self.gaps = await self._listening.gaps(earliest_counted_ms(now_ms), now_ms)
         found: dict[tuple[Calendar, int], int] = {}
         for calendar, days in set().union(*(fleet.habits() for fleet in self._fleets())):
             found[calendar, days] = silence_limit_ms(calendar, days, now_ms, gaps)
@@ -100,6 +101,11 @@ class Feeding:
     def fleet(self) -> Fleet:
         """The fleet as it is now; another one later. It does not change before somebody awaits."""
         return self._projection.served.fleet
+
+    @property
+    def gaps(self) -> Sequence[ListeningGap]:
+        """The times in which no bridge listened, ascending, as they were known some seconds ago."""
+        return self._silence.gaps
 
     async def run(self) -> None:
         """Keep it fresh, until cancelled."""

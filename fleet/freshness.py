@@ -40,7 +40,8 @@ class Freshness(msgspec.Struct, frozen=True, kw_only=True):
 
     `as_of`: everything until then is in it; None while it is loaded for the first time. `read` of `of`
     devices are read, where it is loaded, or loaded anew. `behind`: so many devices changed since `as_of`.
-    `why` it is stale. `projection`: how true that is from which it was read; None where that is not known.
+    `why` it is stale, in words for everybody. `projection`: how true that is from which it was read; None
+    where that is not known.
     """
 
     state: FleetState

@@ -106,7 +106,7 @@ class ProjectionFollower:
                     rest_s = rest_s if self.served.is_whole else 0
             except RedisUnavailable as error:
                 self.status = None
-                self._tell(str(error))
+                self._tell(error.told, str(error))
             await asyncio.sleep(rest_s)
 
     async def step(self) -> str | None:
@@ -141,10 +141,10 @@ class ProjectionFollower:
             self.served, self.next, self._is_void = self.next, None, False
             self._reread_at, self.as_of = None, began
 
-    def _tell(self, why: str | None) -> None:
-        """Remember why it is not fresh, and say when that changes."""
+    def _tell(self, why: str | None, detail: str | None = None) -> None:
+        """Remember why it is not fresh, and say in the log, with the detail, when that changes."""
         if why is not None and self.why is None:
-            log.warning("the fleet in memory is not fresh", why=why)
+            log.warning("the fleet in memory is not fresh", why=detail or why)
         elif why is None and self.why is not None:
             log.info("the fleet in memory is fresh again")
         self.why = why

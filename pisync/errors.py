@@ -91,6 +91,11 @@ class StoreUnavailable(Unavailable):
     def __init__(self, detail: str) -> None:
         super().__init__(f"{self.part.label}: {detail}")
 
+    @property
+    def told(self) -> str:
+        """What everybody may be told of it."""
+        return f"{self.part.label} is unavailable"
+
 
 class MongodbUnavailable(StoreUnavailable):
     """MongoDB cannot be reached, or cannot promise durability for now."""

@@ -106,6 +106,21 @@ LATE_S: Final = 24 * 3600
 CLOCK_SUSPECT_DAYS: Final = 3
 # What is kept of the code of a device's newest failure.
 ERROR_CODE_CHARS_MAX: Final = 40
+# How far the rollups may be behind while the last that they know is told as the last that there was.
+ROLLUPS_LATE_S_MAX: Final = 3600.0
+# Days that are told one by one of a cause and of a site's devices; points of a curve that one answer has, and
+# gaps in which no bridge listened, the newest.
+DAYS_TOLD: Final = 28
+STATS_POINTS_MAX: Final = 2000
+GAPS_TOLD_MAX: Final = 1000
+# After how long without progress health calls the rollups late, in seconds.
+ROLLUPS_HEALTHY_S_MAX: Final = 60.0
+# How many days the last one is compared with to tell whether a cause spreads.
+TREND_DAYS_BEFORE: Final = 7
+# Of the messages of a cause: how much of one is told, how many different ones, of how many devices.
+SAMPLE_CHARS_MAX: Final = 300
+SAMPLES_MAX: Final = 5
+SAMPLED_DEVICES_MAX: Final = 20
 # Devices whose changes one read takes, so that neither Redis nor who reads is busy for long.
 CHANGES_AT_ONCE: Final = 2000
 # Devices that one call of the script merges: others wait for about a millisecond.

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from api.openapi import PARAMETERS, UNEXPECTED
 from api.parameters import StrictRoute
 from api.state import State, state_of
+from fleet.freshness import FleetState, Freshness
 from pisync import clock, limits, logs
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
@@ -63,6 +64,14 @@ class Readiness(BaseModel):
             examples=["catching up: 120,000 of 500,000 events", "events of 1 bridge may be missing"],
         ),
     ]
+    fleet: Annotated[
+        str,
+        Field(
+            description="`ok`, or how far the fleet in memory is, by which lists of devices are answered; no"
+            " reason for a 503.",
+            examples=["loading: 20,000 of 100,000 devices", "stale: Redis is unavailable"],
+        ),
+    ]
 
 
 class Condition(NamedTuple):
@@ -73,6 +82,8 @@ class Condition(NamedTuple):
 
 
 _NEEDED: Final = ("mongodb", "redis", "mqtt", "way_in")
+# They say in the log of their own when that changes.
+_TOLD_BY_THEMSELVES: Final = ("projection", "fleet")
 
 
 @router.get(
@@ -108,7 +119,8 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     """Asks MongoDB (also whether it takes writes), Redis, the MQTT connection and the bridges' heartbeats.
 
-    While the projection in Redis catches up, this is 200: reads are answered, and say so themselves.
+    While the projection in Redis catches up, or the fleet in memory is being read, this is 200: reads are
+    answered, and say so themselves.
     """
     state = state_of(request)
     asked = asyncio.gather(
@@ -135,6 +147,7 @@ async def readyz(request: Request) -> Response:
         "bridges": bridges,
         "way_in": _way_in(mongodb, mqtt, bridges, publishes),
         "projection": projection,
+        "fleet": Condition(_fleet(state.fleet.freshness)),
     }
     ready = all(conditions[part].word == "ok" for part in _NEEDED)
     _tell(request, conditions, ready=ready)
@@ -195,7 +208,7 @@ def _tell(request: Request, conditions: dict[str, Condition], *, ready: bool) ->
     wrong: dict[str, Any] = {
         part: condition.text or condition.word
         for part, condition in conditions.items()
-        if condition.word != "ok" and part != "projection"
+        if condition.word != "ok" and part not in _TOLD_BY_THEMSELVES
     }
     told = request.app.state
     if wrong != getattr(told, "wrong", {}):
@@ -213,3 +226,14 @@ async def _catch_up(projection: ProjectionReader) -> str | None:
     if status.behind:
         return f"events of {len(status.behind)} bridge{'s'[: len(status.behind) > 1]} may be missing"
     return "catching up"
+
+
+def _fleet(freshness: Freshness) -> str:
+    """What is to be said of the fleet in memory."""
+    match freshness.state:
+        case FleetState.LOADING:
+            return f"loading: {freshness.read:,} of {freshness.of:,} devices"
+        case FleetState.STALE:
+            return f"stale: {freshness.why}"
+        case _:
+            return "ok"

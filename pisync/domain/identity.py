@@ -51,6 +51,16 @@ def days_from(day: int, newest: int) -> int:
     return (_date(newest) - _date(day)).days + 1
 
 
+def identity(device_id: str, timestamp: datetime) -> dict[str, Any]:
+    """The key of one event; `identities` makes those of many."""
+    return {
+        "bucket": bucket_of(device_id),
+        "day": day_of(timestamp),
+        "device_id": device_id,
+        "timestamp": timestamp,
+    }
+
+
 def identities(events: Sequence[SyncEvent]) -> list[dict[str, Any]]:
     """The key of each event.
 

@@ -192,6 +192,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return [part for part in parts if part.start_ms < part.end_ms]
 
+    def knows(self, unit: Unit, start_ms: int) -> bool:
+        """Whether all of a unit is counted; of the one that goes on, all up to `until_ms`."""
+        whole = Span(start_ms, min(start_ms + unit.ms, self.until_ms))
+        return whole.start_ms < whole.end_ms and self.within(whole) == [whole]
+
+    @property
+    def reaches_back(self) -> bool:
+        """Whether all events before `until_ms` are counted, back to the first."""
+        return len(self.covered) == 1 and self.covered[0].start_ms == 0
+
     def newest_gap(self) -> Span | None:
         """The newest time before `until_ms` that is not covered, from a whole minute on."""
         if not self.covered or self.covered[-1].start_ms == 0:
@@ -223,8 +233,7 @@ def rollups(unit: Unit, span: Span, stored: Mapping[int, Figures], progress: Pro
         raise ValueError(f"at most {limits.ROLLUPS_READ_MAX} rollups at once, not {len(starts)}")
     found = []
     for start_ms in starts:
-        whole = Span(start_ms, min(start_ms + unit.ms, progress.until_ms))
-        known = whole.start_ms < whole.end_ms and progress.within(whole) == [whole]
+        known = progress.knows(unit, start_ms)
         found.append(
             Rollup(
                 unit=unit,

@@ -6,7 +6,8 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from pisync.clock import rfc3339
+from pisync import limits
+from pisync.clock import rfc3339, to_ms
 from pisync.domain.events import ErrorDetail, SyncEvent, from_content
 from pisync.stores.interfaces.events import (
     EventStore,
@@ -224,3 +225,27 @@ async def test_nothing_to_do(event_store: EventStore) -> None:
     assert await event_store.insert([], NOW) == []
     await event_store.prepare()
     await event_store.ping()
+
+
+async def test_the_first_errors_of_some_events_are_told_cut_to_what_is_shown(event_store: EventStore) -> None:
+    first = ErrorDetail(code="c" * 50, message="ж" * 1000)
+    errors = [
+        [first, ErrorDetail(code="E_2", message="2")],
+        [ErrorDetail(code="", message="no code")],
+        [],
+        None,
+    ]
+    events = [
+        msgspec.structs.replace(event(f"PB-{number}", 0, 1), errors=some)
+        for number, some in enumerate(errors)
+    ]
+    await event_store.insert([*events, event("PB-1", 1, 1)], NOW)
+    asked = [("PB-9", to_ms(START)), *((f"PB-{number}", to_ms(START)) for number in reversed(range(4)))]
+    assert await event_store.first_errors(asked) == [
+        None,
+        None,
+        None,
+        ErrorDetail(code="", message="no code"),
+        ErrorDetail(code="c" * limits.ERROR_CODE_CHARS_MAX, message="ж" * limits.SAMPLE_CHARS_MAX),
+    ]
+    assert await event_store.first_errors([]) == []

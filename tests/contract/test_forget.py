@@ -66,7 +66,7 @@ async def test_without_a_watermark_everything_is_merged(rig: Rig) -> None:
 async def test_one_that_stopped_with_nothing_left_costs_nothing(rig: Rig) -> None:
     await rig.bridge_that_was_killed(caught_up=True)
     await rig.projection.set_watermark("bridge-1", 5, catching_up=False, stopped="a")
-    assert await rig.projection.marks() == {"bridge-1": Mark(watermark_ms=5, stopped="a")}
+    assert await rig.projection.marks() == {"bridge-1": Mark(watermark_ms=5, stopped="a", sign_ms=5)}
     assert await rig.forget() == 0
     assert await rig.registry.bridges() == []
 

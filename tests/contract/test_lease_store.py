@@ -60,3 +60,14 @@ async def test_a_holder_may_have_any_name(leases: LeaseStore) -> None:
 async def test_of_many_that_ask_at_once_one_has_it(leases: LeaseStore) -> None:
     terms = await asyncio.gather(*(leases.take("rollups", f"{number}", LONG_S) for number in range(20)))
     assert sorted(filter(None, terms)) == [1]
+
+
+async def test_who_has_which_duty_and_whether_that_is_over_is_told(leases: LeaseStore) -> None:
+    assert await leases.leases() == []
+    await leases.take("rollups", "a", LONG_S)
+    await leases.take("other", "b", LONG_S)
+    await leases.release("other", "b")
+    other, rollups = await leases.leases()
+    assert (other.duty, other.holder, other.is_held) == ("other", "b", False)
+    assert (rollups.duty, rollups.holder, rollups.is_held) == ("rollups", "a", True)
+    assert rollups.until > other.until

@@ -8,7 +8,7 @@ import pytest_asyncio
 from pisync import limits
 from pisync.clock import to_ms
 from pisync.domain.calendars import ListeningGap
-from pisync.stores.interfaces.listening import ListeningRecord
+from pisync.stores.interfaces.listening import ListeningInterval, ListeningRecord
 from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.listening import MongoListeningRecord
@@ -121,3 +121,15 @@ async def test_each_time_costs_one_command(mongodb_url: str, monkeypatch: pytest
         assert '"stage": "SORT"' not in str(found).replace("'", '"'), "the index has the order"
     finally:
         await connection.close()
+
+
+async def test_intervals_are_told_with_their_bridge_the_newest_first(record: ListeningRecord) -> None:
+    await listened(record, "bridge-0", 0, 2)
+    await listened(record, "bridge-1", 1, 3)
+    await listened(record, "bridge-0", 5, 5)
+    intervals = [
+        ListeningInterval(bridge_id, NOW_MS + start * HOUR_MS, NOW_MS + until * HOUR_MS)
+        for bridge_id, start, until in (("bridge-0", 5, 5), ("bridge-1", 1, 3), ("bridge-0", 0, 2))
+    ]
+    assert await record.intervals_since(NOW_MS + 2 * HOUR_MS) == intervals
+    assert await record.intervals_since(NOW_MS + 2 * HOUR_MS + 1) == intervals[:2]

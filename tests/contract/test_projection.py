@@ -502,5 +502,8 @@ async def test_a_heartbeat_is_a_watermark_or_word_of_a_catch_up(projection_store
     heartbeats = await projection_store.heartbeats()
     assert heartbeats["bridge-0"] == 1000
     assert abs(heartbeats["bridge-1"] - clock.to_ms(clock.now())) < 60_000
+    marks = await projection_store.marks()
+    assert marks["bridge-0"].sign_ms == 1000
+    assert abs(marks["bridge-1"].sign_ms - heartbeats["bridge-1"]) < 10_000
     await projection_store.leave("bridge-0")
     assert "bridge-0" not in await projection_store.heartbeats()

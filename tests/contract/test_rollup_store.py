@@ -14,7 +14,7 @@ from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.rollups import MINUTE_MS, NO_EVENTS, Figures, Progress, Span, Unit
 from pisync.errors import LeaseLost
 from pisync.stores.interfaces.events import EventStore
-from pisync.stores.interfaces.rollups import Part, ReceivedEvents, RollupStore
+from pisync.stores.interfaces.rollups import FailuresByCode, KnownCodes, Part, ReceivedEvents, RollupStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.rollups import MemoryReceivedEvents, MemoryRollupStore
 from pisync.stores.mongodb.connection import MongoConnection
@@ -196,3 +196,42 @@ async def test_a_code_has_its_first_and_its_last_minute(stores: Stores) -> None:
     await stores.rollups.add_codes({"E_A": Span(10, 20)})
     assert list((await stores.rollups.codes(10)).items()) == [("E_A", Span(10, 50)), ("$b.c", Span(40, 40))]
     assert list(await stores.rollups.codes(1)) == ["E_A"]
+
+
+async def test_of_codes_the_first_and_last_minute_is_known_and_for_which_times(stores: Stores) -> None:
+    """Codes have any name: also that of what is written down of the rollups."""
+    rollups = stores.rollups
+    assert await rollups.known(["E_A"]) == KnownCodes({}, Progress())
+    await rollups.begin(1)
+    await rollups.save(Progress(covered=(HOUR,)), 1)
+    await rollups.add_codes({"E_A": Span(20, 30), "rollups": Span(40, 50), "E_B": Span(60, 70)})
+    asked = ["E_A", "rollups", "E_C"]
+    expected = KnownCodes({"E_A": Span(20, 30), "rollups": Span(40, 50)}, Progress(covered=(HOUR,)))
+    assert await rollups.known(asked) == expected
+
+
+async def test_failures_by_code_of_several_units_at_once(stores: Stores) -> None:
+    rollups = stores.rollups
+    await rollups.begin(1)
+    hour = msgspec.structs.replace(FIGURES, codes={"E_A": 4}, other_codes=2)
+    day = Span(Unit.DAY.floor(NOW_MS), Unit.DAY.floor(NOW_MS) + Unit.DAY.ms)
+    next_hour = Span(HOUR.end_ms, HOUR.end_ms + Unit.HOUR.ms)
+    parts = [
+        Part(Unit.HOUR, HOUR, {NOW_MS: hour}),
+        Part(Unit.HOUR, next_hour, {HOUR.end_ms: FIGURES}),
+        Part(Unit.DAY, day, {day.start_ms: FIGURES}),
+    ]
+    await rollups.replace(parts, 1)
+    found = await rollups.failures([(Unit.DAY, day), (Unit.HOUR, HOUR)])
+    assert found == [
+        {day.start_ms: FailuresByCode({"a.b$c": 1, "": 1}, 0)},
+        {NOW_MS: FailuresByCode({"E_A": 4}, 2)},
+    ]
+
+
+async def test_rollups_are_read_without_codes_where_nobody_asks_for_them(stores: Stores) -> None:
+    await stores.rollups.begin(1)
+    await stores.rollups.replace([Part(Unit.MINUTE, HOUR, {NOW_MS: FIGURES})], 1)
+    await stores.rollups.save(Progress(covered=(HOUR,)), 1)
+    [first, *_] = await stores.rollups.read(Unit.MINUTE, HOUR, with_codes=False)
+    assert first.figures == msgspec.structs.replace(FIGURES, codes={}, other_codes=0)

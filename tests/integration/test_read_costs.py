@@ -14,11 +14,13 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
+from fleet.feeding import Feeding
 from pisync import clock, limits
 from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.ranking import RankedBy
+from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -26,6 +28,9 @@ from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.leases import MongoLeaseStore
+from pisync.stores.mongodb.listening import MongoListeningRecord
+from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
@@ -85,14 +90,21 @@ async def costs(
         projection = RedisProjection.connect(redis_url)
         stack.push_async_callback(projection.close)
         await attach_anew(projection)
+        bridges = MongoBridgeRegistry(connection)
+        directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
         state = State(
             events=events,
             projection=projection,
             dead_letters=MongoDeadLetterStore(connection),
             alerts=MongoAlertStore(connection),
-            bridges=MongoBridgeRegistry(connection),
-            directory=MongoDirectoryStore(connection),
+            bridges=bridges,
+            directory=directory,
             actions=MongoActionStore(connection),
+            listening=listening,
+            rollups=MongoRollupStore(connection),
+            leases=MongoLeaseStore(connection),
+            known_bridges=KnownBridges(bridges),
+            fleet=Feeding(projection=projection, directory=directory, listening=listening),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)

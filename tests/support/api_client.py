@@ -1,20 +1,25 @@
 """The api over stores in memory, with every answer held against the app's own OpenAPI document."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
+import pytest
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from api.app import GUARDED, OPEN, create_app
 from api.openapi import PROBLEMS
 from api.state import State
-from pisync import clock
+from fleet.feeding import Feeding
+from fleet.freshness import FleetState
+from pisync import clock, limits
 from pisync.domain import decoding
 from pisync.domain.device_state import project
 from pisync.domain.events import Reason, Rejection, SyncEvent
@@ -23,13 +28,17 @@ from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailabl
 from pisync.settings import ApiSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.leases import MemoryLeaseStore
+from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.samples import members
 
 EVENT = members()
@@ -139,6 +148,7 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        rollups: MemoryRollupStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -148,6 +158,11 @@ class Api:
         self.bridges = MemoryBridgeRegistry()
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
+        self.listening = MemoryListeningRecord()
+        self.rollups = rollups or MemoryRollupStore()
+        self.leases = MemoryLeaseStore()
+        self.known_bridges = KnownBridges(self.bridges)
+        self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -157,6 +172,11 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             actions=self.actions,
+            listening=self.listening,
+            rollups=self.rollups,
+            leases=self.leases,
+            known_bridges=self.known_bridges,
+            fleet=self.fleet,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)
@@ -174,6 +194,28 @@ class Api:
         """As if the bridge had taken these in."""
         await self.events.insert(kept, clock.now())
         await self.projection.apply(project(kept))
+
+    async def feed(self) -> None:
+        """Have the fleet in memory read all that there is now; nothing reads on after that."""
+        await asyncio.sleep(0.001)  # `as_of` is in milliseconds
+        began = clock.now()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("FLEET_POLL_INTERVAL_S", "FLEET_SILENCE_INTERVAL_S"):
+                patch.setattr(limits, name, 0)
+            feeding = asyncio.create_task(self.fleet.run())
+            try:
+                while not self._is_fed(began):
+                    await asyncio.sleep(0)
+                    if feeding.done():
+                        feeding.result()
+            finally:
+                feeding.cancel()
+                await asyncio.wait({feeding})
+
+    def _is_fed(self, began: datetime) -> bool:
+        freshness = self.fleet.freshness
+        is_read = freshness.as_of is not None and freshness.as_of > began
+        return is_read and freshness.state is FleetState.CURRENT
 
     async def get(self, url: str, **options: Any) -> httpx.Response:
         return await self.request("GET", url, **options)

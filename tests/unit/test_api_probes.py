@@ -29,6 +29,7 @@ ALL_IS_WELL = {
     "bridges": "ok",
     "way_in": "ok",
     "projection": "ok",
+    "fleet": "loading: 0 of 0 devices",
 }
 
 
@@ -83,6 +84,7 @@ async def test_readyz_says_what_is_unavailable_in_words(log: list[Any]) -> None:
             "bridges": "unknown",
             "way_in": "unavailable",
             "projection": "unavailable",
+            "fleet": "loading: 0 of 0 devices",
         }
         assert "mongodb-0.internal" in log[-1]["mongodb"]
         assert "redis-0.internal" in log[-1]["redis"]

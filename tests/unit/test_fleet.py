@@ -14,7 +14,7 @@ from fleet import order, selection, summaries
 from fleet.index import Fleet
 from fleet.query import FleetCursor, FleetDevice, FleetFilter, FleetSort, device, page
 from fleet.sites import calendar_of
-from fleet.summaries import SiteCursor, SiteSort
+from fleet.summaries import CauseCursor, SiteCursor, SiteSort
 from pisync.clock import from_ms, to_ms
 from pisync.domain.calendars import EVERY_DAY, Calendar, Holiday, Weekday
 from pisync.domain.days import DAY_MS, Days
@@ -336,26 +336,59 @@ def test_counts_are_those_of_plain_python(done: list[tuple[str, Any]], which: Fl
 @given(done=st.lists(steps, max_size=12), limit=st.integers(1, 3))
 def test_causes_are_those_of_plain_python(sparse: int, done: list[tuple[str, Any]], limit: int) -> None:
     fleet, plain = both(done)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summaries, "_SPARSE", sparse)
-        found = summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=limit, sites_max=2)
     devices = plain.devices()
     failing = [one for one in devices if one.cause is not None]
     codes = Counter(one.cause for one in failing)
-    expected = sorted(codes, key=lambda code: (-codes[code], code))[:limit]
-    assert [cause.code for cause in found.causes] == expected
-    assert found.of == len(devices)
-    assert found.other == len(failing) - sum(codes[code] for code in expected)
+    found: list[summaries.Cause] = []
+    after: CauseCursor | None = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summaries, "_SPARSE", sparse)
+        while True:
+            part = summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=limit, sites_max=2, after=after)
+            assert part.of == len(devices)
+            assert part.other == len(failing) - sum(each.devices for each in part.causes)
+            found += part.causes
+            after = part.next
+            if after is None:
+                break
+    assert [cause.code for cause in found] == sorted(codes, key=lambda code: (-codes[code], code))
     of_site = Counter(one.site or "" for one in devices)
-    for cause in found.causes:
+    for cause in found:
         those = [one for one in failing if one.cause == cause.code]
         assert cause.failing == sum(one.state is Status.FAILING for one in those)
         assert cause.devices == len(those)
         sites = Counter(one.site or "" for one in those)
         most = sorted(sites, key=lambda site: (-sites[site], site))[:2]
-        assert [(at.site, at.devices, at.of) for at in cause.sites] == [
+        assert [(at.site, at.devices, at.of) for at in cause.at] == [
             (site, sites[site], of_site[site]) for site in most
         ]
+        assert cause.sites == len(set(sites) - {""})
+
+
+@settings(deadline=None, max_examples=60)
+@given(done=st.lists(steps, max_size=12), code=st.sampled_from(["", "E_NET", "E_NONE"]))
+def test_one_cause_leaves_out_retired_devices_and_knows_who_failed_last(
+    done: list[tuple[str, Any]], code: str
+) -> None:
+    fleet, plain = both(done)
+    devices = [one for one in plain.devices() if not one.retired]
+    those = [one for one in devices if one.cause == code]
+    found = summaries.cause(fleet, code, now_ms=NOW_MS, sites_max=99)
+    assert (found.code, found.devices) == (code, len(those))
+    assert {at.site: at.devices for at in found.at} == Counter(one.site or "" for one in those)
+    assert all(at.of == sum((one.site or "") == at.site for one in devices) for at in found.at)
+    last = sorted(those, key=lambda one: (-(one.last_failure_ms or 0), one.device_id))[:2]
+    assert summaries.newest_failures(fleet, code, now_ms=NOW_MS, limit=2) == [
+        (one.device_id, one.last_failure_ms) for one in last
+    ]
+
+
+def test_a_code_that_says_nothing_is_none() -> None:
+    fleet = Fleet()
+    fleet.apply([("PB-1", summary(1, 1, 1, 1, "-", 1, None)), ("PB-2", summary(1, 1, 1, 1, "", 1, None))])
+    fleet.settle()
+    found = summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=9, sites_max=9)
+    assert [(cause.code, cause.devices) for cause in found.causes] == [("", 2)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -391,6 +424,10 @@ def test_sites_are_those_of_plain_python(
         offset_ms = zone_hours["UTC" if site is None else site.time_zone] * 3_600_000
         today_ms = (NOW_MS + offset_ms) // DAY_MS * DAY_MS - offset_ms
         assert each.heard_today == sum((one.last_received_ms or 0) >= today_ms for one in those)
+        assert each.time_zone == ("UTC" if site is None else site.time_zone)
+        causes = Counter(one.cause for one in those if one.cause is not None)
+        worst = sorted(causes, key=lambda code: (-causes[code], code))
+        assert each.worst_cause == (worst[0] if worst else None)
     keys: dict[SiteSort, Callable[[summaries.SiteCounts], Any]] = {
         SiteSort.SITE_ID: lambda each: each.site,
         SiteSort.DEVICES: lambda each: each.devices,
@@ -398,7 +435,22 @@ def test_sites_are_those_of_plain_python(
         SiteSort.UNHEARD: lambda each: each.devices - each.heard_today,
     }
     expected = sorted(sorted(found, key=lambda each: each.site), key=keys[sort], reverse=descending)
-    assert [each.site for each in found] == [each.site for each in expected]
+    without = [each.site for each in expected if not each.site]
+    assert [each.site for each in found] == [each.site for each in expected if each.site] + without
+
+
+@settings(deadline=None, max_examples=60)
+@given(done=st.lists(steps, max_size=12), site=st.sampled_from(["", "s1", "s2", "s3", "s4"]))
+def test_one_site_is_as_in_the_list_and_unknown_where_nobody_names_it(
+    done: list[tuple[str, Any]], site: str
+) -> None:
+    fleet, plain = both(done)
+    listed = summaries.sites(fleet, FleetFilter(), sort=SiteSort.SITE_ID, limit=99, now_ms=NOW_MS).sites
+    found = summaries.site(fleet, site, now_ms=NOW_MS)
+    if found is not None and not found.devices and not found.in_directory:
+        assert site == "" or any(one.site == site and one.retired for one in plain.devices())
+    else:
+        assert found == next((each for each in listed if each.site == site), None)
 
 
 @settings(deadline=None, max_examples=100)

@@ -206,7 +206,7 @@ async def test_while_redis_is_away_it_is_what_it_was_and_says_since_when(world: 
     await asyncio.sleep(1.1)
     freshness = world.feeding.freshness
     assert (freshness.state, freshness.as_of, freshness.complete) == (FleetState.STALE, as_of, False)
-    assert freshness.why == "Redis: it is away"
+    assert freshness.why == "Redis is unavailable"
     assert world.ids() == ["PB-1"]
     world.projection.is_away = False
     await world.apply("PB-2")
@@ -291,13 +291,13 @@ def test_it_is_not_fresh_while_mongodb_is_away(part: str) -> None:
     async def test(world: World) -> None:
         getattr(world, part).is_away = True
         await asyncio.sleep(12)
-        assert (world.state, world.feeding.freshness.why) == (FleetState.LOADING, "MongoDB: it is away")
+        assert (world.state, world.feeding.freshness.why) == (FleetState.LOADING, "MongoDB is unavailable")
         getattr(world, part).is_away = False
         await asyncio.sleep(12)
         assert world.state is FleetState.CURRENT
         getattr(world, part).is_away = True
         await asyncio.sleep(12)
-        assert (world.state, world.feeding.freshness.why) == (FleetState.STALE, "MongoDB: it is away")
+        assert (world.state, world.feeding.freshness.why) == (FleetState.STALE, "MongoDB is unavailable")
 
     test()
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pisync.domain.events import Outcome, SyncEvent
+from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
 
 
 class InsertOutcome(StrEnum):
@@ -147,6 +147,13 @@ class EventStore(Protocol):
         """How many failures one device has, or has since a moment: where the projection keeps too few.
 
         No event is read for it; what it costs grows with what is counted, and with the days there are.
+        """
+
+    async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
+        """The first error of each of these events, in one round trip.
+
+        Each event is a device and a timestamp (epoch ms). None where it is not stored, or tells of no error.
+        The code has `ERROR_CODE_CHARS_MAX` characters at most, the message `SAMPLE_CHARS_MAX`.
         """
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:

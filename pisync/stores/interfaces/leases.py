@@ -1,6 +1,16 @@
 """What PiSync asks of the store of leases: one worker at a time does a duty."""
 
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+
+class Lease(NamedTuple):
+    """Who has a duty, or had it last, and until when; `is_held`: that is not over by the store's clock."""
+
+    duty: str
+    holder: str
+    until: datetime
+    is_held: bool
 
 
 class LeaseStore(Protocol):
@@ -19,3 +29,6 @@ class LeaseStore(Protocol):
 
     async def release(self, duty: str, holder: str) -> None:
         """Let others take the duty at once, where this holder has it."""
+
+    async def leases(self) -> list[Lease]:
+        """Of each duty that was ever taken, by their names."""

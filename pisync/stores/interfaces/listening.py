@@ -1,8 +1,16 @@
 """What PiSync asks of the record of when bridges listened to the broker."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pisync.domain.calendars import ListeningGap
+
+
+class ListeningInterval(NamedTuple):
+    """A time in which a bridge listened: from its start until what it wrote down last."""
+
+    bridge_id: str
+    start_ms: int
+    until_ms: int
 
 
 class ListeningRecord(Protocol):
@@ -21,6 +29,9 @@ class ListeningRecord(Protocol):
             When that interval began: earlier than said, where the bridge's interval before it ended no longer
             than `limits.LISTENING_GAP_MIN_S` ago and is continued. Say that the next time.
         """
+
+    async def intervals_since(self, since_ms: int) -> list[ListeningInterval]:
+        """Those that ended since a moment or go on, the newest `limits.LISTENING_INTERVALS_MAX`."""
 
     async def gaps(self, since_ms: int, until_ms: int) -> list[ListeningGap]:
         """The times of a window in which no bridge listened, ascending; before the first record none did.

@@ -64,6 +64,22 @@ class DeviceRecord:
         return self.stray_ms if self.state is None else self.state.failures_ms
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """What a bridge last said of itself: its watermark, 0 where it has none, and how long ago all was merged.
+
+    `merged_ms_ago` is None where it never said so in this life, or where it stopped: then `stopped` is the
+    instance that did. `catching_up`: it said so within the last half minute. `sign_ms`: when it last said
+    anything, as `heartbeats` tells it.
+    """
+
+    watermark_ms: int = 0
+    merged_ms_ago: int | None = None
+    stopped: str | None = None
+    catching_up: bool = False
+    sign_ms: int = 0
+
+
 class ProjectionReader(Protocol):
     """Reads each device's state.
 
@@ -87,6 +103,9 @@ class ProjectionReader(Protocol):
 
     async def heartbeats(self) -> dict[str, int]:
         """When each bridge gave its last sign, in epoch ms: a watermark, or word that it catches up."""
+
+    async def marks(self) -> Mapping[str, Mark]:
+        """What every bridge last said of itself, in one round trip."""
 
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
         """All that is kept of these devices, in their order."""
@@ -119,20 +138,6 @@ class Attachment:
     pending: bool
     watermarked: frozenset[str]
     watermark_ms: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
-    """What a bridge last said of itself: its watermark, 0 where it has none, and how long ago all was merged.
-
-    `merged_ms_ago` is None where it never said so in this life, or where it stopped: then `stopped` is the
-    instance that did. `catching_up`: it said so within the last half minute.
-    """
-
-    watermark_ms: int = 0
-    merged_ms_ago: int | None = None
-    stopped: str | None = None
-    catching_up: bool = False
 
 
 class Projection(ProjectionReader, Protocol):
@@ -224,6 +229,3 @@ class Projection(ProjectionReader, Protocol):
 
     async def leave(self, bridge_id: str) -> None:
         """Forget this bridge's watermark."""
-
-    async def marks(self) -> Mapping[str, Mark]:
-        """What every bridge last said of itself."""

@@ -1,6 +1,6 @@
 """What PiSync asks of the store of rollups, and of the events that they are counted from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -45,14 +45,40 @@ class Part(NamedTuple):
     figures: Mapping[int, Figures]
 
 
+class KnownCodes(NamedTuple):
+    """The first and the last minute of codes that were counted, and for which times that is known."""
+
+    spans: Mapping[str, Span]
+    progress: Progress
+
+
+class FailuresByCode(NamedTuple):
+    """The failures of a unit of time by their code; `other`: with codes that are not told apart."""
+
+    codes: Mapping[str, int]
+    other: int
+
+
 class RollupReader(Protocol):
     """Reads rollups. Each method raises `MongodbUnavailable` where MongoDB is unavailable."""
 
-    async def read(self, unit: Unit, span: Span) -> list[Rollup]:
-        """One for every unit that begins in a span of at most `ROLLUPS_READ_MAX`, ascending."""
+    async def read(self, unit: Unit, span: Span, *, with_codes: bool = True) -> list[Rollup]:
+        """One for every unit that begins in a span of at most `ROLLUPS_READ_MAX`, ascending.
+
+        Without the codes of failures, of which there may be many, it is much quicker.
+        """
 
     async def progress(self) -> Progress:
         """For which times rollups are there."""
+
+    async def known(self, codes: Collection[str]) -> KnownCodes:
+        """When failures with each of these codes were first and last received, in one round trip."""
+
+    async def failures(self, parts: Sequence[tuple[Unit, Span]]) -> list[dict[int, FailuresByCode]]:
+        """For each part the failures of the units that begin in its span, in one round trip.
+
+        Those without had none, or are not counted yet: what `known` said before is all there.
+        """
 
     async def codes(self, limit: int) -> dict[str, Span]:
         """The first and the last minute of each code, those that came last first, `limit` at most."""

@@ -120,6 +120,10 @@ class MemoryEventStore:
         """How many that are."""
         return sum(1 for entry in self.events.values() if since is None or entry.received_at >= since)
 
+    async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
+        """The first error of each."""
+        return [_first_error(self.events.get(moment)) for moment in moments]
+
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
         """Those whose newest events are all failures."""
         found = set()
@@ -140,6 +144,14 @@ class MemoryEventStore:
 
 def _outcome(event: SyncEvent) -> Outcome:
     return outcome(event.total_files_synced, event.total_errors)
+
+
+def _first_error(entry: HistoryEntry | None) -> ErrorDetail | None:
+    if entry is None or not entry.event.errors:
+        return None
+    first = entry.event.errors[0]
+    code, message = first.code[: limits.ERROR_CODE_CHARS_MAX], first.message[: limits.SAMPLE_CHARS_MAX]
+    return ErrorDetail(code=code, message=message) if code or message else None
 
 
 def _kept(key: tuple[str, int], content: dict[str, Any], received_at: datetime) -> HistoryEntry:

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from pisync import clock
+from pisync.stores.interfaces.leases import Lease
 
 
 class MemoryLeaseStore:
@@ -26,3 +27,11 @@ class MemoryLeaseStore:
         having, _, term = self._leases.get(duty, ("", None, 0))
         if having == holder:
             self._leases[duty] = holder, clock.now(), term
+
+    async def leases(self) -> list[Lease]:
+        """Of each duty that was ever taken."""
+        now = clock.now()
+        return [
+            Lease(duty, holder, until, until > now)
+            for duty, (holder, until, _) in sorted(self._leases.items())
+        ]

@@ -2,6 +2,7 @@
 
 from pisync import limits
 from pisync.domain.calendars import ListeningGap, gaps_between
+from pisync.stores.interfaces.listening import ListeningInterval
 
 
 class MemoryListeningRecord:
@@ -25,8 +26,17 @@ class MemoryListeningRecord:
         self.intervals[interval] = max(until_ms, self.intervals.get(interval, until_ms))
         return start_ms
 
+    async def intervals_since(self, since_ms: int) -> list[ListeningInterval]:
+        """Those that ended since a moment or go on."""
+        found = [
+            ListeningInterval(*key, until_ms)
+            for key, until_ms in self.intervals.items()
+            if until_ms >= since_ms
+        ]
+        found.sort(key=lambda each: each.until_ms, reverse=True)
+        return found[: limits.LISTENING_INTERVALS_MAX]
+
     async def gaps(self, since_ms: int, until_ms: int) -> list[ListeningGap]:
         """The times of a window in which no bridge listened."""
-        intervals = [(end, start) for (_, start), end in self.intervals.items() if end >= since_ms]
-        newest = sorted(intervals, reverse=True)[: limits.LISTENING_INTERVALS_MAX]
-        return gaps_between([(start, end) for end, start in newest], since_ms, until_ms)
+        found = await self.intervals_since(since_ms)
+        return gaps_between([(each.start_ms, each.until_ms) for each in found], since_ms, until_ms)

@@ -121,9 +121,12 @@ class MemoryProjection:
 
     async def marks(self) -> dict[str, Mark]:
         """What every bridge last said of itself."""
+        signs = await self.heartbeats()
         return {
-            bridge_id: _mark(
-                watermark_ms, self.merged_until.get(bridge_id), catching_up=bridge_id in self.catching_up
+            bridge_id: replace(
+                _mark(watermark_ms, self.merged_until.get(bridge_id)),
+                catching_up=bridge_id in self.catching_up,
+                sign_ms=signs[bridge_id],
             )
             for bridge_id, watermark_ms in self.watermarks.items()
         }
@@ -252,12 +255,12 @@ class MemoryProjection:
         """Nothing to close."""
 
 
-def _mark(watermark_ms: int, said: float | str | None, *, catching_up: bool) -> Mark:
+def _mark(watermark_ms: int, said: float | str | None) -> Mark:
     """What was said, as a mark."""
     if isinstance(said, float):
         ago_ms = round((asyncio.get_running_loop().time() - said) * 1000)
-        return Mark(watermark_ms=watermark_ms, merged_ms_ago=ago_ms, catching_up=catching_up)
-    return Mark(watermark_ms=watermark_ms, stopped=said, catching_up=catching_up)
+        return Mark(watermark_ms=watermark_ms, merged_ms_ago=ago_ms)
+    return Mark(watermark_ms=watermark_ms, stopped=said)
 
 
 def _change(device_id: str, streak: int, *, opens: bool) -> AlertChange:

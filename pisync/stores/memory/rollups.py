@@ -2,7 +2,9 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
 
 from pisync import limits
 from pisync.clock import to_ms
@@ -10,7 +12,7 @@ from pisync.domain.events import outcome
 from pisync.domain.rollups import NO_EVENTS, Alike, Figures, Progress, Rollup, Span, Unit, figures_of, rollups
 from pisync.errors import LeaseLost
 from pisync.stores.interfaces.events import HistoryEntry
-from pisync.stores.interfaces.rollups import Counted, Part
+from pisync.stores.interfaces.rollups import Counted, FailuresByCode, KnownCodes, Part
 from pisync.stores.memory.events import MemoryEventStore
 
 
@@ -75,9 +77,29 @@ class MemoryRollupStore:
         self._term = 0
         self._was_reset = False
 
-    async def read(self, unit: Unit, span: Span) -> list[Rollup]:
+    async def read(self, unit: Unit, span: Span, *, with_codes: bool = True) -> list[Rollup]:
         """One for every unit that begins in a span."""
-        return rollups(unit, span, await self.figures(unit, span), self._progress)
+        stored = await self.figures(unit, span)
+        if not with_codes:
+            stored = {
+                start_ms: msgspec.structs.replace(figures, codes={}, other_codes=0)
+                for start_ms, figures in stored.items()
+            }
+        return rollups(unit, span, stored, self._progress)
+
+    async def known(self, codes: Collection[str]) -> KnownCodes:
+        """When failures with each of these codes were first and last received."""
+        return KnownCodes({code: self._codes[code] for code in codes if code in self._codes}, self._progress)
+
+    async def failures(self, parts: Sequence[tuple[Unit, Span]]) -> list[dict[int, FailuresByCode]]:
+        """For each part the failures of the units that begin in its span."""
+        return [
+            {
+                start_ms: FailuresByCode(figures.codes, figures.other_codes)
+                for start_ms, figures in (await self.figures(unit, span)).items()
+            }
+            for unit, span in parts
+        ]
 
     async def progress(self) -> Progress:
         """For which times rollups are there."""

@@ -15,9 +15,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure
 
 from pisync import limits
-from pisync.clock import rfc3339_of_utc, to_ms
-from pisync.domain.events import SyncEvent, add_content, from_content, rows
-from pisync.domain.identity import identities
+from pisync.clock import from_ms, rfc3339_of_utc, to_ms
+from pisync.domain.events import ErrorDetail, SyncEvent, add_content, from_content, rows
+from pisync.domain.identity import identities, identity
 from pisync.stores.interfaces.events import (
     DaysHint,
     HistoryEntry,
@@ -179,6 +179,13 @@ class MongoEventStore:
             return await self._events.count_documents(
                 {"received_at": {"$gte": since}}, hint="received_at", maxTimeMS=limits.COUNT_TIMEOUT_MS
             )
+
+    async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
+        """The first error of each, in one round trip."""
+        ids = [identity(device_id, from_ms(moment_ms)) for device_id, moment_ms in moments]
+        with map_driver_errors():
+            errors = await reading.first_errors(self._events, ids)
+        return [errors.get(moment) for moment in moments]
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
         """Those whose newest events are all failures."""

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from pymongo import ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from pisync.clock import EPOCH
+from pisync.stores.interfaces.leases import Lease
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
 
 
@@ -39,3 +40,12 @@ class MongoLeaseStore:
         """Let others take the duty at once."""
         with map_driver_errors():
             await self._leases.update_one({"_id": duty, "holder": holder}, [{"$set": {"until": "$$NOW"}}])
+
+    async def leases(self) -> list[Lease]:
+        """Of each duty that was ever taken."""
+        wanted = {"holder": 1, "until": 1, "is_held": {"$gt": ["$until", "$$NOW"]}}
+        with map_driver_errors():
+            return [
+                Lease(found["_id"], found["holder"], found["until"], found["is_held"])
+                async for found in self._leases.find({}, wanted).sort("_id", ASCENDING)
+            ]

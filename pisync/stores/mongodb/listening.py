@@ -7,6 +7,7 @@ from pymongo import ASCENDING, DESCENDING
 from pisync import limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain.calendars import ListeningGap, gaps_between
+from pisync.stores.interfaces.listening import ListeningInterval
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
 
 _UNTIL: Final = "until"
@@ -41,8 +42,8 @@ class MongoListeningRecord:
             return start_ms
         return to_ms(before["_id"]["start"])
 
-    async def gaps(self, since_ms: int, until_ms: int) -> list[ListeningGap]:
-        """The times of a window in which no bridge listened."""
+    async def intervals_since(self, since_ms: int) -> list[ListeningInterval]:
+        """Those that ended since a moment or go on, in one round trip."""
         with map_driver_errors():
             found = self._intervals.find(
                 {_UNTIL: {"$gte": from_ms(since_ms)}},
@@ -50,8 +51,15 @@ class MongoListeningRecord:
                 limit=limits.LISTENING_INTERVALS_MAX,
                 batch_size=limits.LISTENING_INTERVALS_MAX,
             )
-            intervals = [(to_ms(each["_id"]["start"]), to_ms(each[_UNTIL])) async for each in found]
-        return gaps_between(intervals, since_ms, until_ms)
+            return [
+                ListeningInterval(each["_id"]["bridge_id"], to_ms(each["_id"]["start"]), to_ms(each[_UNTIL]))
+                async for each in found
+            ]
+
+    async def gaps(self, since_ms: int, until_ms: int) -> list[ListeningGap]:
+        """The times of a window in which no bridge listened."""
+        found = await self.intervals_since(since_ms)
+        return gaps_between([(each.start_ms, each.until_ms) for each in found], since_ms, until_ms)
 
 
 def _interval(bridge_id: str, start_ms: int) -> Document:

@@ -8,13 +8,14 @@ from pymongo.asynchronous.cursor import AsyncCursor
 
 from pisync import limits
 from pisync.clock import to_ms
-from pisync.domain.events import CONTENT
+from pisync.domain.events import CONTENT, ErrorDetail
 from pisync.stores.mongodb.connection import Document
 
 Key = tuple[str, int]
 WITHOUT_ERRORS: Final[dict[str, Any]] = {name: 1 for name in (*CONTENT, "received_at") if name != "errors"}
 # Of the errors the code of the first, empty where there is none; no state of a device needs more.
 FIRST_CODE: Final = {"$substrCP": [{"$first": "$errors.code"}, 0, limits.ERROR_CODE_CHARS_MAX]}
+FIRST_MESSAGE: Final = {"$substrCP": [{"$first": "$errors.message"}, 0, limits.SAMPLE_CHARS_MAX]}
 WITH_FIRST_CODE: Final = {**WITHOUT_ERRORS, "code": FIRST_CODE}
 _SIZE: Final = {"$bsonSize": "$$ROOT"}
 
@@ -57,6 +58,18 @@ async def with_errors(events: AsyncCollection[Document], found: list[Document]) 
         document | {"errors": errors.get(_values(document))} if is_large(document) else document
         for document in found
     ]
+
+
+async def first_errors(events: AsyncCollection[Document], ids: Sequence[Document]) -> dict[Key, ErrorDetail]:
+    """Of these events the first error, in one round trip; of those that tell of none, none."""
+    if not ids:
+        return {}
+    found = _of_ids(events, ids, {"code": FIRST_CODE, "message": FIRST_MESSAGE})
+    return {
+        key(document): ErrorDetail(code=document["code"], message=document["message"])
+        async for document in found
+        if document["code"] or document["message"]
+    }
 
 
 def _of_ids(

@@ -3,21 +3,24 @@
 Every document has the term in which it was written, and none is replaced by one of an earlier term.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from pymongo import ASCENDING, DESCENDING, DeleteMany, IndexModel, ReplaceOne, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from pisync import limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain.rollups import Figures, Progress, Rollup, Span, Unit, rollups
 from pisync.errors import LeaseLost
-from pisync.stores.interfaces.rollups import Part
+from pisync.stores.interfaces.rollups import FailuresByCode, KnownCodes, Part
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConnection, map_driver_errors
 
 # The document of `rollup_progress`.
 _ONLY: Final = "rollups"
+# Rollups that the driver may get in one reply, so that it does not ask whether there are more.
+_ALL_AT_ONCE: Final = limits.ROLLUPS_READ_MAX + 1
 
 
 class MongoRollupStore:
@@ -29,11 +32,43 @@ class MongoRollupStore:
         self._codes = connection.database.get_collection("rollup_codes")
         self._generation = 0
 
-    async def read(self, unit: Unit, span: Span) -> list[Rollup]:
+    async def read(self, unit: Unit, span: Span, *, with_codes: bool = True) -> list[Rollup]:
         """One for every unit that begins in a span."""
         # In this order: what is written down as covered was stored before.
         progress = await self.progress()
-        return rollups(unit, span, await self.figures(unit, span), progress)
+        omitted = None if with_codes else {"codes": 0, "other_codes": 0}
+        return rollups(unit, span, await self._figures_of(unit, span, omitted), progress)
+
+    async def known(self, codes: Collection[str]) -> KnownCodes:
+        """When failures with each of these codes were first and last received, in one round trip."""
+        # In this order: what is written down as covered, its codes were added before.
+        mine: list[Document] = [{"$match": {"_id": {"$in": list(codes)}}}, {"$set": {"is_code": True}}]
+        steps: list[Document] = [
+            {"$match": {"_id": _ONLY}},
+            {"$unionWith": {"coll": self._codes.name, "pipeline": mine}},
+        ]
+        progress: Document = {}
+        spans = {}
+        with map_driver_errors():
+            async for found in await self._progress.aggregate(steps, batchSize=len(codes) + 2):
+                if "is_code" in found:
+                    spans[found["_id"]] = Span(to_ms(found["first"]), to_ms(found["last"]))
+                else:
+                    progress = found
+        return KnownCodes(spans, _progress(progress))
+
+    async def failures(self, parts: Sequence[tuple[Unit, Span]]) -> list[dict[int, FailuresByCode]]:
+        """For each part the failures of the units that begin in its span, in one round trip."""
+        asked = {"$or": [{"_id": _within(unit, span)} for unit, span in parts]}
+        places = {unit: place for place, (unit, _) in enumerate(parts)}
+        by_part: list[dict[int, FailuresByCode]] = [{} for _ in parts]
+        with map_driver_errors():
+            found = self._rollups.find(asked, {"codes": 1, "other_codes": 1})
+            async for document in found.batch_size(_ALL_AT_ONCE):
+                by_part[places[Unit(document["_id"]["unit"])]][to_ms(document["_id"]["start"])] = (
+                    FailuresByCode(dict(document["codes"]), document["other_codes"])
+                )
+        return by_part
 
     async def progress(self) -> Progress:
         """For which times rollups are there."""
@@ -78,8 +113,11 @@ class MongoRollupStore:
 
     async def figures(self, unit: Unit, span: Span) -> dict[int, Figures]:
         """The figures that are stored."""
+        return await self._figures_of(unit, span, None)
+
+    async def _figures_of(self, unit: Unit, span: Span, omitted: Document | None) -> dict[int, Figures]:
         with map_driver_errors():
-            found = self._rollups.find({"_id": _within(unit, span)})
+            found = self._rollups.find({"_id": _within(unit, span)}, omitted).batch_size(_ALL_AT_ONCE)
             return {to_ms(document["_id"]["start"]): _figures(document) async for document in found}
 
     async def replace(self, parts: Sequence[Part], term: int) -> None:
@@ -173,6 +211,6 @@ def _figures(document: Document) -> Figures:
         device_types=document["device_types"],
         lateness=tuple(document["lateness"]),
         speeds=tuple(document["speeds"]),
-        codes=dict(document["codes"]),
-        other_codes=document["other_codes"],
+        codes=dict(document.get("codes", ())),
+        other_codes=document.get("other_codes", 0),
     )

@@ -1,6 +1,5 @@
 """The bridge's side of the projection in Redis: merges states, keeps watermarks, rebuilds."""
 
-import math
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +9,7 @@ from pisync import limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
 from pisync.errors import ProjectionLost
-from pisync.stores.interfaces.projection import Attachment, Mark
+from pisync.stores.interfaces.projection import Attachment
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
 from pisync.stores.redis.eviction import Evictions
 from pisync.stores.redis.keys import (
@@ -232,45 +231,6 @@ class RedisProjection(RedisProjectionReader):
                 pipeline.zrem(f"{root}:catching_up", bridge_id)
             with map_driver_errors():
                 await pipeline.execute()
-
-    async def marks(self) -> dict[str, Mark]:
-        """What every bridge last said of itself; of several shards, the one that is furthest behind."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for root in ROOTS:
-                pipeline.time()
-                pipeline.hgetall(f"{root}:watermarks")
-                pipeline.hgetall(f"{root}:merged_until")
-                pipeline.zrange(f"{root}:catching_up", 0, -1, withscores=True)
-            with map_driver_errors():
-                replies = iter(await pipeline.execute())
-        found: dict[str, Mark] = {}
-        for now, watermarks, merged_until, catching_up in zip(*[replies] * 4, strict=True):
-            alive = {bridge_id for bridge_id, until in catching_up if until > now[0]}
-            for bridge_id in {*watermarks, *merged_until, *alive}:
-                mark = _mark(
-                    now[0] * 1000 + now[1] // 1000,
-                    watermarks.get(bridge_id, 0),
-                    merged_until.get(bridge_id),
-                    catching_up=bridge_id in alive,
-                )
-                found[bridge_id] = max(mark, found.get(bridge_id, mark), key=_behind)
-        return found
-
-
-def _mark(now_ms: int, watermark: str | int, said: str | None, *, catching_up: bool) -> Mark:
-    stopped = said.removeprefix("stopped:") if said and said.startswith("stopped:") else None
-    return Mark(
-        watermark_ms=int(watermark),
-        merged_ms_ago=now_ms - int(said) if said and stopped is None else None,
-        stopped=stopped,
-        catching_up=catching_up,
-    )
-
-
-def _behind(mark: Mark) -> tuple[int, float]:
-    if mark.stopped is not None:
-        return -mark.watermark_ms, 0
-    return -mark.watermark_ms, math.inf if mark.merged_ms_ago is None else mark.merged_ms_ago
 
 
 def _everywhere(*arguments: Argument) -> Calls:

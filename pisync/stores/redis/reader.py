@@ -1,5 +1,6 @@
 """Reads the projection in Redis: devices' states, pages of failing ones, changes, records for a check."""
 
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Self
@@ -9,7 +10,7 @@ from redis.client import NEVER_DECODE
 from pisync import limits
 from pisync.domain.device_state import DeviceState
 from pisync.stores.interfaces.feed import Changes, FeedPosition
-from pisync.stores.interfaces.projection import DeviceRecord, Rank, Told
+from pisync.stores.interfaces.projection import DeviceRecord, Mark, Rank, Told
 from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy, Ranking, RankingQuery
 from pisync.stores.redis.connection import RedisConnection, map_driver_errors
 from pisync.stores.redis.feed import ChangeFeed
@@ -82,10 +83,35 @@ class RedisProjectionReader:
             pipeline.zrange(f"{ROOTS[0]}:catching_up", 0, -1, withscores=True)
             with map_driver_errors():
                 watermarks, catching_up = await pipeline.execute()
-        found = {bridge_id: int(watermark_ms) for bridge_id, watermark_ms in watermarks.items()}
-        for bridge_id, dead_at in catching_up:
-            said_ms = (int(dead_at) - limits.REBUILDER_SILENT_S) * 1000
-            found[bridge_id] = max(said_ms, found.get(bridge_id, 0))
+        dead_at = dict(catching_up)
+        return {
+            bridge_id: _sign_ms(watermarks.get(bridge_id, 0), dead_at.get(bridge_id))
+            for bridge_id in {*watermarks, *dead_at}
+        }
+
+    async def marks(self) -> dict[str, Mark]:
+        """What every bridge last said of itself; of several shards, the one that is furthest behind."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for root in ROOTS:
+                pipeline.time()
+                pipeline.hgetall(f"{root}:watermarks")
+                pipeline.hgetall(f"{root}:merged_until")
+                pipeline.zrange(f"{root}:catching_up", 0, -1, withscores=True)
+            with map_driver_errors():
+                replies = iter(await pipeline.execute())
+        found: dict[str, Mark] = {}
+        for now, watermarks, merged_until, catching_up in zip(*[replies] * 4, strict=True):
+            dead_at = dict(catching_up)
+            alive = {bridge_id for bridge_id, until in dead_at.items() if until > now[0]}
+            for bridge_id in {*watermarks, *merged_until, *alive}:
+                mark = _mark(
+                    now[0] * 1000 + now[1] // 1000,
+                    watermarks.get(bridge_id, 0),
+                    merged_until.get(bridge_id),
+                    catching_up=bridge_id in alive,
+                    sign_ms=_sign_ms(watermarks.get(bridge_id, 0), dead_at.get(bridge_id)),
+                )
+                found[bridge_id] = max(mark, found.get(bridge_id, mark), key=_behind)
         return found
 
     async def records(self, device_ids: Sequence[str]) -> list[DeviceRecord]:
@@ -176,3 +202,26 @@ def _record(
     return DeviceRecord(
         state=state, told=told, ranks=ranks, alerting=bool(alerting), numbered=number is not None
     )
+
+
+def _mark(now_ms: int, watermark: str | int, said: str | None, *, catching_up: bool, sign_ms: int) -> Mark:
+    stopped = said.removeprefix("stopped:") if said and said.startswith("stopped:") else None
+    return Mark(
+        watermark_ms=int(watermark),
+        merged_ms_ago=now_ms - int(said) if said and stopped is None else None,
+        stopped=stopped,
+        catching_up=catching_up,
+        sign_ms=sign_ms,
+    )
+
+
+def _behind(mark: Mark) -> tuple[int, float]:
+    if mark.stopped is not None:
+        return -mark.watermark_ms, 0
+    return -mark.watermark_ms, math.inf if mark.merged_ms_ago is None else mark.merged_ms_ago
+
+
+def _sign_ms(watermark: str | int, dead_at_s: float | None) -> int:
+    """When a bridge gave its last sign: its watermark, or until when it counts as alive while catching up."""
+    said_ms = 0 if dead_at_s is None else (int(dead_at_s) - limits.REBUILDER_SILENT_S) * 1000
+    return max(said_ms, int(watermark))

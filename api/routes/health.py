@@ -1,0 +1,367 @@
+"""`/api/health`: whether the answers can be believed. All parts are asked at once, and none for long."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from api import fleet_truth
+from api.fleet_truth import Loading
+from api.models import Count
+from api.openapi import PARAMETERS, UNEXPECTED, with_example
+from api.parameters import StrictRoute
+from api.state import State, state_of
+from fleet import summaries
+from fleet.freshness import FleetState, Freshness
+from fleet.query import FleetFilter
+from pisync import clock, limits
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.calendars import gaps_between
+from pisync.domain.rollups import Progress
+from pisync.errors import StoreUnavailable, Unavailable
+from pisync.limits import READY_PING_S
+from pisync.stores.interfaces.leases import Lease
+from pisync.stores.interfaces.listening import ListeningInterval
+from pisync.stores.interfaces.projection import Mark
+from pisync.stores.interfaces.ranking import ProjectionStatus
+
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
+Told = TypeVar("Told")
+
+_DAYS_MS: Final = limits.DAYS_TOLD * 86_400_000
+
+
+class Part(BaseModel):
+    """Whether a part is as it should be."""
+
+    ok: bool
+    why: Annotated[str | None, Field(description="Why it is not; null: it is.")]
+
+
+class Parts(BaseModel):
+    """The parts of the system."""
+
+    mongodb: Part
+    redis: Part
+    broker: Part
+    bridges: Part
+    projection: Part
+    worker: Part
+    rollups: Part
+    fleet: Part
+
+
+class Projection(BaseModel):
+    """How complete the projection in Redis is."""
+
+    complete: bool
+    replayed: Annotated[int, Field(ge=0, description="Events that are merged again, while it catches up.")]
+    to_replay: Annotated[int, Field(ge=0, description="Of about so many; 0: none, or not known yet.")]
+    behind: Annotated[list[str], Field(description="Bridges of which events may be missing.")]
+
+
+class Bridge(BaseModel):
+    """A bridge that may have stored events. What is not known of it is null."""
+
+    bridge_id: str
+    last_sign: Annotated[datetime | None, Field(description="When it last wrote into Redis.")]
+    watermark: Annotated[
+        datetime | None, Field(description="All that it received before this is in the projection.")
+    ]
+    behind_s: Annotated[
+        float | None, Field(ge=0, description="How long ago all that it had stored was in the projection.")
+    ]
+    listening: Annotated[bool | None, Field(description="Whether it is subscribed, and stores what comes.")]
+    catching_up: bool | None
+    stopped: Annotated[bool | None, Field(description="It ended with nothing left to do.")]
+
+
+class Gap(BaseModel):
+    """A time in which no bridge listened."""
+
+    start: datetime
+    end: datetime
+
+
+class Duty(BaseModel):
+    """Which worker has a duty, or had it last."""
+
+    duty: str
+    holder: str
+    until: Annotated[datetime, Field(description="If it is not renewed.")]
+    is_held: bool
+
+
+class RollupsHealth(BaseModel):
+    """How far what was received is counted."""
+
+    lag_s: Annotated[
+        float | None, Field(ge=0, description="What was received before that is counted; null: nothing is.")
+    ]
+    until: datetime | None
+    closed_until: Annotated[datetime | None, Field(description="Nothing comes any more to what is before.")]
+    reaches_back: Annotated[bool, Field(description="All is counted, back to the first event.")]
+
+
+class FleetHealth(BaseModel):
+    """How fresh the fleet in memory is, by which lists are answered."""
+
+    devices: Annotated[int | None, Field(ge=0, description="Without retired ones; null: not known yet.")]
+    as_of: datetime | None
+    complete: bool
+    loading: Loading | None
+    stale_since: datetime | None
+    stale_why: str | None
+
+
+class Held(BaseModel):
+    """Messages at the broker; null: the api does not know it."""
+
+    held: Count | None
+    dropped: Count | None
+
+
+class SystemHealth(BaseModel):
+    """Whether the other answers can be believed. What could not be asked is null."""
+
+    parts: Parts
+    projection: Projection | None
+    bridges: Annotated[list[Bridge] | None, Field(description="By id.")]
+    listening_gaps: Annotated[
+        list[Gap] | None,
+        Field(
+            description=f"Of the last {limits.DAYS_TOLD} days, ascending, the newest {limits.GAPS_TOLD_MAX}."
+        ),
+    ]
+    worker: list[Duty] | None
+    rollups: RollupsHealth | None
+    fleet: FleetHealth
+    broker: Held
+
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "parts": {name: {"ok": True, "why": None} for name in Parts.model_fields}
+    | {"worker": {"ok": False, "why": "no worker has this duty: rollups"}},
+    "projection": {"complete": True, "replayed": 0, "to_replay": 0, "behind": []},
+    "bridges": [
+        {
+            "bridge_id": "bridge-0",
+            "last_sign": "2026-11-20T12:04:31.000Z",
+            "watermark": "2026-11-20T12:04:31.000Z",
+            "behind_s": 0.8,
+            "listening": True,
+            "catching_up": False,
+            "stopped": False,
+        }
+    ],
+    "listening_gaps": [{"start": "2026-11-14T06:00:00.000Z", "end": "2026-11-16T05:58:10.000Z"}],
+    "worker": [
+        {
+            "duty": "rollups",
+            "holder": "5d41402abc4b2a76",
+            "until": "2026-11-20T12:01:10.000Z",
+            "is_held": False,
+        }
+    ],
+    "rollups": {
+        "lag_s": 14.2,
+        "until": "2026-11-20T12:04:17.000Z",
+        "closed_until": "2026-11-20T12:01:00.000Z",
+        "reaches_back": True,
+    },
+    "fleet": {"devices": 2000, **fleet_truth.EXAMPLE},
+    "broker": {"held": None, "dropped": None},
+}
+
+
+@router.get(
+    "/health",
+    summary="Can the answers be believed?",
+    response_model=None,
+    responses={
+        200: {"model": SystemHealth, "description": "Also where parts are away."} | with_example(_EXAMPLE),
+        422: PARAMETERS,
+        500: UNEXPECTED,
+    },
+)
+async def health(request: Request) -> Response:
+    """Every part is asked at once; one that does not answer within two seconds is told as not answering."""
+    state = state_of(request)
+    now_ms = to_ms(clock.now())
+    status, marks, intervals, leases, progress, broker = await asyncio.gather(
+        _asked(state.projection.status),
+        _asked(state.projection.marks),
+        _asked(lambda: state.listening.intervals_since(now_ms - _DAYS_MS)),
+        _asked(state.leases.leases),
+        _asked(state.rollups.progress),
+        _asked(lambda: _broker(state)),
+    )
+    known = state.known_bridges()
+    bridges = _bridges(known, marks.told, intervals.told, now_ms)
+    freshness = state.fleet.freshness
+    answer = {
+        "parts": {
+            "mongodb": _part(_first_fault(intervals, leases, progress)),
+            "redis": _part(_first_fault(status, marks)),
+            "broker": _part(broker.why),
+            "bridges": _part(_why_bridges(bridges, known, marks.why or intervals.why)),
+            "projection": _part(status.why or _why_projection(status.told)),
+            "worker": _part(leases.why or _why_worker(leases.told or [])),
+            "rollups": _part(progress.why or _why_rollups(progress.told, now_ms)),
+            "fleet": _part(_fleet_truth(freshness)["stale_why"]),
+        },
+        "projection": None if status.told is None else _projection(status.told),
+        "bridges": bridges,
+        "listening_gaps": None if intervals.told is None else _gaps(intervals.told, now_ms),
+        "worker": None if leases.told is None else [_duty(lease) for lease in leases.told],
+        "rollups": None if progress.told is None else _rollups(progress.told, now_ms),
+        "fleet": {"devices": _devices(state, freshness, now_ms), **_fleet_truth(freshness)},
+        # Brokers tell it in topics that the api does not subscribe to; bridges do, and have metrics of it.
+        "broker": {"held": None, "dropped": None},
+    }
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+class _Asked(msgspec.Struct, Generic[Told], frozen=True):
+    """What a part told, or why it told nothing."""
+
+    told: Told | None
+    why: str | None
+
+
+async def _asked(ask: Callable[[], Awaitable[Told]]) -> _Asked[Told]:
+    try:
+        async with asyncio.timeout(READY_PING_S):
+            return _Asked(await ask(), None)
+    except TimeoutError:
+        return _Asked(None, f"no answer within {READY_PING_S:g} s")
+    except StoreUnavailable as error:
+        return _Asked(None, error.told)
+    except Unavailable as error:
+        return _Asked(None, str(error))
+
+
+async def _broker(state: State) -> None:
+    await state.publisher.ping()
+    await state.publisher.ping_way_in()
+
+
+def _part(why: object) -> dict[str, object]:
+    return {"ok": why is None, "why": why}
+
+
+def _first_fault(*asked: _Asked[Any]) -> str | None:
+    return next((each.why for each in asked if each.why is not None), None)
+
+
+def _bridges(
+    known: Mapping[str, str] | None,
+    marks: Mapping[str, Mark] | None,
+    intervals: Collection[ListeningInterval] | None,
+    now_ms: int,
+) -> list[dict[str, object]] | None:
+    """The bridges in the registry, and those that left word in Redis; None: neither could be asked."""
+    if known is None and marks is None:
+        return None
+    since_ms = now_ms - limits.LISTENING_GAP_MIN_S * 1000
+    listening = {each.bridge_id for each in intervals or () if each.until_ms >= since_ms}
+    found = []
+    for bridge_id in sorted({*(known or ()), *(marks or ())}):
+        mark = (marks or {}).get(bridge_id, Mark())
+        instance = (known or {}).get(bridge_id, mark.stopped)
+        is_behind_known = mark.merged_ms_ago is not None
+        found.append(
+            {
+                "bridge_id": bridge_id,
+                "last_sign": _moment(mark.sign_ms),
+                "watermark": _moment(mark.watermark_ms),
+                "behind_s": max(0, mark.merged_ms_ago or 0) / 1000 if is_behind_known else None,
+                "listening": None if intervals is None else bridge_id in listening,
+                "catching_up": None if marks is None else mark.catching_up,
+                "stopped": None if marks is None else mark.stopped is not None and mark.stopped == instance,
+            }
+        )
+    return found
+
+
+def _why_bridges(bridges: list[dict[str, object]] | None, known: object, unasked: str | None) -> str | None:
+    if unasked is not None or bridges is None or known is None:
+        return unasked or "which bridges there are is not known"
+    running = [bridge for bridge in bridges if not bridge["stopped"]]
+    if not running:
+        return "all have stopped" if bridges else "there never was one"
+    deaf = [str(bridge["bridge_id"]) for bridge in running if not bridge["listening"]]
+    return f"not listening: {', '.join(deaf)}" if deaf else None
+
+
+def _why_projection(status: ProjectionStatus | None) -> str | None:
+    return None if status is not None and status.complete else fleet_truth.why_not_complete(status)
+
+
+def _projection(status: ProjectionStatus) -> dict[str, object]:
+    return {
+        "complete": status.complete,
+        "replayed": status.replayed,
+        "to_replay": status.to_replay,
+        "behind": sorted(status.behind),
+    }
+
+
+def _gaps(intervals: Collection[ListeningInterval], now_ms: int) -> list[dict[str, object]]:
+    listened = [(each.start_ms, each.until_ms) for each in intervals]
+    gaps = gaps_between(listened, now_ms - _DAYS_MS, now_ms)[-limits.GAPS_TOLD_MAX :]
+    return [{"start": _moment(gap.start_ms), "end": _moment(gap.end_ms)} for gap in gaps]
+
+
+def _why_worker(leases: Collection[Lease]) -> str | None:
+    idle = [lease.duty for lease in leases if not lease.is_held]
+    if idle:
+        return f"no worker has this duty: {', '.join(idle)}"
+    return None if leases else "there never was one"
+
+
+def _duty(lease: Lease) -> dict[str, object]:
+    return {
+        "duty": lease.duty,
+        "holder": lease.holder,
+        "until": rfc3339(lease.until),
+        "is_held": lease.is_held,
+    }
+
+
+def _why_rollups(progress: Progress | None, now_ms: int) -> str | None:
+    if progress is None or not progress.covered:
+        return "nothing is counted yet"
+    lag_s = (now_ms - progress.until_ms) / 1000
+    if lag_s > limits.ROLLUPS_HEALTHY_S_MAX:
+        return f"what was received in the last {lag_s:,.0f} s is not counted yet"
+    return None if progress.reaches_back else "older events are being counted"
+
+
+def _rollups(progress: Progress, now_ms: int) -> dict[str, object]:
+    is_begun = bool(progress.covered)
+    return {
+        "lag_s": max(0, now_ms - progress.until_ms) / 1000 if is_begun else None,
+        "until": _moment(progress.until_ms),
+        "closed_until": _moment(progress.closed_ms),
+        "reaches_back": progress.reaches_back,
+    }
+
+
+def _fleet_truth(freshness: Freshness) -> dict[str, object]:
+    return fleet_truth.members_of(freshness)
+
+
+def _devices(state: State, freshness: Freshness, now_ms: int) -> int | None:
+    if freshness.state is FleetState.LOADING:
+        return None
+    return summaries.number(state.fleet.fleet, FleetFilter(), now_ms=now_ms)
+
+
+def _moment(moment_ms: int) -> str | None:
+    """Of 0, nothing is known."""
+    return rfc3339(from_ms(moment_ms)) if moment_ms else None

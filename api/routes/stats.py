@@ -1,0 +1,189 @@
+"""`/api/stats`: how many devices are in each state, and what was received minute by minute, hour by hour."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+
+from api import fleet_truth, paging
+from api.fleet_truth import Truth, loaded_fleet
+from api.models import Count
+from api.openapi import LOADING, PARAMETERS, UNEXPECTED, with_example
+from api.parameters import StrictRoute
+from api.state import state_of
+from fleet import summaries
+from fleet.query import FleetFilter
+from pisync import clock, limits
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.device_status import Status
+from pisync.domain.rollups import Rollup, Span, Unit
+
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
+
+_COUNTED: Final = "null: not counted yet."
+
+
+class Received(BaseModel):
+    """What was received in a minute, an hour or a day of UTC; all numbers are null where it is not counted."""
+
+    start: Annotated[datetime, Field(description="When it began.")]
+    events: Annotated[int | None, Field(ge=0, description=_COUNTED)]
+    failures: Annotated[int | None, Field(ge=0, description="Those with errors.")]
+    partial: Annotated[int | None, Field(ge=0, description="Failures with which files got through.")]
+    files: Annotated[int | None, Field(ge=0)]
+    late: Annotated[int | None, Field(ge=0, description="Received more than an hour after they happened.")]
+    in_time: Annotated[int | None, Field(ge=0, description="The others.")]
+    closed: Annotated[bool, Field(description="Nothing comes to it any more.")]
+
+
+class States(BaseModel):
+    """How many devices there are of each state, without retired ones."""
+
+    failing: Count
+    wobbly: Count
+    overdue: Count
+    never_heard: Count
+    good: Count
+
+
+class Stats(Truth):
+    """The fleet in numbers."""
+
+    states: States
+    devices: Annotated[int, Field(ge=0, description="All but the retired.")]
+    retired: Count
+    muted: Annotated[int, Field(ge=0, description="Of `devices`, those that are muted now.")]
+    unit: Unit
+    since: datetime
+    until: datetime
+    received: Annotated[
+        list[Received], Field(description="One for each unit that begins within this time, ascending.")
+    ]
+
+
+# How far back the answer goes where the query does not say it.
+_BACK: Final[Mapping[Unit, timedelta]] = {
+    Unit.MINUTE: timedelta(days=1),
+    Unit.HOUR: timedelta(days=7),
+    Unit.DAY: timedelta(days=limits.DAYS_TOLD),
+}
+_EXAMPLE: Final[dict[str, Any]] = {
+    "states": {"failing": 41, "wobbly": 12, "overdue": 7, "never_heard": 3, "good": 1937},
+    "devices": 2000,
+    "retired": 5,
+    "muted": 2,
+    "unit": "hour",
+    "since": "2026-11-20T11:00:00.000Z",
+    "until": "2026-11-20T12:04:31.000Z",
+    "received": [
+        {
+            "start": "2026-11-20T11:00:00.000Z",
+            "events": 1840,
+            "failures": 61,
+            "partial": 9,
+            "files": 22104,
+            "late": 300,
+            "in_time": 1540,
+            "closed": True,
+        },
+        {
+            "start": "2026-11-20T12:00:00.000Z",
+            "events": None,
+            "failures": None,
+            "partial": None,
+            "files": None,
+            "late": None,
+            "in_time": None,
+            "closed": False,
+        },
+    ],
+    **fleet_truth.EXAMPLE,
+}
+
+
+@router.get(
+    "/stats",
+    summary="Devices by state, and what was received",
+    response_model=None,
+    responses={
+        200: {"model": Stats, "description": "The numbers."} | with_example(_EXAMPLE),
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: LOADING,
+    },
+)
+async def stats(
+    *,
+    request: Request,
+    unit: Annotated[Unit, Query(description="For which times what was received is counted.")] = Unit.MINUTE,
+    since: Annotated[
+        paging.MomentUp,
+        Query(
+            description="Units that begin from this moment on, by our clock; by default 24 hours back by"
+            f" minute, 7 days by hour, and {limits.DAYS_TOLD} by day. At most {limits.STATS_POINTS_MAX} units."
+        ),
+    ] = None,
+    until: Annotated[paging.MomentUp, Query(description="And before this one; by default now.")] = None,
+) -> Response:
+    """States are those of now; what was received is counted by the worker, some seconds behind."""
+    now = clock.now()
+    until = now if until is None else until
+    since = _before(until, _BACK[unit]) if since is None else since
+    span = Span(to_ms(since), to_ms(until))
+    _check(unit, span)
+    now_ms = to_ms(now)
+    fleet = loaded_fleet(request)
+    truth = fleet_truth.truth(request)
+    counts = summaries.counts(fleet, FleetFilter(), now_ms=now_ms, limit=0)
+    answer = {
+        "states": {state.value: counts.states[state] for state in Status},
+        "devices": counts.total,
+        "retired": summaries.number(fleet, FleetFilter(retired=True), now_ms=now_ms),
+        "muted": summaries.number(fleet, FleetFilter(muted=True), now_ms=now_ms),
+        "unit": unit,
+        "since": rfc3339(since),
+        "until": rfc3339(until),
+    }
+    rollups = await state_of(request).rollups.read(unit, span, with_codes=False)
+    answer["received"] = [_received(rollup) for rollup in rollups]
+    return Response(msgspec.json.encode(answer | truth), media_type="application/json")
+
+
+def _before(moment: datetime, age: timedelta) -> datetime:
+    """The moment so long before, or the first that there is."""
+    first = datetime.min.replace(tzinfo=moment.tzinfo)
+    return max(moment - first, age) - age + first
+
+
+def _check(unit: Unit, span: Span) -> None:
+    """Refuse a time that ends before it begins, or has too many units."""
+    if span.start_ms >= span.end_ms:
+        _refuse("since must be before until")
+    units = -(-(span.end_ms - unit.ceil(span.start_ms)) // unit.ms)
+    if units > limits.STATS_POINTS_MAX:
+        _refuse(
+            f"{units} units of a {unit} are too many, {limits.STATS_POINTS_MAX} are the most: take a larger"
+            " unit, or less time"
+        )
+
+
+def _refuse(message: str) -> None:
+    raise RequestValidationError([{"loc": ("query", "since"), "msg": message}])
+
+
+def _received(rollup: Rollup) -> dict[str, object]:
+    figures = rollup.figures
+    return {
+        "start": rfc3339(from_ms(rollup.start_ms)),
+        "events": None if figures is None else figures.events,
+        "failures": None if figures is None else figures.failures,
+        "partial": None if figures is None else figures.partial,
+        "files": None if figures is None else figures.files,
+        "late": None if figures is None else figures.events - figures.in_time,
+        "in_time": None if figures is None else figures.in_time,
+        "closed": rollup.closed,
+    }
