@@ -1,5 +1,6 @@
 """The one screen of `pisync status` and `pisync top`: states, alerts, causes, what was received."""
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -41,8 +42,8 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     yield from _alerts(snapshot)
     yield from _causes(snapshot)
     yield from _received(stats, target)
-    yield _named("Dead letters", _dead_letters(stats))
-    yield _named("Bridges", _bridges(snapshot.health))
+    yield _named("Dead letters", _dead_letters(snapshot))
+    yield _named("Bridges", _bridges(snapshot.bridges))
     yield Text()
     yield truth_line(snapshot)
 
@@ -63,10 +64,10 @@ def truth_line(snapshot: Snapshot) -> Text:
     health, why = snapshot.health, snapshot.not_exact()
     parts = [f"Not exact: {'; '.join(why)}" if why else "Exact"]
     parts.append(f"as of {truth.clock_time(snapshot.stats.get('as_of'))}")
-    behind = [bridge["behind_s"] for bridge in health.get("bridges", ())]
+    behind = [bridge["behind_s"] for bridge in snapshot.bridges or ()]
     furthest = None if not behind or None in behind else max(behind)
     parts.append(f"bridges {_seconds(furthest)} behind")
-    parts.append(f"rollups {_seconds(health.get('rollups', {}).get('lag_s'))} behind")
+    parts.append(f"rollups {_seconds(snapshot.rollup_lag_s)} behind")
     parts.append(f"broker holds {tables.text(health.get('broker', {}).get('held')).plain}")
     return Text(" · ".join(parts))
 
@@ -151,17 +152,18 @@ def _sum(points: list[Json], name: str) -> str:
     return f"{'' if len(known) == len(points) else 'at least '}{sum(known):,}"
 
 
-def _dead_letters(stats: Json) -> Text:
-    """How many there are for which reason."""
-    counts = stats.get("dead_letters")
-    if not isinstance(counts, dict):
-        return tables.text(counts)
-    told = [f"{tables.text(count).plain} {printable(name)}" for name, count in counts.items()]
-    return Text(", ".join(told) or "none")
+def _dead_letters(snapshot: Snapshot) -> Text:
+    """How many messages of a day could not be taken in, and for which reasons."""
+    letters = snapshot.letters
+    if letters is None:
+        return tables.text(None)
+    counts = Counter(reason for letter in letters for reason in letter["rejected"])
+    told = ", ".join(f"{printable(reason)} {count:,}" for reason, count in counts.most_common())
+    more = " or more" if snapshot.more_letters else ""
+    return Text(f"{len(letters):,}{more} in 24 h{': ' if told else ''}{told}")
 
 
-def _bridges(health: Json) -> Text:
-    bridges = health.get("bridges")
+def _bridges(bridges: list[Json] | None) -> Text:
     if bridges is None:
         return tables.text(None)
     listening = sum(bool(bridge["listening"]) for bridge in bridges)

@@ -9,14 +9,15 @@ from typing import Any, Final
 from cli import truth
 from cli.api_client import ApiClient, ApiRefused, Json, StillLoading
 from cli.listing import PAGE
+from pisync import limits
 from pisync.domain.payloads import printable
 from pisync.errors import ConfigurationError
 
 # Alerts that are read, of which the loud ones are counted; with more, the count is a lower bound.
 ALERTS_READ_MAX: Final = 1000
 CAUSES_SHOWN: Final = 5
-# Rollups follow within seconds; later than this they lag, and what was received today is too little.
-ROLLUP_LAG_S_MAX: Final = 60.0
+# Dead letters of a day that are counted; with more, the count is a lower bound.
+LETTERS_READ_MAX: Final = 200
 
 
 class Verdict(IntEnum):
@@ -32,7 +33,8 @@ class Snapshot:
     """What the api answered; an answer that it could not give is empty, and `faults` says why.
 
     `counts` are of devices that are not muted, by state. `alerts` are the open ones, `more_alerts` whether
-    there are more; those of `muted` devices are handled.
+    there are more; those of `muted` devices are handled. `letters` are the dead ones of 24 hours, None where
+    they are not known.
     """
 
     stats: Json
@@ -42,6 +44,8 @@ class Snapshot:
     alerts: list[Json]
     more_alerts: bool
     muted: frozenset[str]
+    letters: list[Json] | None
+    more_letters: bool
     faults: tuple[str, ...]
 
     @property
@@ -78,7 +82,8 @@ class Snapshot:
 
     def not_exact(self) -> list[str]:
         """Why the figures are not exact, in words."""
-        return list(dict.fromkeys((*self.faults, *truth.faults(self.stats), *self._lagging())))
+        found = list(dict.fromkeys((*self.faults, *truth.faults(self.stats))))
+        return found + [fault for fault in self._ill() if fault.partition(": ")[2] not in found]
 
     def verdict(self) -> Verdict:
         """Figures that are not exact are no ground to call anything fine, or the only trouble."""
@@ -97,24 +102,37 @@ class Snapshot:
             "health": self.health,
             "causes": self.causes,
             "alerts": self.alerts,
+            "dead_letters": self.letters,
         }
 
-    def _lagging(self) -> list[str]:
-        if not self.health:
-            return []
+    def _ill(self) -> list[str]:
+        """The parts that are not as they should be.
+
+        Rollups are judged by their lag: that older ones are still being counted hides nothing of a day.
+        """
         found = [
-            f"{name} is not well{_why(part)}" for name, part in self.health["parts"].items() if not part["ok"]
+            f"{name}: {printable(str(part['why']))}"
+            for name, part in self.health.get("parts", {}).items()
+            if not part["ok"] and name != "rollups"
         ]
-        lag_s = self.health["rollups"]["lag_s"]
+        lag_s = self.rollup_lag_s
         if lag_s is None:
-            found.append("how far rollups are is not known")
-        elif lag_s > ROLLUP_LAG_S_MAX:
-            found.append(f"rollups are {lag_s:,.0f} s behind")
+            found.append("rollups: how far they are is not known")
+        elif lag_s > limits.ROLLUPS_HEALTHY_S_MAX:
+            found.append(f"rollups: {lag_s:,.0f} s behind")
         return found
 
+    @property
+    def rollup_lag_s(self) -> float | None:
+        """For how long back what was received is not counted yet; None: not known."""
+        lag_s: float | None = (self.health.get("rollups") or {}).get("lag_s")
+        return lag_s
 
-def _why(part: Json) -> str:
-    return f": {printable(str(part['why']))}" if part.get("why") else ""
+    @property
+    def bridges(self) -> list[Json] | None:
+        """The bridges that did not stop with nothing left to do; None: not known."""
+        told = self.health.get("bridges")
+        return None if told is None else [bridge for bridge in told if not bridge["stopped"]]
 
 
 def ask(client: ApiClient) -> Snapshot:
@@ -149,6 +167,7 @@ def ask(client: ApiClient) -> Snapshot:
     if alerts and stats.get("muted"):
         rows = client.rows("/api/devices", "devices", {"muted": True, "state": "failing", "limit": PAGE})
         muted = frozenset(row["device_id"] for row in rows)
+    letters = get("/api/dead-letters", {"since": "24h", "limit": LETTERS_READ_MAX})
     return Snapshot(
         stats=stats,
         health=health,
@@ -157,5 +176,7 @@ def ask(client: ApiClient) -> Snapshot:
         alerts=alerts,
         more_alerts=page.get("next") is not None,
         muted=muted,
+        letters=letters.get("dead_letters"),
+        more_letters=letters.get("next") is not None,
         faults=tuple(dict.fromkeys(faults)),
     )

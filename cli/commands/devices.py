@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.commands import options
-from cli.commands.options import SHOWN, Api, Shown, takes
+from cli.commands.options import SHOWN, Api, Direction, Shown, takes
 
 
 class Sort(StrEnum):
@@ -21,27 +21,13 @@ class Sort(StrEnum):
     FAILURES = "failures"
 
 
-class Order(StrEnum):
-    """The direction of a sort."""
-
-    ASCENDING = "asc"
-    DESCENDING = "desc"
-
-
 @takes(filters=options.filters, shown=options.shown, api=options.api)
 def devices(
     *,
     sort: Annotated[
         Sort, typer.Option(help="The order, over the whole fleet.", rich_help_panel=SHOWN)
     ] = Sort.STATE,
-    order: Annotated[
-        Order | None,
-        typer.Option(
-            help="Its direction; without it, names ascending, and figures and times descending.",
-            show_default=False,
-            rich_help_panel=SHOWN,
-        ),
-    ] = None,
+    order: Direction = None,
     filters: dict[str, Any],
     shown: Shown,
     api: Api,

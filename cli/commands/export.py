@@ -9,8 +9,9 @@ from urllib.parse import quote
 import typer
 
 from cli.commands import options
-from cli.commands.devices import Order, Sort
-from cli.commands.options import Api, DeviceId, takes
+from cli.commands.devices import Sort
+from cli.commands.options import Api, DeviceId, Direction, takes
+from cli.commands.sites import SiteSort
 
 export = typer.Typer(
     name="export",
@@ -72,7 +73,7 @@ class Target:
 def devices(
     *,
     sort: Annotated[Sort, typer.Option(help="The order.")] = Sort.STATE,
-    order: Annotated[Order | None, typer.Option(help="Its direction.", show_default=False)] = None,
+    order: Direction = None,
     filters: dict[str, Any],
     target: Target,
     api: Api,
@@ -83,9 +84,16 @@ def devices(
 
 @export.command(epilog="Example: pisync export sites -o sites.ndjson")
 @takes(filters=options.filters, target=_target, api=options.api)
-def sites(*, filters: dict[str, Any], target: Target, api: Api) -> None:
+def sites(
+    *,
+    sort: Annotated[SiteSort | None, typer.Option(help="The order.", show_default=False)] = None,
+    order: Direction = None,
+    filters: dict[str, Any],
+    target: Target,
+    api: Api,
+) -> None:
     """Export sites with their devices by state."""
-    target.save(api, "/api/sites", filters)
+    target.save(api, "/api/sites", {**filters, "sort": sort, "order": order})
 
 
 @export.command(epilog="Example: pisync export causes --site S-17 --format ndjson")

@@ -137,6 +137,24 @@ def shown(
     return Shown(shape=shape, limit=None if every else limit)
 
 
+class Order(StrEnum):
+    """The direction of a sort."""
+
+    ASCENDING = "asc"
+    DESCENDING = "desc"
+
+
+Direction = Annotated[
+    Order | None,
+    typer.Option(
+        "--order",
+        help="Its direction; without it, ids and names ascending, and figures and times descending.",
+        show_default=False,
+        rich_help_panel=SHOWN,
+    ),
+]
+
+
 class DeviceType(StrEnum):
     """The kinds of devices."""
 

@@ -131,18 +131,29 @@ STATS: Json = {
         }
         for events in (10, 40)
     ],
-    "dead_letters": {"clock_unset": 4},
     **TRUTH,
 }
 HEALTH: Json = {
-    "parts": {name: {"ok": True, "why": None} for name in ("mongodb", "redis", "broker")},
-    "projection": {"complete": True},
+    "parts": {
+        name: {"ok": True, "why": None}
+        for name in ("mongodb", "redis", "broker", "bridges", "projection", "worker", "rollups", "fleet")
+    },
+    "projection": {"complete": True, "replayed": 0, "to_replay": 0, "behind": []},
     "bridges": [
-        {"bridge_id": "bridge-0", "last_sign": NOW, "watermark": NOW, "behind_s": 0.8, "listening": True}
+        {
+            "bridge_id": bridge_id,
+            "last_sign": NOW,
+            "watermark": NOW,
+            "behind_s": behind_s,
+            "listening": not stopped,
+            "catching_up": False,
+            "stopped": stopped,
+        }
+        for bridge_id, behind_s, stopped in (("bridge-0", 0.8, False), ("bridge-1", None, True))
     ],
     "listening_gaps": [],
     "worker": [],
-    "rollups": {"lag_s": 2.0},
+    "rollups": {"lag_s": 2.0, "until": NOW, "closed_until": NOW, "reaches_back": False},
     "fleet": {"devices": 8, **TRUTH},
     "broker": {"held": 0, "dropped": None},
 }
@@ -154,7 +165,7 @@ Answer = Json | bytes | tuple[int, Json]
 class FakeApi:
     """Answers by path; a function is given the query. What was asked is in `asked`."""
 
-    answers: dict[str, Answer | Callable[[dict[str, list[str]]], Answer]]
+    answers: dict[str, Any]
     url: str = ""
     asked: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -181,6 +192,7 @@ def calm() -> dict[str, Any]:
             "/api/causes": {"causes": [], **TRUTH, "next": None},
             "/api/sites": {"sites": [], **TRUTH, "next": None},
             "/api/alerts": {"alerts": [], "next": None},
+            "/api/dead-letters": {"dead_letters": [], "dropped": [], "next": None},
         }
     )
 

@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -19,9 +20,11 @@ from cli.tables import UNKNOWN as DASH
 from local_stack import ports
 from pisync import clock
 from tests.support import fleet_answers as answers
+from tests.support.api_client import MODELS, Api
 from tests.support.commands import forget_settings, run
 from tests.support.fleet_answers import HOSTILE, STATES, TRUTH, FakeApi, paged, serving
 
+DOCUMENT = Api().document
 KEY = "schlüssel-der-api"
 
 
@@ -363,6 +366,65 @@ def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) ->
     assert cause.split()[:7] == ["-", "3", "2", "1", "2", DASH, DASH]
     _, _, nowhere, _ = terminal.run("sites")[1].splitlines()
     assert nowhere.split()[:8] == [DASH, DASH, "40", "1", "2", "3", "4", "30"]
+
+
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [
+        ("Devices", devices(answers.device(), answers.device(labels=["a"], cause="-"))),
+        ("Causes", {"causes": [answers.cause()], **TRUTH, "next": None}),
+        ("Sites", {"sites": [answers.site(), answers.site(None)], **TRUTH, "next": None}),
+        ("Alerts", {"alerts": [answers.alert()], "next": None}),
+        ("History", {"device_id": "PB-1", "events": [answers.sync()], "next": None}),
+        ("Stats", answers.STATS),
+        ("SystemHealth", answers.HEALTH),
+    ],
+)
+def test_the_answers_of_these_tests_are_in_the_shapes_of_the_api(model: str, answer: dict[str, Any]) -> None:
+    MODELS[model].model_validate_json(json.dumps(answer), extra="forbid")
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "others"),
+    [
+        ("devices", "/api/devices", set()),
+        ("causes", "/api/causes", set()),
+        ("sites", "/api/sites", set()),
+        ("alerts", "/api/alerts", set()),
+        ("failures", "/api/devices/repeated-failures", set()),
+        ("history", "/api/device/{device_id}/sync-history", {"before", "after"}),
+        ("export devices", "/api/devices.csv", set()),
+        ("export causes", "/api/causes.csv", set()),
+        ("export sites", "/api/sites.ndjson", set()),
+        ("export history", "/api/device/{device_id}/sync-history.ndjson", set()),
+    ],
+)
+def test_the_options_are_the_parameters_of_the_endpoint_with_their_values(
+    command: str, path: str, others: set[str]
+) -> None:
+    found: Any = typer.main.get_command(app)
+    for name in command.split():
+        found = found.commands[name]
+    shown = {"url", "key", "every", "as_json", "as_csv", "file", "file_format", "yes"}
+    typed = {each.name.rstrip("_"): each for each in found.params if each.name not in shown}
+    taken = {each["name"]: each["schema"] for each in DOCUMENT["paths"][path]["get"]["parameters"]}
+    assert set(typed) == set(taken) - others - {"cursor"}
+    for name, option in typed.items():
+        enum = option.type_descriptor.annotation
+        [enum] = get_args(enum) or [enum]
+        if isinstance(enum, type) and issubclass(enum, StrEnum):
+            assert set(enum) == set(_values(taken[name])), name
+
+
+def _values(schema: dict[str, Any]) -> list[str]:
+    if "$ref" in schema:
+        return _values(DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    if "items" in schema:
+        return _values(schema["items"])
+    if "allOf" in schema:
+        return _values(schema["allOf"][0])
+    values: list[str] = schema["enum"]
+    return values
 
 
 def test_every_command_has_an_example_and_stands_in_a_panel(capsys: pytest.CaptureFixture[str]) -> None:

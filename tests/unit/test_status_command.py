@@ -66,7 +66,7 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert "Causes now    none" in lines
     assert "Received      50 events today (UTC), 6 of them failures, 4 late; 50 in 24 h" in lines
     assert any(line.strip().startswith("▃█") for line in lines)
-    assert "Dead letters  4 clock_unset" in lines
+    assert "Dead letters  0 in 24 h" in lines
     assert "Bridges       1 of 1 listening" in lines
     assert lines[-1].startswith("Exact · as of ")
     assert lines[-1].endswith(" · bridges 0.8 s behind · rollups 2.0 s behind · broker holds 0")
@@ -98,7 +98,7 @@ def test_failing_devices_are_unhandled_unless_somebody_knows_of_them(
 
 
 def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.answers["/api/devices"]["counts"] = {**STATES, "overdue": 2}  # type: ignore[index]
+    fake.answers["/api/devices"]["counts"] = {**STATES, "overdue": 2}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
     assert out.splitlines()[0] == "✗ Needs somebody: 2 devices are overdue"
@@ -118,12 +118,12 @@ def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixt
             {"stale_since": "2026-05-03T08:12:00.000Z"},
             "nothing newer than 2026-05-03 08:12:00Z",
         ),
-        ("/api/health", {"rollups": {"lag_s": 3600.0}}, "rollups are 3,600 s behind"),
-        ("/api/health", {"rollups": {"lag_s": None}}, "how far rollups are is not known"),
+        ("/api/health", {"rollups": {"lag_s": 3600.0}}, "rollups: 3,600 s behind"),
+        ("/api/health", {"rollups": None}, "rollups: how far they are is not known"),
         (
             "/api/health",
             {"parts": {"redis": {"ok": False, "why": "connection refused"}}},
-            "redis is not well: connection refused",
+            "redis: connection refused",
         ),
     ],
 )
@@ -131,12 +131,24 @@ def test_figures_that_are_not_exact_are_neither_fine_nor_all_of_the_trouble(
     fake: FakeApi, capsys: pytest.CaptureFixture[str], path: str, members: Json, why: str
 ) -> None:
     failing(fake, 1, answers.alert())
-    fake.answers[path] |= members  # type: ignore[operator]
+    fake.answers[path] |= members
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 2
     assert out.splitlines()[0].startswith("◌ Not exact: what is known says: 1 alerts are not")
     assert out.splitlines()[-1].startswith("Not exact: ")
     assert why in out.splitlines()[-1]
+
+
+def test_what_several_answers_say_is_told_once_and_old_rollups_hide_nothing(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "the projection catches up: 1 of 2 events"
+    fake.answers["/api/stats"] |= {"complete": False, "stale_why": why}
+    parts: Any = fake.answers["/api/health"]["parts"]
+    parts |= {name: {"ok": False, "why": why} for name in ("fleet", "projection")}
+    parts["rollups"] = {"ok": False, "why": "older events are being counted"}
+    truth = run(capsys, "status", "--url", fake.url)[1].splitlines()[-1]
+    assert truth.startswith(f"Not exact: {why} · as of")
 
 
 def test_a_fleet_that_is_still_being_read_is_not_waited_for(
@@ -165,7 +177,7 @@ def test_json_has_the_verdict_and_the_answers_as_they_are(
     fake: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing(fake, 1, answers.alert())
-    fake.answers["/api/causes"]["causes"] = [answers.cause()]  # type: ignore[index]
+    fake.answers["/api/causes"]["causes"] = [answers.cause()]
     code, out, err = run(capsys, "status", "--json", "--url", fake.url)
     told = json.loads(out)
     assert (code, err) == (1, "")
@@ -180,10 +192,12 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     fake: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing(fake, 9, *(answers.alert(f"PB-{number}", streak_now=None) for number in range(9)))
-    fake.answers["/api/causes"]["causes"] = [answers.cause(answers.HOSTILE), answers.cause("-", trend=None)]  # type: ignore[index]
+    fake.answers["/api/causes"]["causes"] = [answers.cause(answers.HOSTILE), answers.cause("-", trend=None)]
     stats: Any = fake.answers["/api/stats"]
     stats["received"][0] |= {"events": None, "failures": None, "late": None}
-    fake.answers["/api/health"]["broker"] = {"held": None, "dropped": None}  # type: ignore[index]
+    fake.answers["/api/health"] |= {"broker": {"held": None, "dropped": None}, "bridges": None}
+    letters = [{"rejected": {"schema": 2, "clock_unset": 1}}, {"rejected": {"schema": 1}}]
+    fake.answers["/api/dead-letters"] = {"dead_letters": letters, "next": "/more"}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
     assert f"              PB-0  {DASH} failures in a row, opened 2026-05-03 08:12Z" in out
@@ -191,6 +205,9 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     assert r"=cmd [bold]x[/bold]\x1b[2J\u202e  3 devices, 2 sites, + spreading" in out
     assert "-  3 devices, 2 sites\n" in out
     assert "at least 40 events today (UTC), at least 3 of them failures" in out
+    assert "Dead letters  2 or more in 24 h: schema 2, clock_unset 1\n" in out
+    assert f"Bridges       {DASH}\n" in out
+    assert f"bridges {DASH} behind" in out
     assert out.splitlines()[-1].endswith(f"broker holds {DASH}")
 
 
