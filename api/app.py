@@ -13,6 +13,7 @@ from api.routes import (
     causes,
     dead_letters,
     device,
+    devices,
     directory,
     directory_files,
     failures,
@@ -30,6 +31,7 @@ from pisync.settings import ApiSettings
 GUARDED: Final[tuple[APIRouter, ...]] = (
     sync_event.router,
     device.router,
+    devices.router,
     failures.router,
     alerts.router,
     dead_letters.router,

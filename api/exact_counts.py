@@ -37,20 +37,20 @@ async def exact_counts(
     """
     gate = asyncio.Semaphore(limits.EXACT_COUNTS_INFLIGHT_MAX)
 
-    async def count(device_id: str, kept: int, moment: datetime | None) -> int:
-        if kept < limits.FAILURES_KEPT_MAX:
-            return kept
-        async with gate:
-            return await store.count_failures(device_id, moment)
-
     async def counts(row: Kept) -> Counts:
-        failures = await count(row.device_id, row.failures, None)
-        recent = failures if since is None else await count(row.device_id, row.failures_since, since)
-        if row.streak is None:
-            return Counts(failures, None, recent)
-        if row.last_success_ms is None:
-            return Counts(failures, failures, recent)
-        streak = await count(row.device_id, row.streak, from_ms(row.last_success_ms))
+        success = None if row.last_success_ms is None else from_ms(row.last_success_ms)
+        asked: list[datetime | None] = [None]
+        if since is not None and row.failures_since >= limits.FAILURES_KEPT_MAX:
+            asked.append(since)
+        if success is not None and (row.streak or 0) >= limits.FAILURES_KEPT_MAX:
+            asked.append(success)
+        async with gate:
+            counted = await store.count_failures(row.device_id, asked)
+        exact = dict(zip(asked, counted, strict=True))
+        failures, streak = exact[None], row.streak
+        if streak is not None:
+            streak = failures if success is None else exact.get(success, streak)
+        recent = failures if since is None else exact.get(since, row.failures_since)
         return Counts(failures, streak, recent)
 
     capped = [row for row in kept if row.failures >= limits.FAILURES_KEPT_MAX]

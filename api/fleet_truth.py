@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Request
 from pydantic import BaseModel, Field
@@ -44,6 +44,10 @@ EXAMPLE: Final[Mapping[str, object]] = {
     "stale_since": None,
     "stale_why": None,
 }
+FILE_HEADERS: Final[Mapping[str, str]] = {
+    "PiSync-As-Of": "All that was known at this moment is in the file.",
+    "PiSync-Complete": "`true`: nothing was missing then; else `false`.",
+}
 
 
 def loaded_fleet(request: Request) -> Fleet:
@@ -59,12 +63,12 @@ def loaded_fleet(request: Request) -> Fleet:
     return feeding.fleet
 
 
-def truth(request: Request) -> dict[str, object]:
+def truth(request: Request) -> dict[str, Any]:
     """The members of `Truth`, of a fleet that is loaded."""
     return members_of(state_of(request).fleet.freshness)
 
 
-def members_of(freshness: Freshness) -> dict[str, object]:
+def members_of(freshness: Freshness) -> dict[str, Any]:
     """The members of `Truth`."""
     as_of = None if freshness.as_of is None else rfc3339(freshness.as_of)
     is_fresh = freshness.state is FleetState.CURRENT
@@ -77,8 +81,14 @@ def members_of(freshness: Freshness) -> dict[str, object]:
     }
 
 
-def headers_of(freshness: Freshness) -> Mapping[str, str]:
-    """What a file is told with, which has no room for `Truth`."""
+def file_headers(request: Request) -> Mapping[str, str]:
+    """What tells it of a file, which has no room for `Truth`; `FILE_HEADERS` describes them.
+
+    Raises:
+        FleetLoadingError: not all of it was read yet since the start.
+    """
+    loaded_fleet(request)
+    freshness = state_of(request).fleet.freshness
     as_of = "" if freshness.as_of is None else rfc3339(freshness.as_of)
     return {"PiSync-As-Of": as_of, "PiSync-Complete": "true" if freshness.complete else "false"}
 

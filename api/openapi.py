@@ -1,6 +1,5 @@
 """The api's OpenAPI document: how routes declare their answers, and the schemas behind the declarations."""
 
-from collections.abc import Mapping
 from inspect import cleandoc
 from typing import Any, Final
 
@@ -90,11 +89,14 @@ _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema"
 
 
 def list_responses(
-    model: type[BaseModel], others: Responses | None = None, *, example: Mapping[str, Any] | None = None
+    model: type[BaseModel], others: Responses | None = None, *, example: object = None
 ) -> Responses:
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
+    page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK}
+    if example is not None:
+        page |= with_example(example)
     answers: Responses = {
-        200: {"model": model, "description": "A page.", "headers": _LINK} | with_example(example),
+        200: page,
         422: PARAMETERS,
         500: UNEXPECTED,
         503: UNAVAILABLE,
@@ -102,9 +104,9 @@ def list_responses(
     return dict(sorted((answers | (others or {})).items(), key=lambda answer: int(answer[0])))
 
 
-def with_example(example: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The part of a declared answer that shows one, if any."""
-    return {} if example is None else {"content": {"application/json": {"example": dict(example)}}}
+def with_example(example: object) -> dict[str, Any]:
+    """The part of a declared answer that shows one."""
+    return {"content": {"application/json": {"example": example}}}
 
 
 def install(app: FastAPI) -> None:

@@ -142,6 +142,7 @@ def list_page(
     request: Request,
     name: str,
     rows: Sequence[Row],
+    /,
     *,
     limit: int,
     has_more: bool = False,
@@ -170,14 +171,14 @@ def list_page(
     return Response(_encode(answer), 200, headers, "application/json")
 
 
-def _plain(value: object) -> int:
+def plain(value: object) -> int:
     """An integer of a class of its own, of which MongoDB's driver makes large ones."""
     if isinstance(value, int):
         return int(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
+_encode: Final = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 def _encoded(rows: Sequence[Row], as_json: Callable[[Row], object] | None) -> list[bytes]:

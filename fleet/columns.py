@@ -1,4 +1,4 @@
-"""The facts of all devices as columns: about 125 bytes a device, of which a query reads a few."""
+"""The facts of all devices as columns: about 135 bytes a device, of which a query reads a few."""
 
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ _FACTS: Final[dict[str, npt.DTypeLike]] = {
     "files": np.int64,
     "errors": np.int64,
     "speed": np.float64,
+    "duration_ms": np.int64,
     "learned_habit": np.uint16,
     "status": np.uint8,
 }
@@ -50,7 +51,7 @@ class Columns:
 
     `received_ms` is by our clock; `seen_ms` (the newest event), `success_ms`, `failure_ms` by the device's.
     `code`, `site`, `labels`, `device_type` are numbers of texts. Days are three windows (`Days`). Habits are
-    in days. `status` is a place in `Status`.
+    in days. `status` is a place in `Status`. `duration_ms` is negative where it is not known.
     """
 
     received_ms: Longs
@@ -70,6 +71,7 @@ class Columns:
     files: Longs
     errors: Longs
     speed: npt.NDArray[np.float64]
+    duration_ms: Longs
     learned_habit: npt.NDArray[np.uint16]
     status: npt.NDArray[np.uint8]
     in_directory: Bools

@@ -80,6 +80,9 @@ class Fleet:
         columns.files[rows] = [each.total_files_synced for each in events]
         columns.errors[rows] = [each.total_errors for each in events]
         columns.speed[rows] = [each.internet_speed for each in events]
+        columns.duration_ms[rows] = [
+            -1 if each.sync_duration_ms is None else each.sync_duration_ms for each in events
+        ]
         columns.device_type[rows] = [types.of(each.device_type or "") for each in events]
         self._judge(rows)
 

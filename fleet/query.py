@@ -86,6 +86,7 @@ class FleetDevice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_files: int | None
     last_errors: int | None
     last_speed: float | None
+    last_duration_ms: int | None
     ok: Days
     bad: Days
     heard: Days
@@ -125,8 +126,38 @@ def page(
     devices = _devices(fleet, found)
     ends = None
     if len(places) > limit and devices:
-        ends = FleetCursor(_value(sort, devices[-1], int(keys[places[limit - 1]])), devices[-1].device_id)
+        ends = end_at(devices[-1], sort, descending=descending)
     return FleetPage(devices=devices, next=ends, total=len(rows))
+
+
+def end_at(last: FleetDevice, sort: FleetSort, *, descending: bool = False) -> FleetCursor:
+    """Where a page ends that has this device last: places may be others when it is used, texts are not."""
+    match sort:
+        case FleetSort.DEVICE_ID:
+            return FleetCursor("", last.device_id)
+        case FleetSort.NAME:
+            return FleetCursor(last.name, last.device_id)
+        case FleetSort.LAST_RECEIVED:
+            key = last.last_received_ms
+        case FleetSort.LAST_SEEN:
+            key = last.last_seen_ms
+        case FleetSort.STREAK:
+            key = last.streak
+        case FleetSort.FAILURES:
+            key = last.failures
+        case FleetSort.STATE:
+            worst = (STATUSES.index(last.state) << _STREAK_BITS) - last.streak
+            key = (worst << _TIME_BITS) + (last.last_received_ms or 0)
+    if key is None:
+        return FleetCursor(LAST, last.device_id)
+    return FleetCursor(-key if descending else key, last.device_id)
+
+
+def state_counts(fleet: Fleet, which: FleetFilter, now_ms: int) -> dict[Status, int]:
+    """How many devices are in each state, whatever `states` the filter has."""
+    everyone = chosen(fleet, msgspec.structs.replace(which, states=frozenset()), now_ms)
+    counted = np.bincount(fleet.columns.status[: fleet.size][everyone], minlength=len(STATUSES))
+    return dict(zip(STATUSES, counted.tolist(), strict=True))
 
 
 def device(fleet: Fleet, device_id: str) -> FleetDevice | None:
@@ -214,13 +245,6 @@ def _severity(fleet: Fleet, rows: Indexes) -> Longs:
     return severity
 
 
-def _value(sort: FleetSort, last: FleetDevice, key: int) -> int | str:
-    """What a cursor says of a page's last device: places may be others when it is used, texts are not."""
-    if sort is FleetSort.DEVICE_ID:
-        return ""
-    return last.name if sort is FleetSort.NAME else key
-
-
 def _end(fleet: Fleet, sort: FleetSort, after: FleetCursor, *, descending: bool) -> tuple[int, int]:
     """The key at which the last page ended, and the last place among those with the same."""
     first_id, end_id = fleet.ids.place(after.device_id.encode())
@@ -272,6 +296,7 @@ def _devices(fleet: Fleet, rows: Indexes) -> list[FleetDevice]:
         files,
         errors,
         speed,
+        duration_ms,
         ok,
         bad,
         heard,
@@ -284,7 +309,8 @@ def _devices(fleet: Fleet, rows: Indexes) -> list[FleetDevice]:
         ids,
         names,
         *map(listed, ("status", "streak", "failures", "code", "site", "labels", "device_type")),
-        *map(listed, ("received_ms", "seen_ms", "success_ms", "failure_ms", "files", "errors", "speed")),
+        *map(listed, ("received_ms", "seen_ms", "success_ms", "failure_ms")),
+        *map(listed, ("files", "errors", "speed", "duration_ms")),
         *map(days, ("ok", "bad", "heard")),
         *map(listed, ("learned_habit", "set_habit", "muted_until_ms", "retired", "in_directory")),
         strict=True,
@@ -307,6 +333,7 @@ def _devices(fleet: Fleet, rows: Indexes) -> list[FleetDevice]:
                 last_files=files if seen_ms else None,
                 last_errors=errors if seen_ms else None,
                 last_speed=speed if seen_ms else None,
+                last_duration_ms=duration_ms if seen_ms and duration_ms >= 0 else None,
                 ok=ok,
                 bad=bad,
                 heard=heard,

@@ -1,7 +1,7 @@
 """`/api/causes` and `/api/cause/{code}`: why devices fail now, since when, where, and whether it spreads."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -14,15 +14,16 @@ from starlette.exceptions import HTTPException
 
 from api import fleet_truth, models, paging
 from api.code_history import CodeHistory, history_of
+from api.directory.reading import FileFormat
 from api.fleet_filters import NONE, Filters, shown_cause, with_filters
-from api.fleet_truth import Truth, loaded_fleet
+from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet
+from api.list_files import Rows, file_response, list_files
 from api.models import Count, NextUrl
 from api.openapi import LOADING, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import State, state_of
 from fleet import summaries
-from fleet.index import Fleet
 from fleet.summaries import CauseCursor
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, to_ms
@@ -46,6 +47,7 @@ class _AnyText(Convertor[str]):
 
 register_url_convertor("any_text", _AnyText())
 
+_PATH: Final = "/causes"
 _TREND: Final = (
     "Failures with the code that were received in the last 24 hours, compared with the daily mean of the 7"
     " days before; `new`: there were none before. null: not known, because that is not counted."
@@ -131,7 +133,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 
 
 @router.get(
-    "/causes",
+    _PATH,
     summary="Why devices fail now",
     response_model=None,
     responses=list_responses(
@@ -147,32 +149,64 @@ async def causes(
     cursor: paging.CursorText = None,
 ) -> Response:
     """By the error code of the newest failure of each device that fails now; those of most devices first."""
-    end = CausesCursor.decode(cursor)
     now_ms = to_ms(clock.now())
-    fleet = loaded_fleet(request)
+    found = _page(request, filters, limit, now_ms=now_ms, after=_after(cursor))
     truth = fleet_truth.truth(request)
-    page = _page(fleet, filters, now_ms, limit, end)
-    following = None if page.next is None else CausesCursor(page.next.devices, page.next.code).encode()
-    codes = [each.code for each in page.causes]
-    history = await history_of(state_of(request).rollups, codes, now_ms=now_ms)
+    following = "" if found.next is None else CausesCursor(found.next.devices, found.next.code).encode()
+    rows = await _rows(request, found, now_ms)
     return list_page(
         request,
         "causes",
-        page.causes,
+        rows,
         limit=limit,
-        has_more=following is not None,
-        next_parameters=lambda _: {"cursor": following or ""},
+        has_more=found.next is not None,
+        # All rows of a page are small, so that it ends where the fleet's does.
+        next_parameters=lambda _: {"cursor": following},
         moments=filters.moments,
-        as_json=lambda each: _row(each, history),
         **truth,
     )
 
 
+@list_files(router, _PATH, _EXAMPLE, summary="Why devices fail now", headers=FILE_HEADERS)
+@with_filters()
+async def causes_file(
+    *,
+    request: Request,
+    filters: Filters,
+    cursor: paging.CursorText = None,
+    file_format: FileFormat,
+) -> Response:
+    """All rows from the cursor on; one that moves while the file is made may be missing, or come twice."""
+    pages = _pages(request, filters, _after(cursor))
+    return await file_response(file_format, "causes", list(_EXAMPLE), pages, file_headers(request))
+
+
+async def _pages(request: Request, filters: Filters, after: CauseCursor | None) -> AsyncIterator[Rows]:
+    while True:
+        now_ms = to_ms(clock.now())
+        found = _page(request, filters, limits.PAGE_MAX, now_ms=now_ms, after=after)
+        yield await _rows(request, found, now_ms)
+        if found.next is None:
+            return
+        after = found.next
+
+
+def _after(cursor: str | None) -> CauseCursor | None:
+    end = CausesCursor.decode(cursor)
+    return None if end is None else CauseCursor(end.devices, end.code)
+
+
 def _page(
-    fleet: Fleet, filters: Filters, now_ms: int, limit: int, end: CausesCursor | None
+    request: Request, filters: Filters, limit: int, *, now_ms: int, after: CauseCursor | None
 ) -> summaries.Causes:
-    after = None if end is None else CauseCursor(end.devices, end.code)
+    fleet = loaded_fleet(request)
     return summaries.causes(fleet, filters.which, now_ms=now_ms, limit=limit, sites_max=0, after=after)
+
+
+async def _rows(request: Request, page: summaries.Causes, now_ms: int) -> list[dict[str, object]]:
+    codes = [each.code for each in page.causes]
+    history = await history_of(state_of(request).rollups, codes, now_ms=now_ms)
+    return [_row(each, history) for each in page.causes]
 
 
 Code = Annotated[

@@ -1,6 +1,6 @@
 """`/api/sites` and `/api/site/{site_id}`: how the devices of each site are, and each of them day by day."""
 
-from enum import StrEnum
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -9,15 +9,18 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from api import fleet_truth, models, paging
+from api.directory.reading import FileFormat
 from api.fleet_filters import NONE, SITE_PATTERN, Filters, shown_cause, with_filters
-from api.fleet_truth import Truth, loaded_fleet
+from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet
+from api.list_files import Rows, file_response, list_files
 from api.models import Count, NextUrl
 from api.openapi import LOADING, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
+from api.routes.devices import Order
 from fleet import query, summaries
 from fleet.query import FleetCursor, FleetDevice, FleetFilter, FleetSort
-from fleet.summaries import SiteCounts, SiteCursor, SiteSort
+from fleet.summaries import SiteCounts, SiteCursor, SitePage, SiteSort
 from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
@@ -25,6 +28,9 @@ from pisync.domain.days import DAY_MS, Days
 from pisync.domain.device_status import Status
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
+
+_PATH: Final = "/sites"
+_SITE_PATH: Final = "/site/{site_id}"
 
 
 class SiteMembers(BaseModel):
@@ -80,7 +86,7 @@ class DaysOfDevice(BaseModel):
         Field(
             pattern=rf"^[oxmh.]{{{limits.DAYS_TOLD}}}$",
             description="`o`: syncs of that day succeeded, by the device's clock; `x`: they failed; `m`:"
-            " both; `h`: on that day, by our clock, something was received, but nothing of that day; `.`: nothing.",
+            " both; `h`: something was received on that day, by our clock, but nothing of it; `.`: nothing.",
             examples=["oooooxx..ooooox..ooooomxxxxx"],
         ),
     ]
@@ -109,13 +115,6 @@ class OneSite(SiteMembers, Truth):
     ]
     devices: Annotated[list[DaysOfDevice], Field(description="By id.")]
     next: NextUrl
-
-
-class Order(StrEnum):
-    """The direction of an order."""
-
-    ASC = "asc"
-    DESC = "desc"
 
 
 class SitesCursor(paging.Cursor, frozen=True):
@@ -148,8 +147,49 @@ _EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
+class _Asked:
+    """Which sites a request asks for, and in which order."""
+
+    def __init__(self, which: FleetFilter, sort: SiteSort, order: Order | None, cursor: str | None) -> None:
+        if order is None:
+            order = Order.ASCENDING if sort is SiteSort.SITE_ID else Order.DESCENDING
+        self._which, self._sort, self._order = which, sort, order
+        end = SitesCursor.decode(cursor, sort=sort, order=order)
+        self.after = None if end is None else SiteCursor(end.value, end.site_id)
+
+    def page(self, request: Request, limit: int, after: SiteCursor | None) -> SitePage:
+        """So many sites after a place."""
+        return summaries.sites(
+            loaded_fleet(request),
+            self._which,
+            sort=self._sort,
+            descending=self._order is Order.DESCENDING,
+            limit=limit,
+            after=after,
+            now_ms=to_ms(clock.now()),
+        )
+
+    def cursor(self, end: SiteCursor) -> str:
+        """The parameter of the page behind this place."""
+        return SitesCursor(self._sort, self._order, end.value, end.site).encode()
+
+
+Sort = Annotated[
+    SiteSort,
+    Query(
+        description="`unheard`: by how many devices were not heard today. Devices without a site come last in"
+        " every order."
+    ),
+]
+OrderAsked = Annotated[
+    Order | None,
+    WithJsonSchema({"type": "string", "enum": list(Order)}),
+    Query(description="By default `asc` for `site_id`, else `desc`: the most first."),
+]
+
+
 @router.get(
-    "/sites",
+    _PATH,
     summary="Sites with the states of their devices",
     response_model=None,
     responses=list_responses(
@@ -161,44 +201,59 @@ async def sites(
     *,
     request: Request,
     filters: Filters,
-    sort: Annotated[
-        SiteSort,
-        Query(description="The order; `unheard`: by how many devices were not heard today."),
-    ] = SiteSort.SITE_ID,
-    order: Annotated[
-        Order | None,
-        WithJsonSchema({"type": "string", "enum": list(Order)}),
-        Query(description="The direction: by default `asc` for `site_id`, and `desc` for the others."),
-    ] = None,
+    sort: Sort = SiteSort.SITE_ID,
+    order: OrderAsked = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
     """Counts of the devices that the filters let through; without a filter of all sites, also empty ones."""
-    order = order or (Order.ASC if sort is SiteSort.SITE_ID else Order.DESC)
-    end = SitesCursor.decode(cursor, sort=sort, order=order)
-    page = summaries.sites(
-        loaded_fleet(request),
-        filters.which,
-        sort=sort,
-        descending=order is Order.DESC,
-        limit=limit,
-        after=None if end is None else SiteCursor(end.value, end.site_id),
-        now_ms=to_ms(clock.now()),
-    )
-    following = ""
-    if page.next is not None:
-        following = SitesCursor(sort, order, page.next.value, page.next.site).encode()
+    asked = _Asked(filters.which, sort, order, cursor)
+    found = asked.page(request, limit, asked.after)
+    following = "" if found.next is None else asked.cursor(found.next)
     return list_page(
         request,
         "sites",
-        page.sites,
+        found.sites,
         limit=limit,
-        has_more=page.next is not None,
+        has_more=found.next is not None,
+        # All rows of a page are small, so that it ends where the fleet's does.
         next_parameters=lambda _: {"cursor": following},
         moments=filters.moments,
         as_json=_row,
         **fleet_truth.truth(request),
     )
+
+
+@list_files(router, _PATH, _EXAMPLE, summary="Sites with the states of their devices", headers=FILE_HEADERS)
+@with_filters()
+async def sites_file(
+    *,
+    request: Request,
+    filters: Filters,
+    sort: Sort = SiteSort.SITE_ID,
+    order: OrderAsked = None,
+    cursor: paging.CursorText = None,
+    file_format: FileFormat,
+) -> Response:
+    """All rows from the cursor on.
+
+    Sorted by `site_id`, each site is there once; by anything else, one that moves while the file is made may
+    be missing, or be there twice.
+    """
+    asked = _Asked(filters.which, sort, order, cursor)
+    return await file_response(
+        file_format, "sites", list(_EXAMPLE), _pages(request, asked), file_headers(request)
+    )
+
+
+async def _pages(request: Request, asked: _Asked) -> AsyncIterator[Rows]:
+    after = asked.after
+    while True:
+        found = asked.page(request, limits.PAGE_MAX, after)
+        yield [_row(site) for site in found.sites]
+        if found.next is None:
+            return
+        after = found.next
 
 
 SiteId = Annotated[
@@ -209,28 +264,28 @@ SiteId = Annotated[
         examples=["S-17"],
     ),
 ]
+_UNKNOWN: Final = declare("No device names this site, nor does the directory.")
+_DAYS_EXAMPLE: Final[dict[str, Any]] = {
+    "device_id": "PB-000123",
+    "name": "Room 2",
+    "state": "failing",
+    "cells": "oooooxx..ooooox..ooooomxxxxx",
+}
 
 
 @router.get(
-    "/site/{site_id}",
+    _SITE_PATH,
     summary="One site: its devices day by day",
     response_model=None,
     responses=list_responses(
         OneSite,
-        {404: declare("No device names this site, nor does the directory."), 503: LOADING},
+        {404: _UNKNOWN, 503: LOADING},
         example={
             **{name: value for name, value in _EXAMPLE.items() if name != "devices"},
             "device_count": 40,
             "days": ["2026-11-20"],
             "causes": [{"code": "E_TIMEOUT", "devices": 38, "failing": 36, "wobbly": 2}],
-            "devices": [
-                {
-                    "device_id": "PB-000123",
-                    "name": "Room 2",
-                    "state": "failing",
-                    "cells": "oooooxx..ooooox..ooooomxxxxx",
-                }
-            ],
+            "devices": [_DAYS_EXAMPLE],
             **fleet_truth.EXAMPLE,
             "next": None,
         },
@@ -246,52 +301,112 @@ async def one_site(
     cursor: paging.CursorText = None,
 ) -> Response:
     """A day on which most devices failed, or were not heard, is a column. The filters are for the devices."""
-    end = DeviceDaysCursor.decode(cursor)
-    own = "" if site_id == NONE else site_id
-    now_ms = to_ms(clock.now())
-    fleet = loaded_fleet(request)
-    counted = summaries.site(fleet, own, now_ms=now_ms)
-    if counted is None:
-        raise HTTPException(404, "No device names this site, nor does the directory.")
-    page = query.page(
-        fleet,
-        msgspec.structs.replace(filters.which, sites=frozenset({own})),
-        sort=FleetSort.DEVICE_ID,
-        limit=limit,
-        after=None if end is None else FleetCursor("", end.device_id),
-        now_ms=now_ms,
-    )
-    causes = summaries.causes(
-        fleet, FleetFilter(sites=frozenset({own})), now_ms=now_ms, limit=limits.PAGE_DEFAULT, sites_max=0
-    )
-    today = now_ms // DAY_MS
+    after = _device_after(cursor)
+    own, counted = _known_site(request, site_id)
+    found = _devices(request, own, filters, limit, after)
     return list_page(
         request,
         "devices",
-        page.devices,
+        found.devices,
         limit=limit,
-        has_more=page.next is not None,
+        has_more=found.next is not None,
         next_parameters=lambda device: {"cursor": DeviceDaysCursor(device.device_id).encode()},
         moments=filters.moments,
-        as_json=lambda device: _days_of(device, today),
+        as_json=_days_of,
         **_members(counted),
         device_count=counted.devices,
-        days=[_day(today - back) for back in reversed(range(limits.DAYS_TOLD))],
-        causes=[
-            {
-                "code": shown_cause(cause.code),
-                "devices": cause.devices,
-                "failing": cause.failing,
-                "wobbly": cause.wobbly,
-            }
-            for cause in causes.causes
-        ],
+        days=[_day(_today() - back) for back in reversed(range(limits.DAYS_TOLD))],
+        causes=_causes(request, own),
         **fleet_truth.truth(request),
     )
 
 
+@list_files(
+    router,
+    f"{_SITE_PATH}/days",
+    _DAYS_EXAMPLE,
+    summary="The devices of a site day by day",
+    headers=FILE_HEADERS,
+    responses={404: _UNKNOWN},
+)
+@with_filters("site")
+async def site_days_file(
+    *,
+    request: Request,
+    site_id: SiteId,
+    filters: Filters,
+    cursor: paging.CursorText = None,
+    file_format: FileFormat,
+) -> Response:
+    """All its devices from the cursor on, by id; `cells` as in `/api/site/{site_id}`, today the last."""
+    after = _device_after(cursor)
+    own, _ = _known_site(request, site_id)
+    pages = _pages_of_days(request, own, filters, after)
+    name = f"site-{own or 'none'}-days"
+    return await file_response(file_format, name, list(_DAYS_EXAMPLE), pages, file_headers(request))
+
+
+async def _pages_of_days(
+    request: Request, own: str, filters: Filters, after: FleetCursor | None
+) -> AsyncIterator[Rows]:
+    while True:
+        found = _devices(request, own, filters, limits.PAGE_MAX, after)
+        yield [_days_of(device) for device in found.devices]
+        if found.next is None:
+            return
+        after = found.next
+
+
+def _device_after(cursor: str | None) -> FleetCursor | None:
+    end = DeviceDaysCursor.decode(cursor)
+    return None if end is None else FleetCursor("", end.device_id)
+
+
+def _known_site(request: Request, site_id: str) -> tuple[str, SiteCounts]:
+    """The id of the site as the fleet has it, and what is counted there."""
+    own = "" if site_id == NONE else site_id
+    counted = summaries.site(loaded_fleet(request), own, now_ms=to_ms(clock.now()))
+    if counted is None:
+        raise HTTPException(404, "No device names this site, nor does the directory.")
+    return own, counted
+
+
+def _devices(
+    request: Request, own: str, filters: Filters, limit: int, after: FleetCursor | None
+) -> query.FleetPage:
+    return query.page(
+        loaded_fleet(request),
+        msgspec.structs.replace(filters.which, sites=frozenset({own})),
+        sort=FleetSort.DEVICE_ID,
+        limit=limit,
+        after=after,
+        now_ms=to_ms(clock.now()),
+    )
+
+
+def _causes(request: Request, own: str) -> list[dict[str, object]]:
+    found = summaries.causes(
+        loaded_fleet(request),
+        FleetFilter(sites=frozenset({own})),
+        now_ms=to_ms(clock.now()),
+        limit=limits.PAGE_DEFAULT,
+        sites_max=0,
+    )
+    return [
+        {
+            "code": shown_cause(cause.code),
+            "devices": cause.devices,
+            "failing": cause.failing,
+            "wobbly": cause.wobbly,
+        }
+        for cause in found.causes
+    ]
+
+
 def _row(site: SiteCounts) -> dict[str, object]:
-    return _members(site) | {"devices": site.devices}
+    """A row of a list, its members in the order of the columns of a file."""
+    site_id, name, *others = _members(site).items()
+    return dict([site_id, name, ("devices", site.devices), *others])
 
 
 def _members(site: SiteCounts) -> dict[str, object]:
@@ -305,12 +420,16 @@ def _members(site: SiteCounts) -> dict[str, object]:
     }
 
 
-def _days_of(device: FleetDevice, today: int) -> dict[str, object]:
+def _today() -> int:
+    return to_ms(clock.now()) // DAY_MS
+
+
+def _days_of(device: FleetDevice) -> dict[str, object]:
     return {
         "device_id": device.device_id,
         "name": device.name or None,
         "state": device.state,
-        "cells": cells(device, today),
+        "cells": cells(device, _today()),
     }
 
 

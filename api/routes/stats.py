@@ -28,7 +28,7 @@ _COUNTED: Final = "null: not counted yet."
 
 
 class Received(BaseModel):
-    """What was received in a minute, an hour or a day of UTC; all numbers are null where it is not counted."""
+    """What was received in a minute, an hour or a day of UTC; its numbers are null where not counted."""
 
     start: Annotated[datetime, Field(description="When it began.")]
     events: Annotated[int | None, Field(ge=0, description=_COUNTED)]
@@ -124,7 +124,7 @@ async def stats(
         paging.MomentUp,
         Query(
             description="Units that begin from this moment on, by our clock; by default 24 hours back by"
-            f" minute, 7 days by hour, and {limits.DAYS_TOLD} by day. At most {limits.STATS_POINTS_MAX} units."
+            f" minute, 7 days by hour, {limits.DAYS_TOLD} by day. At most {limits.STATS_POINTS_MAX} units."
         ),
     ] = None,
     until: Annotated[paging.MomentUp, Query(description="And before this one; by default now.")] = None,
@@ -162,11 +162,11 @@ def _before(moment: datetime, age: timedelta) -> datetime:
 def _check(unit: Unit, span: Span) -> None:
     """Refuse a time that ends before it begins, or has too many units."""
     if span.start_ms >= span.end_ms:
-        _refuse("since must be before until")
+        _refuse("must be before `until`")
     units = -(-(span.end_ms - unit.ceil(span.start_ms)) // unit.ms)
     if units > limits.STATS_POINTS_MAX:
         _refuse(
-            f"{units} units of a {unit} are too many, {limits.STATS_POINTS_MAX} are the most: take a larger"
+            f"gives {units} units of a {unit}, and at most {limits.STATS_POINTS_MAX} are told: take a larger"
             " unit, or less time"
         )
 

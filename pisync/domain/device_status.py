@@ -265,5 +265,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _many(streak: int) -> str:
-    """No more than so many failures of a device are kept."""
-    return f"{streak:,} or more" if streak >= limits.FAILURES_KEPT_MAX else f"{streak:,}"
+    """No more than so many failures of a device are kept; who counted them has another number."""
+    return f"{streak:,} or more" if streak == limits.FAILURES_KEPT_MAX else f"{streak:,}"

@@ -132,7 +132,7 @@ async def test_old_events_come_in_short_pages(
 async def test_who_needs_no_errors_reads_none(old_store: MongoEventStore, replies: Replies) -> None:
     assert await old_store.knows("PB-1")
     assert await old_store.failing(["PB-1"], 3) == {"PB-1"}
-    assert await old_store.count_failures("PB-1", None) == OLD_EVENTS
+    assert await old_store.count_failures("PB-1", [None]) == [OLD_EVENTS]
     assert len(await old_store.history(HistoryQuery(device_id="PB-1", limit=1000))) == OLD_EVENTS
     for since in (None, NOW):
         assert sum([len(batch) async for batch in old_store.replay(since)]) == OLD_EVENTS

@@ -199,10 +199,10 @@ async def test_failures_are_counted_exactly(event_store: EventStore) -> None:
         NOW,
     )
     since = START + timedelta(minutes=2)
-    assert await event_store.count_failures("PB-1", None) == 7
-    assert await event_store.count_failures("PB-1", since) == 5
-    assert await event_store.count_failures("PB-2", None) == 1
-    assert await event_store.count_failures("PB-3", None) == 0
+    assert await event_store.count_failures("PB-1", [None]) == [7]
+    assert await event_store.count_failures("PB-1", [since]) == [5]
+    assert await event_store.count_failures("PB-2", [None]) == [1]
+    assert await event_store.count_failures("PB-3", [None]) == [0]
 
 
 async def test_which_devices_fail_in_a_row(event_store: EventStore) -> None:

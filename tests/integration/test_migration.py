@@ -68,7 +68,7 @@ async def has_exactly(mongodb_url: str, events: Sequence[SyncEvent]) -> None:
         page = await store.history(HistoryQuery(device_id="PB-3", limit=1000))
         assert [entry.event for entry in page] == mine[::-1]
         failures = sum(1 for one in mine if one.total_errors)
-        assert await store.count_failures("PB-3", None) == failures
+        assert await store.count_failures("PB-3", [None]) == [failures]
     finally:
         await store.close()
 

@@ -22,10 +22,12 @@ from fleet.freshness import FleetState
 from pisync import clock, limits
 from pisync.domain import decoding
 from pisync.domain.device_state import project
+from pisync.domain.directory import Entry, Kind, Site
 from pisync.domain.events import Reason, Rejection, SyncEvent
 from pisync.domain.receipts import Receipt, receipt
 from pisync.errors import BrokerUnavailable, MongodbUnavailable, RedisUnavailable
 from pisync.settings import ApiSettings
+from pisync.stores.interfaces.directory import EntryWrite
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.known_bridges import KnownBridges
@@ -194,6 +196,12 @@ class Api:
         """As if the bridge had taken these in."""
         await self.events.insert(kept, clock.now())
         await self.projection.apply(project(kept))
+
+    async def say(self, *entries: Entry) -> None:
+        """As if operators had said this of devices and sites that the directory does not have."""
+        for entry in entries:
+            kind = Kind.SITES if isinstance(entry, Site) else Kind.DEVICES
+            await self.directory.write(kind, [EntryWrite(entry=entry, version=0)], "action")
 
     async def feed(self) -> None:
         """Have the fleet in memory read all that there is now; nothing reads on after that."""

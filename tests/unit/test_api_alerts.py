@@ -1,5 +1,6 @@
 """`GET /api/alerts`: rows, filters and pages."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -103,11 +104,12 @@ async def test_beyond_what_the_projection_keeps_the_present_counts_are_exact(
         await pisync.alerts.open(Rule.STREAK, {"PB-0": 3}, OPENED)
         await pisync.alerts.resolve(Rule.STREAK, ["PB-0"], OPENED)
         await pisync.alerts.open(Rule.STREAK, {"PB-0": 3}, OPENED)
-        count, moments = pisync.events.count_failures, []
+        count = pisync.events.count_failures
+        moments: list[datetime | None] = []
 
-        async def counting(device_id: str, moment: datetime | None) -> int:
-            moments.append(moment)
-            return await count(device_id, moment)
+        async def counting(device_id: str, asked: Sequence[datetime | None]) -> list[int]:
+            moments.extend(asked)
+            return await count(device_id, asked)
 
         monkeypatch.setattr(pisync.events, "count_failures", counting)
         rows = (await pisync.get(URL + "?state=all")).json()["alerts"]

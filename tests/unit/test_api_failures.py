@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -129,11 +130,12 @@ async def test_events_are_counted_only_where_the_projection_keeps_too_few(
 ) -> None:
     async with api() as pisync:
         await keep(pisync, "PB-1", history)
-        count, moments = pisync.events.count_failures, []
+        count = pisync.events.count_failures
+        moments: list[datetime | None] = []
 
-        async def counting(device_id: str, moment: datetime | None) -> int:
-            moments.append(moment)
-            return await count(device_id, moment)
+        async def counting(device_id: str, asked: Sequence[datetime | None]) -> list[int]:
+            moments.extend(asked)
+            return await count(device_id, asked)
 
         monkeypatch.setattr(pisync.events, "count_failures", counting)
         params = {"since": rfc3339(from_ms(START_MS + since))}

@@ -47,7 +47,9 @@ def summary(
         ok=Days(20_600, days),
         bad=Days(20_599, days >> 1),
         heard=heard,
-        last_event=LastEvent(moment_ms, days % 50, failures % 3, 0.5 * seen, kind, None),
+        last_event=LastEvent(
+            moment_ms, days % 50, failures % 3, 0.5 * seen, kind, days * 1000 if seen else None
+        ),
     )
 
 
@@ -160,6 +162,7 @@ class Plain:
             last_files=None if event is None else event.total_files_synced,
             last_errors=None if event is None else event.total_errors,
             last_speed=None if event is None else event.internet_speed,
+            last_duration_ms=None if event is None else event.sync_duration_ms,
             ok=Days() if facts is None else facts.ok,
             bad=Days() if facts is None else facts.bad,
             heard=Days() if facts is None else facts.heard,

@@ -143,10 +143,11 @@ class EventStore(Protocol):
     async def count(self, since: datetime | None) -> int:
         """About how many events `replay` would give; it takes the longer, the more there are."""
 
-    async def count_failures(self, device_id: str, since: datetime | None) -> int:
-        """How many failures one device has, or has since a moment: where the projection keeps too few.
+    async def count_failures(self, device_id: str, moments: Sequence[datetime | None]) -> list[int]:
+        """How many failures one device has since each of the moments (None: in all), in one round trip.
 
-        No event is read for it; what it costs grows with what is counted, and with the days there are.
+        It is for devices of which the projection keeps too few. No event is read for it; what it costs grows
+        with what is counted, and with the days there are.
         """
 
     async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:

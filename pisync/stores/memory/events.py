@@ -133,10 +133,11 @@ class MemoryEventStore:
                 found.add(device_id)
         return found
 
-    async def count_failures(self, device_id: str, since: datetime | None) -> int:
-        """How many failures there are."""
+    async def count_failures(self, device_id: str, moments: Sequence[datetime | None]) -> list[int]:
+        """How many failures there are since each of the moments."""
         mine = [entry.event for (known, _), entry in self.events.items() if known == device_id]
-        return sum(1 for event in mine if event.total_errors and (since is None or event.timestamp >= since))
+        failures = [event.timestamp for event in mine if event.total_errors]
+        return [sum(1 for each in failures if since is None or each >= since) for since in moments]
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -110,12 +110,27 @@ async def _newest_failures(events: Events, query: HistoryQuery, projection: Docu
     return await found.limit(query.limit).batch_size(query.limit).to_list()
 
 
-async def count_failures(events: Events, device_id: str, since: datetime | None) -> int:
-    """How many failures there are: their keys, and one or two more for each day that has any device's."""
+async def count_failures(events: Events, device_id: str, moments: Sequence[datetime | None]) -> list[int]:
+    """How many failures there are since each of the moments.
+
+    Costs the keys since the earliest, and one or two more for each day that has any device's.
+    """
     asked = _failures_of(device_id)
-    if since is not None:
-        asked |= {"_id.day": {"$gte": day_of(since)}, "_id.timestamp": {"$gte": since}}
-    return await events.count_documents(asked, hint=FAILURES_INDEX)
+    given = [moment for moment in moments if moment is not None]
+    if given and len(given) == len(moments):
+        earliest = min(given)
+        asked |= {"_id.day": {"$gte": day_of(earliest)}, "_id.timestamp": {"$gte": earliest}}
+    counted = {str(place): {"$sum": _is_since(moment)} for place, moment in enumerate(moments)}
+    found = await events.aggregate(
+        [{"$match": asked}, {"$group": {"_id": None, **counted}}], hint=FAILURES_INDEX
+    )
+    rows = await found.to_list()
+    return [rows[0][place] if rows else 0 for place in counted]
+
+
+def _is_since(moment: datetime | None) -> Document | int:
+    """What counts an event that is not before a moment."""
+    return 1 if moment is None else {"$cond": [{"$gte": ["$_id.timestamp", moment]}, 1, 0]}
 
 
 def _failures_of(device_id: str) -> Document:

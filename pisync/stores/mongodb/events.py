@@ -192,10 +192,10 @@ class MongoEventStore:
         with map_driver_errors():
             return await failing(self._events, device_ids, in_a_row)
 
-    async def count_failures(self, device_id: str, since: datetime | None) -> int:
-        """How many failures there are."""
+    async def count_failures(self, device_id: str, moments: Sequence[datetime | None]) -> list[int]:
+        """How many failures there are since each of the moments."""
         with map_driver_errors():
-            return await by_device.count_failures(self._events, device_id, since)
+            return await by_device.count_failures(self._events, device_id, moments)
 
     async def close(self) -> None:
         """Close the connections."""
