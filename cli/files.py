@@ -25,7 +25,7 @@ def save(pieces: Iterable[bytes], file: Path, *, confirmed: bool) -> None:
         PiSyncError: the api is away, or ends before the file does; or the file cannot be written.
     """
     if str(file) == "-":
-        _print(pieces)
+        print_pieces(pieces)
         return
     if not confirmed and file.exists():
         typer.confirm(f"{file} is there already. Overwrite it?", abort=True)
@@ -45,12 +45,12 @@ def save(pieces: Iterable[bytes], file: Path, *, confirmed: bool) -> None:
     typer.echo(f"{size_bytes} {'byte' if size_bytes == 1 else 'bytes'} in {file}")
 
 
-def _print(pieces: Iterable[bytes]) -> None:
-    """To standard output as it is; to a terminal with what would steer it as escapes."""
+def print_pieces(pieces: Iterable[bytes]) -> None:
+    """To standard output as they are; to a terminal with what would steer it as escapes."""
     if sys.stdout.isatty():
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         for piece in pieces:
-            sys.stdout.write(printable(decode(piece), keep="\n\t"))
+            sys.stdout.write(printable(decode(piece).replace("\r", ""), keep="\n\t"))
         return
     for piece in pieces:
         sys.stdout.buffer.write(piece)

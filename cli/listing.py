@@ -1,10 +1,7 @@
 """A list of the api as a table, as JSON or as CSV: its first rows, or all of them."""
 
-import csv
-import io
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,12 +10,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from api.directory.reading import harmless
-from cli import tables, truth
+from cli import files, tables, truth
 from cli.api_client import ApiClient, Json
 from cli.commands.options import Shape, Shown
 from cli.tables import Column
-from pisync.domain.payloads import printable
 
 # Rows on a page while all are read; the most that the api gives.
 PAGE: Final = 1000
@@ -58,7 +53,7 @@ def show(client: ApiClient, listing: Listing, parameters: Mapping[str, Any], sho
     if shown.shape is Shape.JSON:
         _print_json(rows)
     elif shown.shape is Shape.CSV:
-        _print_csv(rows)
+        files.print_pieces(_csv(rows))
     else:
         _print_table(listing, first, rows, more=more)
         return
@@ -98,31 +93,13 @@ def print_object(members: object) -> None:
     typer.echo(json.dumps(members, indent=1))
 
 
-def _print_csv(rows: Iterable[Json]) -> None:
-    """A header with the members of the first row, and a line for each row; nothing where there is none."""
-    safe = sys.stdout.isatty()
+def _csv(rows: Iterable[Json]) -> Iterator[bytes]:
+    """As the api's files: a header with the members of the first row, and a line for each; else nothing."""
+    from api.list_files import cell_of, csv_lines  # noqa: PLC0415 - all of FastAPI, which a table needs not
+
     names: list[str] = []
     for row in rows:
         if not names:
             names = list(row)
-            sys.stdout.write(_csv_line(names))
-        line = _csv_line([_cell(row.get(name)) for name in names])
-        sys.stdout.write(printable(line, keep="\n\t") if safe else line)  # echo would drop characters
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    target = io.StringIO()
-    csv.writer(target, lineterminator="\n").writerow(cells)
-    return target.getvalue()
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list) and not any(isinstance(each, dict) for each in value):
-        value = " ".join(map(str, value))
-    elif isinstance(value, (dict, list)):
-        value = json.dumps(value)
-    return harmless(str(value))
+            yield csv_lines([names])
+        yield csv_lines([[cell_of(row.get(name)) for name in names]])

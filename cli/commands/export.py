@@ -108,3 +108,16 @@ def causes(*, filters: dict[str, Any], target: Target, api: Api) -> None:
 def history(device_id: DeviceId, *, which: dict[str, Any], target: Target, api: Api) -> None:
     """Export the syncs of one device, newest first."""
     target.save(api, f"/api/device/{quote(device_id, safe='')}/sync-history", which)
+
+
+@export.command("site-history", epilog="Example: pisync export site-history S-17 --since 30d -o S-17.ndjson")
+@takes(which=options.syncs, target=_target, api=options.api)
+def site_history(
+    site_id: Annotated[str, typer.Argument(metavar="ID", help="The site's id.", show_default=False)],
+    *,
+    which: dict[str, Any],
+    target: Target,
+    api: Api,
+) -> None:
+    """Export the syncs of all devices of a site, device after device, newest first."""
+    target.save(api, f"/api/site/{quote(site_id, safe='')}/sync-history", which)

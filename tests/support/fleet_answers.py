@@ -172,10 +172,9 @@ class FakeApi:
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
         self.asked.append((path, query))
-        found = self.answers.get(path)
-        if found is None:
-            return 404, {"detail": "There is nothing at this path."}
-        return found(query) if callable(found) else found
+        found = self.answers.get(path, (404, {"detail": "There is nothing at this path."}))
+        answer: Answer = found(query) if callable(found) else found
+        return answer
 
     def query(self, path: str) -> dict[str, list[str]]:
         """What the path was asked with last."""

@@ -168,7 +168,7 @@ def test_csv_cells_are_those_of_the_api_s_files(terminal: Terminal) -> None:
         answers.device(labels=["a", "b"], site=None, muted_until=None)
     )
     out = terminal.run("devices", "--csv")[1]
-    heading, row = out.splitlines()
+    heading, row = out.split("\r\n")[:2]
     assert heading.split(",") == list(answers.device())
     assert row.split(",")[1:5] == ["", "", "a b", "PiBook"]
     assert row.endswith(",2,false,false,false,,false")
@@ -397,6 +397,7 @@ def test_the_answers_of_these_tests_are_in_the_shapes_of_the_api(model: str, ans
         ("export causes", "/api/causes.csv", set()),
         ("export sites", "/api/sites.ndjson", set()),
         ("export history", "/api/device/{device_id}/sync-history.ndjson", set()),
+        ("export site-history", "/api/site/{site_id}/sync-history.csv", set()),
     ],
 )
 def test_the_options_are_the_parameters_of_the_endpoint_with_their_values(
