@@ -47,9 +47,7 @@ def summary(
         ok=Days(20_600, days),
         bad=Days(20_599, days >> 1),
         heard=heard,
-        last_event=LastEvent(
-            moment_ms, days % 50, failures % 3, 0.5 * seen, kind, days * 1000 if seen else None
-        ),
+        last_event=LastEvent(moment_ms, days % 50, failures % 3, 0.5 * seen, kind, seen * 9 or None),
     )
 
 
