@@ -38,12 +38,12 @@ def _columns(target: Console) -> Sequence[Column]:
     return (
         member("device_id", "device"),
         Column(heading="state", cell=lambda row: tables.state(row["state"], target)),
-        member("streak", right=True),
-        member("failures", right=True),
+        member("streak", right=True, short_heading="row"),
+        member("failures", right=True, short_heading="fails"),
         member("cause", whole=False),
         member("site"),
         member("name", whole=False),
-        moments("last_received", "last heard"),
+        moments("last_received", "last heard", short_heading="heard"),
         Column(heading="beside", cell=flags, whole=False),
     )
 
@@ -57,8 +57,8 @@ DEVICES: Final = Listing(
 )
 _COUNTS: Final = (
     member("device_id", "device"),
-    member("streak", right=True),
-    member("failures", right=True),
+    member("streak", right=True, short_heading="row"),
+    member("failures", right=True, short_heading="fails"),
 )
 _TIMES: Final = (moments("last_failure"), moments("last_success"), moments("last_seen"))
 FAILURES: Final = Listing(
@@ -98,7 +98,10 @@ ALERTS: Final = Listing(
         member("streak_now", "now", right=True),
         member("failures_now", "failures", right=True),
         moments("opened_at", "opened"),
-        moments("closed_at", "closed"),
+        Column(
+            heading="closed",
+            cell=lambda row: Text("open") if row["closed_at"] is None else tables.moment(row["closed_at"]),
+        ),
         Column(heading="acknowledged", cell=_acknowledged, whole=False),
     ),
     empty="No alerts.",

@@ -41,7 +41,7 @@ def columns(target: Console) -> Sequence[Column]:
         Column(heading="outcome", cell=lambda row: tables.state(row["outcome"], target)),
         member("total_files_synced", "files", right=True),
         member("total_errors", "errors", right=True),
-        member("internet_speed", "Mbit/s", right=True),
+        Column(heading="Mbit/s", cell=_speed, right=True),
         Column(heading="took", cell=_duration, right=True),
         Column(heading="came in", cell=_lateness),
         Column(heading="codes", cell=_codes, whole=False),
@@ -51,6 +51,11 @@ def columns(target: Console) -> Sequence[Column]:
 def _duration(row: Json) -> Text:
     took_ms = row.get("sync_duration_ms")
     return tables.text(None if took_ms is None else took_ms / 1000) + Text("" if took_ms is None else " s")
+
+
+def _speed(row: Json) -> Text:
+    speed = row.get("internet_speed")
+    return tables.text(None if speed is None else f"{speed:,.2f}")
 
 
 def _lateness(row: Json) -> Text:

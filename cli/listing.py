@@ -72,7 +72,7 @@ def _print_table(listing: Listing, first: Json, rows: Iterator[Json], *, more: b
     if not first[listing.rows]:
         tables.show(target, Text(listing.empty))
     while part := list(itertools.islice(rows, TABLE_ROWS_MAX)):
-        tables.show(target, tables.table(columns, part))
+        tables.show(target, tables.table(columns, part, target))
     if more:
         tables.show(target, Text("more: --all"))
     told = listing.truth(first)

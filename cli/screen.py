@@ -11,7 +11,7 @@ from rich.text import Text
 from cli import devices, tables, truth
 from cli.api_client import Json
 from cli.groups import TRENDS
-from cli.status import Snapshot, Verdict
+from cli.status import Snapshot, Verdict, many
 from pisync import clock
 from pisync.domain.payloads import printable
 
@@ -38,7 +38,7 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     stats = snapshot.stats
     beside = [f"{tables.text(stats.get(name)).plain} {name}" for name in ("muted", "retired")]
     yield _named("Devices", Text(f"{tables.text(stats.get('devices')).plain} · {' · '.join(beside)}"))
-    yield _named("", devices.states(stats.get("states", {}), target))
+    yield Text("  ") + devices.states(stats.get("states", {}), target)
     yield from _alerts(snapshot)
     yield from _causes(snapshot)
     yield from _received(stats, target)
@@ -60,27 +60,24 @@ def verdict(snapshot: Snapshot, target: Console) -> Text:
 
 
 def truth_line(snapshot: Snapshot) -> Text:
-    """Such as `Exact · as of 12:04:31Z · bridges 0.8 s behind · rollups 2.0 s behind · broker holds 0`."""
+    """Such as `Exact · as of 12:04:31Z · bridges 0.8 s, rollups 2.0 s behind · broker holds 0`."""
     health, why = snapshot.health, snapshot.not_exact()
     parts = [f"Not exact: {'; '.join(why)}" if why else "Exact"]
     parts.append(f"as of {truth.clock_time(snapshot.stats.get('as_of'))}")
     behind = [bridge["behind_s"] for bridge in snapshot.bridges or ()]
     furthest = None if not behind or None in behind else max(behind)
-    parts.append(f"bridges {_seconds(furthest)} behind")
-    parts.append(f"rollups {_seconds(snapshot.rollup_lag_s)} behind")
+    parts.append(f"bridges {_seconds(furthest)}, rollups {_seconds(snapshot.rollup_lag_s)} behind")
     parts.append(f"broker holds {tables.text(health.get('broker', {}).get('held')).plain}")
     return Text(" · ".join(parts))
 
 
 def line(snapshot: Snapshot, target: Console) -> Text:
     """The screen in one line, where there is no terminal."""
-    loud = f"{len(snapshot.loud):,}{'+' if snapshot.more_alerts else ''} alerts not acknowledged"
     return tables.joined(
         (
             Text(clock.rfc3339(clock.now())[:19] + "Z"),
             verdict(snapshot, target),
             devices.states(snapshot.stats.get("states", {}), target),
-            Text(loud),
             truth_line(snapshot),
         ),
         " | ",
@@ -88,7 +85,7 @@ def line(snapshot: Snapshot, target: Console) -> Text:
 
 
 def _named(name: str, value: Text) -> Text:
-    return Text(f"{name:<{_NAME_CHARS}}", "bold") + Text("", "not bold") + value
+    return Text.assemble((f"{name:<{_NAME_CHARS}}", "bold"), value)
 
 
 def _alerts(snapshot: Snapshot) -> Iterator[Text]:
@@ -96,13 +93,12 @@ def _alerts(snapshot: Snapshot) -> Iterator[Text]:
     handled = number - len(loud)
     more = "+" if snapshot.more_alerts else ""
     yield _named("Alerts", Text(f"{number:,}{more} open, {handled:,} of them acknowledged or muted"))
-    now = clock.now()
     for alert in loud[:ALERTS_SHOWN]:
         present = tables.text(alert.get("streak_now")).plain
         yield _named(
             "",
             Text(f"{printable(alert['device_id'])}  {present} failures in a row, opened ")
-            + tables.moment(alert["opened_at"], now),
+            + tables.short_moment(alert["opened_at"]),
         )
     if len(loud) > ALERTS_SHOWN:
         yield _named("", Text(f"and {len(loud) - ALERTS_SHOWN:,}{more} more: pisync alerts"))
@@ -112,7 +108,7 @@ def _causes(snapshot: Snapshot) -> Iterator[Text]:
     if not snapshot.causes:
         yield _named("Causes now", Text("none"))
     for index, cause in enumerate(snapshot.causes):
-        told = [f"{cause['devices']:,} devices", f"{cause['sites']:,} sites"]
+        told = [many(cause["devices"], "device"), many(cause["sites"], "site")]
         if cause["trend"] is not None:
             told.append(TRENDS.get(cause["trend"], printable(cause["trend"])))
         yield _named("" if index else "Causes now", Text(f"{printable(cause['code'])}  {', '.join(told)}"))
@@ -124,7 +120,7 @@ def _received(stats: Json, target: Console) -> Iterator[Text]:
     yield _named(
         "Received",
         Text(
-            f"{_sum(today, 'events')} events today (UTC), {_sum(today, 'failures')} of them failures,"
+            f"{_sum(today, 'events')} today (UTC): {_sum(today, 'failures')} failures,"
             f" {_sum(today, 'late')} late; {_sum(points, 'events')} in 24 h"
         ),
     )

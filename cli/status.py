@@ -70,14 +70,12 @@ class Snapshot:
         """What needs somebody, in words."""
         found = []
         if self.loud:
-            found.append(
-                f"{len(self.loud):,}{' or more' if self.more_alerts else ''} alerts are not acknowledged"
-            )
+            found.append(f"{many(len(self.loud), 'alert', more=self.more_alerts)} not acknowledged")
         failing = self.counts.get("failing", 0) - len({alert["device_id"] for alert in self.quiet})
         if failing > 0 and not self.loud:
-            found.append(f"{failing:,} devices fail without an alert")
+            found.append(f"{many(failing, 'device')} failing without an alert")
         if overdue := self.counts.get("overdue", 0):
-            found.append(f"{overdue:,} devices are overdue")
+            found.append(f"{many(overdue, 'device')} overdue")
         return found
 
     def not_exact(self) -> list[str]:
@@ -133,6 +131,11 @@ class Snapshot:
         """The bridges that did not stop with nothing left to do; None: not known."""
         told = self.health.get("bridges")
         return None if told is None else [bridge for bridge in told if not bridge["stopped"]]
+
+
+def many(number: int, noun: str, *, more: bool = False) -> str:
+    """Such as `1 device`, `2 devices`, `1,000 or more alerts`."""
+    return f"{number:,}{' or more' if more else ''} {noun}{'' if number == 1 and not more else 's'}"
 
 
 def ask(client: ApiClient) -> Snapshot:

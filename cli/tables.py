@@ -22,7 +22,9 @@ from pisync.clock import read_rfc3339
 from pisync.domain.payloads import printable
 
 UNKNOWN: Final = "\u2013"
-# Of a terminal that cannot show these, and so gets letters.
+# A column that may be broken keeps so much of a narrow terminal.
+FOLDED_CHARS_MIN: Final = 9
+# The shape of a state or outcome, that for a terminal which has ASCII only, and the colour.
 _MARKS: Final = {
     "failing": ("✗", "X", "bold red"),
     "wobbly": ("▲", "!", "yellow"),
@@ -101,6 +103,12 @@ def moment(value: object, now: datetime | None = None) -> Text:
     return Text(f"{clock.rfc3339(read)[:16].replace('T', ' ')}Z ({age(read, now or clock.now())})")
 
 
+def short_moment(value: object) -> Text:
+    """A moment as `2 d ago`."""
+    read = parsed(value)
+    return text(value) if read is None else Text(age(read, clock.now()))
+
+
 def age(then: datetime, now: datetime) -> str:
     """How long ago in one unit, rounded down; or `in 3 h`, which is a clock that is ahead."""
     difference = now - then
@@ -120,41 +128,72 @@ def span(length: timedelta) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A column of a list: its heading, and the cell of a row. `whole`: never broken or cut."""
+    """A column of a list: its heading, and the cell of a row; shorter ones where there is little room.
+
+    `whole`: its cells are never broken.
+    """
 
     heading: str
     cell: Callable[[Json], Text]
     right: bool = False
     whole: bool = True
+    short: Callable[[Json], Text] | None = None
+    short_heading: str | None = None
 
 
-def member(name: str, heading: str | None = None, *, right: bool = False, whole: bool = True) -> Column:
+def member(
+    name: str,
+    heading: str | None = None,
+    *,
+    right: bool = False,
+    whole: bool = True,
+    short_heading: str | None = None,
+) -> Column:
     """The column of one member, as it is."""
     return Column(
         heading=heading or name.replace("_", " "),
         cell=lambda row: text(row.get(name)),
         right=right,
         whole=whole,
+        short_heading=short_heading,
     )
 
 
-def moments(name: str, heading: str | None = None) -> Column:
+def moments(name: str, heading: str | None = None, *, short_heading: str | None = None) -> Column:
     """The column of one moment."""
-    return Column(heading=heading or name.replace("_", " "), cell=lambda row: moment(row.get(name)))
+    return Column(
+        heading=heading or name.replace("_", " "),
+        cell=lambda row: moment(row.get(name)),
+        short=lambda row: short_moment(row.get(name)),
+        short_heading=short_heading,
+    )
 
 
-def table(columns: Sequence[Column], rows: Iterable[Json]) -> Table:
-    """The rows as a table."""
+def table(columns: Sequence[Column], rows: Sequence[Json], target: Console) -> Table:
+    """The rows as a table; where a terminal has no room for it with shorter cells, and no empty columns."""
+    made = _table(columns, rows, shortened=False)
+    is_too_wide = Measurement.get(target, target.options, made).maximum >= target.width
+    return _table(columns, rows, shortened=True) if target.is_terminal and is_too_wide else made
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Json], *, shortened: bool) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
+    shown = []
     for column in columns:
+        cells = [((shortened and column.short) or column.cell)(row) for row in rows]
+        longest = max((cell.cell_len for cell in cells), default=0)
+        if shortened and not longest:
+            continue
+        shown.append(cells)
         made.add_column(
-            column.heading,
+            (shortened and column.short_heading) or column.heading,
             justify="right" if column.right else "left",
             no_wrap=column.whole,
             overflow="ellipsis" if column.whole else "fold",
+            min_width=None if column.whole else min(FOLDED_CHARS_MIN, longest),
         )
-    for row in rows:
-        made.add_row(*(column.cell(row) for column in columns))
+    for line in zip(*shown, strict=True):
+        made.add_row(*line)
     return made
 
 

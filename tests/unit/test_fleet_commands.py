@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -139,6 +140,24 @@ def test_a_pipe_gets_whole_lines_and_no_colour(terminal: Terminal) -> None:
     out = terminal.run("devices")[1]
     assert len(out.splitlines()) == 5
     assert long.strip() in out
+
+
+def test_a_narrow_terminal_keeps_every_column(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    terminal.fake.answers["/api/devices"] = devices(
+        answers.device(
+            "PB-000123", state="never_heard", cause="E_TIMEOUT", name="Kampala Primary", site="S-17"
+        )
+    )
+    out = re.sub(r"\x1b\[[0-9;]*m", "", terminal.run("devices")[1])
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    whole = {"PB-000123", "never", "S-17", "ago"}
+    assert whole <= set(out.split())
+    assert "E_TIMEOU" in out
+    assert "Z (" not in lines[2]
+    assert "\x1b[3" not in terminal.run("devices")[1]  # no colour
 
 
 def test_a_list_ends_with_more_and_all_follows_the_pages(
@@ -316,7 +335,7 @@ def test_history_passes_its_filters_on_and_shows_late_and_partial(terminal: Term
     }
     assert code == 0
     cells = " ".join(out.splitlines()[1].split())
-    assert "✗ failed 0 2 0.4 5.4 s 1 h late E_TIMEOUT" in cells
+    assert "✗ failed 0 2 0.40 5.4 s 1 h late E_TIMEOUT" in cells
 
 
 def test_failures_have_the_streak_beside_the_total(terminal: Terminal) -> None:

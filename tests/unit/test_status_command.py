@@ -64,12 +64,12 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert "Devices       8 · 0 muted · 1 retired" in lines
     assert "Alerts        0 open, 0 of them acknowledged or muted" in lines
     assert "Causes now    none" in lines
-    assert "Received      50 events today (UTC), 6 of them failures, 4 late; 50 in 24 h" in lines
+    assert "Received      50 today (UTC): 6 failures, 4 late; 50 in 24 h" in lines
     assert any(line.strip().startswith("▃█") for line in lines)
     assert "Dead letters  0 in 24 h" in lines
     assert "Bridges       1 of 1 listening" in lines
     assert lines[-1].startswith("Exact · as of ")
-    assert lines[-1].endswith(" · bridges 0.8 s behind · rollups 2.0 s behind · broker holds 0")
+    assert lines[-1].endswith(" · bridges 0.8 s, rollups 2.0 s behind · broker holds 0")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixt
     fake.answers["/api/devices"]["counts"] = {**STATES, "overdue": 2}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
-    assert out.splitlines()[0] == "✗ Needs somebody: 2 devices are overdue"
+    assert out.splitlines()[0] == "✗ Needs somebody: 2 devices overdue"
     assert fake.asked.count(("/api/devices", {"muted": ["false"], "limit": ["1"]})) == 1
 
 
@@ -134,7 +134,7 @@ def test_figures_that_are_not_exact_are_neither_fine_nor_all_of_the_trouble(
     fake.answers[path] |= members
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 2
-    assert out.splitlines()[0].startswith("◌ Not exact: what is known says: 1 alerts are not")
+    assert out.splitlines()[0].startswith("◌ Not exact: what is known says: 1 alert not")
     assert out.splitlines()[-1].startswith("Not exact: ")
     assert why in out.splitlines()[-1]
 
@@ -182,7 +182,7 @@ def test_json_has_the_verdict_and_the_answers_as_they_are(
     told = json.loads(out)
     assert (code, err) == (1, "")
     assert told["verdict"] == "unhandled"
-    assert told["unhandled"] == ["1 alerts are not acknowledged"]
+    assert told["unhandled"] == ["1 alert not acknowledged"]
     assert told["stats"] == fake.answers["/api/stats"]
     assert told["health"] == fake.answers["/api/health"]
     assert (told["causes"], told["alerts"]) == ([answers.cause()], [answers.alert()])
@@ -200,14 +200,14 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     fake.answers["/api/dead-letters"] = {"dead_letters": letters, "next": "/more"}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
-    assert f"              PB-0  {DASH} failures in a row, opened 2026-05-03 08:12Z" in out
+    assert f"              PB-0  {DASH} failures in a row, opened 2" in out
     assert "and 4 more: pisync alerts" in out
     assert r"=cmd [bold]x[/bold]\x1b[2J\u202e  3 devices, 2 sites, + spreading" in out
     assert "-  3 devices, 2 sites\n" in out
-    assert "at least 40 events today (UTC), at least 3 of them failures" in out
+    assert "at least 40 today (UTC): at least 3 failures" in out
     assert "Dead letters  2 or more in 24 h: schema 2, clock_unset 1\n" in out
     assert f"Bridges       {DASH}\n" in out
-    assert f"bridges {DASH} behind" in out
+    assert f"bridges {DASH}, rollups 2.0 s behind" in out
     assert out.splitlines()[-1].endswith(f"broker holds {DASH}")
 
 
