@@ -19,6 +19,8 @@ from pisync.errors import ConfigurationError, PiSyncError
 # Longer than the api may wait for a receipt (60 s at most), so that its own answer is seen.
 ANSWER_TIMEOUT_S: Final = 75.0
 CONNECT_TIMEOUT_S: Final = 5.0
+# Of who does not wait for an api that is loading, nor for one that hangs.
+IMPATIENT_TIMEOUT_S: Final = 10.0
 # An import of a million entries is looked at and applied before it is answered.
 IMPORT_TIMEOUT_S: Final = 3600.0
 # How long a command waits for an api that has just started and still reads the fleet.
@@ -89,7 +91,7 @@ class ApiClient:
     """A client of one api, for use in a `with`.
 
     Where it `waits`, an api that still reads the fleet is asked again for a minute, and standard error says
-    how far that is.
+    how far that is; and one that is slow is given longer than otherwise.
     """
 
     def __init__(self, url: str, key: str | None, *, waits: bool = True) -> None:
@@ -109,7 +111,9 @@ class ApiClient:
             self._http = httpx.Client(
                 base_url=url.rstrip("/"),
                 headers=headers,
-                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                timeout=httpx.Timeout(
+                    ANSWER_TIMEOUT_S if waits else IMPATIENT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S
+                ),
                 verify=_tls_context(self._url),
                 trust_env=False,  # no proxy between this machine and itself
             )

@@ -34,6 +34,11 @@ def flags(row: Json) -> Text:
     return Text(", ".join(told))
 
 
+def _short_flags(row: Json) -> Text:
+    """Without until when it is muted."""
+    return Text(flags(row).plain.partition(" until ")[0])
+
+
 def _columns(target: Console) -> Sequence[Column]:
     return (
         member("device_id", "device"),
@@ -44,7 +49,7 @@ def _columns(target: Console) -> Sequence[Column]:
         member("site"),
         member("name", whole=False),
         moments("last_received", "last heard", short_heading="heard"),
-        Column(heading="beside", cell=flags, whole=False),
+        Column(heading="beside", cell=flags, short=_short_flags, whole=False),
     )
 
 

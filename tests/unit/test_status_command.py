@@ -1,6 +1,7 @@
 """`pisync status` and `pisync top` as typed: what the exit code says, and what the one screen shows."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli import screen, status, tables, top
+from cli import api_client, screen, status, tables, top
 from cli.api_client import ApiAway, ApiClient, Json
 from cli.tables import UNKNOWN as DASH
 from pisync import clock
@@ -163,6 +164,23 @@ def test_a_fleet_that_is_still_being_read_is_not_waited_for(
     assert out.splitlines()[-1].count(detail) == 1
     assert f"Devices       {DASH} · {DASH} muted · {DASH} retired" in out.splitlines()
     assert f"✗ failing {DASH} · " in out
+
+
+def test_an_api_that_hangs_is_away(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_client, "IMPATIENT_TIMEOUT_S", 0.05)
+    goes_on = threading.Event()
+
+    def hang(_query: object) -> Json:
+        goes_on.wait()
+        return {}
+
+    fake.answers["/api/stats"] = hang
+    code, out, err = run(capsys, "status", "--url", fake.url)
+    goes_on.set()
+    assert (code, out) == (69, "")
+    assert "timed out" in err
 
 
 def test_a_wrong_key_is_no_verdict(fake: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
