@@ -73,7 +73,7 @@ async def file_response(
     The first page is there before the answer begins, so that what it raises is answered as a problem. One
     that cannot be finished is cut off: it has no end, which every client notices.
     """
-    first = await anext(pages, ())
+    first = await anext(pages, None) or ()
     disposition = {"Content-Disposition": f'attachment; filename="{name}.{file_format}"'}
     return StreamingResponse(
         _pieces(file_format, columns, first, pages),

@@ -34,6 +34,7 @@ from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
+from tests.support.api_client import START_MS, feed
 from tests.support.counting import Commands
 from tests.support.samples import JSON, NOW, START, attach_anew, event, event_at, payload
 
@@ -52,7 +53,12 @@ class Costs:
     projection: RedisProjection
     connection: MongoConnection
     commands: Commands
+    fleet: Feeding
     packets: list[object] = field(default_factory=list)
+
+    async def feed(self) -> None:
+        """Have the fleet in memory read all that there is now."""
+        await feed(self.fleet)
 
     async def of(self, method: str, path: str, status: int = 200, **options: Any) -> httpx.Response:
         """The answer to one request, which is alone counted; connections are there already."""
@@ -112,7 +118,12 @@ async def costs(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
         )
         counted = Costs(
-            client=client, events=events, projection=projection, connection=connection, commands=commands
+            client=client,
+            events=events,
+            projection=projection,
+            connection=connection,
+            commands=commands,
+            fleet=state.fleet,
         )
         counted.packets = counting.packets_to_redis(monkeypatch)
         yield counted
@@ -286,6 +297,45 @@ async def test_what_redis_does_for_a_page_hardly_grows_with_the_fleet(
     assert large_next <= small_next + SEARCHES_MORE_MAX, done
     # The epoch, whether a rebuild is pending, bridges, time, a rank and the heads, in each shard.
     assert large_first <= 8 * limits.SHARDS, done
+
+
+async def test_a_page_of_the_fleet_asks_no_store(api: Costs) -> None:
+    await keep(api, range(120), 4)
+    await api.feed()
+    for path in (
+        "/api/devices",
+        "/api/devices?sort=name&limit=1000&state=failing&q=PB",
+        "/api/devices.csv",
+        "/api/devices.ndjson?heard_after=1d",
+    ):
+        await api.of("GET", path)
+        assert (api.commands.names, api.packets) == ([], [])
+
+
+async def test_a_device_is_three_commands_at_most(api: Costs) -> None:
+    """Its entry of the directory, its open alerts, and, where Redis keeps too few, all counts of failures."""
+    kept = [event_at(START_MS + at, "PB-3", errors=int(at > 0)) for at in range(limits.FAILURES_KEPT_MAX + 5)]
+    await api.events.insert(kept, NOW)
+    await api.projection.apply(project(kept))
+    await keep(api, range(4, 6), 4)
+    await api.feed()
+    body = (await api.of("GET", "/api/device/PB-3")).json()
+    assert (body["streak"], body["failures"]) == (limits.FAILURES_KEPT_MAX + 4,) * 2
+    assert (sorted(api.commands.names), api.packets) == (["aggregate", "find", "find"], [])
+    await api.of("GET", "/api/device/PB-4")
+    assert (api.commands.names, api.packets) == (["find", "find"], [])
+    await api.of("GET", "/api/device/PB-9", 404)
+    assert (api.commands.names, len(api.packets)) == (["find", "find"], 1)
+
+
+async def test_a_history_file_is_a_command_a_page(api: Costs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And, at its end, a look whether there are older days."""
+    monkeypatch.setattr(limits, "PAGE_MAX", 50)
+    await daily(api, "PB-3", 130, is_projected=False)
+    answer = await api.of("GET", "/api/device/PB-3/sync-history.ndjson")
+    assert len(answer.content.splitlines()) == 130
+    assert api.packets == []
+    assert len(api.commands.names) <= 8
 
 
 async def test_a_post_is_one_publish_and_asks_no_store(

@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import httpx
@@ -138,6 +137,30 @@ MODELS = {
 }
 
 
+async def feed(fleet: Feeding) -> None:
+    """Have a fleet in memory read all that there is now; nothing reads on after that."""
+    await asyncio.sleep(0.001)  # `as_of` is in milliseconds
+    began = clock.now()
+
+    def is_fed() -> bool:
+        freshness = fleet.freshness
+        is_read = freshness.as_of is not None and freshness.as_of > began
+        return is_read and freshness.state is FleetState.CURRENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FLEET_POLL_INTERVAL_S", "FLEET_SILENCE_INTERVAL_S"):
+            patch.setattr(limits, name, 0)
+        feeding = asyncio.create_task(fleet.run())
+        try:
+            while not is_fed():
+                await asyncio.sleep(0)
+                if feeding.done():
+                    feeding.result()
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+
+
 class Api:
     """A client of the app that refuses any answer which the OpenAPI document does not declare."""
 
@@ -205,25 +228,7 @@ class Api:
 
     async def feed(self) -> None:
         """Have the fleet in memory read all that there is now; nothing reads on after that."""
-        await asyncio.sleep(0.001)  # `as_of` is in milliseconds
-        began = clock.now()
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("FLEET_POLL_INTERVAL_S", "FLEET_SILENCE_INTERVAL_S"):
-                patch.setattr(limits, name, 0)
-            feeding = asyncio.create_task(self.fleet.run())
-            try:
-                while not self._is_fed(began):
-                    await asyncio.sleep(0)
-                    if feeding.done():
-                        feeding.result()
-            finally:
-                feeding.cancel()
-                await asyncio.wait({feeding})
-
-    def _is_fed(self, began: datetime) -> bool:
-        freshness = self.fleet.freshness
-        is_read = freshness.as_of is not None and freshness.as_of > began
-        return is_read and freshness.state is FleetState.CURRENT
+        await feed(self.fleet)
 
     async def get(self, url: str, **options: Any) -> httpx.Response:
         return await self.request("GET", url, **options)

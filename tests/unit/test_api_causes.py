@@ -1,7 +1,10 @@
 """`/api/causes` and `/api/cause/{code}`: why devices fail now, and what the rollups and events say of it."""
 
+import csv
+import io
+import json
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
@@ -83,21 +86,19 @@ async def test_causes_are_those_of_devices_that_fail_now_with_how_many_and_where
     assert (answer["complete"], answer["loading"], answer["stale_since"]) == (True, None, None)
 
 
-@pytest.mark.parametrize(
-    ("query", "codes"),
-    [
-        ("state=wobbly", ["E_NET"]),
-        ("site=S-2", ["E_NET"]),
-        ("site=-", ["-", "E_NET", "a/b?\n"]),
-        ("cause=-", ["-"]),
-        ("q=pb-6", ["a/b?\n"]),
-        ("state=good", []),
-    ],
-)
-async def test_causes_are_filtered_as_devices_are(query: str, codes: list[str]) -> None:
+async def test_causes_are_filtered_as_devices_are() -> None:
     async with api() as pisync:
         await fleet(pisync)
-        assert [row["code"] for row in await pisync.pages(f"/api/causes?{query}", "causes")] == codes
+        for query, codes in {
+            "state=wobbly": ["E_NET"],
+            "site=S-2": ["E_NET"],
+            "site=-": ["-", "E_NET", "a/b?\n"],
+            "cause=-": ["-"],
+            "q=PB-6": ["a/b?\n"],
+            "state=good": [],
+        }.items():
+            found = await pisync.pages(f"/api/causes?{query}", "causes")
+            assert [row["code"] for row in found] == codes, query
 
 
 async def test_causes_are_paged() -> None:
@@ -145,26 +146,40 @@ async def test_first_and_last_are_told_where_nothing_before_and_nothing_newer_ca
         assert await seen(Span(0, now_ms - HOUR_MS - 1000)) == (first_seen, None)  # the worker stands still
 
 
-@pytest.mark.parametrize(
-    ("hours", "trend"),
-    [
-        ({1: failures(E_NET=9)}, "new"),
-        ({1: failures(E_NET=9), 100: failures(E_NET=1)}, "spreading"),
-        ({1: failures(E_NET=9), 30: failures(E_NET=63)}, "steady"),
-        ({1: failures(E_NET=1), 30: failures(E_NET=99)}, "ebbing"),
-        ({1: Figures(codes={"E_OTHER": 1}, other_codes=1)}, None),
-        ({1: Figures(codes={"E_NET": 9}, other_codes=1), 30: failures(E_NET=63)}, "steady"),
-    ],
-)
-async def test_a_trend_compares_the_last_day_with_the_week_before(
-    hours: dict[int, Figures], trend: str | None
-) -> None:
+async def test_a_trend_compares_the_last_day_with_the_week_before() -> None:
     async with api() as pisync:
         await fleet(pisync)
-        now_ms = to_ms(clock.now())
-        await pisync.rollups.add_codes({"E_NET": Span(now_ms - max(hours) * HOUR_MS, now_ms)})
-        await counted(pisync.rollups, {}, hours)
-        assert (await pisync.get("/api/causes")).json()["causes"][0]["trend"] == trend
+        for at_first, hours, trend in (
+            (1, {1: failures(E_NET=9)}, "new"),
+            (100, {1: failures(E_NET=9), 100: failures(E_NET=1)}, "spreading"),
+            (100, {1: failures(E_NET=9), 30: failures(E_NET=63)}, "steady"),
+            (100, {1: failures(E_NET=1), 30: failures(E_NET=99)}, "ebbing"),
+            (100, {1: Figures(codes={"E_OTHER": 1}, other_codes=1)}, None),
+            (100, {1: Figures(codes={"E_NET": 9}, other_codes=1), 30: failures(E_NET=63)}, "steady"),
+        ):
+            now_ms = to_ms(clock.now())
+            await pisync.rollups.add_codes({"E_NET": Span(now_ms - at_first * HOUR_MS, now_ms)})
+            await counted(pisync.rollups, {}, hours)
+            row = (await pisync.get("/api/causes")).json()["causes"][0]
+            assert (row["code"], row["trend"]) == ("E_NET", trend)
+
+
+async def test_files_have_all_causes_as_the_pages_tell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGE_MAX", 1)
+    async with api() as pisync:
+        await fleet(pisync)
+        rows = (await pisync.get("/api/causes?limit=1&state=failing")).json()["causes"]
+        lines = (await pisync.get("/api/causes.ndjson?state=failing")).text.splitlines()
+        file = await pisync.get("/api/causes.csv")
+    assert [json.loads(line)["code"] for line in lines] == ["E_NET", "-", "a/b?\n"]
+    assert json.loads(lines[0]) == rows[0]
+    table = list(csv.DictReader(io.StringIO(file.text, newline="")))
+    assert [(row["code"], row["devices"], row["trend"]) for row in table] == [
+        ("E_NET", "4", ""),
+        ("'-", "2", ""),
+        ("a/b?\n", "1", ""),
+    ]
+    assert 'filename="causes.csv"' in file.headers["content-disposition"]
 
 
 async def test_one_cause_has_its_sites_days_and_messages() -> None:
@@ -203,15 +218,13 @@ async def test_messages_are_of_those_that_failed_last_different_and_few() -> Non
     assert all(len(sample) <= limits.SAMPLE_CHARS_MAX for sample in samples)
 
 
-@pytest.mark.parametrize("code", ["a/b?\n", "-"])
-async def test_a_code_in_a_path_may_be_any_text(code: str) -> None:
+async def test_a_code_in_a_path_may_be_any_text() -> None:
     async with api() as pisync:
         await fleet(pisync)
-        answer = (await pisync.get(f"/api/cause/{quote(code, safe='')}")).json()
-        assert answer["code"] == code
-        devices = {"-": 2, "a/b?\n": 1}[code]
-        assert (answer["devices"], len(answer["samples"])) == (devices, 1)
-        assert answer["devices_url"].startswith("/api/devices?cause=")
+        for code, devices in {"-": 2, "a/b?\n": 1}.items():
+            answer = (await pisync.get(f"/api/cause/{quote(code, safe='')}")).json()
+            assert (answer["code"], answer["devices"], len(answer["samples"])) == (code, devices, 1)
+            assert answer["devices_url"] == f"/api/devices?{urlencode({'cause': code})}"
 
 
 async def test_a_cause_of_which_no_device_fails_now_is_known_by_its_failures() -> None:

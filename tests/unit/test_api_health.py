@@ -1,0 +1,170 @@
+"""`/api/health`: always answered, soon, with what is wrong and with null for what could not be asked."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from api.routes import health
+from pisync import clock, limits
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.rollups import Progress, Span
+from pisync.errors import BrokerUnavailable, MongodbUnavailable
+from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.memory.rollups import MemoryRollupStore
+from tests.support.api_client import Api, CatchingUpProjection, UnavailableProjection, api
+
+URL = "/api/health"
+HOUR_MS = 3_600_000
+FINE = {"ok": True, "why": None}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "READY_PING_S", 0.05)
+
+
+class SilentRollups(MemoryRollupStore):
+    async def progress(self) -> Progress:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class UnavailableRollups(MemoryRollupStore):
+    async def progress(self) -> Progress:
+        raise MongodbUnavailable("mongodb-0.internal: refused")
+
+
+async def all_is_well(pisync: Api) -> None:
+    """A bridge that listens, a worker that counts, and a fleet that is read."""
+    now_ms = to_ms(clock.now())
+    await pisync.beat()
+    await pisync.known_bridges.refresh()
+    await pisync.listening.listened("bridge-0", now_ms - 30 * 24 * HOUR_MS, now_ms)
+    await pisync.leases.take("rollups", "worker-1", 60)
+    await pisync.rollups.begin(1)
+    await pisync.rollups.save(Progress(covered=(Span(0, now_ms - 4000),), closed_ms=now_ms - 60_000), 1)
+    await pisync.feed()
+
+
+async def body(pisync: Api) -> dict[str, Any]:
+    response = await pisync.get(URL)
+    assert response.status_code == 200
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def whys(pisync: Api) -> dict[str, str]:
+    """What is wrong, by part."""
+    parts = (await body(pisync))["parts"]
+    assert all(part["ok"] is (part["why"] is None) for part in parts.values())
+    return {name: part["why"] for name, part in parts.items() if not part["ok"]}
+
+
+async def test_when_all_is_well() -> None:
+    async with api() as pisync:
+        await all_is_well(pisync)
+        answer = await body(pisync)
+    assert set(answer["parts"]) == {
+        *("mongodb", "redis", "broker", "bridges", "projection", "worker", "rollups", "fleet")
+    }
+    assert all(part == FINE for part in answer["parts"].values())
+    assert answer["projection"] == {"complete": True, "replayed": 0, "to_replay": 0, "behind": []}
+    [bridge] = answer["bridges"]
+    assert bridge.pop("last_sign") == bridge.pop("watermark")
+    assert 0 <= bridge.pop("behind_s") < limits.PROJECTION_YOUNG_S
+    assert bridge == {
+        "bridge_id": "bridge-0",
+        "listening": True,
+        "catching_up": False,
+        "stopped": False,
+    }
+    assert answer["listening_gaps"] == []
+    [duty] = answer["worker"]
+    assert (duty["duty"], duty["holder"], duty["is_held"]) == ("rollups", "worker-1", True)
+    assert 4 <= answer["rollups"]["lag_s"] < 30
+    assert answer["rollups"]["reaches_back"]
+    assert (answer["fleet"]["devices"], answer["fleet"]["complete"]) == (0, True)
+    assert answer["broker"] == {"held": None, "dropped": None}
+
+
+async def test_before_anything_is_there_nothing_is_claimed() -> None:
+    async with api() as pisync:
+        answer = await body(pisync)
+        assert answer["fleet"] == {
+            "devices": None,
+            "as_of": None,
+            "complete": False,
+            "loading": {"read": 0, "of": None},
+            "stale_since": None,
+            "stale_why": "it is being read since the start",
+        }
+        assert answer["rollups"]["lag_s"] is None
+        assert len(answer["listening_gaps"]) == 1
+        assert await whys(pisync) == {
+            "bridges": "which bridges there are is not known",
+            "worker": "there never was one",
+            "rollups": "nothing is counted yet",
+            "fleet": "it is being read since the start",
+        }
+
+
+async def test_a_part_that_is_away_or_silent_is_told_without_the_others_waiting_for_it() -> None:
+    async with api(rollups=SilentRollups(), projection=UnavailableProjection()) as pisync:
+        pisync.publisher.answer = BrokerUnavailable("The MQTT broker is away.")
+        answer = await body(pisync)
+        assert answer["parts"]["mongodb"]["why"] == "no answer within 0.05 s"
+        assert answer["parts"]["redis"]["why"] == "Redis is unavailable"
+        assert answer["parts"]["broker"]["why"] == "The MQTT broker is away."
+        assert answer["parts"]["rollups"]["why"] == "no answer within 0.05 s"
+        assert (answer["projection"], answer["rollups"]) == (None, None)
+        assert answer["worker"] == []  # this was asked, and answered
+    async with api(rollups=UnavailableRollups()) as pisync:
+        assert (await whys(pisync))["mongodb"] == "MongoDB is unavailable"
+        assert "internal" not in (await pisync.get(URL)).text
+
+
+async def test_bridges_that_do_not_listen_and_duties_that_nobody_has_are_named() -> None:
+    async with api() as pisync:
+        await all_is_well(pisync)
+        now_ms = to_ms(clock.now())
+        await pisync.beat("bridge-1", age_s=600)
+        await pisync.known_bridges.refresh()
+        await pisync.leases.release("rollups", "worker-1")
+        await pisync.rollups.save(Progress(covered=(Span(now_ms - HOUR_MS, now_ms - 600_000),)), 1)
+        found = await whys(pisync)
+        assert found == {
+            "bridges": "not listening: bridge-1",
+            "worker": "no worker has this duty: rollups",
+            "rollups": "what was received in the last 600 s is not counted yet",
+        }
+        # One that stopped is missed by nobody; of the last life only, and one that is not in the registry.
+        await pisync.projection.set_watermark("bridge-1", 5, catching_up=False, stopped="instance")
+        await pisync.projection.set_watermark("bridge-2", 5, catching_up=False, stopped="gone")
+        assert "bridges" not in await whys(pisync)
+        await pisync.bridges.claim("bridge-1", "another life", clock.now())
+        await pisync.known_bridges.refresh()
+        assert (await whys(pisync))["bridges"] == "not listening: bridge-1"
+
+
+async def test_times_in_which_nobody_listened_are_told() -> None:
+    async with api() as pisync:
+        now_ms = to_ms(clock.now())
+        await pisync.listening.listened("bridge-0", now_ms - 40 * 24 * HOUR_MS, now_ms - 50 * HOUR_MS)
+        await pisync.listening.listened("bridge-1", now_ms - 2 * HOUR_MS, now_ms)
+        answer = await body(pisync)
+    gap = {"start": rfc3339(from_ms(now_ms - 50 * HOUR_MS)), "end": rfc3339(from_ms(now_ms - 2 * HOUR_MS))}
+    assert answer["listening_gaps"] == [gap]
+
+
+async def test_how_far_a_catch_up_is_is_told() -> None:
+    status = ProjectionStatus(complete=False, behind=frozenset({"b", "a"}), replayed=1200, to_replay=5000)
+    async with api(projection=CatchingUpProjection(status)) as pisync:
+        answer = await body(pisync)
+    assert answer["parts"]["projection"]["why"] == "the projection catches up: 1,200 of 5,000 events"
+    assert answer["projection"] == {
+        "complete": False,
+        "replayed": 1200,
+        "to_replay": 5000,
+        "behind": ["a", "b"],
+    }
