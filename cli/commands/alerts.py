@@ -26,6 +26,14 @@ def alerts(
     device_id: Annotated[
         str | None, typer.Option("--device", help="Only alerts of this device.", show_default=False)
     ] = None,
+    acknowledged: Annotated[
+        bool | None,
+        typer.Option(
+            "--acknowledged/--not-acknowledged",
+            help="Only alerts that are acknowledged, or only the others.",
+            show_default=False,
+        ),
+    ] = None,
     shown: Shown,
     api: Api,
 ) -> None:
@@ -34,4 +42,5 @@ def alerts(
     from cli.devices import ALERTS  # noqa: PLC0415
 
     with api.connect() as client:
-        listing.show(client, ALERTS, {"state": state, "rule": rule, "device_id": device_id}, shown)
+        which = {"state": state, "rule": rule, "device_id": device_id, "acknowledged": acknowledged}
+        listing.show(client, ALERTS, which, shown)

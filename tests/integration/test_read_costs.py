@@ -1,5 +1,6 @@
 """What a request costs the stores: round trips and documents examined, counted, not timed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,16 +15,22 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
+from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import clock, limits
+from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind, Until
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
+from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.directory import MongoDirectoryStore
@@ -98,6 +105,7 @@ async def costs(
         await attach_anew(projection)
         bridges = MongoBridgeRegistry(connection)
         directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
+        fleet = Feeding(projection=projection, directory=directory, listening=listening)
         state = State(
             events=events,
             projection=projection,
@@ -106,11 +114,14 @@ async def costs(
             bridges=bridges,
             directory=directory,
             actions=MongoActionStore(connection),
+            acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
             rollups=MongoRollupStore(connection),
             leases=MongoLeaseStore(connection),
             known_bridges=KnownBridges(bridges),
-            fleet=Feeding(projection=projection, directory=directory, listening=listening),
+            commands=MongoCommandStore(connection),
+            fleet=fleet,
+            failing=FailingDevices(fleet),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)
@@ -148,7 +159,7 @@ async def keep(api: Costs, devices: range, failures: int) -> None:
 
 async def examined(api: Costs, command: Mapping[str, Any]) -> tuple[int, int]:
     """Index keys and documents that MongoDB looks at for a command that it was sent."""
-    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint")}
+    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint") if name in command}
     explained = await api.connection.database.command("explain", find, verbosity="executionStats")
     stats = explained["executionStats"]
     return stats["totalKeysExamined"], stats["totalDocsExamined"]
@@ -336,6 +347,39 @@ async def test_a_history_file_is_a_command_a_page(api: Costs, monkeypatch: pytes
     assert len(answer.content.splitlines()) == 130
     assert api.packets == []
     assert len(api.commands.names) <= 8
+
+
+async def test_a_page_of_alerts_is_two_commands_whatever_is_acknowledged(api: Costs) -> None:
+    alerts, kept = MongoAlertStore(api.connection), MongoAcknowledgementStore(api.connection)
+    await asyncio.gather(alerts.prepare(), kept.prepare())
+    await alerts.open(Rule.STREAK, {f"PB-{number}": 3 for number in range(600)}, NOW)
+    ids = [alert.alert_id for alert in await alerts.find(AlertQuery(limit=600))]
+    for number, alert_id in enumerate(ids[::9]):
+        acknowledgement = Acknowledgement(
+            acknowledgement_id=f"{number:04}",
+            subject=Subject(kind=SubjectKind.ALERTS, target=alert_id),
+            who="ada",
+            at=NOW,
+            reason="",
+            until=Until(),
+        )
+        assert await kept.add(acknowledgement)
+    for path, rows in (
+        ("/api/alerts?limit=200", 200),
+        ("/api/alerts?limit=50&acknowledged=true", 50),
+        ("/api/acknowledgements?limit=50", 50),
+    ):
+        body = (await api.of("GET", path)).json()
+        assert len(body["alerts" if "alerts" in path else "acknowledgements"]) == rows
+        assert api.commands.names == ["find", "find"], path
+        for command in list(api.commands.sent):
+            keys, documents = await examined(api, command)
+            assert documents <= rows + 1
+            assert keys <= 2 * (rows + 1) + 1
+    # Among those that are not, the ones that are acknowledged are skipped.
+    body = (await api.of("GET", "/api/alerts?limit=50&acknowledged=false")).json()
+    assert [row["id"] for row in body["alerts"]] == [each for place, each in enumerate(ids) if place % 9][:50]
+    assert api.commands.names == ["find"] * 4
 
 
 async def test_a_post_is_one_publish_and_asks_no_store(

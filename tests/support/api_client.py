@@ -30,9 +30,11 @@ from pisync.stores.interfaces.directory import EntryWrite
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
@@ -76,6 +78,16 @@ class CatchingUpProjection(MemoryProjection):
 
     async def status(self) -> ProjectionStatus:
         return self._status
+
+
+@dataclass
+class FailingDevices:
+    """How many devices fail by each code, as a test says; None: nobody knows."""
+
+    by_code: dict[str, int] | None = field(default_factory=dict)
+
+    def devices(self, code: str) -> int | None:
+        return None if self.by_code is None else self.by_code.get(code, 0)
 
 
 @dataclass
@@ -173,7 +185,9 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        acknowledgements: MemoryAcknowledgementStore | None = None,
         rollups: MemoryRollupStore | None = None,
+        commands: MemoryCommandStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -183,11 +197,14 @@ class Api:
         self.bridges = MemoryBridgeRegistry()
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
+        self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
+        self.failing = FailingDevices()
         self.listening = MemoryListeningRecord()
         self.rollups = rollups or MemoryRollupStore()
         self.leases = MemoryLeaseStore()
         self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
+        self.commands = commands or MemoryCommandStore()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -197,11 +214,14 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             actions=self.actions,
+            acknowledgements=self.acknowledgements,
+            failing=self.failing,
             listening=self.listening,
             rollups=self.rollups,
             leases=self.leases,
             known_bridges=self.known_bridges,
             fleet=self.fleet,
+            commands=self.commands,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)

@@ -28,6 +28,40 @@ from tests.support.fleet_answers import HOSTILE, STATES, TRUTH, FakeApi, paged, 
 DOCUMENT = Api().document
 KEY = "schlüssel-der-api"
 
+SAID = {"by": "Ada", "at": answers.NOW, "reason": "A new card comes.", "until": "recovery"}
+DEVICE: dict[str, Any] = {
+    **answers.device("PB-1", state="failing", streak=2, failures=5, name="room 1", last_failure=answers.NOW),
+    "reason": "Failing: 12 syncs in a row, E_TIMEOUT.",
+    "days": [
+        {"day": f"2026-05-{30 - back:02}", "ok": back in {1, 2}, "bad": back in {0, 2}, "heard": back == 1}
+        for back in range(20)
+    ],
+    "last_event": {
+        "timestamp": "2026-05-03T08:00:00.000Z",
+        "total_files_synced": 20,
+        "total_errors": 1,
+        "internet_speed": 3.2,
+        "device_type": "PiBook",
+        "sync_duration_ms": None,
+    },
+    "lateness_s": 7200.5,
+    "directory": {
+        "device_id": "PB-1",
+        "name": "room 1",
+        "site": None,
+        "labels": [],
+        "note": HOSTILE,
+        "habit_days": None,
+        "muted_until": None,
+        "retired": False,
+        "version": 3,
+        "changed_at": answers.NOW,
+    },
+    "alert": {"id": "a", "rule": "streak", "streak": 3, "opened_at": "2026-05-03T08:12:00.000Z"},
+    "presence": None,
+    **TRUTH,
+}
+
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,29 +292,6 @@ def test_errors_say_what_was_wrong_where_and_what_to_do(
     assert terminal.fake.keys[-1] == f"Bearer {KEY}".encode().decode("latin-1")
 
 
-DEVICE: dict[str, Any] = {
-    **answers.device("PB-1", state="failing", streak=2, failures=5, name="room 1", last_failure=answers.NOW),
-    "reason": "Failing: 12 syncs in a row, E_TIMEOUT.",
-    "days": [
-        {"day": f"2026-05-{30 - back:02}", "ok": back in {1, 2}, "bad": back in {0, 2}, "heard": back == 1}
-        for back in range(20)
-    ],
-    "last_event": {
-        "timestamp": "2026-05-03T08:00:00.000Z",
-        "total_files_synced": 20,
-        "total_errors": 1,
-        "internet_speed": 3.2,
-        "device_type": "PiBook",
-        "sync_duration_ms": None,
-    },
-    "lateness_s": 7200.5,
-    "directory": {"note": HOSTILE},
-    "alert": answers.alert(),
-    "presence": None,
-    **TRUTH,
-}
-
-
 def test_a_device_is_told_by_its_sentence_first_then_its_days_facts_and_syncs(terminal: Terminal) -> None:
     history = [
         answers.sync(),
@@ -364,19 +375,19 @@ def test_failures_have_the_streak_beside_the_total(terminal: Terminal) -> None:
 
 
 def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) -> None:
-    said = {"by": "Ada", "at": answers.NOW, "reason": "A new card comes.", "until": "recovery"}
     terminal.fake.answers |= {
-        "/api/alerts": {"alerts": [answers.alert(), answers.alert("PB-2", acknowledged=said)], "next": None},
+        "/api/alerts": {"alerts": [answers.alert(), answers.alert("PB-2", acknowledged=SAID)], "next": None},
         "/api/causes": {"causes": [answers.cause("-", trend=None, first_seen=None)], **TRUTH, "next": None},
         "/api/sites": {"sites": [answers.site(), answers.site(None, name=None)], **TRUTH, "next": None},
     }
-    _, loud, quiet = terminal.run("alerts", "--state", "all", "--device", "PB-1", "--rule", "streak")[
-        1
-    ].splitlines()
+    _, loud, quiet = terminal.run(
+        "alerts", "--state", "all", "--device", "PB-1", "--rule", "streak", "--not-acknowledged"
+    )[1].splitlines()
     assert terminal.fake.query("/api/alerts") == {
         "state": ["all"],
         "rule": ["streak"],
         "device_id": ["PB-1"],
+        "acknowledged": ["false"],
         "limit": ["50"],
     }
     assert (loud.split()[:5], loud.split()[-1]) == (["PB-1", "streak", "3", "7", "19"], "loud")
@@ -393,7 +404,8 @@ def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) ->
         ("Devices", devices(answers.device(), answers.device(labels=["a"], cause="-"))),
         ("Causes", {"causes": [answers.cause()], **TRUTH, "next": None}),
         ("Sites", {"sites": [answers.site(), answers.site(None)], **TRUTH, "next": None}),
-        ("Alerts", {"alerts": [answers.alert()], "next": None}),
+        ("Alerts", {"alerts": [answers.alert(), answers.alert(acknowledged=SAID)], "next": None}),
+        ("Device", DEVICE),
         ("History", {"device_id": "PB-1", "events": [answers.sync()], "next": None}),
         ("Stats", answers.STATS),
         ("SystemHealth", answers.HEALTH),

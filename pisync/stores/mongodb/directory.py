@@ -76,6 +76,12 @@ class MongoDirectoryStore:
         with map_driver_errors():
             return await self._entries[Kind.DEVICES].find_one({"site": site_id}, {"_id": 1}) is not None
 
+    async def devices_of_site(self, site_id: str, limit: int) -> list[KeptEntry]:
+        """The devices that name the site, by their ids."""
+        with map_driver_errors():
+            found = self._entries[Kind.DEVICES].find({"site": site_id, "is_deleted": False})
+            return [_kept(Kind.DEVICES, each) async for each in found.sort("_id", ASCENDING).limit(limit)]
+
     async def changed_since(self, kind: Kind, moment: datetime) -> AsyncIterator[KeptEntry]:
         """All entries that changed at this moment or later, oldest first."""
         with map_driver_errors():
