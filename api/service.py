@@ -69,6 +69,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             alerts=stores.alerts,
             bridges=stores.bridges,
             directory=stores.directory,
+            device_notes=stores.device_notes,
             actions=stores.actions,
             acknowledgements=stores.acknowledgements,
             listening=stores.listening,

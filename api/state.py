@@ -14,6 +14,7 @@ from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
@@ -38,6 +39,7 @@ class State:
     alerts: AlertStore
     bridges: BridgeRegistry
     directory: DirectoryStore
+    device_notes: DeviceNotesReader
     actions: ActionStore
     acknowledgements: AcknowledgementStore
     listening: ListeningRecord

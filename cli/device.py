@@ -114,6 +114,7 @@ def _facts(device: Json) -> list[tuple[str, object]]:
         ("beside", devices.flags(device).plain),
         ("alert", _alert(device["alert"])),
         ("presence", _presence(device["presence"])),
+        ("in its spool", _spool(device["presence"])),
     ]
 
 
@@ -128,8 +129,24 @@ def _alert(alert: Json | None) -> Text:
     return tables.joined((Text(printable(str(alert["rule"]))), opened), ", ")
 
 
-def _presence(presence: Json | None) -> str | None:
-    """The members of what the device says of itself; None: not known."""
-    if not isinstance(presence, dict):
-        return presence
-    return ", ".join(f"{name} {value}" for name, value in presence.items() if value is not None)
+def _presence(presence: Json | None) -> Text | None:
+    """What the device says of its connection; None: not known."""
+    if presence is None:
+        return None
+    head = "online" if presence["online"] else "offline"
+    told = [Text(f"{head}, said ") + tables.moment(presence["heard_at"])]
+    if presence["firmware"]:
+        told.append(Text(f"firmware {printable(presence['firmware'])}"))
+    return tables.joined(told)
+
+
+def _spool(presence: Json | None) -> Text | None:
+    """Whether everything has arrived, as the device said last; None: not told."""
+    if presence is None or presence["pending"] is None:
+        return None
+    if not presence["pending"]:
+        return Text("nothing waited at ") + tables.moment(presence["pending_at"])
+    told = [Text(f"{presence['pending']:,} events waited at ") + tables.moment(presence["pending_at"])]
+    if presence["oldest_pending"] is not None:
+        told.append(Text("the oldest of ") + tables.moment(presence["oldest_pending"]))
+    return tables.joined(told, ", ")

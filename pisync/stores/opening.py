@@ -11,6 +11,7 @@ from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
@@ -26,6 +27,7 @@ from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
@@ -55,6 +57,7 @@ class Stores:
     acknowledgements: AcknowledgementStore
     commands: CommandStore
     presence: PresenceStore
+    device_notes: DeviceNotesReader
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -87,6 +90,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             acknowledgements=MongoAcknowledgementStore(mongodb),
             commands=MongoCommandStore(mongodb),
             presence=MongoPresenceStore(mongodb),
+            device_notes=MongoDeviceNotes(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

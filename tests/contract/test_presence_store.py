@@ -1,6 +1,7 @@
 """What every store of presence does: join what is said, in any order, as the domain does."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import msgspec
@@ -8,10 +9,17 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pisync.domain.directory import DirectoryDevice, Kind
 from pisync.domain.presence import Presence, join
+from pisync.stores.interfaces.device_notes import DeviceNotesReader
+from pisync.stores.interfaces.directory import DirectoryStore, EntryWrite
 from pisync.stores.interfaces.presence import PresenceStore
+from pisync.stores.memory.device_notes import MemoryDeviceNotes
+from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.device_notes import MongoDeviceNotes
+from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.presence import MongoPresenceStore
 from tests.support.presence import presences
 from tests.support.samples import NOW
@@ -45,6 +53,33 @@ async def test_what_was_said_is_joined_as_the_domain_does(store: PresenceStore, 
     for each in reversed(said[3:]):
         await store.join([each])
     assert await store.of([device_id, "unknown"]) == {device_id: expected}
+
+
+async def test_it_is_read_together_with_the_entry_of_the_directory(
+    event_store_url: str | None,
+) -> None:
+    said = Presence(device_id="PB-1", began_at=NOW, is_offline=False, heard_at=NOW, is_told=True)
+    write = EntryWrite(entry=DirectoryDevice(device_id="PB-1", name="One", labels=("a",)), version=0)
+    async with AsyncExitStack() as stack:
+        presence: PresenceStore
+        directory: DirectoryStore
+        notes: DeviceNotesReader
+        if event_store_url is None:
+            presence, directory = memory = MemoryPresenceStore(), MemoryDirectoryStore()
+            notes = MemoryDeviceNotes(memory[1], memory[0])
+        else:
+            connection = MongoConnection(event_store_url)
+            stack.push_async_callback(connection.close)
+            presence, directory = MongoPresenceStore(connection), MongoDirectoryStore(connection)
+            notes = MongoDeviceNotes(connection)
+        assert await notes.of("PB-1") == (None, None)
+        await presence.join([said, msgspec.structs.replace(said, device_id="PB-2")])
+        assert await notes.of("PB-1") == (None, said)
+        await directory.write(Kind.DEVICES, [write], "0")
+        [kept] = (await directory.get(Kind.DEVICES, ["PB-1"])).values()
+        assert kept.entry == write.entry
+        assert await notes.of("PB-1") == (kept, said)
+        assert (await notes.of("PB-2")).entry is None
 
 
 async def test_of_many_each_has_its_own(store: PresenceStore) -> None:

@@ -36,10 +36,12 @@ from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.device_notes import MemoryDeviceNotes
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
+from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.samples import members
@@ -200,6 +202,7 @@ class Api:
         self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
         self.failing = FailingDevices()
         self.listening = MemoryListeningRecord()
+        self.presence = MemoryPresenceStore()
         self.rollups = rollups or MemoryRollupStore()
         self.leases = MemoryLeaseStore()
         self.known_bridges = KnownBridges(self.bridges)
@@ -213,6 +216,7 @@ class Api:
             alerts=self.alerts,
             bridges=self.bridges,
             directory=self.directory,
+            device_notes=MemoryDeviceNotes(self.directory, self.presence),
             actions=self.actions,
             acknowledgements=self.acknowledgements,
             failing=self.failing,

@@ -58,7 +58,15 @@ DEVICE: dict[str, Any] = {
         "changed_at": answers.NOW,
     },
     "alert": {"id": "a", "rule": "streak", "streak": 3, "opened_at": "2026-05-03T08:12:00.000Z"},
-    "presence": None,
+    "presence": {
+        "online": False,
+        "since": answers.NOW,
+        "heard_at": "2026-05-03T08:12:00.000Z",
+        "firmware": "7.1\x1b",
+        "pending": 12,
+        "oldest_pending": None,
+        "pending_at": "2026-05-02T08:12:00.000Z",
+    },
     **TRUTH,
 }
 
@@ -316,6 +324,9 @@ def test_a_device_is_told_by_its_sentence_first_then_its_days_facts_and_syncs(te
     assert "2 h" in next(line for name, line in facts.items() if name.startswith("came in late by"))
     assert "E_TIMEOUT 2, E_X 1" in out
     assert "streak, open since 2026-05-03 08:12Z" in out
+    assert "offline, said 2026-05-03 08:12Z" in out
+    assert r"firmware 7.1\x1b" in out
+    assert "12 events waited at 2026-05-02 08:12Z" in out
     assert not {"\x1b", "\u202e"} & set(out)
     assert "✗ failed" in out
     assert "◐ partial" in out
@@ -325,7 +336,7 @@ def test_a_device_is_told_by_its_sentence_first_then_its_days_facts_and_syncs(te
 
 def test_a_device_that_was_never_heard_is_shown_without_syncs(terminal: Terminal) -> None:
     unknown = dict.fromkeys(
-        ("last_received", "last_seen", "last_success", "last_event", "lateness_s", "alert")
+        ("last_received", "last_seen", "last_success", "last_event", "lateness_s", "alert", "presence")
     )
     terminal.fake.answers["/api/device/PB-1"] = {**DEVICE, **unknown, "failures": 0, "streak": 0}
     code, out, _ = terminal.run("device", "PB-1")

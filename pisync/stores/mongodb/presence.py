@@ -43,7 +43,7 @@ class MongoPresenceStore:
         with map_driver_errors():
             found = self._presence.find({"_id": {"$in": list(device_ids)}})
             found = found.limit(len(device_ids)).batch_size(len(device_ids))
-            return {document["_id"]: _presence(document) async for document in found}
+            return {document["_id"]: kept_presence(document) async for document in found}
 
 
 def _members(presence: Presence) -> Document:
@@ -69,7 +69,8 @@ def _members(presence: Presence) -> Document:
     return members
 
 
-def _presence(document: Document) -> Presence:
+def kept_presence(document: Document) -> Presence:
+    """The presence of a document."""
     pending = document.get("pending")
     return Presence(
         device_id=document["_id"],
