@@ -92,8 +92,12 @@ def test_a_file_that_is_there_is_overwritten_only_when_that_is_said(
         patch.setattr("typer.confirm", lambda *_args, **_options: sys.exit(1))
         assert run(capsys, "export", "sites", "-o", str(file), "--url", fake.url)[0] == 1
     assert file.read_text() == "older"
+    (tmp_path / "link").hardlink_to(file)
     assert run(capsys, "export", "sites", "-o", str(file), "--yes", "--url", fake.url)[0] == 0
-    assert file.read_bytes() == FILE
+    assert (file.read_bytes(), (tmp_path / "link").read_text()) == (
+        FILE,
+        "older",
+    )  # renamed, not written over
     code, _, err = run(capsys, "export", "sites", "-o", str(tmp_path / "no" / "f"), "--url", fake.url)
     assert (code, "No such file or directory" in err) == (1, True)
 

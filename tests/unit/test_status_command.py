@@ -164,6 +164,9 @@ def test_a_fleet_that_is_still_being_read_is_not_waited_for(
     assert out.splitlines()[-1].count(detail) == 1
     assert f"Devices       {DASH} · {DASH} muted · {DASH} retired" in out.splitlines()
     assert f"✗ failing {DASH} · " in out
+    assert (
+        f"Received      {DASH} today (UTC): {DASH} failures, {DASH} late; {DASH} in 24 h" in out.splitlines()
+    )
 
 
 def test_an_api_that_hangs_is_away(
