@@ -85,7 +85,7 @@ async def file_response(
 async def _pieces(
     file_format: FileFormat, columns: Sequence[str], first: Rows, pages: AsyncIterator[Rows]
 ) -> AsyncIterator[bytes]:
-    yield b"" if file_format is FileFormat.NDJSON else _csv_lines([columns])
+    yield b"" if file_format is FileFormat.NDJSON else csv_lines([columns])
     yield _ENCODERS[file_format](first)
     async for page in pages:
         # Others have their turn between pages, also where the client takes all at once.
@@ -94,16 +94,18 @@ async def _pieces(
 
 
 def _csv(rows: Rows) -> bytes:
-    return _csv_lines([_cell(value) for value in row.values()] for row in rows)
+    return csv_lines([cell_of(value) for value in row.values()] for row in rows)
 
 
-def _csv_lines(rows: Iterable[Sequence[str]]) -> bytes:
+def csv_lines(rows: Iterable[Sequence[str]]) -> bytes:
+    """Rows of cells as lines of CSV."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 
 
-def _cell(value: object) -> str:
+def cell_of(value: object) -> str:
+    """A member of a row as the text of a cell."""
     match value:
         case None:
             return ""
@@ -151,7 +153,7 @@ def _responses(
 ) -> Responses:
     text = _ENCODERS[file_format]([example])
     if file_format is FileFormat.CSV:
-        text = _csv_lines([list(example)]) + text
+        text = csv_lines([list(example)]) + text
     answers: Responses = {
         200: {
             "description": "All rows; a file that is cut off has no end.",

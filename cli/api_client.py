@@ -1,13 +1,17 @@
 """The api as the command line uses it: one HTTP client, pages followed, and clear errors for what fails."""
 
+import ipaddress
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
+from cli.progress import progress
 from pisync import settings, urls
 from pisync.domain.payloads import printable
 from pisync.errors import ConfigurationError, PiSyncError
@@ -15,10 +19,22 @@ from pisync.errors import ConfigurationError, PiSyncError
 # Longer than the api may wait for a receipt (60 s at most), so that its own answer is seen.
 ANSWER_TIMEOUT_S: Final = 75.0
 CONNECT_TIMEOUT_S: Final = 5.0
+# Of who does not wait for an api that is loading, nor for one that hangs.
+IMPATIENT_TIMEOUT_S: Final = 10.0
 # An import of a million entries is looked at and applied before it is answered.
 IMPORT_TIMEOUT_S: Final = 3600.0
+# How long a command waits for an api that has just started and still reads the fleet.
+LOADING_TIMEOUT_S: Final = 60.0
+LOADING_INTERVAL_S: Final = 1.0
 
 Json = dict[str, Any]
+Answer = TypeVar("Answer")
+
+
+class ApiAway(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
+    """Nothing answers at the address, or something that is not PiSync's api."""
+
+    exit_code = 69
 
 
 class ApiRefused(PiSyncError):  # noqa: N818 - what the api did
@@ -34,22 +50,51 @@ class ApiRefused(PiSyncError):  # noqa: N818 - what the api did
         self.errors: list[Json] = body.get("errors", [])
 
 
-def connect(url: str, key: str | None) -> "ApiClient":
-    """A client with this key, or with the first in the settings.
+class StillLoading(ApiRefused):
+    """The api still reads the fleet, and a part of it is no answer: `read` devices `of` so many, if known."""
+
+    def __init__(self, message: str, status: int, body: Json) -> None:
+        super().__init__(f"{message} Try again in a moment.", status, body)
+        self.read: int = body["read"]
+        self.of: int | None = body.get("of")
+
+
+def connect(url: str | None, key: str | None, *, waits: bool = True) -> "ApiClient":
+    """A client of the api at this address with this key, or of what the settings say.
 
     Raises:
         ConfigurationError: the URL or a setting is wrong.
     """
-    if key is None:
-        keys = settings.load(settings.ApiSettings).api_keys
-        key = keys[0].get_secret_value() if keys else None
-    return ApiClient(url, key)
+    if url is None or key is None:
+        loaded = settings.load(settings.ApiSettings)
+        url = url or _address(loaded)
+        if key is None and loaded.api_keys:
+            key = loaded.api_keys[0].get_secret_value()
+    return ApiClient(url, key, waits=waits)
+
+
+def _address(loaded: settings.ApiSettings) -> str:
+    """Where an api with these settings is reached from its own machine."""
+    host = loaded.http_host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{loaded.http_port}"
+    if address.is_unspecified:
+        host = "127.0.0.1"
+    elif address.version == 6:
+        host = f"[{host}]"
+    return f"http://{host}:{loaded.http_port}"
 
 
 class ApiClient:
-    """A client of one api, for use in a `with`."""
+    """A client of one api, for use in a `with`.
 
-    def __init__(self, url: str, key: str | None) -> None:
+    Where it `waits`, an api that still reads the fleet is asked again for a minute, and standard error says
+    how far that is; and one that is slow is given longer than otherwise.
+    """
+
+    def __init__(self, url: str, key: str | None, *, waits: bool = True) -> None:
         """Prepare; nothing is sent yet.
 
         Raises:
@@ -60,13 +105,16 @@ class ApiClient:
             raise ConfigurationError("--key: holds a character that cannot be printed")
         self._url = url.rstrip("/")
         self._root_path = urlsplit(self._url).path
+        self._waits = waits
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         try:
             self._http = httpx.Client(
                 base_url=url.rstrip("/"),
                 headers=headers,
-                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                verify=ssl.create_default_context(),  # the system's certificates, as for mqtts://
+                timeout=httpx.Timeout(
+                    ANSWER_TIMEOUT_S if waits else IMPATIENT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S
+                ),
+                verify=_tls_context(self._url),
                 trust_env=False,  # no proxy between this machine and itself
             )
         except (httpx.InvalidURL, ValueError):  # whose texts quote the URL
@@ -85,7 +133,7 @@ class ApiClient:
             ApiRefused: the api answers with an error.
             PiSyncError: it does not answer, or is not PiSync's.
         """
-        return self._call("GET", path, params=_given(parameters))
+        return self._when_loaded(lambda: self._call("GET", path, params=_given(parameters)))
 
     def delete(self, path: str, parameters: Mapping[str, Any] | None = None) -> Json:
         """DELETE; parameters that are None are left out; raises as `get` does."""
@@ -110,24 +158,56 @@ class ApiClient:
 
     def download(self, path: str, parameters: Mapping[str, Any]) -> Iterator[bytes]:
         """GET a file in pieces; one that is cut off is an error; raises as `get` does."""
+        response = self._when_loaded(lambda: self._open(path, parameters))
         try:
-            with self._http.stream("GET", path, params=_given(parameters)) as response:
-                if response.is_success:
-                    yield from response.iter_bytes()
-                    return
+            yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise PiSyncError(f"the answer of the api was cut off: {error or type(error).__name__}") from None
+        finally:
+            response.close()
+
+    def _open(self, path: str, parameters: Mapping[str, Any]) -> httpx.Response:
+        try:
+            request = self._http.build_request("GET", path, params=_given(parameters))
+            response = self._http.send(request, stream=True)
+            if response.is_success:
+                return response
+            try:
                 response.read()
+            finally:
+                response.close()
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
         raise _refusal(response, _json(response))
 
-    def rows(self, path: str, name: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
-        """All rows of all pages of a list, whose rows are the member `name`; raises as `get` does."""
+    def pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
+        """All pages of a list, one after the other; raises as `get` does."""
         page = self.get(path, parameters)
         while True:
-            yield from page[name]
+            yield page
             if page["next"] is None:
                 return
             page = self.get(page["next"].removeprefix(self._root_path))  # it stands in --url, too
+
+    def rows(self, path: str, name: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
+        """All rows of all pages of a list, whose rows are the member `name`; raises as `get` does."""
+        for page in self.pages(path, parameters):
+            yield from page[name]
+
+    def _when_loaded(self, ask: Callable[[], Answer]) -> Answer:
+        """The answer, once the api has read the fleet."""
+        started_s = time.monotonic()
+        with ExitStack() as stack:
+            update = None
+            while True:
+                try:
+                    return ask()
+                except StillLoading as loading:
+                    if not self._waits or time.monotonic() - started_s >= LOADING_TIMEOUT_S:
+                        raise
+                    update = update or stack.enter_context(progress("The api reads the fleet", "devices"))
+                    update(loading.read, loading.of or 0)
+                time.sleep(LOADING_INTERVAL_S)
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:
@@ -140,21 +220,30 @@ class ApiClient:
         raise _refusal(response, body)
 
 
-def _unreachable(error: httpx.HTTPError) -> PiSyncError:
-    return PiSyncError(
+def _tls_context(url: str) -> ssl.SSLContext:
+    """The system's certificates, as for mqtts://; without https none are read, which takes 20 ms."""
+    if urlsplit(url).scheme.lower() == "https":
+        return ssl.create_default_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _unreachable(error: httpx.HTTPError) -> ApiAway:
+    return ApiAway(
         f"the api cannot be reached at the address in --url: {error or type(error).__name__};"
-        " is it running, and is --url right?"
+        " is it running, and is --url (or PISYNC_HTTP_HOST and PISYNC_HTTP_PORT) right?"
     )
 
 
 def _refusal(response: httpx.Response, body: Json | None) -> PiSyncError:
     if body is None or "detail" not in body:
-        return PiSyncError(
+        return ApiAway(
             f"what is at --url answered {response.status_code}, but not as PiSync does; is --url right?"
         )
     message = printable(str(body["detail"]))
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         message += " Give it with --key, or in PISYNC_API_KEYS."
+    if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and isinstance(body.get("read"), int):
+        return StillLoading(message, response.status_code, body)
     return ApiRefused(message, response.status_code, body)
 
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Final
 
 import typer
 
+from cli import files
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import progress
 from pisync.domain.payloads import printable
@@ -18,7 +19,6 @@ IMPORT_PATH: Final = "/api/directory/import"
 EXPORT_PATH: Final = "/api/directory/export"
 MEDIA_TYPES: Final = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 PIECE_BYTES: Final = 64 * 1024
-KIB: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,12 +100,16 @@ def _tracked(description: str, source: BinaryIO, size_bytes: int) -> Iterator[by
     """The bytes of a file in pieces, with the progress of their sending."""
     sent = 0
     with progress(description, "KiB") as update:
-        update(0, -(-size_bytes // KIB))
+        update(0, -(-size_bytes // files.KIB))
         while piece := source.read(PIECE_BYTES):
             yield piece
             sent += len(piece)
             is_sent = sent >= size_bytes
-            update(-(-sent // KIB), -(-size_bytes // KIB), "sent; the api checks it" if is_sent else "")
+            update(
+                -(-sent // files.KIB),
+                -(-size_bytes // files.KIB),
+                "sent; the api checks it" if is_sent else "",
+            )
 
 
 def export(client: ApiClient, file: Path, parameters: dict[str, Any], *, confirmed: bool) -> None:
@@ -114,24 +118,4 @@ def export(client: ApiClient, file: Path, parameters: dict[str, Any], *, confirm
     Raises:
         PiSyncError: the api is unavailable, or ends before the file does; or the file cannot be written.
     """
-    if str(file) == "-":
-        for piece in client.download(EXPORT_PATH, parameters):
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
-        return
-    if not confirmed and file.exists():
-        typer.confirm(f"{file} is there already. Overwrite it?", abort=True)
-    partial = file.with_name(f"{file.name}.partial")
-    size_bytes = 0
-    try:
-        with partial.open("wb") as target, progress("Exporting", "KiB") as update:
-            for piece in client.download(EXPORT_PATH, parameters):
-                target.write(piece)
-                size_bytes += len(piece)
-                update(-(-size_bytes // KIB), 0)
-        partial.replace(file)
-    except OSError as error:
-        raise PiSyncError(f"{error.filename or file}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    typer.echo(f"{_field(size_bytes, 'byte')} in {file}")
+    files.save(client.download(EXPORT_PATH, parameters), file, confirmed=confirmed)

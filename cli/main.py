@@ -1,20 +1,31 @@
 """The `pisync` command: all commands together, and what becomes of an error."""
 
 import sys
+from collections.abc import Callable
+from typing import Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.commands.alerts import alerts
 from cli.commands.api import api
 from cli.commands.bridge import bridge
 from cli.commands.bridges import bridges
+from cli.commands.causes import causes
 from cli.commands.dead_letters import dead_letters
+from cli.commands.device import device
+from cli.commands.devices import devices
 from cli.commands.directory import directory
+from cli.commands.export import export
+from cli.commands.failures import failures
+from cli.commands.history import history
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
+from cli.commands.sites import sites
 from cli.commands.stack import doctor, up
+from cli.commands.status import status, top
 from cli.commands.worker import worker
 from pisync.errors import PiSyncError
 
@@ -23,14 +34,37 @@ app = typer.Typer(
     help="Sync logs of offline-first learning devices: MQTT in, MongoDB and Redis behind, HTTP out."
     " Settings come from the environment (PISYNC_*); see docs/operations.md.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, bridge, api, worker, simulate, doctor, rebuild, migrate):
-    app.command()(command)
-app.add_typer(bridges)
-app.add_typer(dead_letters)
-app.add_typer(directory)
+RUN: Final = "Run"
+LOOK: Final = "Look (asks a running api)"
+ACT: Final = "Act (asks a running api)"
+MAINTAIN: Final = "Maintain and try out"
+# Each command with its panel in the help, and an example.
+_COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
+    (up, RUN, "pisync up --data .pisync --devices 50"),
+    (bridge, RUN, "PISYNC_BRIDGE_ID=bridge-1 pisync bridge"),
+    (api, RUN, "PISYNC_HTTP_PORT=8081 pisync api"),
+    (worker, RUN, "PISYNC_METRICS_PORT=9102 pisync worker"),
+    (status, LOOK, "pisync status || echo 'look at it'"),
+    (top, LOOK, "pisync top"),
+    (devices, LOOK, "pisync devices --state overdue --site S-17 --all"),
+    (device, LOOK, "pisync device PB-000123"),
+    (history, LOOK, "pisync history PB-000123 --since 7d --outcome failure"),
+    (failures, LOOK, "pisync failures --since 30d --sort streak"),
+    (causes, LOOK, "pisync causes --site S-17"),
+    (sites, LOOK, "pisync sites --label pilot"),
+    (alerts, LOOK, "pisync alerts --state all --device PB-000123"),
+    (doctor, MAINTAIN, "pisync doctor"),
+    (rebuild, MAINTAIN, "pisync rebuild --check"),
+    (migrate, MAINTAIN, "pisync migrate"),
+    (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
+)
+_GROUPS: Final = ((export, LOOK), (dead_letters, ACT), (directory, ACT), (bridges, MAINTAIN))
+for command, panel, example in _COMMANDS:
+    app.command(rich_help_panel=panel, epilog=f"Example: {example}")(command)
+for group, panel in _GROUPS:
+    app.add_typer(group, rich_help_panel=panel)
 
 
 def main() -> None:

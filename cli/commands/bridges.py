@@ -11,7 +11,7 @@ bridges = typer.Typer(
 )
 
 
-@bridges.command("list")
+@bridges.command("list", epilog="Example: pisync bridges list")
 def show_list() -> None:
     """List every bridge: its last life, its watermark, and how long ago it had merged everything."""
     from cli.bridges import run_list  # noqa: PLC0415
@@ -22,7 +22,7 @@ def show_list() -> None:
     run_list(loaded)
 
 
-@bridges.command()
+@bridges.command(epilog="Example: pisync bridges forget bridge-7")
 def forget(
     bridge_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.", show_default=False)],
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli.commands.options import Key, Url
 from pisync.domain.events import Reason
 
 dead_letters = typer.Typer(
@@ -14,15 +15,6 @@ dead_letters = typer.Typer(
     no_args_is_help=True,
 )
 
-Url = Annotated[str, typer.Option(help="Address of the api.")]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        help="Key of the api; without it, the first in PISYNC_API_KEYS, which other users of this machine"
-        " cannot see.",
-        show_default=False,
-    ),
-]
 DeadLetterId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 OnlyReason = Annotated[
     Reason | None, typer.Option("--reason", help="Only dead letters rejected for this.", show_default=False)
@@ -50,10 +42,9 @@ Replayed = Annotated[
         show_default=False,
     ),
 ]
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
-@dead_letters.command("list")
+@dead_letters.command("list", epilog="Example: pisync dead-letters list --reason clock_unset --since 7d")
 def show_list(
     *,
     reason: OnlyReason = None,
@@ -62,7 +53,7 @@ def show_list(
     until: Until = None,
     replayed: Replayed = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Dead letters to list, at most.")] = 50,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     key: Key = None,
 ) -> None:
     """Show dead letters as a table, newest first."""
@@ -83,8 +74,8 @@ def show_list(
         )
 
 
-@dead_letters.command()
-def show(dead_letter_id: DeadLetterId, *, url: Url = DEFAULT_URL, key: Key = None) -> None:
+@dead_letters.command(epilog="Example: pisync dead-letters show 3f6c0b5e9a1d4c27b8e0f1a2d3c4b5a6")
+def show(dead_letter_id: DeadLetterId, *, url: Url = None, key: Key = None) -> None:
     """Show one dead letter and its payload, as text where it is text and else as base64."""
     from cli import dead_letters as run  # noqa: PLC0415
     from cli.api_client import connect  # noqa: PLC0415
@@ -93,7 +84,7 @@ def show(dead_letter_id: DeadLetterId, *, url: Url = DEFAULT_URL, key: Key = Non
         run.show(client, dead_letter_id)
 
 
-@dead_letters.command()
+@dead_letters.command(epilog="Example: pisync dead-letters replay --reason refused")
 def replay(
     dead_letter_ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", show_default=False)] = None,
     *,
@@ -122,7 +113,7 @@ def replay(
         str | None,
         typer.Option(help="Who confirms; without it, the name of the login.", show_default=False),
     ] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     key: Key = None,
 ) -> None:
     """Publish dead letters again: those named, or all (of a reason, of a device) that no replay took in yet.
@@ -152,14 +143,14 @@ def replay(
         raise typer.Exit(replaying.correct(client, ids, stated, dry_run=dry_run, confirm=confirm))
 
 
-@dead_letters.command()
+@dead_letters.command(epilog="Example: pisync dead-letters export letters.ndjson")
 def export(
     file: Annotated[Path, typer.Argument(dir_okay=False, show_default=False)],
     *,
     yes: Annotated[
         bool, typer.Option("--yes", help="Overwrite a file that is there without asking.")
     ] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     key: Key = None,
 ) -> None:
     """Write all dead letters to a file, one JSON object a line, the payload in `raw_base64`.
@@ -174,7 +165,7 @@ def export(
         run.export(client, run.find_ids(client, {}), file)
 
 
-@dead_letters.command()
+@dead_letters.command(epilog="Example: pisync dead-letters purge --reason schema --until 90d --dry-run")
 def purge(
     *,
     reason: OnlyReason = None,
@@ -184,7 +175,7 @@ def purge(
     replayed: Replayed = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many they are.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     key: Key = None,
 ) -> None:
     """Delete dead letters for good: those that all the filters given choose; one is needed."""

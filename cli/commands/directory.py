@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.dead_letters import DEFAULT_URL, Key, Url
+from cli.commands.options import Key, Url
 from pisync.domain.directory import Kind
 
 directory = typer.Typer(
@@ -27,7 +27,7 @@ class Format(StrEnum):
 OfKind = Annotated[Kind, typer.Option(help="What the entries are about.", show_default=False)]
 
 
-@directory.command("import")
+@directory.command("import", epilog="Example: pisync directory import devices.csv --kind devices --dry-run")
 def import_file(
     file: Annotated[
         Path,
@@ -46,7 +46,7 @@ def import_file(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     key: Key = None,
 ) -> None:
     """Add and change entries by a file: all of it, or, with a fault in any line, nothing.
@@ -70,7 +70,7 @@ def import_file(
         raise typer.Exit(run.import_file(client, asked, dry_run=dry_run, confirmed=yes))
 
 
-@directory.command()
+@directory.command(epilog="Example: pisync directory export devices.csv --kind devices")
 def export(
     file: Annotated[Path, typer.Argument(help="A file; `-`: standard output.")] = Path("-"),
     *,
@@ -79,7 +79,7 @@ def export(
     yes: Annotated[
         bool, typer.Option("--yes", help="Overwrite a file that is there without asking.")
     ] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     key: Key = None,
 ) -> None:
     """Write all entries to a file, which an import takes as it is. It is there only once it is whole."""

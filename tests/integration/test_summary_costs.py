@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from api.publisher import MqttSyncPublisher
-from fleet.freshness import FleetState
 from pisync import clock
 from pisync.clock import to_ms
 from pisync.domain.device_state import project
@@ -25,7 +24,6 @@ from tests.integration.test_read_costs import Costs, costs
 from tests.support import counting
 from tests.support.counting import Commands
 from tests.support.samples import NOW, event
-from tests.support.waiting import until
 
 CODES = 40
 DEVICES = 250
@@ -45,10 +43,7 @@ async def api(
     publisher = MqttSyncPublisher(ApiSettings())  # nobody connects it
     async with costs(mongodb_url, redis_url, commands, monkeypatch, publisher) as counted:
         await filled(counted)
-        feeding = asyncio.create_task(counted.fleet.run())
-        await until(lambda: counted.fleet.freshness.state is FleetState.CURRENT)
-        feeding.cancel()
-        await asyncio.wait({feeding})
+        await counted.feed()
         yield counted
 
 

@@ -13,6 +13,7 @@ from tests.support.api_client import (
     api,
     is_problem,
 )
+from tests.support.paths import filled
 
 KEYS = "first-key-of-sixteen,zweiter-schlüssel-16"
 ROUTES = [
@@ -112,7 +113,7 @@ async def test_every_api_route_wants_the_key_and_says_so() -> None:
     async with api(api_keys=KEYS) as pisync:
         for path, operations in pisync.document["paths"].items():
             for method, operation in operations.items():
-                url = path.replace("{device_id}", "PB-1")
+                url = filled(path)
                 guarded = (await pisync.request(method.upper(), url)).status_code == 401
                 assert guarded == path.startswith("/api/")
                 assert guarded == ("401" in operation["responses"])

@@ -8,14 +8,11 @@ from pydantic import ValidationError
 
 from pisync.settings import ApiSettings
 from tests.support.api_client import EVENT, HOST, Api, api, is_problem
+from tests.support.paths import filled
 from tests.support.samples import event, payload
 
 HISTORY = "/api/device/PB-1/sync-history"
-GETS = [
-    path.replace("{device_id}", "PB-1").replace("{site_id}", "S-1").replace("{dead_letter_id}", "0" * 32)
-    for path, operations in Api().document["paths"].items()
-    if "get" in operations
-]
+GETS = [filled(path) for path, operations in Api().document["paths"].items() if "get" in operations]
 OTHERS = ["/", "/docs", "/openapi.json", "/docs/static/swagger-ui.css"]
 KEY = "0123456789abcdef"
 FROM_PROXY = {"trusted_proxies": "127.0.0.1"}  # where httpx says that it is

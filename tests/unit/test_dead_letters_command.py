@@ -540,14 +540,14 @@ def answering(status: int, content_type: str, body: bytes) -> Iterator[str]:
 def test_something_else_at_the_address(capsys: pytest.CaptureFixture[str], status: int, body: bytes) -> None:
     with answering(status, "text/html", body) as url:
         code, _, err = run(capsys, "list", "--url", url)
-    assert code == 1
+    assert code == 69
     assert "not as PiSync does" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
     ("url", "code", "message"),
     [
-        (f"http://127.0.0.1:{ports.any_free()}", 1, "cannot be reached"),
+        (f"http://127.0.0.1:{ports.any_free()}", 69, "cannot be reached"),
         ("127.0.0.1:8080", 78, "must begin with http://"),
         ("ftp://127.0.0.1", 78, "must begin with http://"),
         ("http://x:y", 78, "--url"),

@@ -1,0 +1,170 @@
+"""The one screen of `pisync status` and `pisync top`: states, alerts, causes, what was received."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from cli import devices, tables, truth
+from cli.api_client import Json
+from cli.groups import TRENDS
+from cli.status import Snapshot, Verdict, many
+from pisync import clock
+from pisync.domain.payloads import printable
+
+ALERTS_SHOWN: Final = 5
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_PLAIN_BARS: Final = ".:-=+*#@"
+_NAME_CHARS: Final = 14
+_VERDICTS: Final = {
+    Verdict.FINE: ("●", "*", "green", "Fine"),
+    Verdict.UNHANDLED: ("✗", "X", "bold red", "Needs somebody"),
+    Verdict.NOT_EXACT: ("◌", "?", "bold yellow", "Not exact"),
+}
+
+
+def screen(snapshot: Snapshot, target: Console) -> Group:
+    """All lines."""
+    return Group(*lines(snapshot, target))
+
+
+def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
+    """The verdict first, and how true it is last."""
+    yield verdict(snapshot, target)
+    yield Text()
+    stats = snapshot.stats
+    beside = [f"{tables.text(stats.get(name)).plain} {name}" for name in ("muted", "retired")]
+    yield _named("Devices", Text(f"{tables.text(stats.get('devices')).plain} · {' · '.join(beside)}"))
+    yield Text("  ") + devices.states(stats.get("states", {}), target)
+    yield from _alerts(snapshot)
+    yield from _causes(snapshot)
+    yield from _received(stats, target)
+    yield _named("Dead letters", _dead_letters(snapshot))
+    yield _named("Bridges", _bridges(snapshot.bridges))
+    yield Text()
+    yield truth_line(snapshot)
+
+
+def verdict(snapshot: Snapshot, target: Console) -> Text:
+    """Whether anything needs somebody, in one line."""
+    found = snapshot.verdict()
+    shape, plain, style, word = _VERDICTS[found]
+    why = snapshot.unhandled()
+    if found is Verdict.NOT_EXACT:
+        why = [f"what is known says: {', '.join(why)}"] if why else []
+    told = f": {', '.join(why)}" if why else ""
+    return Text(f"{shape if tables.has_shapes(target) else plain} {word}{told}", style)
+
+
+def truth_line(snapshot: Snapshot) -> Text:
+    """Such as `Exact · as of 12:04:31Z · bridges 0.8 s, rollups 2.0 s behind · broker holds 0`."""
+    health, why = snapshot.health, snapshot.not_exact()
+    parts = [f"Not exact: {'; '.join(why)}" if why else "Exact"]
+    parts.append(f"as of {truth.clock_time(snapshot.stats.get('as_of'))}")
+    behind = [bridge["behind_s"] for bridge in snapshot.bridges or ()]
+    furthest = None if not behind or None in behind else max(behind)
+    parts.append(f"bridges {_seconds(furthest)}, rollups {_seconds(snapshot.rollup_lag_s)} behind")
+    parts.append(f"broker holds {tables.text(health.get('broker', {}).get('held')).plain}")
+    return Text(" · ".join(parts))
+
+
+def line(snapshot: Snapshot, target: Console) -> Text:
+    """The screen in one line, where there is no terminal."""
+    return tables.joined(
+        (
+            Text(clock.rfc3339(clock.now())[:19] + "Z"),
+            verdict(snapshot, target),
+            devices.states(snapshot.stats.get("states", {}), target),
+            truth_line(snapshot),
+        ),
+        " | ",
+    )
+
+
+def _named(name: str, value: Text) -> Text:
+    return Text.assemble((f"{name:<{_NAME_CHARS}}", "bold"), value)
+
+
+def _alerts(snapshot: Snapshot) -> Iterator[Text]:
+    loud, number = snapshot.loud, len(snapshot.alerts)
+    handled = number - len(loud)
+    more = "+" if snapshot.more_alerts else ""
+    yield _named("Alerts", Text(f"{number:,}{more} open, {handled:,} of them acknowledged or muted"))
+    for alert in loud[:ALERTS_SHOWN]:
+        present = tables.text(alert.get("streak_now")).plain
+        yield _named(
+            "",
+            Text(f"{printable(alert['device_id'])}  {present} failures in a row, opened ")
+            + tables.short_moment(alert["opened_at"]),
+        )
+    if len(loud) > ALERTS_SHOWN:
+        yield _named("", Text(f"and {len(loud) - ALERTS_SHOWN:,}{more} more: pisync alerts"))
+
+
+def _causes(snapshot: Snapshot) -> Iterator[Text]:
+    if not snapshot.causes:
+        yield _named("Causes now", Text("none"))
+    for index, cause in enumerate(snapshot.causes):
+        told = [many(cause["devices"], "device"), many(cause["sites"], "site")]
+        if cause["trend"] is not None:
+            told.append(TRENDS.get(cause["trend"], printable(cause["trend"])))
+        yield _named("" if index else "Causes now", Text(f"{printable(cause['code'])}  {', '.join(told)}"))
+
+
+def _received(stats: Json, target: Console) -> Iterator[Text]:
+    points = stats.get("received", [])
+    today = [point for point in points if _is_of(point, clock.now())]
+    yield _named(
+        "Received",
+        Text(
+            f"{_sum(today, 'events')} today (UTC): {_sum(today, 'failures')} failures,"
+            f" {_sum(today, 'late')} late; {_sum(points, 'events')} in 24 h"
+        ),
+    )
+    known = [point["events"] for point in points if point["events"] is not None]
+    if known:
+        bars = _BARS if tables.has_shapes(target) else _PLAIN_BARS
+        most = max(*known, 1)
+        drawn = "".join(
+            " " if point["events"] is None else bars[(point["events"] * (len(bars) - 1) + most - 1) // most]
+            for point in points
+        )
+        yield _named("", Text(f"{drawn}  by hour, at most {max(known):,}"))
+
+
+def _is_of(point: Json, now: datetime) -> bool:
+    start = tables.parsed(point["start"])
+    return start is not None and start.date() == now.date()
+
+
+def _sum(points: list[Json], name: str) -> str:
+    """The sum, `at least` where some of it is not counted yet; unknown where nothing is."""
+    known = [point[name] for point in points if point.get(name) is not None]
+    if not known:
+        return tables.UNKNOWN
+    return f"{'' if len(known) == len(points) else 'at least '}{sum(known):,}"
+
+
+def _dead_letters(snapshot: Snapshot) -> Text:
+    """How many messages of a day could not be taken in, and for which reasons."""
+    letters = snapshot.letters
+    if letters is None:
+        return tables.text(None)
+    counts = Counter(reason for letter in letters for reason in letter["rejected"])
+    told = ", ".join(f"{printable(reason)} {count:,}" for reason, count in counts.most_common())
+    more = " or more" if snapshot.more_letters else ""
+    return Text(f"{len(letters):,}{more} in 24 h{': ' if told else ''}{told}")
+
+
+def _bridges(bridges: list[Json] | None) -> Text:
+    if bridges is None:
+        return tables.text(None)
+    listening = sum(bool(bridge["listening"]) for bridge in bridges)
+    return Text(f"{listening:,} of {len(bridges):,} listening")
+
+
+def _seconds(seconds: float | None) -> str:
+    return tables.UNKNOWN if seconds is None else f"{seconds:,.1f} s"

@@ -1,0 +1,241 @@
+"""Answers about a small fleet in the shapes of the api, and a server that gives them to a command."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from pisync import clock
+
+Json = dict[str, Any]
+NOW = clock.rfc3339(clock.now())
+TRUTH: Json = {"as_of": NOW, "complete": True, "loading": None, "stale_since": None, "stale_why": None}
+# A name as somebody could write it who wants to steer the terminal, the table or the spreadsheet.
+HOSTILE = "=cmd [bold]x[/bold]\x1b[2J\u202e"
+
+
+def device(device_id: str = "PB-1", **members: Any) -> Json:
+    """A row of `/api/devices`."""
+    return {
+        "device_id": device_id,
+        "name": None,
+        "site": None,
+        "labels": [],
+        "type": "PiBook",
+        "state": "good",
+        "streak": 0,
+        "failures": 0,
+        "cause": None,
+        "last_received": "2026-05-03T08:12:00.000Z",
+        "last_seen": "2026-05-03T08:00:00.000Z",
+        "last_success": "2026-05-03T08:00:00.000Z",
+        "last_failure": None,
+        "habit_days": 2,
+        "partial": False,
+        "late": False,
+        "clock_suspect": False,
+        "muted_until": None,
+        "retired": False,
+        **members,
+    }
+
+
+def cause(code: str = "E_TIMEOUT", **members: Any) -> Json:
+    """A row of `/api/causes`."""
+    return {
+        "code": code,
+        "devices": 3,
+        "failing": 2,
+        "wobbly": 1,
+        "sites": 2,
+        "first_seen": "2026-05-01T00:00:00.000Z",
+        "last_seen": "2026-05-03T08:00:00.000Z",
+        "trend": "spreading",
+        **members,
+    }
+
+
+def site(site_id: str | None = "S-17", **members: Any) -> Json:
+    """A row of `/api/sites`."""
+    return {
+        "site_id": site_id,
+        "name": "Kampala Primary",
+        "devices": 40,
+        "failing": 1,
+        "wobbly": 2,
+        "overdue": 3,
+        "never_heard": 4,
+        "good": 30,
+        "heard_today": 22,
+        "worst_cause": "E_TIMEOUT",
+        "time_zone": "Africa/Kampala",
+        **members,
+    }
+
+
+def alert(device_id: str = "PB-1", **members: Any) -> Json:
+    """A row of `/api/alerts`."""
+    return {
+        "id": f"alert-{device_id}",
+        "device_id": device_id,
+        "rule": "streak",
+        "streak": 3,
+        "streak_now": 7,
+        "failures_now": 19,
+        "opened_at": "2026-05-03T08:12:00.000Z",
+        "closed_at": None,
+        "acknowledged": None,
+        **members,
+    }
+
+
+def sync(timestamp: str = "2026-05-03T08:00:00.000Z", **members: Any) -> Json:
+    """A row of a history."""
+    return {
+        "timestamp": timestamp,
+        "outcome": "failed",
+        "total_files_synced": 0,
+        "total_errors": 2,
+        "internet_speed": 0.4,
+        "device_type": None,
+        "sync_duration_ms": 5400,
+        "errors": [{"code": "E_TIMEOUT", "message": "took too long"}],
+        "received_at": "2026-05-03T09:00:00.000Z",
+        **members,
+    }
+
+
+STATES: Json = {"failing": 0, "wobbly": 0, "overdue": 0, "never_heard": 0, "good": 8}
+STATS: Json = {
+    "states": STATES,
+    "devices": 8,
+    "retired": 1,
+    "muted": 0,
+    "unit": "hour",
+    "since": "2026-05-03T00:00:00.000Z",
+    "until": "2026-05-04T00:00:00.000Z",
+    "received": [
+        {
+            "start": NOW,
+            "events": events,
+            "failures": 3,
+            "partial": 1,
+            "files": 900,
+            "late": 2,
+            "in_time": 8,
+            "closed": True,
+        }
+        for events in (10, 40)
+    ],
+    **TRUTH,
+}
+HEALTH: Json = {
+    "parts": {
+        name: {"ok": True, "why": None}
+        for name in ("mongodb", "redis", "broker", "bridges", "projection", "worker", "rollups", "fleet")
+    },
+    "projection": {"complete": True, "replayed": 0, "to_replay": 0, "behind": []},
+    "bridges": [
+        {
+            "bridge_id": bridge_id,
+            "last_sign": NOW,
+            "watermark": NOW,
+            "behind_s": behind_s,
+            "listening": not stopped,
+            "catching_up": False,
+            "stopped": stopped,
+        }
+        for bridge_id, behind_s, stopped in (("bridge-0", 0.8, False), ("bridge-1", None, True))
+    ],
+    "listening_gaps": [],
+    "worker": [],
+    "rollups": {"lag_s": 2.0, "until": NOW, "closed_until": NOW, "reaches_back": False},
+    "fleet": {"devices": 8, **TRUTH},
+    "broker": {"held": 0, "dropped": None},
+}
+
+Answer = Json | bytes | tuple[int, Json]
+
+
+@dataclass
+class FakeApi:
+    """Answers by path; a function is given the query. What was asked is in `asked`."""
+
+    answers: dict[str, Any]
+    url: str = ""
+    asked: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
+        self.asked.append((path, query))
+        found = self.answers.get(path, (404, {"detail": "There is nothing at this path."}))
+        answer: Answer = found(query) if callable(found) else found
+        return answer
+
+    def query(self, path: str) -> dict[str, list[str]]:
+        """What the path was asked with last."""
+        return [query for asked, query in self.asked if asked == path][-1]
+
+
+def calm() -> dict[str, Any]:
+    """The answers of a fleet of which nothing needs anybody."""
+    return deepcopy(
+        {
+            "/api/stats": STATS,
+            "/api/health": HEALTH,
+            "/api/devices": {"devices": [device()], "counts": STATES, **TRUTH, "next": None},
+            "/api/causes": {"causes": [], **TRUTH, "next": None},
+            "/api/sites": {"sites": [], **TRUTH, "next": None},
+            "/api/alerts": {"alerts": [], "next": None},
+            "/api/dead-letters": {"dead_letters": [], "dropped": [], "next": None},
+        }
+    )
+
+
+def paged(name: str, rows: list[Json], path: str, **members: Any) -> Callable[[dict[str, list[str]]], Answer]:
+    """A list that gives as many rows a page as it is asked for."""
+
+    def answer(query: dict[str, list[str]]) -> Answer:
+        start, limit = int(query.get("cursor", ["0"])[0]), int(query["limit"][0])
+        end = start + limit
+        following = f"{path}?limit={limit}&cursor={end}" if end < len(rows) else None
+        return {name: rows[start:end], **members, "next": following}
+
+    return answer
+
+
+@contextmanager
+def serving(answers: dict[str, Any]) -> Iterator[FakeApi]:
+    """The fake api at an address of its own."""
+    fake = FakeApi(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            fake.keys.append(self.headers["Authorization"])
+            parts = urlsplit(self.path)
+            found = fake.answer(parts.path, parse_qs(parts.query))
+            status, body = found if isinstance(found, tuple) else (200, found)
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        fake.url = f"http://127.0.0.1:{server.server_port}"
+        yield fake
+        server.shutdown()
+        thread.join()
