@@ -130,6 +130,7 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
         "/api/directory/devices/{device_id}",
         "/api/directory/sites/{site_id}",
         "/api/directory/import",
+        "/api/stats",
         "/api/alerts/{alert_id}/acknowledge",
         "/api/device/{device_id}/sync-now",
         "/api/sync-now",
