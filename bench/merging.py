@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Final
 
 from redis.asyncio import Redis
@@ -90,7 +91,8 @@ async def _many_failures(scale: Scale) -> list[Result]:
         before = (await client.info("memory"))["used_memory"]
         names = [f"PB-{number:06d}" for number in range(200)]
         batches = [
-            project([_event(name, BEGIN_MS + HOUR_MS * n, 1) for name in names]) for n in range(failures)
+            project([_event(name, moment_ms, 1) for name in names], repeat(moment_ms))
+            for moment_ms in range(BEGIN_MS, BEGIN_MS + HOUR_MS * failures, HOUR_MS)
         ]
 
         async def merge() -> None:

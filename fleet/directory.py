@@ -49,7 +49,9 @@ class DirectoryFollower:
         self._directory = directory
         self._fleets = fleets
         self._since = dict.fromkeys(Kind, EPOCH)
-        self._overlapping_until = dict.fromkeys(Kind, 0.0)
+        # When is looked for what became visible late, and whether something came since that was settled.
+        self._look_at: dict[Kind, float | None] = dict.fromkeys(Kind)
+        self._must_look = dict.fromkeys(Kind, False)
         self._reread_at = 0.0
         self.as_of: Moment | None = None
         self.why: str | None = None
@@ -84,10 +86,11 @@ class DirectoryFollower:
 
     async def _read(self, kind: Kind) -> None:
         loop = asyncio.get_running_loop()
-        since = self._since[kind]
-        if loop.time() < self._overlapping_until[kind]:
-            since = max(EPOCH, since - timedelta(seconds=limits.DIRECTORY_OVERLAP_S))
-        newest = self._since[kind]
+        newest = since = self._since[kind]
+        look_at = self._look_at[kind]
+        if look_at is not None and loop.time() >= look_at:
+            # It may be as much older than what came last as it was late, and the look waited for as long.
+            since = max(EPOCH, since - timedelta(seconds=3 * limits.DIRECTORY_OVERLAP_S))
         some: list[ChangedEntry] = []
         async for changed in self._directory.changed_since(kind, since):
             # Beyond what was read; the stores keep milliseconds.
@@ -97,10 +100,13 @@ class DirectoryFollower:
                 await self._apply(some)
                 some = []
         await self._apply(some)
+        if since < self._since[kind]:
+            self._look_at[kind] = None
         if newest > self._since[kind]:
-            # For so long a change may still become visible that was written before this one.
-            self._since[kind] = newest
-            self._overlapping_until[kind] = loop.time() + limits.DIRECTORY_OVERLAP_S
+            self._since[kind], self._must_look[kind] = newest, True
+        if self._must_look[kind] and self._look_at[kind] is None:
+            self._look_at[kind] = loop.time() + limits.DIRECTORY_OVERLAP_S
+            self._must_look[kind] = False
 
     async def _apply(self, some: Sequence[ChangedEntry]) -> None:
         if not some:
@@ -108,10 +114,14 @@ class DirectoryFollower:
         devices, sites = _split(some, deleted=False)
         gone_devices, gone_sites = _split(some, deleted=True)
         for fleet in self._fleets():
-            fleet.set_devices(devices)
-            fleet.remove_devices([device.device_id for device in gone_devices])
-            fleet.set_sites(sites)
-            fleet.remove_sites([site.site_id for site in gone_sites])
+            if devices:
+                fleet.set_devices(devices)
+            if gone_devices:
+                fleet.remove_devices([device.device_id for device in gone_devices])
+            if sites:  # which looks at all devices
+                fleet.set_sites(sites)
+            if gone_sites:
+                fleet.remove_sites([site.site_id for site in gone_sites])
             if fleet.has_many_unsettled:
                 fleet.settle()
         await asyncio.sleep(0)

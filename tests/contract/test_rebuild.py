@@ -388,7 +388,11 @@ async def belittle(client: Client, root: str) -> None:
     await client.hset(f"{root}:heads", "PB-1", bytes(head))
 
 
-LOST = [lose_ranks, lose_head, lose_failures, lose_all, cut_failures, mix_ranks_up, belittle]
+async def lose_number(client: Client, root: str) -> None:
+    await client.zrem(f"{root}:by:changed", "PB-1")
+
+
+LOST = [lose_ranks, lose_head, lose_failures, lose_all, cut_failures, mix_ranks_up, belittle, lose_number]
 
 
 @pytest.mark.parametrize("merges_on", [False, True])

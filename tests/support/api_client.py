@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
@@ -151,6 +152,20 @@ MODELS = {
 }
 
 
+# Apps that nobody uses now: to make one takes longer than most tests, and all that it keeps is its state.
+_IDLE: list[tuple[ApiSettings, FastAPI]] = []
+
+
+def _app(settings: ApiSettings, state: State) -> FastAPI:
+    """An app with these settings, which may have served another test."""
+    for place, (made_with, app) in enumerate(_IDLE):
+        if made_with.model_copy(update={"api_id": settings.api_id}) == settings:
+            del _IDLE[place]
+            app.state.pisync = state
+            return app
+    return create_app(settings, state)
+
+
 async def feed(fleet: Feeding) -> None:
     """Have a fleet in memory read all that there is now; nothing reads on after that."""
     await asyncio.sleep(0.001)  # `as_of` is in milliseconds
@@ -228,10 +243,17 @@ class Api:
             commands=self.commands,
             publisher=self.publisher,
         )
-        self.app = create_app(ApiSettings(**settings), state)
+        self.settings = ApiSettings(**settings)
+        self.app = _app(self.settings, state)
+        self._routes = list(self.app.router.routes)
         self.document = self.app.openapi()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}")
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether the app is as `create_app` made it: a test may give it routes of its own."""
+        return self.app.router.routes == self._routes
 
     async def beat(self, bridge_id: str = "bridge-0", age_s: float = 0) -> None:
         """As if this bridge had given a sign so long ago."""
@@ -312,6 +334,8 @@ async def api(**options: Any) -> AsyncIterator[Api]:
     served = Api(**options)
     async with served.client:
         yield served
+    if served.is_as_made:
+        _IDLE.append((served.settings, served.app))
 
 
 def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -271,19 +271,36 @@ async def test_the_directory_is_followed_and_its_late_changes_are_not_missed(wor
     earlier = began - timedelta(seconds=limits.DIRECTORY_OVERLAP_S / 2)
     world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-2", site="s"), earlier))
     world.directory.entries.append(Kept(Site(site_id="s", days_off=("friday",)), earlier))
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(limits.DIRECTORY_OVERLAP_S + 1)
     assert world.ids() == ["PB-1", "PB-2"]
     later = began + timedelta(seconds=1)
     world.directory.entries[0] = Kept(DirectoryDevice(device_id="PB-1"), later, is_deleted=True)
     await asyncio.sleep(1.1)
     assert world.ids() == ["PB-2"]
-    # Once nothing can be late, nothing is read twice: a large import would be, every second.
-    await asyncio.sleep(limits.DIRECTORY_OVERLAP_S + 1)
+    # One look is enough: all of a large import would be read again every second.
     world.directory.reads.clear()
-    await asyncio.sleep(1.1)
-    assert (Kind.DEVICES, later + timedelta(milliseconds=1)) in world.directory.reads
+    await asyncio.sleep(3 * limits.DIRECTORY_OVERLAP_S)
+    looks = [moment for kind, moment in world.directory.reads if kind is Kind.DEVICES and moment < later]
+    assert looks == [later + timedelta(milliseconds=1, seconds=-3 * limits.DIRECTORY_OVERLAP_S)]
     await asyncio.sleep(limits.FLEET_REREAD_INTERVAL_S)
     assert min(moment for _, moment in world.directory.reads).year == 1970
+
+
+@in_virtual_time
+async def test_a_late_change_is_found_though_others_came_since_the_next_look_was_settled(
+    world: World,
+) -> None:
+    began, late_s = now(), limits.DIRECTORY_OVERLAP_S
+    world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-1"), began))
+    await asyncio.sleep(late_s / 2)
+    second = began + timedelta(seconds=late_s / 2)
+    world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-2"), second))
+    await asyncio.sleep(late_s - 1)
+    world.directory.entries.append(
+        Kept(DirectoryDevice(device_id="PB-3"), second - timedelta(seconds=late_s - 1))
+    )
+    await asyncio.sleep(late_s + 2)
+    assert world.ids() == ["PB-1", "PB-2", "PB-3"]
 
 
 @pytest.mark.parametrize("part", ["directory", "listening"])
@@ -317,19 +334,20 @@ async def test_who_is_silent_for_longer_than_usual_is_overdue_but_not_because_of
 
 @in_virtual_time
 async def test_the_habit_and_the_calendar_of_a_device_that_are_new_count_within_seconds(world: World) -> None:
+    seconds = [now() + timedelta(seconds=each) for each in range(4)]
     await world.apply("PB-1", days_ago=3)
     await asyncio.sleep(2)
     assert world.device("PB-1").state is Status.OVERDUE
-    world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-1", habit_days=9), now()))
+    world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-1", habit_days=9), seconds[0]))
     await asyncio.sleep(2.5)
     assert (world.state, world.device("PB-1").state) == (FleetState.CURRENT, Status.GOOD)
     always = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
     world.directory.entries = [
-        Kept(DirectoryDevice(device_id="PB-1", site="s"), now()),
-        Kept(Site(site_id="s", days_off=always), now()),
+        Kept(DirectoryDevice(device_id="PB-1", site="s"), seconds[1]),
+        Kept(Site(site_id="s", days_off=always), seconds[1]),
     ]
     await asyncio.sleep(2.5)
     assert (world.state, world.device("PB-1").state) == (FleetState.CURRENT, Status.GOOD)
-    world.directory.entries.append(Kept(Site(site_id="s"), now() + timedelta(seconds=1)))
+    world.directory.entries.append(Kept(Site(site_id="s"), seconds[2]))
     await asyncio.sleep(2.5)
     assert (world.state, world.device("PB-1").state) == (FleetState.CURRENT, Status.OVERDUE)
