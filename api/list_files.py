@@ -17,7 +17,6 @@ import msgspec
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from api import paging
 from api.directory.reading import FileFormat, harmless
 from api.openapi import LOADING, PARAMETERS, UNEXPECTED, Responses
 
@@ -131,7 +130,7 @@ def _element(value: object) -> str:
 
 _ENCODERS: Final[Mapping[FileFormat, Callable[[Rows], bytes]]] = {
     FileFormat.CSV: _csv,
-    FileFormat.NDJSON: msgspec.json.Encoder(enc_hook=paging.plain).encode_lines,
+    FileFormat.NDJSON: msgspec.json.Encoder().encode_lines,
 }
 
 

@@ -168,17 +168,7 @@ def list_page(
         next_page = _url(request, kept | dict(next_parameters(rows[len(page) - 1])))
     answer = members | {name: msgspec.Raw(b"[%b]" % b",".join(page)), "next": next_page}
     headers = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
-    return Response(_encode(answer), 200, headers, "application/json")
-
-
-def plain(value: object) -> int:
-    """An integer of a class of its own, of which MongoDB's driver makes large ones."""
-    if isinstance(value, int):
-        return int(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-_encode: Final = msgspec.json.Encoder(enc_hook=plain).encode
+    return Response(msgspec.json.encode(answer), 200, headers, "application/json")
 
 
 def _encoded(rows: Sequence[Row], as_json: Callable[[Row], object] | None) -> list[bytes]:
@@ -186,7 +176,7 @@ def _encoded(rows: Sequence[Row], as_json: Callable[[Row], object] | None) -> li
     found: list[bytes] = []
     size = 0
     for row in rows if as_json is None else map(as_json, rows):
-        encoded = _encode(row)
+        encoded = msgspec.json.encode(row)
         size += len(encoded)
         if size > limits.PAGE_BYTES_MAX and found:
             break

@@ -89,12 +89,12 @@ async def test_a_row_of_a_page_is_ready_to_be_encoded(event_store: EventStore) -
 
 
 async def test_large_counts_come_back_as_plain_integers(event_store: EventStore) -> None:
-    """Rows of a page may have the class that MongoDB's driver makes of them, which the api encodes."""
+    """Not as the subclass that MongoDB's driver makes of them, which no encoder takes."""
     large = msgspec.structs.replace(event("PB-1"), total_files_synced=2**31, sync_duration_ms=2**53 - 1)
     await event_store.insert([large], NOW)
     query = HistoryQuery(device_id="PB-1", limit=1)
     [row] = (await event_store.page(query)).rows
-    assert (row["total_files_synced"], row["sync_duration_ms"]) == (2**31, 2**53 - 1)
+    assert msgspec.json.decode(msgspec.json.encode(row))["sync_duration_ms"] == 2**53 - 1
     [entry] = await event_store.history(query)
     assert entry.event == large
     lasts: list[SyncEvent | LastEvent] = [entry.event]

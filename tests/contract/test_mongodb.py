@@ -52,6 +52,17 @@ async def test_a_field_of_another_version_is_not_given_out(
     assert await replayed(store, None) == [entry]
 
 
+async def test_large_integers_of_others_are_plain_wherever_they_stand(
+    store: MongoEventStore, database: Database
+) -> None:
+    await store.insert([event("PB-1", minute, errors=1) for minute in range(3)], NOW)
+    large = {"internet_speed": 2**40, "errors": [{"code": "E", "message": "", "line": 2**41}, 2**42]}
+    await database.sync_events.update_one({"_id.timestamp": START}, {"$set": large})
+    row, *others = (await store.page(HistoryQuery(device_id="PB-1", limit=9))).rows[::-1]
+    assert {name: row[name] for name in large} == large
+    assert type(msgspec.json.decode(msgspec.json.encode([row, *others]))[0]["internet_speed"]) is int
+
+
 async def test_a_document_that_mongodb_refuses_is_alone_in_it(
     store: MongoEventStore, database: Database
 ) -> None:

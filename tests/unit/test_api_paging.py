@@ -1,19 +1,16 @@
 """What all lists share: cursors that belong to one list, and pages that lead to the next one."""
 
-import json
-from functools import partial
 from itertools import product
 from typing import Annotated
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 import pytest
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.paging import Cursor, list_page
+from api.paging import Cursor
 from pisync import limits
 from pisync.clock import from_ms
 from pisync.domain.alerts import Rule
@@ -91,20 +88,6 @@ async def test_a_page_of_any_list_ends_for_its_bytes(monkeypatch: pytest.MonkeyP
             assert len((await pisync.get(path)).json()[name]) == 1
             assert await pisync.pages(path, name) == whole[name]
             monkeypatch.undo()
-
-
-class LargeInteger(int):
-    """As MongoDB's driver makes an integer of more than 32 bits."""
-
-
-def test_a_drivers_own_integers_are_numbers_in_json_and_nothing_else_is_made_up() -> None:
-    request = Request({"type": "http", "path": "/api/rows", "query_string": b"", "headers": []})
-    row: dict[str, object] = {"count": LargeInteger(2**40), "errors": [{"line": LargeInteger(2**33)}]}
-    page = partial(list_page, request, "rows", limit=1, next_parameters=lambda _row: {})
-    body = json.loads(bytes(page([row]).body))
-    assert body == {"rows": [{"count": 2**40, "errors": [{"line": 2**33}]}], "next": None}
-    with pytest.raises(TypeError, match="object"):
-        page([{"count": object()}])
 
 
 async def test_every_list_takes_its_own_cursor_and_refuses_that_of_another() -> None:

@@ -48,8 +48,7 @@ class MongoEventStore:
         self._connection = connection
         self._events = connection.database.get_collection("sync_events")
         # For pages documents are decoded as the driver does it fastest: datetimes without a zone, which it
-        # makes without calling into Python, and large integers in its own class, because whoever wants them
-        # in another makes it read each reply twice.
+        # makes without calling into Python, and large integers in its own class.
         self._plain: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
         self._density = by_device.Density()
         self._inserts = Inserts(self._events)
@@ -124,7 +123,8 @@ class MongoEventStore:
             self._density.learn(query, found)
             page = reading.first_of(found, limits.PAGE_BYTES_MAX)
             is_short = len(page) < len(found)
-            return HistoryPage(rows=_rows(await reading.with_errors(self._plain, page)), is_short=is_short)
+            whole = reading.with_plain_integers(await reading.with_errors(self._plain, page))
+            return HistoryPage(rows=_rows(whole), is_short=is_short)
 
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored."""

@@ -1,8 +1,10 @@
 """Reads of stored events, bounded by bytes: the `errors` of one may have hundreds of KiB."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import repeat
 from typing import Any, Final
 
+from bson.int64 import Int64
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 
@@ -70,6 +72,33 @@ async def first_errors(events: AsyncCollection[Document], ids: Sequence[Document
         async for document in found
         if document["code"] or document["message"]
     }
+
+
+def with_plain_integers(found: list[Document]) -> list[Document]:
+    """The documents, whose integers of 2³¹ and more the driver made of a class of its own: plain now.
+
+    The driver would do it, too, but reads the whole reply twice then (`_PlainIntegers` in `connection.py`).
+    """
+    for name in CONTENT:
+        # One look at all documents, in C: hardly any has one.
+        if Int64 in map(type, map(dict.get, found, repeat(name))):
+            for document in found:
+                if name in document:
+                    document[name] = _plain(document[name])
+    for document in found:
+        if document.get("errors"):
+            document["errors"] = _plain(document["errors"])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Int64):
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return value
 
 
 def _of_ids(
