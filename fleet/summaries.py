@@ -380,7 +380,8 @@ def _by_site(
     codes: npt.NDArray[np.int32], sites: npt.NDArray[np.int32], listed: list[int], site_count: int
 ) -> Iterator[tuple[Indexes, Longs]]:
     """For each code that is listed, the sites of those devices, and how many are at each."""
-    places = np.full(int(codes.max(initial=0)) + 1, len(listed), np.int64)
+    # A code that is listed may be that of no device now.
+    places = np.full(max(int(codes.max(initial=0)), *listed, 0) + 1, len(listed), np.int64)
     places[listed] = np.arange(len(listed))
     cells = places[codes] * site_count + sites
     cells = cells[places[codes] < len(listed)]

@@ -389,6 +389,15 @@ def test_one_cause_leaves_out_retired_devices_and_knows_who_failed_last(
     ]
 
 
+def test_a_cause_that_is_over_is_that_of_no_device() -> None:
+    """GET /api/cause of it was a fault."""
+    fleet = Fleet()
+    fleet.apply([("PB-1", summary(1, 1, 0, 1, "E_NET", 1, None))])
+    fleet.settle()
+    found = summaries.cause(fleet, "E_NET", now_ms=NOW_MS, sites_max=9)
+    assert (found.devices, found.at, found.sites) == (0, [], 0)
+
+
 def test_a_code_that_says_nothing_is_none() -> None:
     fleet = Fleet()
     fleet.apply([("PB-1", summary(1, 1, 1, 1, "-", 1, None)), ("PB-2", summary(1, 1, 1, 1, "", 1, None))])
