@@ -8,9 +8,11 @@ from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
 from api.routes import (
+    acknowledgements,
     actions,
     alerts,
     causes,
+    commands,
     dead_letters,
     device,
     device_state,
@@ -25,6 +27,7 @@ from api.routes import (
     sites,
     stats,
     sync_event,
+    sync_now,
 )
 from api.state import State
 from pisync.settings import ApiSettings
@@ -38,6 +41,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     history_files.router,
     failures.router,
     alerts.router,
+    acknowledgements.router,
     dead_letters.router,
     replays.router,
     directory.router,
@@ -47,6 +51,8 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     sites.router,
     stats.router,
     health.router,
+    commands.router,
+    sync_now.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 

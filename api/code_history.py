@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from fleet.index import NO_CODE
 from pisync import limits
+from pisync.domain.acknowledgements import NO_CODE
 from pisync.domain.rollups import Progress, Span, Unit
 from pisync.domain.trends import Trend, TrendSpans, trend_of
 from pisync.stores.interfaces.rollups import FailuresByCode, RollupReader

@@ -23,6 +23,8 @@ from pisync.clock import RFC3339_PATTERN
 from pisync.domain.events import SyncEvent
 
 _REF: Final = "#/components/schemas/{name}"
+REFERENCE: Final = _REF.format(name="{model}")
+"""The same for pydantic."""
 PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     Problem,
     EventsProblem,
@@ -118,7 +120,7 @@ def install(app: FastAPI) -> None:
             components = generate().setdefault("components", {}).setdefault("schemas", {})
             _, problems = models_json_schema(
                 [(model, "serialization") for model in PROBLEMS],
-                ref_template=_REF.format(name="{model}"),
+                ref_template=REFERENCE,
             )
             components.update(problems["$defs"])
             components.update(_sync_event_schemas())

@@ -18,6 +18,7 @@ from api.middleware import is_within
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
+from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import backoff, collector, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
@@ -60,6 +61,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         loop.add_signal_handler(number, stop.set)
     publisher = MqttSyncPublisher(settings)
     async with open_stores(settings) as stores:
+        fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
         state = State(
             events=stores.events,
             projection=stores.projection,
@@ -67,14 +69,16 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             alerts=stores.alerts,
             bridges=stores.bridges,
             directory=stores.directory,
+            device_notes=stores.device_notes,
             actions=stores.actions,
+            acknowledgements=stores.acknowledgements,
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
             known_bridges=stores.known_bridges,
-            fleet=Feeding(
-                projection=stores.projection, directory=stores.directory, listening=stores.listening
-            ),
+            fleet=fleet,
+            failing=FailingDevices(fleet),
+            commands=stores.commands,
             publisher=publisher,
         )
         app = create_app(settings, state)
@@ -86,7 +90,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
             "version": _check_version(stores),
-            "fleet": state.fleet.run(),
+            "fleet": fleet.run(),
             _SERVER: server.serve(sockets=[listener]),
         }
         async with supervise(works) as running:
@@ -113,6 +117,8 @@ async def _check_version(stores: Stores) -> None:
             await stores.events.check_version()
             await stores.directory.prepare()
             await stores.actions.prepare()
+            await stores.acknowledgements.prepare()
+            await stores.commands.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

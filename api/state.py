@@ -8,10 +8,13 @@ from fastapi import Request
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
+from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, FailingByCode
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
@@ -26,7 +29,8 @@ class State:
     """The stores that are read, the fleet in memory, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
-    directory, and the actions that tell what was changed. `imports` are the places for imports at once.
+    directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
+    changed. `imports` are the places for imports at once; `failing` counts devices by cause.
     """
 
     events: EventStore
@@ -35,12 +39,16 @@ class State:
     alerts: AlertStore
     bridges: BridgeRegistry
     directory: DirectoryStore
+    device_notes: DeviceNotesReader
     actions: ActionStore
+    acknowledgements: AcknowledgementStore
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore
     known_bridges: KnownBridges
     fleet: Feeding
+    commands: CommandStore
+    failing: FailingByCode
     publisher: SyncPublisher
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 

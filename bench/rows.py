@@ -97,6 +97,11 @@ ALL: Final = (
         where="memory:memory",
     ),
     Row(
+        name="rebuild",
+        what="The projection built anew and caught up, next to a bare cursor, and beside live traffic.",
+        where="rebuilding:rebuild",
+    ),
+    Row(
         name="redis",
         what="What a device costs in Redis, and what fleets need.",
         where="capacity:redis",

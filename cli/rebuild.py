@@ -1,5 +1,6 @@
 """What `pisync rebuild` does around the work: opens the stores, shows the progress, prints the result."""
 
+import gc
 from typing import Final
 
 import uvloop
@@ -12,6 +13,7 @@ from bridge.alerts.rules import all_rules
 from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from cli.progress import progress
+from pisync import limits
 from pisync.clock import from_ms, rfc3339
 from pisync.settings import CommonSettings
 from pisync.stores.opening import Stores, open_stores
@@ -28,6 +30,7 @@ def run(settings: CommonSettings, *, check: bool) -> int:
     Raises:
         PiSyncError: a store is unavailable, or somebody else rebuilds the projection.
     """
+    gc.set_threshold(*limits.GC_THRESHOLDS)  # as in a bridge: very many events are read
     return uvloop.run(_main(settings, check=check))
 
 

@@ -9,6 +9,7 @@ that the broker holds the message, so that publishing it again soon would only m
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from hashlib import blake2b
 from random import Random
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from pisync import limits
+from pisync.domain.commands import CommandKind, Order
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt, rejected_places
 
@@ -30,6 +32,8 @@ JITTER: Final = 0.5
 """Every wait is drawn from so much less to so much more, as a share: a fleet must not march in step."""
 DOUBLINGS_MAX: Final = 30
 INFLIGHT_MESSAGES_MAX: Final = 4
+COMMANDS_REMEMBERED: Final = 100
+"""Commands that were done, of which a copy is not done again."""
 NO_MATCHING_SUBSCRIBERS: Final = 0x10
 UNSPECIFIED_ERROR: Final = 0x80
 """The least reason code that is an error (MQTT 5, 2.4)."""
@@ -50,7 +54,15 @@ class Wake:
     at_s: float
 
 
-Action = Publish | Wake
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Publish this payload, QoS 1, to where the device answers commands, with this Correlation Data."""
+
+    payload: bytes
+    correlation_data: bytes
+
+
+Action = Publish | Wake | Answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +93,8 @@ class Counters:
     `recorded` less the other two is what the spools still hold, and `confirmed` is `stored` plus
     `duplicates`. `published` counts every publish, `republished` those after a message's first.
     `receipts_ignored` counts receipts of no message in flight, or whose numbers do not add up to theirs.
+    `commanded` counts the events that were recorded because a command asked for a sync, `commands_ignored`
+    commands that had expired, or could not be read.
     """
 
     recorded: int = 0
@@ -90,6 +104,8 @@ class Counters:
     duplicates: int = 0
     rejected: int = 0
     receipts_ignored: int = 0
+    commanded: int = 0
+    commands_ignored: int = 0
 
     @property
     def confirmed(self) -> int:
@@ -138,6 +154,8 @@ class Device:
         self._inflight: dict[bytes, _Message] = {}
         self._key = 0
         self._sequence = 0
+        self._commands_done: deque[str] = deque(maxlen=COMMANDS_REMEMBERED)
+        self._newest: datetime | None = None
 
     @property
     def spool(self) -> Mapping[int, bytes]:
@@ -158,6 +176,7 @@ class Device:
         encoded = msgspec.json.encode(event)
         if len(encoded) > limits.MESSAGE_BYTES_MAX:
             raise ValueError(f"the event has {len(encoded)} bytes; no message holds it")
+        self._newest = event.timestamp if self._newest is None else max(self._newest, event.timestamp)
         self._spool[self._key] = encoded
         self._unsent.append(self._key)
         self._key += 1
@@ -229,6 +248,35 @@ class Device:
             message.acknowledged += 1
         return self._advance(now_s)
 
+    def command(self, order: Order, correlation_data: bytes, *, now: datetime, now_s: float) -> list[Action]:
+        """A command came, at this moment of the device's clock.
+
+        Each is done once, however many copies come, and none that has expired. A sync leaves an event, also
+        where there is nothing to upload: that it is stored proves the sync.
+        """
+        if now >= order.expires:
+            self.counters.commands_ignored += 1
+            return []
+        if order.command != CommandKind.SYNC_NOW:
+            return [_answer(order, correlation_data, "refused", f"unknown command {order.command[:40]}")]
+        accepted = _answer(order, correlation_data, "accepted")
+        if order.id in self._commands_done:
+            return [accepted]
+        self._commands_done.append(order.id)
+        # Two events cannot have one timestamp.
+        timestamp = now if self._newest is None else max(now, self._newest + timedelta(milliseconds=1))
+        self.record(
+            SyncEvent(
+                device_id=self.device_id,
+                timestamp=timestamp,
+                total_files_synced=0,
+                total_errors=0,
+                internet_speed=0.0,
+            )
+        )
+        self.counters.commanded += 1
+        return [accepted, *self._advance(now_s)]
+
     def _advance(self, now_s: float) -> list[Action]:
         if not self.online:
             return []
@@ -278,6 +326,11 @@ class Device:
             keys=tuple(keys),
             due_s=now_s,
         )
+
+
+def _answer(order: Order, correlation_data: bytes, state: str, detail: str = "") -> Answer:
+    payload = msgspec.json.encode({"id": order.id, "state": state, "detail": detail})
+    return Answer(payload=payload, correlation_data=correlation_data)
 
 
 def backoff_s(random: Random, attempts: int) -> float:

@@ -24,6 +24,7 @@ from device_sim.device import (
     PUBACK_TIMEOUT_S,
     RECEIPT_TIMEOUT_S,
     Action,
+    Answer,
     Counters,
     Device,
     Options,
@@ -32,8 +33,9 @@ from device_sim.device import (
     backoff_s,
 )
 from device_sim.scenario import Period, Scenario, Story
-from pisync import limits
+from pisync import clock, limits
 from pisync.domain import receipts, topics
+from pisync.domain.commands import read_order
 from pisync.domain.events import SyncEvent
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
@@ -104,8 +106,9 @@ class Fleet:
 
     @property
     def expected(self) -> int:
-        """The events that receipts have to cover: every device's, and those replayed so far."""
-        return self._scenario.devices * self._scenario.events + self.tally.replayed
+        """The events that receipts have to cover: every device's, and those replayed and commanded so far."""
+        more = self.tally.replayed + self.tally.counters.commanded
+        return self._scenario.devices * self._scenario.events + more
 
     @property
     def covered(self) -> int:
@@ -184,7 +187,8 @@ class Fleet:
         """
         try:
             async with Client(self._address, device.device_id, self._tls_context) as client:
-                granted = await client.subscribe(topics.receipts(device.device_id), qos=1)
+                of_device = (topics.receipts(device.device_id), topics.commands(device.device_id))
+                granted = await client.subscribe([(topic, 1) for topic in of_device])
                 _refuse_if_refused(granted)
                 self.tally.online += 1
                 try:
@@ -208,7 +212,7 @@ class _Connection:
         self._device = device
         self._live = live
         self._now_s = asyncio.get_running_loop().time
-        self._outbox: deque[Publish] = deque()
+        self._outbox: deque[Publish | Answer] = deque()
         self._wake_at_s = self._now_s()
         self._receipt_came = asyncio.Event()
 
@@ -234,10 +238,14 @@ class _Connection:
             else:
                 await self._wait()
 
-    async def _publish(self, publish: Publish) -> None:
+    async def _publish(self, publish: Publish | Answer) -> None:
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ResponseTopic = topics.receipts(self._device.device_id)
         properties.CorrelationData = publish.correlation_data
+        if isinstance(publish, Answer):
+            topic = topics.command_replies(self._device.device_id)
+            await self._client.publish_once(topic, publish.payload, properties)
+            return
+        properties.ResponseTopic = topics.receipts(self._device.device_id)
         reason_code = await self._client.publish_once(
             topics.sync(self._device.device_id), publish.payload, properties
         )
@@ -255,6 +263,9 @@ class _Connection:
     async def _read(self) -> None:
         async for message in self._client.messages:
             correlation_data = getattr(message.properties, "CorrelationData", b"")
+            if message.topic.value == topics.commands(self._device.device_id):
+                self._take_command(message.payload, correlation_data)
+                continue
             try:
                 receipt = receipts.decode(message.payload)
             except msgspec.DecodeError:
@@ -263,10 +274,18 @@ class _Connection:
             self._take(self._device.receipt(correlation_data, receipt, self._now_s()))
             self._receipt_came.set()
 
+    def _take_command(self, payload: bytes, correlation_data: bytes) -> None:
+        order = read_order(payload)
+        if order is None:
+            self._device.counters.commands_ignored += 1
+            return
+        self._take(self._device.command(order, correlation_data, now=clock.now(), now_s=self._now_s()))
+        self._receipt_came.set()
+
     def _take(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case Publish():
+                case Publish() | Answer():
                     self._outbox.append(action)
                 case Wake(at_s=at_s):
                     self._wake_at_s = at_s
@@ -304,7 +323,7 @@ def _heed_cancellation() -> None:
 def _refuse_if_refused(granted: Sequence[int | ReasonCode]) -> None:
     for code in granted:
         if isinstance(code, ReasonCode) and code.is_failure:
-            raise aiomqtt.MqttCodeError(code, "Could not subscribe to the receipts")
+            raise aiomqtt.MqttCodeError(code, "Could not subscribe to the receipts and commands")
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

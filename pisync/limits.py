@@ -172,6 +172,56 @@ ROLLUP_CONFIRM_AFTER_S: Final = 3600.0
 ROLLUP_RESUME_S: Final = 600.0
 # How often a worker says in the log how far it is with old events.
 ROLLUP_TOLD_INTERVAL_S: Final = 10.0
+# Commands: after how long one expires, at least, at most, and where nobody says so; devices that one request
+# may name; commands that are stored at once, and how often a change is tried that others make, too.
+COMMAND_EXPIRY_S_MIN: Final = 60
+COMMAND_EXPIRY_S_MAX: Final = 30 * 86_400
+COMMAND_EXPIRY: Final = "1d"
+COMMAND_DEVICES_MAX: Final = 10_000
+COMMANDS_WRITTEN_AT_ONCE: Final = 500
+COMMAND_CHANGE_TRIES: Final = 10
+# Devices that nobody knows, which an answer names.
+COMMAND_DEVICES_TOLD_MAX: Final = 20
+# How often a worker looks, and how many commands it publishes then; so many under way in all, beyond which
+# others wait, and so many at one site, of which one that is not answered counts for so long: the device is
+# away, and does not load the site's line.
+COMMAND_INTERVAL_S: Final = 1.0
+# How many times as long as it took to find them a worker pauses, and for how long at most.
+COMMAND_PAUSES: Final = 10
+COMMAND_INTERVAL_S_MAX: Final = 10.0
+COMMANDS_PUBLISHED_AT_ONCE: Final = 50
+COMMANDS_INFLIGHT_MAX: Final = 100_000
+COMMANDS_OF_SITE_MAX: Final = 5
+COMMAND_OF_SITE_S: Final = 600.0
+# Rounds in which one look finds commands past sites that are full.
+COMMAND_ROUNDS_MAX: Final = 10
+# After how long a command is published again where nobody wrote down that the broker took it; where that was
+# written down, and the device has not answered, doubled each time.
+COMMAND_UNSENT_S: Final = 30.0
+COMMAND_AGAIN_S: Final = 3600.0
+COMMAND_AGAIN_S_MAX: Final = 6 * 3600.0
+# How long after its expiry the proof is waited for of a command that was published, or accepted; by how much
+# longer while the projection is not complete. How many commands under way are looked at at once, and for how
+# many moments of receipt their proofs are read.
+COMMAND_PROOF_S: Final = 60.0
+COMMAND_ACCEPTED_PROOF_S: Final = 3600.0
+COMMAND_INCOMPLETE_S: Final = 3600.0
+COMMANDS_LOOKED_AT: Final = 1000
+COMMAND_PROOFS_AT_ONCE: Final = 100
+# Bytes of a command, or of a reply, as a payload; replies that wait to be written down, and those written at
+# once; how long the broker keeps them while there is no worker.
+COMMAND_BYTES_MAX: Final = 4 * 1024
+COMMAND_REPLIES_WAITING_MAX: Final = 2000
+COMMAND_REPLIES_AT_ONCE: Final = 500
+COMMAND_REPLIES_SESSION_S: Final = 24 * 3600
+# Presence: bytes of a status, characters of a firmware that are kept; messages that wait to be written down,
+# and those written at once; after how long the same is written again, and without it forgotten.
+STATUS_BYTES_MAX: Final = 4 * 1024
+FIRMWARE_CHARS_MAX: Final = 64
+STATUSES_WAITING_MAX: Final = 5000
+STATUSES_AT_ONCE: Final = 500
+PRESENCE_WRITTEN_S: Final = 86_400
+PRESENCE_EXPIRY_S: Final = 60 * 86_400
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it
@@ -184,7 +234,14 @@ COMPARE_NAMED_MAX: Final = 5
 COMPARED_DEVICES_AT_ONCE: Final = 1000
 # After how long without a sign a bridge that was catching up, or rebuilding, counts as dead.
 REBUILDER_SILENT_S: Final = 30
+# Events of a replay that MongoDB gives in one reply, and those that are worked on before live traffic has its
+# turn.
 REPLAY_BATCH_EVENTS: Final = 2000
+REPLAY_EVENTS_AT_ONCE: Final = 250
+# Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
+# 200,000 events of 10,000 devices. Devices that it gives Redis at once.
+REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024
+REPLAY_MERGED_AT_ONCE: Final = 100
 # How long MongoDB may count the events of a replay, which nobody waits for.
 COUNT_TIMEOUT_MS: Final = 10_000
 # For how long a rebuild or a catch-up may keep all alerts silent: one that is stuck must not do it for ever.
@@ -231,7 +288,7 @@ DRAIN_TIMEOUT_S: Final = 20.0
 # Objects that may be made before Python looks for reference cycles among them, and how many such looks
 # before it looks at older ones.
 GC_THRESHOLDS: Final = (100_000, 20, 20)
-# The same of the api, where an error makes cycles, and these may hold a body of 256 KiB.
+# The same of the api, of which an object may hold a body of 256 KiB.
 API_GC_THRESHOLDS: Final = (10_000, 20, 20)
 
 # Topics whose device id need not be looked for again: about those of a batch's senders, not of all devices.
@@ -320,6 +377,15 @@ IMPORTS_AT_ONCE: Final = 2
 IMPORT_SPOOL_MEMORY_KIB: Final = 8 * 1024
 # How often a change of one entry is tried where others change it at the same moment.
 DIRECTORY_CHANGE_TRIES: Final = 10
+
+# Acknowledgements of alerts and causes: characters of a reason, devices that a cause may come to have more,
+# how often one is tried where others acknowledge the same at the same moment. A worker looks so often for
+# those that have ended, so many at once.
+ACKNOWLEDGEMENT_REASON_CHARS_MAX: Final = 1000
+ACKNOWLEDGEMENT_MORE_DEVICES_MAX: Final = 10_000_000
+ACKNOWLEDGEMENT_TRIES: Final = 10
+ACKNOWLEDGEMENTS_INTERVAL_S: Final = 5.0
+ACKNOWLEDGEMENTS_BATCH: Final = 500
 
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50

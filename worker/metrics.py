@@ -40,6 +40,21 @@ class Metrics:
             "pisync_worker_rollup_minutes_recounted_total",
             "Minutes counted again because something was added to an event of theirs, or an event came late.",
         )
+        self.commands_inflight = self._gauge(
+            "pisync_worker_commands_inflight",
+            "Commands that are published or accepted, and neither proved nor refused nor expired.",
+        )
+        self.commands_published = self._counter(
+            "pisync_worker_commands_published_total",
+            "Commands that the broker took, each time again counting.",
+        )
+        self.command_replies_ignored = self._counter(
+            "pisync_worker_command_replies_ignored_total",
+            "Replies that say nothing new of a command under way of their device, or cannot be read.",
+        )
+        self.statuses_ignored = self._counter(
+            "pisync_worker_statuses_ignored_total", "Messages to a status topic that cannot be read."
+        )
         self._store_retries = Counter(
             "pisync_worker_store_retries_total",
             "Steps tried again because a store was unavailable.",

@@ -8,19 +8,28 @@ from typing import Final
 
 import uvloop
 
+from fleet.failing import FailingDevices
+from fleet.feeding import Feeding
 from pisync import backoff, limits, logs
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
+from worker.acknowledgements import Closing
+from worker.command_link import MqttCommandLink
+from worker.commands import Commanding
 from worker.leased import Leased
 from worker.metrics import Metrics
+from worker.presence import PresenceWatch
 from worker.rollups import Rolling
 
 log = logs.get(__name__)
 
 ROLLUPS: Final = "rollups"
+ACKNOWLEDGEMENTS: Final = "acknowledgements"
+COMMANDS: Final = "commands"
+PRESENCE: Final = "presence"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -55,16 +64,21 @@ class _Worker:
         self._metrics = Metrics()
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
+        self._commanding: Commanding | None = None
+        self._watch: PresenceWatch | None = None
+        self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
+        self._holder = secrets.token_hex(8)
         self._duties = [
-            Leased(
-                ROLLUPS,
-                self._roll,
-                leases=stores.leases,
-                holder=secrets.token_hex(8),
-                metrics=self._metrics,
+            Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
+            for duty, work in (
+                (ROLLUPS, self._roll),
+                (ACKNOWLEDGEMENTS, self._close_acknowledgements),
+                (COMMANDS, self._command),
+                (PRESENCE, self._watch_presence),
             )
         ]
         self._tell_rollups()
+        self._tell_devices()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -89,6 +103,9 @@ class _Worker:
         for delay_s in backoff.delays():
             try:
                 await self._stores.events.prepare()
+                await self._stores.acknowledgements.prepare()
+                await self._stores.commands.prepare()
+                await self._stores.presence.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -117,6 +134,67 @@ class _Worker:
             self._rolling = None
             self._ended_events += rolling.events_counted
             self._ended_minutes += rolling.minutes_recounted
+
+    async def _close_acknowledgements(self, _term: int) -> None:
+        stores = self._stores
+        fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
+        closing = Closing(
+            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
+        )
+        works = {
+            "known bridges": stores.known_bridges.run(),
+            "fleet": fleet.run(),
+            "closing": closing.run(),
+        }
+        async with supervise(works) as running:
+            await running.until(asyncio.Event())
+
+    async def _command(self, _term: int) -> None:
+        stores = self._stores
+        link = MqttCommandLink(self._settings, self._holder)
+        commanding = Commanding(
+            store=stores.commands,
+            received=stores.received,
+            projection=stores.projection,
+            known_bridges=stores.known_bridges,
+            link=link,
+        )
+        await commanding.load()
+        self._commanding = commanding
+        try:
+            async with supervise({"duty": commanding.run(), **link.works()}) as running:
+                await running.until(asyncio.Event())
+        finally:
+            self._commanding = None
+            self._ended_published += commanding.published
+            self._ended_ignored += commanding.replies_ignored
+
+    async def _watch_presence(self, _term: int) -> None:
+        self._watch = watch = PresenceWatch(self._settings, self._stores.presence, self._holder)
+        try:
+            await watch.run()
+        finally:
+            self._watch = None
+            self._ended_statuses_ignored += watch.ignored
+
+    def _tell_devices(self) -> None:
+        metrics = self._metrics
+
+        def published() -> int:
+            return self._ended_published + (self._commanding.published if self._commanding else 0)
+
+        def ignored() -> int:
+            return self._ended_ignored + (self._commanding.replies_ignored if self._commanding else 0)
+
+        def statuses_ignored() -> int:
+            return self._ended_statuses_ignored + (self._watch.ignored if self._watch else 0)
+
+        metrics.statuses_ignored.set_function(statuses_ignored)
+        metrics.commands_published.set_function(published)
+        metrics.command_replies_ignored.set_function(ignored)
+        metrics.commands_inflight.set_function(
+            lambda: self._commanding.inflight if self._commanding else None
+        )
 
     def _tell_rollups(self) -> None:
         metrics = self._metrics

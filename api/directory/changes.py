@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -77,7 +78,7 @@ async def find(state: State, kind: Kind, identifier: str) -> KeptEntry | None:
     return None if kept is None or kept.is_deleted else kept
 
 
-def new_action(who: str, what: What, kind: Kind, target: str | None, **members: Any) -> Action:
+def new_action(who: str, what: What, kind: StrEnum, target: str | None, **members: Any) -> Action:
     """An action that begins now."""
     now = clock.now()
     return Action(

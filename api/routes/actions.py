@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from api import models, paging
+from api import paging
 from api.models import NextUrl
 from api.openapi import list_responses
 from api.paging import list_page
@@ -16,8 +16,7 @@ from api.state import state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import actions as domain
-from pisync.domain.actions import Progress, What
-from pisync.domain.directory import Kind
+from pisync.domain.actions import About, Progress, What
 from pisync.stores.interfaces.actions import ActionQuery
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
@@ -30,8 +29,10 @@ class Action(BaseModel):
     at: datetime
     who: Annotated[str, Field(description="`unknown`: keys have no names.")]
     what: What
-    kind: Kind
-    target: Annotated[str | None, Field(description="The id of the one that it is about; null: many.")]
+    kind: About
+    target: Annotated[
+        str | None, Field(description="The id of the one that it is about, of a cause its code; null: many.")
+    ]
     progress: Annotated[
         Progress,
         Field(
@@ -76,17 +77,22 @@ async def actions(
     *,
     request: Request,
     kind: Annotated[
-        Kind | None,
-        WithJsonSchema({"type": "string", "enum": list(Kind)}),
+        About | None,
+        WithJsonSchema({"type": "string", "enum": list(About)}),
         Query(description="Only actions about these."),
     ] = None,
     target: Annotated[
-        models.DeviceIdFilter, Query(description="Only actions about the one with this id.")
+        str | None,
+        WithJsonSchema({"type": "string", "minLength": 1}),
+        Query(min_length=1, description="Only actions about the one with this id; of a cause, its code."),
     ] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
-    """Each change of the directory is an action, which is kept for good. What changes nothing is none."""
+    """Each change of the directory, and each acknowledgement, is an action, which is kept for good.
+
+    What changes nothing is none.
+    """
     end = ActionsCursor.decode(cursor)
     query = ActionQuery(
         limit=limit + 1,

@@ -1,25 +1,36 @@
-"""`GET /api/alerts`: the devices that keep failing, and those that did."""
+"""`/api/alerts`: the devices that keep failing, and those that did; which of them an operator knows of."""
 
 import asyncio
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from api import paging
+from api import acknowledging, paging
 from api.exact_counts import Counts, Kept, exact_counts
 from api.models import DeviceId, DeviceIdFilter, NextUrl
-from api.openapi import list_responses
+from api.openapi import declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
+from api.routes.acknowledgements import (
+    ACKNOWLEDGING,
+    AlertAcknowledging,
+    Said,
+    acknowledged,
+    answers,
+    body,
+    taken_back,
+)
 from api.state import State, state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
+from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind
 from pisync.domain.alerts import Rule
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
@@ -41,6 +52,9 @@ class Alert(BaseModel):
     failures_now: Annotated[int | None, Field(ge=0, description="All its failures by now." + _NOW)]
     opened_at: datetime
     closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
+    acknowledged: Annotated[
+        Said | None, Field(description="What an operator said of it, while that holds; null: it is loud.")
+    ]
 
 
 class Alerts(BaseModel):
@@ -78,6 +92,11 @@ async def alerts(
         Query(description="Only alerts of this rule."),
     ] = None,
     device_id: Annotated[DeviceIdFilter, Query(description="Only alerts of this device.")] = None,
+    acknowledged: Annotated[
+        bool | None,
+        WithJsonSchema({"type": "boolean"}),
+        Query(description="Only alerts that are acknowledged, or only those that are not."),
+    ] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
@@ -94,16 +113,100 @@ async def alerts(
         before=None if end is None else end.alert_id,
     )
     stores = state_of(request)
-    found = await stores.alerts.find(query)
-    present = await _present(stores, {alert.device_id for alert in found[:limit]})
+    found = await _find(stores, query, acknowledged)
+    present = await _present(stores, {row.alert.device_id for row in found[:limit]})
     return list_page(
         request,
         "alerts",
         found,
         limit=limit,
-        next_parameters=lambda alert: {"cursor": AlertsCursor(alert.alert_id).encode()},
-        as_json=lambda alert: _row(alert, present.get(alert.device_id)),
+        next_parameters=lambda row: {"cursor": AlertsCursor(row.alert.alert_id).encode()},
+        as_json=lambda row: _row(row, present.get(row.alert.device_id)),
     )
+
+
+AlertId = Annotated[str, Path(min_length=1, description="The alert's id, as the list gives it.")]
+_UNKNOWN: Final = {404: declare("There is no alert with this id.")}
+
+
+@router.post(
+    "/alerts/{alert_id}/acknowledge",
+    summary="Acknowledge an open alert",
+    response_model=None,
+    openapi_extra=body(
+        AlertAcknowledging,
+        recovery={"until": "recovery", "reason": "A new card is on its way."},
+        moment={"until": "2026-12-01T00:00:00Z", "reason": "The school is closed."},
+    ),
+    responses=answers(
+        "It said the same before.", ACKNOWLEDGING | _UNKNOWN | {409: declare("The alert is closed.")}
+    ),
+)
+async def acknowledge(*, request: Request, alert_id: AlertId) -> Response:
+    """The alert is quiet until then, or until it closes. A later alert of the same device is loud again.
+
+    May be repeated; what is said anew takes the place of what was said.
+    """
+    return await acknowledged(request, Subject(kind=SubjectKind.ALERTS, target=alert_id))
+
+
+@router.delete(
+    "/alerts/{alert_id}/acknowledge",
+    summary="Take the acknowledgement of an alert back",
+    response_model=None,
+    responses=answers(
+        "It is taken back; this is what it was.",
+        {404: declare("There is no alert with this id, or it is not acknowledged.")},
+    ),
+)
+async def unacknowledge(*, request: Request, alert_id: AlertId) -> Response:
+    """The alert is loud again."""
+    return await taken_back(request, Subject(kind=SubjectKind.ALERTS, target=alert_id))
+
+
+class _Listed(NamedTuple):
+    """An alert, and what makes it quiet."""
+
+    alert: domain.Alert
+    acknowledgement: Acknowledgement | None
+
+
+async def _find(state: State, query: AlertQuery, is_acknowledged: bool | None) -> list[_Listed]:
+    """The first alerts of a query that are acknowledged, or are not; None: either."""
+    if is_acknowledged:
+        return await _find_acknowledged(state, query)
+    found: list[_Listed] = []
+    size = query.limit
+    while True:
+        alerts = await state.alerts.find(replace(query, limit=size))
+        quiet = await acknowledging.quiet_alerts(state, alerts)
+        found += (
+            _Listed(alert, quiet.get(alert.alert_id))
+            for alert in alerts
+            if is_acknowledged is None or alert.alert_id not in quiet
+        )
+        if len(alerts) < size or len(found) >= query.limit:
+            return found[: query.limit]
+        query, size = replace(query, before=alerts[-1].alert_id), limits.PAGE_MAX
+
+
+async def _find_acknowledged(state: State, query: AlertQuery) -> list[_Listed]:
+    """The same by what is acknowledged: among many alerts those may be few."""
+    found: list[_Listed] = []
+    before, size = query.before, query.limit
+    while True:
+        some = await state.acknowledgements.open_by_target(SubjectKind.ALERTS, size, before)
+        if some:
+            by_alert = {each.subject.target: each for each in some}
+            alerts = await state.alerts.find(replace(query, limit=len(some), alert_ids=by_alert))
+            found += (
+                _Listed(alert, by_alert[alert.alert_id])
+                for alert in alerts
+                if acknowledging.is_quiet(alert, by_alert[alert.alert_id])
+            )
+        if len(some) < size or len(found) >= query.limit:
+            return found[: query.limit]
+        before, size = some[-1].subject.target, limits.PAGE_MAX
 
 
 async def _present(state: State, device_ids: Collection[str]) -> Mapping[str, Counts]:
@@ -128,7 +231,8 @@ async def _present(state: State, device_ids: Collection[str]) -> Mapping[str, Co
     )
 
 
-def _row(alert: domain.Alert, present: Counts | None) -> dict[str, object]:
+def _row(row: _Listed, present: Counts | None) -> dict[str, object]:
+    alert, acknowledgement = row
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
@@ -138,4 +242,5 @@ def _row(alert: domain.Alert, present: Counts | None) -> dict[str, object]:
         "failures_now": None if present is None else present.failures,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),
+        "acknowledged": None if acknowledgement is None else acknowledging.said(acknowledgement),
     }

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 
 from api import device_rows
 from api.device_rows import DeviceRow, time
-from api.directory import changes
 from api.directory.models import EXAMPLES, DeviceEntry
 from api.exact_counts import Kept, exact_counts
 from api.fleet_truth import Truth, loaded_fleet, truth
@@ -26,6 +25,7 @@ from fleet.sites import calendar_of
 from pisync import clock, limits
 from pisync.clock import rfc3339, to_ms
 from pisync.domain import alerts, device_status, directory
+from pisync.domain import presence as presences
 from pisync.domain.alerts import Rule
 from pisync.domain.calendars import EVERY_DAY
 from pisync.domain.days import DAY_MS, Days
@@ -66,6 +66,21 @@ class OpenAlert(BaseModel):
     opened_at: datetime
 
 
+class Presence(BaseModel):
+    """What the device says of its connection, by its `status` topic."""
+
+    online: bool
+    since: Annotated[datetime, Field(description="When the newest connection began.")]
+    heard_at: Annotated[datetime, Field(description="When that was said, by our clock.")]
+    firmware: str | None
+    pending: Annotated[
+        int | None,
+        Field(ge=0, description="Events that waited in its spool, at `pending_at`; null: not told."),
+    ]
+    oldest_pending: Annotated[datetime | None, Field(description="The time of the oldest of them.")]
+    pending_at: Annotated[datetime | None, Field(description="When it told that.")]
+
+
 class Device(Truth, DeviceRow):
     """One device. Streak and failures are exact."""
 
@@ -78,12 +93,12 @@ class Device(Truth, DeviceRow):
     ]
     directory: Annotated[DeviceEntry | None, Field(description="null: the directory has no such device.")]
     alert: OpenAlert | None
-    presence: Annotated[None, Field(description="null: not known.")]
+    presence: Annotated[Presence | None, Field(description="null: not known.")]
 
 
 _EXAMPLE: Final[dict[str, Any]] = device_rows.EXAMPLE | {
     "reason": "Failing: 12 syncs in a row, E_TIMEOUT, the newest 8 May 2026 15:00, last good one 3 May 2026"
-    " 11:12. Times: Africa/Kampala.",
+    " 11:12. Online now. Times: Africa/Kampala.",
     "days": [{"day": "2026-05-08", "ok": False, "bad": True, "heard": True}],
     "last_event": {
         "timestamp": "2026-05-08T12:00:00.000Z",
@@ -102,7 +117,15 @@ _EXAMPLE: Final[dict[str, Any]] = device_rows.EXAMPLE | {
         "streak": 3,
         "opened_at": "2026-05-05T07:30:00.000Z",
     },
-    "presence": None,
+    "presence": {
+        "online": True,
+        "since": "2026-05-08T11:58:20.000Z",
+        "heard_at": "2026-05-08T11:58:20.310Z",
+        "firmware": "2.4.1",
+        "pending": 12,
+        "oldest_pending": "2026-05-08T09:10:00.000Z",
+        "pending_at": "2026-05-08T11:58:20.310Z",
+    },
     "as_of": "2026-05-08T12:00:04.100Z",
     "complete": True,
     "loading": None,
@@ -134,14 +157,16 @@ async def device_state(request: Request, device_id: DeviceId) -> Response:
     """
     loaded_fleet(request)
     state = state_of(request)
-    kept, open_alerts = await asyncio.gather(
-        changes.find(state, Kind.DEVICES, device_id), state.alerts.open_alerts([device_id])
+    (kept, presence), open_alerts = await asyncio.gather(
+        state.device_notes.of(device_id), state.alerts.open_alerts([device_id])
     )
+    if kept is not None and kept.is_deleted:
+        kept = None
     found, told = device(loaded_fleet(request), device_id), truth(request)
     if found is None:
         found = await _new(state, device_id, kept)
     found = await _exact(state, found)
-    facts = _facts(state, found)
+    facts = _facts(state, found, online=None if presence is None else not presence.is_offline)
     found = msgspec.structs.replace(found, state=facts.status)
     alert = next((open_alerts[device_id, rule] for rule in Rule if (device_id, rule) in open_alerts), None)
     answer = device_rows.row(found) | {
@@ -151,7 +176,7 @@ async def device_state(request: Request, device_id: DeviceId) -> Response:
         "lateness_s": _lateness_s(found),
         "directory": None if kept is None else _entry(kept),
         "alert": None if alert is None else _alert(alert),
-        "presence": None,
+        "presence": None if presence is None else _presence(presence),
         **told,
     }
     return Response(msgspec.json.encode(answer), media_type="application/json")
@@ -186,7 +211,7 @@ async def _exact(state: State, found: FleetDevice) -> FleetDevice:
     return msgspec.structs.replace(found, failures=counts.failures, streak=counts.streak or 0)
 
 
-def _facts(state: State, found: FleetDevice) -> DeviceFacts:
+def _facts(state: State, found: FleetDevice, *, online: bool | None) -> DeviceFacts:
     site = state.fleet.fleet.sites.entries.get(found.site or "")
     return DeviceFacts(
         now_ms=to_ms(clock.now()),
@@ -198,6 +223,7 @@ def _facts(state: State, found: FleetDevice) -> DeviceFacts:
         code=found.cause or "",
         received_ms=found.last_received_ms,
         heard=found.heard,
+        online=online,
         habit_days=found.habit_days,
         habit_is_set=found.habit_is_set,
         calendar=EVERY_DAY if site is None else calendar_of(site),
@@ -245,4 +271,19 @@ def _alert(alert: alerts.Alert) -> dict[str, object]:
         "rule": alert.rule,
         "streak": alert.streak,
         "opened_at": rfc3339(alert.opened_at),
+    }
+
+
+def _presence(presence: presences.Presence) -> dict[str, object]:
+    pending = presence.pending
+    return {
+        "online": not presence.is_offline,
+        "since": rfc3339(presence.began_at),
+        "heard_at": rfc3339(presence.heard_at),
+        "firmware": presence.firmware or None,
+        "pending": None if pending is None else pending.count,
+        "oldest_pending": None
+        if pending is None or pending.oldest == clock.EPOCH
+        else rfc3339(pending.oldest),
+        "pending_at": None if pending is None else rfc3339(pending.heard_at),
     }

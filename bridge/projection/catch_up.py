@@ -68,7 +68,7 @@ class CatchUp:
         # A bridge that never ran has stored nothing that a watermark could miss.
         self._is_known = claim.known_before
         self._instance = claim.instance
-        self._repair = Repair(bridge_id=bridge_id, events=events, projection=projection)
+        self._repair = Repair(bridge_id=bridge_id, events=events, projection=projection, alerts=alerts)
         metrics.devices_repaired.set_function(lambda: self._repair.repaired)
         self._writing = asyncio.Lock()
         self._has_stopped = False

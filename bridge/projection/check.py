@@ -1,20 +1,19 @@
 """Compares the projection in Redis and the open alerts with the events in MongoDB, and changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
 
-from bridge.projection.replay import stored_states
 from pisync import limits
-from pisync.clock import from_ms, rfc3339
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.accumulator import Accumulator, StoredEvents
 from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
-from pisync.domain.device_state import DeviceState, LastEvent
-from pisync.domain.identity import bucket_of
+from pisync.domain.device_state import DeviceState, LastEvent, project
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery
 from pisync.stores.interfaces.projection import DeviceRecord, ProjectionReader, Rank
@@ -86,7 +85,7 @@ class Check:
             differences=list(chain.from_iterable(differences)),
         )
 
-    async def _batches(self) -> AsyncIterator[list[HistoryEntry]]:
+    async def _batches(self) -> AsyncIterator[StoredEvents]:
         async for batch in self._events.replay(None):
             self._replayed += len(batch)
             yield batch
@@ -115,33 +114,39 @@ class Check:
         while page := await self._events.history(
             HistoryQuery(device_id=device_id, limit=limits.PAGE_MAX, before=before)
         ):
-            _merge(states, stored_states(page))
+            _merge(states, _stored_states(page))
             before = page[-1].event.timestamp
         return states.get(device_id)
 
 
-async def states_by_device(
-    batches: AsyncIterator[list[HistoryEntry]],
-) -> AsyncIterator[dict[str, DeviceState]]:
+async def states_by_device(batches: AsyncIterator[StoredEvents]) -> AsyncIterator[dict[str, DeviceState]]:
     """The states of all devices, each once, some at a time, of events that come bucket after bucket.
 
-    States merge as they come, so that what is held is one bucket's devices and not its events.
+    What is held is one bucket's devices and not its events.
     """
-    states: dict[str, DeviceState] = {}
-    current = None
+    accumulator, bucket = Accumulator(), None
+    partly: dict[str, DeviceState] = {}
     async for batch in batches:
-        for bucket, entries in groupby(batch, lambda entry: bucket_of(entry.event.device_id)):
-            if bucket != current:
-                for some in _split(states):
-                    yield some
-                states, current = {}, bucket
-            _merge(states, stored_states(list(entries)))
-    for some in _split(states):
+        if batch.bucket != bucket:
+            for some in _all_of(accumulator, partly):
+                yield some
+            partly, bucket = {}, batch.bucket
+        elif accumulator.bytes_held > limits.REPLAY_HELD_BYTES_MAX:
+            for some in accumulator.take(limits.COMPARED_DEVICES_AT_ONCE):
+                _merge(partly, some)
+                await asyncio.sleep(0)  # it takes as long as the bucket is large, beside live traffic
+        accumulator.add(batch)
+    for some in _all_of(accumulator, partly):
         yield some
 
 
-def _split(states: dict[str, DeviceState]) -> Iterator[dict[str, DeviceState]]:
-    rest = iter(states.items())
+def _all_of(accumulator: Accumulator, partly: dict[str, DeviceState]) -> Iterator[dict[str, DeviceState]]:
+    """What was accumulated, merged with the states of a part of the same devices."""
+    for some in accumulator.take(limits.COMPARED_DEVICES_AT_ONCE):
+        earlier = {device_id: partly.pop(device_id) for device_id in some if device_id in partly}
+        _merge(some, earlier)
+        yield some
+    rest = iter(partly.items())
     while some := dict(islice(rest, limits.COMPARED_DEVICES_AT_ONCE)):
         yield some
 
@@ -150,6 +155,11 @@ def _merge(states: dict[str, DeviceState], more: dict[str, DeviceState]) -> None
     for device_id, state in more.items():
         known = states.get(device_id)
         states[device_id] = state if known is None else known.merge(state)
+
+
+def _stored_states(entries: Sequence[HistoryEntry]) -> dict[str, DeviceState]:
+    """The state of each device after exactly these stored events."""
+    return project([entry.event for entry in entries], [to_ms(entry.received_at) for entry in entries])
 
 
 def _facts(record: DeviceRecord) -> dict[str, str]:

@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from bridge.projection.check import states_by_device
+from bridge.projection.projector import AlertReports
 from pisync import limits, logs
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.device_state import DeviceState
 from pisync.errors import MongodbUnavailable
-from pisync.stores.interfaces.events import EventStore, HistoryEntry, ReplayPosition
+from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import DeviceRecord, Projection
 
 log = logs.get(__name__)
@@ -20,8 +22,19 @@ log = logs.get(__name__)
 class Repair:
     """The comparison of one bridge; at any time one bridge of all compares."""
 
-    def __init__(self, *, bridge_id: str, events: EventStore, projection: Projection) -> None:
+    def __init__(
+        self, *, bridge_id: str, events: EventStore, projection: Projection, alerts: AlertReports
+    ) -> None:
+        """Prepare; nothing is asked of any store yet.
+
+        Args:
+            bridge_id: who compares.
+            events: the truth.
+            projection: what is compared with it, and mended.
+            alerts: who hears of those that may have to change with what is mended.
+        """
         self._bridge_id = bridge_id
+        self._alerts = alerts
         self._events = events
         self._projection = projection
         self.repaired = 0
@@ -59,14 +72,14 @@ class Repair:
                 if is_missing_from(record, state)
             }
             if missing:
-                await self._projection.apply(missing, anew=True)
+                self._alerts.report(await self._projection.apply(missing, anew=True))
                 self.repaired += len(missing)
                 some = sorted(missing)[: limits.COMPARE_NAMED_MAX]
                 log.warning("the projection had lost facts; merged again", devices=len(missing), some=some)
 
-    async def _batches(self) -> AsyncIterator[list[HistoryEntry]]:
+    async def _batches(self) -> AsyncIterator[StoredEvents]:
         """All events, so slowly that nobody notices."""
-        async for batch in self._events.replay(None, ReplayPosition()):
+        async for batch in self._events.replay(None):
             yield batch
             if not await self._projection.claim_comparison(self._bridge_id):
                 return

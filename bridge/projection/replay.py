@@ -1,13 +1,13 @@
 """One replay of events into the projection: from where, how far it is, and where to go on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from pisync import clock
-from pisync.domain.device_state import DeviceState, project
-from pisync.errors import Unavailable
-from pisync.stores.interfaces.events import EventStore, HistoryEntry, ReplayPosition
+from pisync import clock, limits
+from pisync.domain.accumulator import Accumulator
+from pisync.errors import MongodbUnavailable, Unavailable
+from pisync.stores.interfaces.events import EventStore, ReplayPosition
 from pisync.stores.interfaces.projection import Projection
 
 
@@ -20,21 +20,41 @@ class Replay:
         self._projection = projection
         self._since = clock.from_ms(start_ms) if start_ms else None
         self._position = ReplayPosition()
+        self._accumulator = Accumulator()
         self.replayed = 0
         self.to_replay = 0
 
     async def run(self) -> AsyncIterator[int]:
-        """Merge batch after batch, from where an earlier run was interrupted; gives the events in each.
+        """Merge everything, from where an earlier run was interrupted; gives how many events each merge had.
+
+        States are accumulated until a bucket ends, with which its devices do, or until they take much memory:
+        a device is merged about once, however many days its events are of.
 
         Raises:
-            MongodbUnavailable: another run goes on from there.
+            MongodbUnavailable: another run goes on from there; all that was read is merged.
             RedisUnavailable: what was merged may be lost.
         """
-        async for batch in self._events.replay(self._since, self._position):
+        bucket, interruption = None, None
+        try:
+            async for batch in self._events.replay(self._since, self._position):
+                if batch.bucket != bucket or self._accumulator.bytes_held > limits.REPLAY_HELD_BYTES_MAX:
+                    yield await self._merge()
+                bucket = batch.bucket
+                self._accumulator.add(batch)
+        except MongodbUnavailable as error:
+            interruption = error
+        yield await self._merge()
+        if interruption is not None:
+            raise interruption
+
+    async def _merge(self) -> int:
+        """Merge all that is accumulated; returns how many events that were."""
+        count = self._accumulator.events
+        for states in self._accumulator.take(limits.REPLAY_MERGED_AT_ONCE):
             # What a replay of everything finds may lack keys: evicted, or of a rebuild that was broken off.
-            await self._projection.apply(stored_states(batch), anew=self._since is None)
-            self.replayed += len(batch)
-            yield len(batch)
+            await self._projection.apply(states, anew=self._since is None)
+        self.replayed += count
+        return count
 
     async def count(self) -> None:
         """Find out how many there are, and wait to be cancelled.
@@ -44,9 +64,3 @@ class Replay:
         with suppress(Unavailable):  # nobody needs it
             self.to_replay = await self._events.count(self._since)
         await asyncio.Event().wait()
-
-
-def stored_states(entries: Sequence[HistoryEntry]) -> dict[str, DeviceState]:
-    """The state of each device after exactly these stored events."""
-    receipts_ms = [clock.to_ms(entry.received_at) for entry in entries]
-    return project([entry.event for entry in entries], receipts_ms)

@@ -10,12 +10,23 @@ from pisync.clock import to_ms
 
 
 class What(StrEnum):
-    """What is done to an entry, or to many."""
+    """What is done."""
 
     PUT = "put"
     PATCH = "patch"
     DELETE = "delete"
     IMPORT = "import"
+    ACKNOWLEDGE = "acknowledge"
+    UNACKNOWLEDGE = "unacknowledge"
+
+
+class About(StrEnum):
+    """What an action may be about."""
+
+    DEVICES = "devices"
+    SITES = "sites"
+    ALERTS = "alerts"
+    CAUSES = "causes"
 
 
 class Progress(StrEnum):

@@ -178,7 +178,9 @@ def _unknown(kind: Kind, name: str) -> str:
     return f"is no member of a {kind.singular}; there are {', '.join([kind.id_member, *MEMBERS[kind]])}"
 
 
-def _text(chars_max: int) -> Callable[[object], str]:
+def text_reader(chars_max: int) -> Callable[[object], str]:
+    """What reads a text of so many characters at most; its ValueErrors say what is wrong."""
+
     def read(value: object) -> str:
         if not (isinstance(value, str) and not _SURROGATE.search(value)):
             raise ValueError("must be a text (and no half of a surrogate pair is in one)")
@@ -194,7 +196,7 @@ def _text(chars_max: int) -> Callable[[object], str]:
     return read
 
 
-_read_label: Final = _text(limits.DIRECTORY_LABEL_CHARS_MAX)
+_read_label: Final = text_reader(limits.DIRECTORY_LABEL_CHARS_MAX)
 
 
 def _label(value: object) -> str:
@@ -260,7 +262,12 @@ def _habit_days(value: object) -> int:
     return value
 
 
-def _moment(value: object) -> datetime:
+def read_moment(value: object) -> datetime:
+    """A moment in UTC, to the millisecond.
+
+    Raises:
+        ValueError: the value is no RFC 3339 text, or no moment that there is.
+    """
     try:
         if isinstance(value, str):
             return from_ms(to_ms(read_rfc3339(value)[0].astimezone(UTC)))
@@ -315,8 +322,8 @@ def _moment_cell(value: datetime | None) -> str:
     return "" if value is None else rfc3339(value)
 
 
-_NAME: Final = Member(_text(limits.DIRECTORY_NAME_CHARS_MAX), _as_it_is, _plain)
-_NOTE: Final = Member(_text(limits.DIRECTORY_NOTE_CHARS_MAX), _as_it_is, _plain)
+_NAME: Final = Member(text_reader(limits.DIRECTORY_NAME_CHARS_MAX), _as_it_is, _plain)
+_NOTE: Final = Member(text_reader(limits.DIRECTORY_NOTE_CHARS_MAX), _as_it_is, _plain)
 _LABELS: Final = Member(_list(_label, limits.DIRECTORY_LABELS_MAX), _split, _joined)
 
 MEMBERS: Final[Mapping[Kind, Mapping[str, Member]]] = {
@@ -326,7 +333,7 @@ MEMBERS: Final[Mapping[Kind, Mapping[str, Member]]] = {
         "labels": _LABELS,
         "note": _NOTE,
         "habit_days": Member(_habit_days, _number_in, _plain),
-        "muted_until": Member(_moment, _as_it_is, _moment_cell),
+        "muted_until": Member(read_moment, _as_it_is, _moment_cell),
         "retired": Member(_retired, _truth_in, lambda value: "true" if value else "false"),
     },
     Kind.SITES: {

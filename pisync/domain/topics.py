@@ -22,11 +22,14 @@ SYNC_OF_NO_DEVICE: Final = f"{_DEVICES}-{_SYNC}"
 SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
 SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
 
+COMMAND_REPLIES_FILTER: Final = f"{_DEVICES}+/commands/reply"
+STATUS_FILTER: Final = f"{_DEVICES}+/status"
+
 ALERTS_FILTER: Final = f"{PREFIX}/alerts/#"
 # Everything under the prefix, and under the prefix with a slash before it: a common slip.
 EVERYTHING_FILTERS: Final = ("$share/pisync-strays/pisync/#", "$share/pisync-strays//pisync/#")
 _KNOWN: Final = re.compile(
-    rf"{_DEVICES}[^/]*/(?:sync|receipts|commands|status)"
+    rf"{_DEVICES}[^/]*/(?:sync|receipts|commands|commands/reply|status)"
     rf"|{PREFIX}/alerts/[^/]*/[^/]*"
     rf"|{PREFIX}/api/[^/]*/receipts"
 )
@@ -64,6 +67,11 @@ def receipts(device_id: str) -> str:
 def commands(device_id: str) -> str:
     """Where a device receives commands."""
     return f"{_DEVICES}{device_id}/commands"
+
+
+def command_replies(device_id: str) -> str:
+    """Where a device answers commands: it has the device's id, so that a broker can bind it to the device."""
+    return f"{_DEVICES}{device_id}/commands/reply"
 
 
 def status(device_id: str) -> str:

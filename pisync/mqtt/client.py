@@ -159,7 +159,16 @@ class Client:
                 topic, payload, correlation_data=correlation_data, expiry_s=expiry_s, retain=retain
             )
 
-    async def publish_acknowledged(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish_acknowledged(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        response_topic: str | None = None,
+        correlation_data: bytes | None = None,
+        expiry_s: int | None = None,
+    ) -> None:
         """Send a message at QoS 1; returns when the broker has acknowledged it, within a limit of time.
 
         Raises:
@@ -176,7 +185,15 @@ class Client:
             if not acknowledged.done():
                 acknowledged.set_result(reason_code)
 
-        connection.publish(topic, payload, retain=retain, on_puback=on_puback)
+        connection.publish(
+            topic,
+            payload,
+            retain=retain,
+            response_topic=response_topic,
+            correlation_data=correlation_data,
+            expiry_s=expiry_s,
+            on_puback=on_puback,
+        )
         try:
             async with asyncio.timeout(limits.ALERTS_PUBACK_TIMEOUT_S):
                 reason_code = await acknowledged

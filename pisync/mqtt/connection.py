@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
 
         Args:
             connect: the CONNECT packet.
-            subscriptions: what to subscribe to, one at least; without the required ones the connection ends.
+            subscriptions: what to subscribe to; without the required ones the connection ends.
             leaving: unsubscribe from them instead.
             on_refused: called with the reason code of a PUBACK that is no success, where `publish` was not
                 told whom else to tell.
@@ -347,7 +347,9 @@ class Connection(asyncio.Protocol):
         self._send_quota = packet.receive_max
         self._keep_alive()
         self.state = ConnectionState.SUBSCRIBING
-        if self._leaving:
+        if not self._subscriptions:
+            self._is_subscribed()
+        elif self._leaving:
             filters = [wanted.topic_filter for wanted in self._subscriptions]
             self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, filters).write())
         else:

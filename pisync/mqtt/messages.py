@@ -52,7 +52,10 @@ def dispatcher(subscriptions: Sequence[Subscription]) -> Handler:
     Where all have the same handler, it is that handler itself, so that a message costs no call more. A
     message that no filter matches goes to the first handler: a session in the broker may hold messages of a
     subscription that an earlier program made, and a message that is not acknowledged blocks those behind it.
+    Without a subscription no message comes.
     """
+    if not subscriptions:
+        return _ignore
     first = subscriptions[0].handler
     if all(subscription.handler == first for subscription in subscriptions):
         return first
@@ -69,6 +72,10 @@ def dispatcher(subscriptions: Sequence[Subscription]) -> Handler:
         first(message)
 
     return dispatch
+
+
+def _ignore(_message: Message) -> None:
+    """Do nothing."""
 
 
 def topic_pattern(topic_filter: str) -> re.Pattern[str]:

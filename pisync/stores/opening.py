@@ -5,26 +5,34 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pisync.settings import CommonSettings
+from pisync.stores.interfaces.acknowledgements import AcknowledgementStore
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
+from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
+from pisync.stores.interfaces.presence import PresenceStore
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
+from pisync.stores.mongodb.presence import MongoPresenceStore
 from pisync.stores.mongodb.received import MongoReceivedEvents
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.connection import RedisConnection
@@ -46,6 +54,10 @@ class Stores:
     listening: ListeningRecord
     directory: DirectoryStore
     actions: ActionStore
+    acknowledgements: AcknowledgementStore
+    commands: CommandStore
+    presence: PresenceStore
+    device_notes: DeviceNotesReader
     known_bridges: KnownBridges
     projection: Projection
     leases: LeaseStore
@@ -75,6 +87,10 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             listening=MongoListeningRecord(mongodb),
             directory=MongoDirectoryStore(mongodb),
             actions=MongoActionStore(mongodb),
+            acknowledgements=MongoAcknowledgementStore(mongodb),
+            commands=MongoCommandStore(mongodb),
+            presence=MongoPresenceStore(mongodb),
+            device_notes=MongoDeviceNotes(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),
             leases=MongoLeaseStore(mongodb),

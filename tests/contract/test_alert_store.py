@@ -120,6 +120,14 @@ async def test_which_alerts_are_found(store: AlertStore) -> None:
     assert await found(device_id="PB-2", is_open=False) == [closed]
     assert await found(device_id="PB-9") == []
 
+    newest, *_, oldest = await store.find(AlertQuery(limit=10))
+    ids = [oldest.alert_id, newest.alert_id, "another"]
+    assert await store.find(AlertQuery(limit=10, alert_ids=ids)) == [newest, oldest]
+    assert await store.find(AlertQuery(limit=1, alert_ids=ids)) == [newest]
+    assert await store.find(AlertQuery(limit=10, alert_ids=ids, before=newest.alert_id)) == [oldest]
+    assert await store.find(AlertQuery(limit=10, alert_ids=ids, is_open=False)) == []
+    assert await store.find(AlertQuery(limit=10, alert_ids=[])) == []
+
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
 async def test_pages_give_each_alert_once_newest_first(store: AlertStore, limit: int) -> None:

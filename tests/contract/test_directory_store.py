@@ -206,3 +206,13 @@ async def test_which_actions_are_found_newest_first(actions: ActionStore) -> Non
     assert await found(kind="sites") == ["PB-2"]
     assert await found(kind="devices", target="PB-3") == ["PB-3"]
     assert await found(target="PB-9") == []
+
+
+async def test_the_devices_of_a_site_come_by_their_ids_without_the_deleted(store: DirectoryStore) -> None:
+    await store.write(DEVICES, [write(device(number, site="S-1")) for number in (3, 1, 4, 2)], "a1")
+    await store.write(DEVICES, [write(device(5, site="S-2")), write(device(6))], "a2")
+    await store.write(DEVICES, [write(device(2, site="S-1"), 1, is_deleted=True)], "a3")
+    found = [directory.entry_id(kept.entry) for kept in await store.devices_of_site("S-1", 10)]
+    assert found == ["PB-1", "PB-3", "PB-4"]
+    assert len(await store.devices_of_site("S-1", 2)) == 2
+    assert await store.devices_of_site("S-3", 2) == []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pisync import limits
 from pisync.clock import read_rfc3339
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent, from_content
 from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome, ReplayPosition
@@ -22,6 +23,7 @@ from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.projection import RedisProjection
+from tests.support.replays import entries_of, replayed
 from tests.support.samples import NOW, attach_anew, event
 
 STORED, DUPLICATE, ENRICHED, CONFLICT = (
@@ -137,12 +139,12 @@ async def test_what_was_enriched_is_replayed_since_then(event_store: EventStore)
     """Or a Redis that was away meanwhile would never hear of it."""
     await event_store.insert([BARE, event("PB-2")], NOW)
     await event_store.insert([with_(device_type="PiBox")], LATER)
-    replayed = [entry.event async for batch in event_store.replay(LATER) for entry in batch]
-    assert replayed == [with_(device_type="PiBox")]
+    found = [entry.event for entry in await replayed(event_store, LATER)]
+    assert found == [with_(device_type="PiBox")]
     # A bridge with a clock that is behind does not take it back.
     await event_store.insert([with_(sync_duration_ms=1)], NOW)
-    replayed = [entry.event async for batch in event_store.replay(LATER) for entry in batch]
-    assert replayed == [with_(device_type="PiBox", sync_duration_ms=1)]
+    found = [entry.event for entry in await replayed(event_store, LATER)]
+    assert found == [with_(device_type="PiBox", sync_duration_ms=1)]
 
 
 async def test_when_it_was_received_stays(event_store: EventStore) -> None:
@@ -159,11 +161,9 @@ async def test_an_interrupted_replay_goes_on_with_what_was_enriched(event_store:
     await event_store.insert([event("PB-2")], LATER)
     position = ReplayPosition()
     interrupted = event_store.replay(LATER, position)
-    found = [*await anext(interrupted), *await anext(interrupted, [])]
-    found += [
-        one for batch in [batch async for batch in event_store.replay(LATER, position)] for one in batch
-    ]
-    assert {entry.event.device_id for entry in found} == {"PB-1", "PB-2"}
+    found = [await anext(interrupted), await anext(interrupted, StoredEvents(documents=[]))]
+    found += [batch async for batch in event_store.replay(LATER, position)]
+    assert {entry.event.device_id for batch in found for entry in entries_of(batch)} == {"PB-1", "PB-2"}
 
 
 async def test_a_number_in_another_spelling_is_the_same(event_store: EventStore) -> None:
@@ -314,8 +314,8 @@ async def test_values_in_conflict_change_nothing_that_counts(
             for one, outcome in zip(batch, await store.insert(batch, NOW), strict=True)
             if outcome is not CONFLICT
         ]
-        replayed = [entry.event async for batch in store.replay(None) for entry in batch]
-        stored = [one for one in replayed if one.device_id == device_id]
+        found = [entry.event for entry in await replayed(store, None)]
+        stored = [one for one in found if one.device_id == device_id]
         assert {one.timestamp for one in stored} == {one.timestamp for batch in batches for one in batch}
         # What the bridge merges of it is what is stored.
         assert project(kept) == project(stored)

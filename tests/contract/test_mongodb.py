@@ -18,6 +18,7 @@ from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, Outcome
 from pisync.stores.mongodb import enrichment
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.buckets import BucketWatch
+from tests.support.replays import replayed
 from tests.support.samples import NOW, START, event
 from tests.support.waiting import until
 
@@ -48,7 +49,7 @@ async def test_a_field_of_another_version_is_not_given_out(
     assert (await store.page(query)).rows == [before]
     (entry,) = await store.history(query)
     assert entry.event == event("PB-1", errors=1)
-    assert [batch async for batch in store.replay(None)] == [[entry]]
+    assert await replayed(store, None) == [entry]
 
 
 async def test_a_document_that_mongodb_refuses_is_alone_in_it(

@@ -25,13 +25,14 @@ from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.identity import bucket_of
 from pisync.errors import PiSyncError, ProjectionLost
 from pisync.stores.interfaces.alerts import AlertQuery
-from pisync.stores.interfaces.events import EventStore, HistoryQuery, ReplayPosition
+from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery, ReplayPosition
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection, Rank
 from pisync.stores.interfaces.ranking import RankedBy, RankingQuery
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.redis import keys
 from pisync.stores.redis.projection import RedisProjection
+from tests.support.replays import entries_of, replayed
 from tests.support.samples import NOW, START, attach_anew, event, event_at, packed_head
 
 
@@ -51,20 +52,20 @@ class StoresRig:
         self.events = events
         self.projection = projection
         self.alerts = MemoryAlertStore()
-        self._judge = Judge(store=self.alerts, rules=all_rules(events=events, projection=projection))
+        self.judge = Judge(store=self.alerts, rules=all_rules(events=events, projection=projection))
 
     async def take_in(self, events: Sequence[SyncEvent]) -> None:
         """As a bridge does."""
         await self.events.insert(events, NOW)
         states = project(events, repeat(to_ms(NOW)))
-        await self._judge.handle(await self.projection.apply(states))
+        await self.judge.handle(await self.projection.apply(states))
 
     async def rebuild(self) -> int:
         told: list[int] = []
         replayed = await rebuild(
             events=self.events,
             projection=self.projection,
-            alerts=self._judge,
+            alerts=self.judge,
             progress=lambda done, of: told.append(done),
         )
         assert told[-1] == replayed
@@ -90,9 +91,15 @@ async def test_a_whole_replay_goes_bucket_after_bucket(event_store: EventStore) 
     ]
     for at in range(0, len(fleet_of_days), 90):
         await event_store.insert(fleet_of_days[at : at + 90], NOW)
-    replayed = [entry.event.device_id async for batch in event_store.replay(None) for entry in batch]
-    assert sorted(replayed) == sorted(one.device_id for one in fleet_of_days)
-    buckets = [bucket_of(device_id) for device_id in replayed]
+    buckets: list[int] = []
+    found: list[str] = []
+    async for batch in event_store.replay(None):
+        assert batch.bucket is not None
+        device_ids = [entry.event.device_id for entry in entries_of(batch)]
+        assert {bucket_of(device_id) for device_id in device_ids} == {batch.bucket}
+        buckets.append(batch.bucket)
+        found += device_ids
+    assert sorted(found) == sorted(one.device_id for one in fleet_of_days)
     assert buckets == sorted(buckets)
 
 
@@ -101,16 +108,18 @@ async def test_a_replay_that_was_interrupted_goes_on_from_there(
     event_store: EventStore, monkeypatch: pytest.MonkeyPatch, since: datetime | None
 ) -> None:
     monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 10)
+    monkeypatch.setattr("pisync.limits.REPLAY_EVENTS_AT_ONCE", 4)
     for minute in range(9):
         await event_store.insert(fleet()[minute * 7 : minute * 7 + 7], NOW + timedelta(minutes=minute))
-    position, seen, batches = ReplayPosition(), [], 0
+    position, batches = ReplayPosition(), 0
+    seen: list[HistoryEntry] = []
     is_interrupted = True
     while is_interrupted:
         is_interrupted = False
         async with aclosing(event_store.replay(since, position)) as replay:  # type: ignore[type-var]
             taken = 0
             async for batch in replay:
-                seen += batch
+                seen += entries_of(batch)
                 batches, taken = batches + 1, taken + 1
                 if taken == 3:  # the third is not known to be merged
                     is_interrupted = True
@@ -132,7 +141,7 @@ async def test_of_errors_a_replay_and_history_have_the_first_code_and_a_page_has
     query = HistoryQuery(device_id="PB-1", limit=9)
     first = [ErrorDetail(code="E0", message="")]
     for since in (None, NOW):
-        entries = [entry async for batch in event_store.replay(since) for entry in batch]
+        entries = await replayed(event_store, since)
         assert {entry.received_at for entry in entries} == {NOW}
         assert [entry.event.errors for entry in entries] == [first, None, None]
     assert [entry.event.errors for entry in await event_store.history(query)] == [None, None, first]
@@ -262,7 +271,7 @@ async def test_an_enrichment_that_was_never_merged_is_found_and_repaired(rig: St
     await rig.take_in(fleet())
     await rig.events.insert([msgspec.structs.replace(one, device_type="PiBox") for one in fleet()], NOW)
     assert {what for _, what in await rig.differences()} == {"newest event"}
-    repair = Repair(bridge_id="bridge-0", events=rig.events, projection=rig.projection)
+    repair = Repair(bridge_id="bridge-0", events=rig.events, projection=rig.projection, alerts=rig.judge)
     await repair.compare()
     assert repair.repaired == 7
     assert await rig.differences() == set()
@@ -404,7 +413,7 @@ async def test_a_key_that_redis_lost_is_found_and_made_again(
             await store.apply(project(own[:1]))
             await store.apply(project(own[-1:]))
         assert await store.records(["PB-1", "PB-2"]) != before
-        repair = Repair(bridge_id="bridge-0", events=rig.events, projection=store)
+        repair = Repair(bridge_id="bridge-0", events=rig.events, projection=store, alerts=rig.judge)
         await repair.compare()
         assert await store.records(["PB-1", "PB-2"]) == before
         assert repair.repaired

@@ -22,7 +22,7 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.received import MongoReceivedEvents
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from tests.support.rollups import plainly
-from tests.support.samples import NOW
+from tests.support.samples import NOW, event_at
 
 NOW_MS = to_ms(NOW)
 HOUR = Span(NOW_MS, NOW_MS + Unit.HOUR.ms)
@@ -61,6 +61,18 @@ def an_event(number: int, received: datetime) -> SyncEvent:
         device_type=(None, "PiBook", "PiBox")[number % 3],
         errors=details,
     )
+
+
+async def test_what_devices_had_received_just_then_is_found(stores: Stores) -> None:
+    def minutes_ago(device: int, *minutes: int) -> list[SyncEvent]:
+        return [event_at(NOW_MS - minute * MINUTE_MS, f"PB-{device}") for minute in minutes]
+
+    await stores.events.insert([*minutes_ago(1, 5, 9, 7), *minutes_ago(2, 3), *minutes_ago(3, 1)], NOW)
+    await stores.events.insert([*minutes_ago(1, 2, 5), *minutes_ago(4, 1)], NOW + timedelta(milliseconds=1))
+    found = await stores.received.received_then(["PB-1", "PB-2", "PB-4", "PB-5"], NOW_MS)
+    assert found == {"PB-1": NOW_MS - 5 * MINUTE_MS, "PB-2": NOW_MS - 3 * MINUTE_MS}
+    found = await stores.received.received_then(["PB-1"], NOW_MS + 1)
+    assert found == {"PB-1": NOW_MS - 2 * MINUTE_MS}, "a duplicate was received when it came first"
 
 
 async def test_events_are_counted_as_plainly_as_by_hand(stores: Stores) -> None:

@@ -26,8 +26,8 @@ BODIES_MAX: Final = 40  # times up to 8 at once
 # The checks of schemathesis are all on but one, which is off where its premise does not hold: "a request that
 # the schema allows is not answered 422". A cursor is opaque text that only the api can make, and an event's
 # timestamp must lie between 2015 and now; no schema says either. A replayed letter is mostly rejected again.
-# A time zone, a site that there is, what a file holds, and how long the time of a curve may be are beyond a
-# schema, too.
+# A time zone, a site that there is, a moment to come, how long a time may be, and what a file holds are
+# beyond a schema, too.
 CONFIGURATION: Final = """
 hooks = {hooks}
 [cache]
@@ -38,12 +38,18 @@ values = ["PB-000123", "probe", "never.seen"]
 values = ["S-1", "S-2"]
 [dictionaries.letters]
 values = [{letters}]
+[dictionaries.alerts]
+values = [{alerts}]
+[dictionaries.commands]
+values = [{commands}]
 [dictionaries.moments]
 values = ["2026-05-08T12:00:00Z", "2026-05-08T12:00:00.123456+05:30", "2015-01-01T00:00:00Z"]
 [parameters]
 "path.device_id" = {{ dictionary = "devices", probability = 0.7 }}
 "path.site_id" = {{ dictionary = "sites", probability = 0.7 }}
 "path.dead_letter_id" = {{ dictionary = "letters", probability = 0.7 }}
+"path.alert_id" = {{ dictionary = "alerts", probability = 0.7 }}
+"path.command_id" = {{ dictionary = "commands", probability = 0.7 }}
 "body.device_id" = {{ dictionary = "devices", probability = 0.5 }}
 "body.timestamp" = {{ dictionary = "moments", probability = 0.7 }}
 "body.[*].device_id" = {{ dictionary = "devices", probability = 0.7 }}
@@ -54,6 +60,14 @@ WITHOUT_POSITIVE_CHECK: Final = """
 include-path = "{path}"
 [operations.checks]
 positive_data_acceptance.enabled = false
+"""
+# Of how many devices fail it may say for a moment that it is not known.
+CAUSES: Final = """
+[[operations]]
+include-path = "/api/causes/{code}/acknowledgement"
+[operations.checks]
+positive_data_acceptance.enabled = false
+not_a_server_error.expected-statuses = ["2xx", "4xx", "503"]
 """
 
 
@@ -94,6 +108,14 @@ async def http(
 async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp_path: Path) -> None:
     letters = (await http.get("/api/dead-letters")).json()["dead_letters"]
     assert len(letters) == 1
+    alerts: list[dict[str, str]] = []
+
+    async def opened() -> bool:
+        alerts[:] = (await http.get("/api/alerts")).json()["alerts"]
+        return len(alerts) == 1
+
+    await until(opened)
+    command = (await http.post("/api/device/PB-000123/sync-now")).json()
     paths = (await http.get("/openapi.json")).json()["paths"]
     beyond_the_schema = [
         "/api/sync-event",
@@ -102,6 +124,10 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
         "/api/directory/devices/{device_id}",
         "/api/directory/sites/{site_id}",
         "/api/directory/import",
+        "/api/alerts/{alert_id}/acknowledge",
+        "/api/device/{device_id}/sync-now",
+        "/api/sync-now",
+        "/api/commands/{command_id}/cancel",
         "/api/stats",
     ] + [
         path
@@ -114,8 +140,11 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
         CONFIGURATION.format(
             hooks=json.dumps(str(Path(__file__).with_name("files.py"))),
             letters=", ".join(json.dumps(letter["id"]) for letter in letters),
+            alerts=", ".join(json.dumps(alert["id"]) for alert in alerts),
+            commands=json.dumps(command["id"]),
         )
         + "".join(WITHOUT_POSITIVE_CHECK.format(path=path) for path in beyond_the_schema)
+        + CAUSES
     )
     report = tmp_path / "report.txt"
     fuzzer = ChildProcess(

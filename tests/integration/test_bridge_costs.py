@@ -14,6 +14,7 @@ from bridge.alerts.rules import all_rules
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
+from bridge.projection.replay import Replay
 from pisync import clock, limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.settings import BridgeSettings
@@ -195,3 +196,26 @@ async def test_a_replay_does_not_run_after_what_comes_in_meanwhile(
             await costs.events.insert(later, clock.from_ms(2_000))
         assert replayed == 10
         await costs.connection.database.sync_events.delete_many({"received_at": clock.from_ms(2_000)})
+
+
+async def test_a_rebuild_reads_each_event_once_and_merges_each_device_once(
+    costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many days the events of a device are of."""
+    monkeypatch.setattr(limits, "REPLAY_BATCH_EVENTS", 250)
+    devices, days = 300, 10
+    for day in range(days):
+        batch = [event(f"PB-{number}", 1440 * day, errors=number % 2) for number in range(devices)]
+        await costs.events.insert(batch, NOW)
+    await costs.projection.begin_rebuild("bridge-0", [])
+    costs.forget()
+    replay = Replay(events=costs.events, projection=costs.projection, start_ms=0)
+    assert sum([count async for count in replay.run()]) == devices * days
+    # One to learn how far it goes; the read ends with a reply that is not full.
+    assert costs.commands.names == ["find", "find", *["getMore"] * (devices * days // 250)]
+    # The devices of a bucket are all of one shard: one call of the script for up to `limits.MERGED_AT_ONCE`.
+    assert len(costs.packets) <= limits.BUCKETS
+    assert sum(str(packet).count("EVALSHA") for packet in costs.packets) <= limits.BUCKETS
+    # Live traffic, beside it, has its turn after so many.
+    monkeypatch.setattr(limits, "REPLAY_EVENTS_AT_ONCE", 30)
+    assert max([len(batch) async for batch in costs.events.replay(None)]) <= 30

@@ -22,6 +22,7 @@ from pisync.stores.mongodb import migration, schema
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.programs import program, truth
+from tests.support.replays import replayed
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
 
@@ -90,14 +91,12 @@ async def test_what_an_older_bridge_stored_since_is_replayed(mongodb_url: str) -
         async with truth(mongodb_url) as seen:
             await fill(seen.database, fleet(30))
             assert await migrated(mongodb_url) == 30
-            assert [batch async for batch in store.replay(clock.now() - timedelta(minutes=5))] == []
+            assert await replayed(store, clock.now() - timedelta(minutes=5)) == []
             late = fleet(40)[30:]
             await fill(seen.database, late)
             assert await migrated(mongodb_url) == len(late)
-        batches = [batch async for batch in store.replay(clock.now() - timedelta(minutes=5))]
-        assert {entry.event.timestamp for batch in batches for entry in batch} == {
-            one.timestamp for one in late
-        }
+        entries = await replayed(store, clock.now() - timedelta(minutes=5))
+        assert {entry.event.timestamp for entry in entries} == {one.timestamp for one in late}
     finally:
         await store.close()
 

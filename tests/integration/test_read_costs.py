@@ -1,5 +1,6 @@
 """What a request costs the stores: round trips and documents examined, counted, not timed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,18 +15,25 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.publisher import SyncPublisher
 from api.state import State
+from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import clock, limits
+from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind, Until
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.identity import bucket_of
 from pisync.settings import ApiSettings
+from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
+from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
@@ -52,8 +60,8 @@ class Costs:
     events: MongoEventStore
     projection: RedisProjection
     connection: MongoConnection
-    commands: Commands
     fleet: Feeding
+    commands: Commands
     packets: list[object] = field(default_factory=list)
 
     async def feed(self) -> None:
@@ -98,6 +106,7 @@ async def costs(
         await attach_anew(projection)
         bridges = MongoBridgeRegistry(connection)
         directory, listening = MongoDirectoryStore(connection), MongoListeningRecord(connection)
+        fleet = Feeding(projection=projection, directory=directory, listening=listening)
         state = State(
             events=events,
             projection=projection,
@@ -105,12 +114,16 @@ async def costs(
             alerts=MongoAlertStore(connection),
             bridges=bridges,
             directory=directory,
+            device_notes=MongoDeviceNotes(connection),
             actions=MongoActionStore(connection),
+            acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
             rollups=MongoRollupStore(connection),
             leases=MongoLeaseStore(connection),
             known_bridges=KnownBridges(bridges),
-            fleet=Feeding(projection=projection, directory=directory, listening=listening),
+            commands=MongoCommandStore(connection),
+            fleet=fleet,
+            failing=FailingDevices(fleet),
             publisher=publisher,
         )
         app = create_app(ApiSettings(), state)
@@ -122,8 +135,8 @@ async def costs(
             events=events,
             projection=projection,
             connection=connection,
-            commands=commands,
             fleet=state.fleet,
+            commands=commands,
         )
         counted.packets = counting.packets_to_redis(monkeypatch)
         yield counted
@@ -148,7 +161,7 @@ async def keep(api: Costs, devices: range, failures: int) -> None:
 
 async def examined(api: Costs, command: Mapping[str, Any]) -> tuple[int, int]:
     """Index keys and documents that MongoDB looks at for a command that it was sent."""
-    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint")}
+    find = {name: command[name] for name in ("find", "filter", "sort", "limit", "hint") if name in command}
     explained = await api.connection.database.command("explain", find, verbosity="executionStats")
     stats = explained["executionStats"]
     return stats["totalKeysExamined"], stats["totalDocsExamined"]
@@ -313,7 +326,7 @@ async def test_a_page_of_the_fleet_asks_no_store(api: Costs) -> None:
 
 
 async def test_a_device_is_three_commands_at_most(api: Costs) -> None:
-    """Its entry of the directory, its open alerts, and, where Redis keeps too few, all counts of failures."""
+    """What is said of it, its open alerts, and, where Redis keeps too few, all counts of its failures."""
     kept = [event_at(START_MS + at, "PB-3", errors=int(at > 0)) for at in range(limits.FAILURES_KEPT_MAX + 5)]
     await api.events.insert(kept, NOW)
     await api.projection.apply(project(kept))
@@ -321,11 +334,11 @@ async def test_a_device_is_three_commands_at_most(api: Costs) -> None:
     await api.feed()
     body = (await api.of("GET", "/api/device/PB-3")).json()
     assert (body["streak"], body["failures"]) == (limits.FAILURES_KEPT_MAX + 4,) * 2
-    assert (sorted(api.commands.names), api.packets) == (["aggregate", "find", "find"], [])
+    assert (sorted(api.commands.names), api.packets) == (["aggregate", "aggregate", "find"], [])
     await api.of("GET", "/api/device/PB-4")
-    assert (api.commands.names, api.packets) == (["find", "find"], [])
+    assert (sorted(api.commands.names), api.packets) == (["aggregate", "find"], [])
     await api.of("GET", "/api/device/PB-9", 404)
-    assert (api.commands.names, len(api.packets)) == (["find", "find"], 1)
+    assert (sorted(api.commands.names), len(api.packets)) == (["aggregate", "find"], 1)
 
 
 async def test_a_history_file_is_a_command_a_page(api: Costs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +349,39 @@ async def test_a_history_file_is_a_command_a_page(api: Costs, monkeypatch: pytes
     assert len(answer.content.splitlines()) == 130
     assert api.packets == []
     assert len(api.commands.names) <= 8
+
+
+async def test_a_page_of_alerts_is_two_commands_whatever_is_acknowledged(api: Costs) -> None:
+    alerts, kept = MongoAlertStore(api.connection), MongoAcknowledgementStore(api.connection)
+    await asyncio.gather(alerts.prepare(), kept.prepare())
+    await alerts.open(Rule.STREAK, {f"PB-{number}": 3 for number in range(600)}, NOW)
+    ids = [alert.alert_id for alert in await alerts.find(AlertQuery(limit=600))]
+    for number, alert_id in enumerate(ids[::9]):
+        acknowledgement = Acknowledgement(
+            acknowledgement_id=f"{number:04}",
+            subject=Subject(kind=SubjectKind.ALERTS, target=alert_id),
+            who="ada",
+            at=NOW,
+            reason="",
+            until=Until(),
+        )
+        assert await kept.add(acknowledgement)
+    for path, rows in (
+        ("/api/alerts?limit=200", 200),
+        ("/api/alerts?limit=50&acknowledged=true", 50),
+        ("/api/acknowledgements?limit=50", 50),
+    ):
+        body = (await api.of("GET", path)).json()
+        assert len(body["alerts" if "alerts" in path else "acknowledgements"]) == rows
+        assert api.commands.names == ["find", "find"], path
+        for command in list(api.commands.sent):
+            keys, documents = await examined(api, command)
+            assert documents <= rows + 1
+            assert keys <= 2 * (rows + 1) + 1
+    # Among those that are not, the ones that are acknowledged are skipped.
+    body = (await api.of("GET", "/api/alerts?limit=50&acknowledged=false")).json()
+    assert [row["id"] for row in body["alerts"]] == [each for place, each in enumerate(ids) if place % 9][:50]
+    assert api.commands.names == ["find"] * 4
 
 
 async def test_a_post_is_one_publish_and_asks_no_store(

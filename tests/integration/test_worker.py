@@ -1,6 +1,7 @@
 """`pisync worker` as processes on a real MongoDB: killed, followed by another, and stopped."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -52,17 +53,19 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
 
     try:
         first, second = worker("first"), worker("second", metrics_port=port)
-        async with running(first), running(second), truth(mongodb_url) as seen:
+        async with running(first), truth(mongodb_url) as seen, AsyncExitStack() as stack:
 
             async def has_begun() -> bool:
                 return bool(await seen.database.rollup_progress.count_documents({}))
 
             await until(has_begun)
+            await stack.enter_async_context(running(second))
             await first.kill()
             # As if its lease had ended, which takes 15 seconds.
             await seen.database.leases.update_many({}, {"$set": {"until": from_ms(0)}})
             await until(lambda: counted(300))
-            [lease] = [found async for found in seen.database.leases.find()]
+            lease = await seen.database.leases.find_one({"_id": "rollups"})
+            assert lease is not None
             assert lease["term"] >= 2
             async with httpx.AsyncClient(base_url=f"http://{ports.HOST}:{port}", trust_env=False) as client:
                 metrics = (await client.get("/metrics")).text
@@ -71,9 +74,10 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
                 assert (await client.get("/healthz")).status_code == 200
             await second.terminate()
             assert second.how_it_ended() == "ended with exit code 0"
-            # It let go of its duty at once.
-            [lease] = [found async for found in seen.database.leases.find()]
-            assert lease["until"] <= clock.now()
+            # It let go of its duties at once.
+            leases = {found["_id"]: found["until"] async for found in seen.database.leases.find()}
+            assert leases.keys() == {"rollups", "acknowledgements", "commands", "presence"}
+            assert max(leases.values()) <= clock.now()
     finally:
         await connection.close()
 

@@ -30,14 +30,18 @@ from pisync.stores.interfaces.directory import EntryWrite
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.device_notes import MemoryDeviceNotes
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
+from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.samples import members
@@ -76,6 +80,16 @@ class CatchingUpProjection(MemoryProjection):
 
     async def status(self) -> ProjectionStatus:
         return self._status
+
+
+@dataclass
+class FailingDevices:
+    """How many devices fail by each code, as a test says; None: nobody knows."""
+
+    by_code: dict[str, int] | None = field(default_factory=dict)
+
+    def devices(self, code: str) -> int | None:
+        return None if self.by_code is None else self.by_code.get(code, 0)
 
 
 @dataclass
@@ -173,7 +187,9 @@ class Api:
         alerts: MemoryAlertStore | None = None,
         directory: MemoryDirectoryStore | None = None,
         actions: MemoryActionStore | None = None,
+        acknowledgements: MemoryAcknowledgementStore | None = None,
         rollups: MemoryRollupStore | None = None,
+        commands: MemoryCommandStore | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -183,11 +199,15 @@ class Api:
         self.bridges = MemoryBridgeRegistry()
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
+        self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
+        self.failing = FailingDevices()
         self.listening = MemoryListeningRecord()
+        self.presence = MemoryPresenceStore()
         self.rollups = rollups or MemoryRollupStore()
         self.leases = MemoryLeaseStore()
         self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
+        self.commands = commands or MemoryCommandStore()
         self.publisher = FakePublisher(self.events, self.projection)
         state = State(
             events=self.events,
@@ -196,12 +216,16 @@ class Api:
             alerts=self.alerts,
             bridges=self.bridges,
             directory=self.directory,
+            device_notes=MemoryDeviceNotes(self.directory, self.presence),
             actions=self.actions,
+            acknowledgements=self.acknowledgements,
+            failing=self.failing,
             listening=self.listening,
             rollups=self.rollups,
             leases=self.leases,
             known_bridges=self.known_bridges,
             fleet=self.fleet,
+            commands=self.commands,
             publisher=self.publisher,
         )
         self.app = create_app(ApiSettings(**settings), state)

@@ -63,6 +63,7 @@ async def test_rows_of_an_open_and_of_a_closed_alert() -> None:
         "failures_now": None,
         "opened_at": rfc3339(OPENED + timedelta(minutes=4)),
         "closed_at": None,
+        "acknowledged": None,
     }
     assert closed["closed_at"] == rfc3339(OPENED + timedelta(hours=1))
 

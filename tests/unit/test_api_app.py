@@ -20,6 +20,8 @@ ROUTES = [
     ("GET", "/api/device/PB-1/sync-history"),
     ("GET", "/api/devices/repeated-failures"),
     ("GET", "/api/alerts"),
+    ("GET", "/api/acknowledgements"),
+    ("DELETE", "/api/causes/E_TIMEOUT/acknowledgement"),
     ("GET", "/api/dead-letters"),
     ("DELETE", "/api/dead-letters?reason=schema"),
     ("GET", f"/api/dead-letters/{'0' * 32}"),

@@ -12,6 +12,7 @@ from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.domain.presence import Pending, Presence
 from pisync.errors import MongodbUnavailable
 from pisync.stores.memory.alerts import MemoryAlertStore
 from tests.support.api_client import Api, api, is_problem
@@ -171,6 +172,39 @@ async def test_what_came_just_now_is_known_before_the_fleet_learns_it() -> None:
         await put(pisync, "devices/PB-2", name="Two")
         body = await get(pisync, "/api/device/PB-2")
         assert (body["state"], body["name"]) == ("never_heard", "Two")
+
+
+async def test_it_says_what_the_device_says_of_itself() -> None:
+    async with api() as pisync:
+        await keep(pisync, event_at(ago_ms(0)))
+        now = clock.now()
+        waiting = Pending(began_at=now, heard_at=now, count=3, oldest=now - timedelta(days=2))
+        said = Presence(
+            device_id="PB-1",
+            began_at=now,
+            is_offline=False,
+            heard_at=now,
+            is_told=True,
+            firmware="2.4",
+            pending=waiting,
+        )
+        await pisync.presence.join([said])
+        await pisync.feed()
+        body = await get(pisync)
+        assert body["presence"] == {
+            "online": True,
+            "since": rfc3339(now),
+            "heard_at": rfc3339(now),
+            "firmware": "2.4",
+            "pending": 3,
+            "oldest_pending": rfc3339(now - timedelta(days=2)),
+            "pending_at": rfc3339(now),
+        }
+        assert "Online now." in body["reason"]
+        await pisync.presence.join([msgspec.structs.replace(said, is_offline=True, firmware="")])
+        body = await get(pisync)
+        assert (body["presence"]["online"], body["presence"]["firmware"]) == (False, None)
+        assert "Offline now." in body["reason"]
 
 
 async def test_without_mongodb_or_with_a_bad_id_it_is_a_problem() -> None:

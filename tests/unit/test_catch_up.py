@@ -13,6 +13,7 @@ from bridge.projection.catch_up import CatchUp
 from bridge.projection.projector import Projector
 from pisync import backoff, limits
 from pisync.clock import to_ms
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
@@ -21,7 +22,7 @@ from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
 from pisync.stores.interfaces.events import HistoryEntry, ReplayPosition
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
-from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.events import MemoryEventStore, stored_events
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.reception import reception_clock
 from tests.support.samples import NOW, event
@@ -38,9 +39,10 @@ class Alerts:
         self.compared = 0
         self.is_stuck = False
         self.failures = 0
+        self.reported: list[AlertChange] = []
 
     def report(self, changes: Iterable[AlertChange]) -> None:
-        """They are dropped."""
+        self.reported += changes
 
     async def open_devices(self, rule: Rule) -> list[str]:
         return []
@@ -69,15 +71,15 @@ class HugeEventStore(MemoryEventStore):
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
-        assert position is not None
+    ) -> AsyncIterator[StoredEvents]:
+        position = position or ReplayPosition()
         start: Any = position.after or 0
         for at in range(start, len(EVENTS), 4):
             if self.interruptions and at == 8:
                 self.interruptions -= 1
                 raise MongodbUnavailable("connection reset")
             self.taken += EVENTS[at : at + 4]
-            yield [HistoryEntry(event=one, received_at=NOW) for one in EVENTS[at : at + 4]]
+            yield stored_events(HistoryEntry(event=one, received_at=NOW) for one in EVENTS[at : at + 4])
             position.after = at + 4
 
 
@@ -162,6 +164,8 @@ async def test_what_the_projection_lost_is_found_and_merged_again(
         await until(lambda: "PB-3" in rig.projection.states)
         assert rig.projection.states == STATES
         assert rig.catch_up._repair.repaired == 1
+        # Its alert follows at once, and not with the next comparison of all.
+        assert [(change.device_id, change.opens) for change in rig.alerts.reported] == [("PB-3", True)]
     finally:
         running.cancel()
 

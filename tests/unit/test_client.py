@@ -351,6 +351,22 @@ async def test_an_acknowledgement_that_does_not_come(
             await run.client.publish_acknowledged("t", b"1")
 
 
+async def test_without_subscriptions_it_is_ready_and_sends_requests_whose_replies_go_elsewhere(
+    broker: FakeBroker,
+) -> None:
+    async with running(broker) as run:
+        await run.client.publish_acknowledged(
+            "t", b"1", response_topic="elsewhere", correlation_data=b"7", expiry_s=60
+        )
+        [sent] = broker.all(mqtt5.PublishPacket)
+        assert (sent.response_topic, sent.correlation_data, sent.message_expiry_interval) == (
+            "elsewhere",
+            b"7",
+            60,
+        )
+        assert broker.all(mqtt5.SubscribePacket) == []
+
+
 async def test_a_barrier_is_passed_when_all_before_it_is_handled(broker: FakeBroker) -> None:
     received: list[Message] = []
     async with persistent(broker, subscriptions=[Subscription("t", 0, received.append)]) as run:

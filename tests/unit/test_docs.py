@@ -90,6 +90,7 @@ def test_every_rule_of_alerts_is_in_the_protocol_document() -> None:
         topics.sync("{device_id}"),
         topics.receipts("{device_id}"),
         topics.commands("{device_id}"),
+        topics.command_replies("{device_id}"),
         topics.status("{device_id}"),
         topics.alerts("{device_id}", "{rule}"),
         topics.api_receipts("{api_id}"),

@@ -53,7 +53,7 @@ def summary(
 
 summaries_of_devices = st.builds(
     summary,
-    st.one_of(st.none(), st.integers(0, 300)),
+    st.one_of(st.none(), st.integers(0, 13), st.integers(0, 300)),
     st.integers(0, 5),
     st.integers(0, 5),
     st.integers(0, 6),
@@ -192,18 +192,22 @@ def both(done: list[tuple[str, Any]]) -> tuple[Fleet, Plain]:
     return fleet, plain
 
 
-filters = st.builds(
-    FleetFilter,
-    states=st.frozensets(st.sampled_from(list(Status)), max_size=2),
-    sites=st.frozensets(st.sampled_from(["", "s1", "s2", "none"]), max_size=2),
-    labels=st.frozensets(st.sampled_from([*LABELS, "none"]), max_size=2),
-    types=st.frozensets(st.sampled_from(["", "PiBook", "other"]), max_size=1),
-    causes=st.frozensets(st.sampled_from(["", "E_NET", "E_NONE"]), max_size=1),
-    prefix=st.sampled_from(["", "", "P", "PB-1", "pb-1", "ar", "LAB", "ä", "PB-1234567890123456", "zz"]),
-    heard_before_ms=st.sampled_from([None, None, NOW_MS - 50 * 7_200_000, -(10**13)]),
-    heard_after_ms=st.sampled_from([None, None, NOW_MS - 50 * 7_200_000, -(10**13)]),
-    muted=st.sampled_from([None, None, True, False]),
-    retired=st.sampled_from([None, False, True]),
+HEARD_MS: Final = st.sampled_from([NOW_MS - 5 * 7_200_000, NOW_MS - 50 * 7_200_000, -(10**13)])
+MEMBERS: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "states": st.frozensets(st.sampled_from(list(Status)), max_size=2),
+    "sites": st.frozensets(st.sampled_from(["", "s1", "s2", "none"]), max_size=2),
+    "labels": st.frozensets(st.sampled_from([*LABELS, "none"]), max_size=2),
+    "types": st.frozensets(st.sampled_from(["", "PiBook", "other"]), max_size=1),
+    "causes": st.frozensets(st.sampled_from(["", "E_NET", "E_NONE"]), max_size=1),
+    "prefix": st.sampled_from(["P", "PB-1", "pb-1", "ar", "LAB", "ä", "PB-1234567890123456", "zz"]),
+    "heard_before_ms": HEARD_MS,
+    "heard_after_ms": HEARD_MS,
+    "muted": st.booleans(),
+    "retired": st.sampled_from([None, True]),
+}
+# Few at once, or hardly any device passes.
+filters = st.sets(st.sampled_from(sorted(MEMBERS)), max_size=2).flatmap(
+    lambda names: st.builds(FleetFilter, **{name: MEMBERS[name] for name in names})
 )
 
 
@@ -256,6 +260,7 @@ def walk(fleet: Fleet, which: FleetFilter, sort: FleetSort, limit: int, *, desce
     while True:
         part = page(fleet, which, sort=sort, descending=descending, limit=limit, after=after, now_ms=NOW_MS)
         found += [one.device_id for one in part.devices]
+        assert len(found) == len(set(found))
         after = part.next
         if after is None:
             assert part.total == len(found)
@@ -538,6 +543,96 @@ def test_habits_that_limits_are_asked_for() -> None:
     assert fleet.habits() == {
         (calendar, days) for calendar in (EVERY_DAY, friday) for days in (*HABIT_DAYS, 5)
     }
+
+
+def test_of_several_labels_a_device_has_each_and_of_anything_else_one() -> None:
+    fleet = Fleet()
+    fleet.set_devices(
+        [
+            DirectoryDevice(device_id="PB-1", labels=("loan", "north"), site="s"),
+            DirectoryDevice(device_id="PB-2", labels=("north",), site="t"),
+            DirectoryDevice(device_id="PB-3", site="u"),
+        ]
+    )
+    fleet.settle()
+    for which, ids in (
+        (FleetFilter(labels=frozenset({"north"})), ["PB-1", "PB-2"]),
+        (FleetFilter(labels=frozenset({"north", "loan"})), ["PB-1"]),
+        (FleetFilter(labels=frozenset({"north", "none"})), []),
+        (FleetFilter(sites=frozenset({"s", "t", "none"})), ["PB-1", "PB-2"]),
+        (FleetFilter(sites=frozenset({"s", "t"}), labels=frozenset({"loan"})), ["PB-1"]),
+    ):
+        found = page(fleet, which, sort=FleetSort.DEVICE_ID, limit=9, now_ms=NOW_MS)
+        assert [one.device_id for one in found.devices] == ids
+
+
+def test_a_cause_is_that_of_devices_that_fail_now() -> None:
+    fleet = Fleet()
+    fleet.apply(
+        [("PB-1", summary(1, 1, 0, 2, "E_NET", 1, None)), ("PB-2", summary(1, 1, 1, 2, "E_NET", 1, None))]
+    )
+    fleet.settle()
+    which = FleetFilter(causes=frozenset({"E_NET"}))
+    found = page(fleet, which, sort=FleetSort.DEVICE_ID, limit=9, now_ms=NOW_MS)
+    assert [(one.device_id, one.cause) for one in found.devices] == [("PB-2", "E_NET")]
+    assert [
+        cause.devices
+        for cause in summaries.causes(fleet, NOTHING, now_ms=NOW_MS, limit=9, sites_max=9).causes
+    ] == [1]
+
+
+def test_who_was_heard_today_goes_by_the_date_at_the_site() -> None:
+    """It is 20:26 in UTC, and 8:26 of the next day in Auckland."""
+    fleet = Fleet()
+    fleet.set_sites([Site(site_id="s", time_zone="Pacific/Auckland"), Site(site_id="t")])
+    for device_id, site, hours in (("PB-1", "s", 8), ("PB-2", "s", 10), ("PB-3", "t", 20), ("PB-4", "t", 22)):
+        fleet.set_devices([DirectoryDevice(device_id=device_id, site=site)])
+        fleet.apply([(device_id, summary(hours // 2, 0, 0, 0, "", 1, None))])
+    fleet.settle()
+    found = summaries.sites(fleet, FleetFilter(), sort=SiteSort.SITE_ID, limit=9, now_ms=NOW_MS)
+    assert [(each.heard_today, each.devices) for each in found.sites] == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_page_goes_on_between_others_where_its_last_name_is_gone(descending: bool) -> None:
+    """The device was renamed, and others have names before and behind, with ids before and behind its own."""
+    fleet = Fleet()
+    names = {"PB-1": "a", "PB-9": "a", "PB-5": "b", "PB-0": "c", "PB-8": "c"}
+    fleet.set_devices([DirectoryDevice(device_id=each, name=name) for each, name in names.items()])
+    fleet.settle()
+    first = page(fleet, FleetFilter(), sort=FleetSort.NAME, descending=descending, limit=3, now_ms=NOW_MS)
+    assert first.next == FleetCursor("b", "PB-5")
+    fleet.set_devices([DirectoryDevice(device_id="PB-5", name="a" if not descending else "c")])
+    fleet.settle()
+    rest = page(
+        fleet,
+        FleetFilter(),
+        sort=FleetSort.NAME,
+        descending=descending,
+        limit=9,
+        after=first.next,
+        now_ms=NOW_MS,
+    )
+    expected = ["PB-1", "PB-9"] if descending else ["PB-0", "PB-8"]
+    assert [one.device_id for one in rest.devices] == expected
+
+
+def test_a_page_goes_on_behind_an_id_that_this_replica_does_not_know() -> None:
+    fleet = Fleet()
+    fleet.set_devices([DirectoryDevice(device_id=each) for each in ("PB-1", "PB-3")])
+    fleet.settle()
+    for descending, expected in ((False, ["PB-3"]), (True, ["PB-1"])):
+        for unknown in ("PB-2", "PB-2-which-is-longer"):
+            rest = page(
+                fleet,
+                FleetFilter(),
+                sort=FleetSort.DEVICE_ID,
+                descending=descending,
+                limit=9,
+                after=FleetCursor("", unknown),
+                now_ms=NOW_MS,
+            )
+            assert [one.device_id for one in rest.devices] == expected
 
 
 def test_a_device_is_seen_once_it_is_settled_and_another_fleet_goes_its_own_way() -> None:

@@ -241,6 +241,7 @@ async def test_another_projection_is_read_beside_the_one_that_is_served(world: W
     assert (freshness.read, freshness.of) == (40, 40)
     # What the directory says meanwhile is told of both.
     world.directory.entries.append(Kept(DirectoryDevice(device_id="PB-001", name="One"), now()))
+    await asyncio.sleep(limits.DIRECTORY_OVERLAP_S + 2)  # and not once more afterwards
     await world.apply(*MANY[40:], errors=1)
     await world.projection.finish_rebuild("bridge-0")
     await asyncio.sleep(3)

@@ -111,7 +111,7 @@ class Morning:
         for action in actions:
             if isinstance(action, Wake):
                 self._at(action.at_s, "wake", place)
-            else:
+            elif isinstance(action, Publish):
                 self._queue.append((place, action))
                 self._at(now_s + PUBACK_S, "puback", place, action.correlation_data)
         self._take_next(now_s)

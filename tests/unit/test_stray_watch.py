@@ -22,6 +22,7 @@ KNOWN = [
     topics.sync("a b"),  # becomes a dead letter
     topics.receipts("PB-1"),
     topics.commands("PB-1"),
+    topics.command_replies("PB-1"),
     topics.status("PB-1"),
     topics.alerts("PB-1", "streak"),
     topics.api_receipts("api-1"),

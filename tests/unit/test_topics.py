@@ -51,6 +51,7 @@ def test_where_a_receipt_may_go(topic: str, allowed: bool) -> None:
     [
         (topics.sync("PB-1"), "PB-1"),
         (topics.status("PB-1"), "PB-1"),
+        (topics.command_replies("PB-1"), "PB-1"),
         ("pisync/v1/devices/PB-1/sync/7", "PB-1"),
         ("pisync/v1/devices/PB-1", None),
         ("pisync/v1/devices/PB-1/", None),

@@ -12,14 +12,15 @@ from pisync.domain.alerts import Alert, Rule
 class AlertQuery:
     """A page of alerts, newest first by when they were opened.
 
-    `is_open` None: open and closed; `rule` and `device_id` None: of all; `before`: the id of an alert, of
-    which only older ones are found.
+    `is_open` None: open and closed; `rule` and `device_id` None: of all; `alert_ids`: only some of these;
+    `before`: the id of an alert, of which only older ones are found.
     """
 
     limit: int
     is_open: bool | None = None
     rule: Rule | None = None
     device_id: str | None = None
+    alert_ids: Collection[str] | None = None
     before: str | None = None
 
 

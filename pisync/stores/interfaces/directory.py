@@ -63,6 +63,9 @@ class DirectoryStore(Protocol):
     async def has_devices(self, site_id: str) -> bool:
         """Whether any device names the site."""
 
+    async def devices_of_site(self, site_id: str, limit: int) -> list[KeptEntry]:
+        """The devices that name the site and are not deleted, by their ids, so many at most."""
+
     def changed_since(self, kind: Kind, moment: datetime) -> AsyncIterator[KeptEntry]:
         """All entries that changed from this moment of the store's clock on, oldest first; deleted ones, too.
 

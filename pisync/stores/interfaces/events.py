@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
 
 
@@ -131,11 +132,12 @@ class EventStore(Protocol):
 
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
+    ) -> AsyncIterator[StoredEvents]:
         """All events received or enriched at `since` or later, in batches; None: all, bucket after bucket.
 
-        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between.
-        Of `errors`, which may be most of an event, they have the first code alone. What is stored
+        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between. Of
+        a replay of everything each batch is of one bucket, and those of a bucket follow each other. While one
+        is worked on, the next is read. What is stored
         while it runs may be missing; what was stored before is not. Where it is interrupted, another call
         with the same `since` and `position` goes on behind the last batch that was asked to be followed.
         """

@@ -36,6 +36,9 @@ class ReceivedEvents(Protocol):
     async def enriched_minutes(self, span: Span) -> list[int]:
         """The minutes in which those events were received to which something was added in a span."""
 
+    async def received_then(self, device_ids: Collection[str], moment_ms: int) -> dict[str, int]:
+        """The newest timestamp, in epoch ms, of the events of each of these devices received just then."""
+
 
 class Part(NamedTuple):
     """The figures of the units that begin in a span; those without had no events."""

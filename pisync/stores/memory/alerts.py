@@ -58,6 +58,7 @@ class MemoryAlertStore:
             if query.is_open in {None, alert.closed_at is None}
             and query.rule in {None, alert.rule}
             and query.device_id in {None, alert.device_id}
+            and (query.alert_ids is None or alert.alert_id in query.alert_ids)
             and (query.before is None or alert.alert_id < query.before)
         ]
         return page[: query.limit]

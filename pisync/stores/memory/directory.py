@@ -52,6 +52,15 @@ class MemoryDirectoryStore:
         entries = (kept.entry for kept in self.kept[Kind.DEVICES].values())
         return any(isinstance(entry, DirectoryDevice) and entry.site == site_id for entry in entries)
 
+    async def devices_of_site(self, site_id: str, limit: int) -> list[KeptEntry]:
+        """The devices that name the site."""
+        found = [
+            kept
+            for _, kept in sorted(self.kept[Kind.DEVICES].items())
+            if isinstance(kept.entry, DirectoryDevice) and kept.entry.site == site_id and not kept.is_deleted
+        ]
+        return found[:limit]
+
     async def changed_since(self, kind: Kind, moment: datetime) -> AsyncIterator[KeptEntry]:
         """All entries that changed at this moment or later."""
         for kept in sorted(self.kept[kind].values(), key=lambda kept: kept.changed_at):

@@ -1,13 +1,15 @@
 """Events in memory."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 import msgspec
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.events import (
     ErrorDetail,
     Outcome,
@@ -18,7 +20,7 @@ from pisync.domain.events import (
     outcome,
     rows,
 )
-from pisync.domain.identity import bucket_of
+from pisync.domain.identity import bucket_of, identities
 from pisync.stores.interfaces.events import (
     DaysHint,
     HistoryEntry,
@@ -73,7 +75,7 @@ class MemoryEventStore:
 
     async def history(self, query: HistoryQuery) -> list[HistoryEntry]:
         """One page, newest first."""
-        return [_as_replayed(entry) for entry in self._page(query)]
+        return [_without_details(entry) for entry in self._page(query)]
 
     async def page(self, query: HistoryQuery, hint: DaysHint | None = None) -> HistoryPage:
         """The same page, as rows."""
@@ -104,17 +106,26 @@ class MemoryEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
-        """All events received since then, one batch; bucket after bucket, as they are asked for."""
-        if position is not None and position.after is not None:
+    ) -> AsyncIterator[StoredEvents]:
+        """All events received since then, one batch; or a batch for each bucket."""
+        position = ReplayPosition() if position is None else position
+        found = sorted(self.events.items(), key=lambda item: (bucket_of(item[0][0]), item[0]))
+        if since is not None:
+            if position.after is None:
+                yield stored_events(
+                    [
+                        entry
+                        for key, entry in found
+                        if max(entry.received_at, self.enriched_at.get(key, entry.received_at)) >= since
+                    ]
+                )
+                position.after = True
             return
-        yield [
-            _as_replayed(entry)
-            for key, entry in sorted(self.events.items(), key=lambda item: (bucket_of(item[0][0]), item[0]))
-            if since is None or max(entry.received_at, self.enriched_at.get(key, entry.received_at)) >= since
-        ]
-        if position is not None:
-            position.after = True
+        start: Any = -1 if position.after is None else position.after
+        for bucket, items in groupby(found, key=lambda item: bucket_of(item[0][0])):
+            if bucket > start:
+                yield stored_events([entry for _, entry in items], bucket)
+                position.after = bucket
 
     async def count(self, since: datetime | None) -> int:
         """How many that are."""
@@ -161,9 +172,28 @@ def _kept(key: tuple[str, int], content: dict[str, Any], received_at: datetime) 
     return HistoryEntry(event=from_content(device_id, from_ms(moment_ms), content), received_at=received_at)
 
 
-def _as_replayed(entry: HistoryEntry) -> HistoryEntry:
+def stored_events(entries: Iterable[HistoryEntry], bucket: int | None = None) -> StoredEvents:
+    """The entries as a batch of a replay."""
+    return StoredEvents(documents=[_document(entry) for entry in entries], bucket=bucket)
+
+
+def _document(entry: HistoryEntry) -> dict[str, Any]:
+    [identity] = identities([entry.event])
+    identity["timestamp"] = identity["timestamp"].replace(tzinfo=None)
+    received_at = entry.received_at.astimezone(UTC).replace(tzinfo=None)
+    document = add_content(entry.event, {"_id": identity, "received_at": received_at})
+    if document.pop("errors", None):
+        document["code"] = _first_code(entry.event)
+    return document
+
+
+def _first_code(event: SyncEvent) -> str:
+    return event.errors[0].code[: limits.ERROR_CODE_CHARS_MAX] if event.errors else ""
+
+
+def _without_details(entry: HistoryEntry) -> HistoryEntry:
     """The event with the code of its first error alone."""
-    code = entry.event.errors[0].code[: limits.ERROR_CODE_CHARS_MAX] if entry.event.errors else ""
+    code = _first_code(entry.event)
     errors = [ErrorDetail(code=code, message="")] if code else None
     event = msgspec.structs.replace(entry.event, errors=errors)
     return msgspec.structs.replace(entry, event=event)

@@ -53,6 +53,14 @@ class MemoryReceivedEvents:
         keys = [key for key, moment in enriched if span.start_ms <= to_ms(moment) < span.end_ms]
         return sorted({Unit.MINUTE.floor(to_ms(self._events.events[key].received_at)) for key in keys})
 
+    async def received_then(self, device_ids: Collection[str], moment_ms: int) -> dict[str, int]:
+        """The newest event of each device that was received then."""
+        found: dict[str, int] = {}
+        for (device_id, timestamp_ms), entry in self._events.events.items():
+            if device_id in device_ids and to_ms(entry.received_at) == moment_ms:
+                found[device_id] = max(timestamp_ms, found.get(device_id, timestamp_ms))
+        return found
+
 
 def _alike(entry: HistoryEntry) -> Alike:
     event = entry.event

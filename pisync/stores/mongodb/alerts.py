@@ -108,10 +108,16 @@ class MongoAlertStore:
             matching["rule"] = query.rule.value
         if query.device_id is not None:
             matching["device_id"] = query.device_id
+        of_ids: Document = {}
+        if query.alert_ids is not None:
+            of_ids["$in"] = list(query.alert_ids)
         if query.before is not None:
-            matching["_id"] = {"$lt": query.before}
+            of_ids["$lt"] = query.before
+        if of_ids:
+            matching["_id"] = of_ids
         with map_driver_errors():
             cursor = self._alerts.find(matching).sort("_id", DESCENDING).limit(query.limit)
+            cursor = cursor.batch_size(query.limit)  # in one round trip
             return [_alert(found) async for found in cursor]
 
     async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:

@@ -34,7 +34,7 @@ class MongoDirectoryStore:
             found = self._entries[kind].find({"_id": {"$in": list(identifiers)}})
             # In one round trip: without the limit the driver would ask whether there are more.
             found = found.limit(len(identifiers)).batch_size(len(identifiers))
-            return {document["_id"]: _kept(kind, document) async for document in found}
+            return {document["_id"]: kept_entry(kind, document) async for document in found}
 
     async def page(self, query: DirectoryQuery) -> list[KeptEntry]:
         """A page of entries."""
@@ -43,7 +43,7 @@ class MongoDirectoryStore:
             matching["_id"] = {"$gt": query.after}
         with map_driver_errors():
             found = self._entries[query.kind].find(matching).sort("_id", ASCENDING).limit(query.limit)
-            return [_kept(query.kind, document) async for document in found]
+            return [kept_entry(query.kind, document) async for document in found]
 
     async def write(self, kind: Kind, writes: Sequence[EntryWrite], action_id: str) -> set[str]:
         """Write each entry whose version is still the one that was read, in one command."""
@@ -76,12 +76,20 @@ class MongoDirectoryStore:
         with map_driver_errors():
             return await self._entries[Kind.DEVICES].find_one({"site": site_id}, {"_id": 1}) is not None
 
+    async def devices_of_site(self, site_id: str, limit: int) -> list[KeptEntry]:
+        """The devices that name the site, by their ids."""
+        with map_driver_errors():
+            found = self._entries[Kind.DEVICES].find({"site": site_id, "is_deleted": False})
+            return [
+                kept_entry(Kind.DEVICES, each) async for each in found.sort("_id", ASCENDING).limit(limit)
+            ]
+
     async def changed_since(self, kind: Kind, moment: datetime) -> AsyncIterator[KeptEntry]:
         """All entries that changed at this moment or later, oldest first."""
         with map_driver_errors():
             changed = self._entries[kind].find({"changed_at": {"$gte": moment}})
             async for document in changed.sort("changed_at", ASCENDING):
-                yield _kept(kind, document)
+                yield kept_entry(kind, document)
 
 
 def _update(write: EntryWrite, action_id: str) -> UpdateOne:
@@ -106,7 +114,8 @@ def _update(write: EntryWrite, action_id: str) -> UpdateOne:
     )
 
 
-def _kept(kind: Kind, document: Document) -> KeptEntry:
+def kept_entry(kind: Kind, document: Document) -> KeptEntry:
+    """The entry of a document."""
     members = {name: value for name, value in document.items() if name not in _BESIDE}
     members[kind.id_member] = members.pop("_id")
     entry: Entry = msgspec.convert(members, ENTRIES[kind])

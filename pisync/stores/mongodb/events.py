@@ -6,6 +6,7 @@ majority and its journal.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from pymongo.errors import OperationFailure
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339_of_utc, to_ms
+from pisync.domain.accumulator import StoredEvents
 from pisync.domain.events import ErrorDetail, SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities, identity
 from pisync.stores.interfaces.events import (
@@ -26,7 +28,7 @@ from pisync.stores.interfaces.events import (
     InsertOutcome,
     ReplayPosition,
 )
-from pisync.stores.mongodb import by_device, reading, schema
+from pisync.stores.mongodb import by_device, reading, replaying, schema
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
     UNAUTHORIZED,
@@ -132,7 +134,7 @@ class MongoEventStore:
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
+    ) -> AsyncIterator[StoredEvents]:
         """All events received or enriched since then, by that time, or all events, bucket after bucket."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
@@ -145,7 +147,7 @@ class MongoEventStore:
 
     async def _replay(
         self, order: str, since: datetime | None, position: ReplayPosition
-    ) -> AsyncIterator[list[HistoryEntry]]:
+    ) -> AsyncIterator[StoredEvents]:
         """The events in one order."""
         clock = "received_at" if order == "_id" else order
         if position.until is None:
@@ -163,13 +165,14 @@ class MongoEventStore:
             bounds[clock]["$gte"] = since if position.after is None else position.after
         elif position.after is not None:
             bounds["_id"] = {"$gt": position.after}
-        cursor = self._events.find(bounds, {**reading.WITH_FIRST_CODE, order: 1}).sort(order, ASCENDING)
-        cursor = cursor.hint("_id_" if order == "_id" else order)
-        async with cursor.batch_size(limits.REPLAY_BATCH_EVENTS):
+        found = self._events.find_raw_batches(bounds, replaying.PROJECTION).sort(order, ASCENDING)
+        found = found.hint("_id_" if order == "_id" else order).batch_size(limits.REPLAY_BATCH_EVENTS)
+        async with found, aclosing(replaying.documents(found)) as replies:
             with map_driver_errors():
-                while batch := await cursor.to_list(limits.REPLAY_BATCH_EVENTS):
-                    yield [_entry(found) for found in batch]
-                    position.after = batch[-1][order]
+                async for documents in replies:
+                    for batch in replaying.batches(documents, by_bucket=since is None):
+                        yield batch
+                        position.after = batch.documents[-1][order]
 
     async def count(self, since: datetime | None) -> int:
         """About how many events that is."""

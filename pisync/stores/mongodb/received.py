@@ -1,5 +1,6 @@
 """Counts the events in MongoDB by when they were received, in MongoDB itself: few groups are sent here."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from pymongo import ASCENDING, DESCENDING
@@ -7,10 +8,11 @@ from pymongo import ASCENDING, DESCENDING
 from pisync import limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain.events import Outcome
+from pisync.domain.identity import bucket_of
 from pisync.domain.rollups import MINUTE_MS, Alike, Span, Unit, figures_of
 from pisync.stores.interfaces.rollups import Counted
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
-from pisync.stores.mongodb.reading import FIRST_CODE
+from pisync.stores.mongodb.reading import FIRST_CODE, key
 
 
 def _place(value: Any, bounds: tuple[float, ...]) -> Document:
@@ -106,6 +108,20 @@ class MongoReceivedEvents:
         with map_driver_errors():
             found = await self._events.aggregate(stages, hint="enriched_at")
             return sorted([to_ms(group["_id"]) async for group in found])
+
+    async def received_then(self, device_ids: Collection[str], moment_ms: int) -> dict[str, int]:
+        """The newest event of each device that was received then: of one batch of a bridge, or of few."""
+        matching: Document = {
+            "received_at": from_ms(moment_ms),
+            "_id.bucket": {"$in": sorted({bucket_of(device_id) for device_id in device_ids})},
+            "_id.device_id": {"$in": list(device_ids)},
+        }
+        found: dict[str, int] = {}
+        with map_driver_errors():
+            async for document in self._events.find(matching, {"_id": 1}, hint="received_at"):
+                device_id, timestamp_ms = key(document)
+                found[device_id] = max(timestamp_ms, found.get(device_id, timestamp_ms))
+        return found
 
 
 def _within(name: str, span: Span) -> Document:

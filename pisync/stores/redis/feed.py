@@ -59,10 +59,9 @@ class ChangeFeed:
 def _arguments(after: FeedPosition | None, shard: int) -> tuple[Argument, ...]:
     at_once = max(1, limits.CHANGES_AT_ONCE // limits.SHARDS)
     if after is None:
-        return ("", "", 0, at_once)
+        return ("", 0, at_once)
     cursor = after.cursors[shard]
-    _, _, epoch = after.projection.split(" ", 2)
-    return (epoch, after.numbers[shard], "" if cursor is None else cursor, at_once)
+    return (after.numbers[shard], "" if cursor is None else cursor, at_once)
 
 
 def _has_lost_numbers(after: FeedPosition, replies: list[Any]) -> bool:

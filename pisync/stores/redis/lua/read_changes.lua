@@ -1,31 +1,27 @@
 -- Reads what changed in one shard since a position, or the next part of all that it holds.
 --
 -- KEYS[1]  the shard's epoch
--- ARGV     epoch that the position is of or '', number up to which changes are read or '' for the newest, cursor of
---          HSCAN or '' once all was looked through, limit
--- Returns epoch, number of the newest change, 1 or 0 (a rebuild is pending), how many devices there are, how many of
---          them have a number; and where the epoch is the position's: number up to which changes are read now, how
---          many devices changed beyond it, cursor ('0': all was looked through), then id and head of each device.
+-- ARGV     number up to which changes are read or '' for the newest, cursor of HSCAN or '' once all was looked
+--          through, limit
+-- Returns epoch (nil: there is no projection), number of the newest change, 1 or 0 (a rebuild is pending), how many
+--          devices there are, how many of them have a number, number up to which changes are read now, how many
+--          devices changed beyond it, cursor ('0': all was looked through), then id and head of each device.
 local call = redis.call
 local root = string.sub(KEYS[1], 1, -7)
 local heads, by_changed = root .. ':heads', root .. ':by:changed'
-local epoch = call('GET', KEYS[1])
 local found = {
-  epoch,
+  call('GET', KEYS[1]),
   call('ZREVRANGE', by_changed, 0, 0, 'WITHSCORES')[2] or '0',
   call('EXISTS', root .. ':pending'),
   call('HLEN', heads),
   call('ZCARD', by_changed),
 }
-if not epoch or (ARGV[1] ~= '' and ARGV[1] ~= epoch) then
-  return found
-end
 local function beyond(number)
   return call('ZCOUNT', by_changed, '(' .. number, '+inf')
 end
-if ARGV[3] ~= '' then
-  local part = call('HSCAN', heads, ARGV[3], 'COUNT', ARGV[4])
-  found[6] = ARGV[2] == '' and found[2] or ARGV[2]
+if ARGV[2] ~= '' then
+  local part = call('HSCAN', heads, ARGV[2], 'COUNT', ARGV[3])
+  found[6] = ARGV[1] == '' and found[2] or ARGV[1]
   found[7], found[8] = beyond(found[6]), part[1]
   for n = 1, #part[2] do
     found[n + 8] = part[2][n]
@@ -33,8 +29,8 @@ if ARGV[3] ~= '' then
   return found
 end
 
-local limit = tonumber(ARGV[4])
-local changed = call('ZRANGEBYSCORE', by_changed, '(' .. ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+local limit = tonumber(ARGV[3])
+local changed = call('ZRANGEBYSCORE', by_changed, '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
 local ids, reached = {}, found[2]
 for n = 1, #changed, 2 do
   ids[#ids + 1] = changed[n]
