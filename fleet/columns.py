@@ -1,4 +1,4 @@
-"""The facts of all devices as columns: about 135 bytes a device, of which a query reads a few."""
+"""The facts of all devices as columns: about 125 bytes a device, of which a query reads a few."""
 
 from typing import Any, Final
 

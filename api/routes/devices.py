@@ -15,7 +15,7 @@ from api.fleet_filters import Filters, with_filters
 from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet, truth
 from api.list_files import Rows, file_response, list_files
 from api.models import NextUrl
-from api.openapi import LOADING, list_responses
+from api.openapi import LOADING, list_responses, reference
 from api.paging import list_page
 from api.parameters import StrictRoute
 from fleet.query import (
@@ -83,7 +83,7 @@ Sort = Annotated[
 ]
 OrderAsked = Annotated[
     Order | None,
-    WithJsonSchema({"type": "string", "enum": list(Order)}),
+    WithJsonSchema(reference("Order")),
     Query(
         description="By default `asc` for ids and names, else `desc`: the worst, the newest, the most first."
     ),

@@ -102,6 +102,12 @@ async def http(
         for path in ("sites/S-1", "devices/PB-000123"):
             said = json.dumps({"site": "S-1"} if path.startswith("devices") else {}).encode()
             (await client.put(f"/api/directory/{path}", content=said, headers=JSON)).raise_for_status()
+
+        async def listed() -> bool:
+            answer = await client.get("/api/devices?site=S-1&state=failing")
+            return answer.is_success and bool(answer.json()["devices"])
+
+        await until(listed)
         yield client
 
 

@@ -163,6 +163,19 @@ async def test_the_log_tells_what_changed_and_not_every_probe(log: list[Any]) ->
         assert [line["event"] for line in log] == ["not ready", "ready"]
 
 
+async def test_readyz_says_how_the_fleet_in_memory_is_and_needs_none_of_it(
+    log: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api() as pisync:
+        await pisync.beat()
+        assert (await conditions(pisync, 200))["fleet"] == "loading: 0 of 0 devices"
+        await pisync.feed()
+        assert (await conditions(pisync, 200))["fleet"] == "ok"
+        monkeypatch.setattr(limits, "FLEET_YOUNG_S", -1)
+        assert (await conditions(pisync, 200))["fleet"] == "stale: nothing was read since"
+        assert [line["event"] for line in log if "ready" in line["event"]] == []
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
