@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from fleet.index import NO_CODE
 from pisync import limits
+from pisync.domain.acknowledgements import NO_CODE
 from pisync.domain.rollups import Progress, Span, Unit
 from pisync.domain.trends import Trend, TrendSpans, trend_of
 from pisync.stores.interfaces.rollups import FailuresByCode, RollupReader
@@ -23,10 +23,14 @@ class CodeHistory:
     ) -> None:
         self._first_and_last = first_and_last
         self._progress = progress
-        self._hours = hours
         self._days = days
         self._now_ms = now_ms
-        self._trend_spans = TrendSpans.of(now_ms).known_by(progress)
+        self._trend_spans = spans = TrendSpans.of(now_ms).known_by(progress)
+        began_ms = 0 if spans is None else spans.recent.start_ms
+        self._before = [hour.codes for start_ms, hour in hours.items() if start_ms < began_ms]
+        self._recent = [hour.codes for start_ms, hour in hours.items() if start_ms >= began_ms]
+        # Where one that is not there may be among those that are not told apart.
+        self._unclear = [hour for hour in hours.values() if hour.other]
 
     def first_ms(self, code: str) -> int | None:
         """When the first was received, to the minute; None where that may be before what is counted."""
@@ -44,17 +48,12 @@ class CodeHistory:
     def trend(self, code: str) -> Trend | None:
         """Whether they become more."""
         spans = self._trend_spans
-        if spans is None:
+        if spans is None or any(_failures(hour, code) is None for hour in self._unclear):
             return None
-        before = recent = 0
-        for start_ms, hour in self._hours.items():
-            failures = _failures(hour, code)
-            if failures is None:
-                return None
-            if start_ms < spans.recent.start_ms:
-                before += failures
-            else:
-                recent += failures
+        before, recent = (
+            sum(codes.get(name, 0) for name in _names(code) for codes in hours)
+            for hours in (self._before, self._recent)
+        )
         return trend_of(spans, before=before, recent=recent, first_ms=self.first_ms(code))
 
     def on_day(self, code: str, day_ms: int) -> int | None:
@@ -92,9 +91,13 @@ async def history_of(
     )
 
 
+def _names(code: str) -> tuple[str, ...]:
+    return (code,) if code else ("", NO_CODE)
+
+
 def _failures(counted: FailuresByCode, code: str) -> int | None:
     """How many have the code; None where it may be among those that are not told apart."""
-    names = (code,) if code else ("", NO_CODE)
+    names = _names(code)
     if counted.other and not any(name in counted.codes for name in names):
         return None
     return sum(counted.codes.get(name, 0) for name in names)

@@ -12,6 +12,7 @@ from fleet.sites import SilenceLimits, Sites
 from fleet.texts import TextNumbers
 from pisync import limits
 from pisync.clock import to_ms
+from pisync.domain.acknowledgements import NO_CODE
 from pisync.domain.calendars import Calendar
 from pisync.domain.device_status import Status
 from pisync.domain.directory import DirectoryDevice, Site
@@ -20,8 +21,6 @@ from pisync.stores.interfaces.feed import StateSummary
 
 STATUSES: Final = tuple(Status)
 FAILING, WOBBLY, OVERDUE, NEVER_HEARD, GOOD = range(len(STATUSES))
-# A code that says nothing: the answers call failures without a code so, which these cannot be told from.
-NO_CODE: Final = "-"
 # What is learned of a device follows from the days on which it was heard, and many have the same.
 _learned_habit = lru_cache(maxsize=16_384)(habit_days)
 
@@ -69,6 +68,7 @@ class Fleet:
         columns.failure_ms[rows] = [each.last_failure_ms or 0 for each in facts]
         columns.failures[rows] = [each.failures for each in facts]
         columns.streak[rows] = [each.streak for each in facts]
+        # One that says nothing is none: the answers call both the same.
         columns.code[rows] = [codes.of("" if each.code == NO_CODE else each.code) for each in facts]
         for name in ("ok", "bad", "heard"):
             days = [getattr(each, name) for each in facts]

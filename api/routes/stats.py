@@ -18,7 +18,7 @@ from api.state import state_of
 from fleet import summaries
 from fleet.query import FleetFilter
 from pisync import clock, limits
-from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.clock import from_ms, rfc3339, rfc3339_of_utc, to_ms
 from pisync.domain.device_status import Status
 from pisync.domain.rollups import Rollup, Span, Unit
 
@@ -148,8 +148,9 @@ async def stats(
         "since": rfc3339(since),
         "until": rfc3339(until),
     }
-    rollups = await state_of(request).rollups.read(unit, span, with_codes=False)
-    answer["received"] = [_received(rollup) for rollup in rollups]
+    rollups = await state_of(request).rollups.read(unit, span, with_breakdown=False)
+    starts = rfc3339_of_utc([from_ms(rollup.start_ms).replace(tzinfo=None) for rollup in rollups])
+    answer["received"] = list(map(_received, starts, rollups))
     return Response(msgspec.json.encode(answer | truth), media_type="application/json")
 
 
@@ -175,15 +176,21 @@ def _refuse(message: str) -> None:
     raise RequestValidationError([{"loc": ("query", "since"), "msg": message}])
 
 
-def _received(rollup: Rollup) -> dict[str, object]:
+def _received(start: str, rollup: Rollup) -> dict[str, object]:
     figures = rollup.figures
+    if figures is None:
+        return _UNKNOWN | {"start": start, "closed": rollup.closed}
+    in_time = figures.in_time
     return {
-        "start": rfc3339(from_ms(rollup.start_ms)),
-        "events": None if figures is None else figures.events,
-        "failures": None if figures is None else figures.failures,
-        "partial": None if figures is None else figures.partial,
-        "files": None if figures is None else figures.files,
-        "late": None if figures is None else figures.events - figures.in_time,
-        "in_time": None if figures is None else figures.in_time,
+        "start": start,
+        "events": figures.events,
+        "failures": figures.failures,
+        "partial": figures.partial,
+        "files": figures.files,
+        "late": figures.events - in_time,
+        "in_time": in_time,
         "closed": rollup.closed,
     }
+
+
+_UNKNOWN: Final[dict[str, object]] = dict.fromkeys(Received.model_fields)

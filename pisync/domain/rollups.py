@@ -142,6 +142,11 @@ def with_codes(figures: Figures, most: int) -> Figures:
     return msgspec.structs.replace(figures, codes=dict(ranked[:most]), other_codes=others)
 
 
+def without_breakdown(figures: Figures) -> Figures:
+    """The figures without what is told apart by device type, speed and code."""
+    return msgspec.structs.replace(figures, device_types={}, speeds=NO_EVENTS.speeds, codes={}, other_codes=0)
+
+
 def by_unit(unit: Unit, parts: Mapping[int, Figures]) -> dict[int, Figures]:
     """The figures of a unit from those of shorter ones, each by when it begins."""
     groups: dict[int, list[Figures]] = {}

@@ -241,9 +241,10 @@ async def test_failures_by_code_of_several_units_at_once(stores: Stores) -> None
     ]
 
 
-async def test_rollups_are_read_without_codes_where_nobody_asks_for_them(stores: Stores) -> None:
+async def test_rollups_are_read_without_a_breakdown_where_nobody_asks_for_it(stores: Stores) -> None:
     await stores.rollups.begin(1)
     await stores.rollups.replace([Part(Unit.MINUTE, HOUR, {NOW_MS: FIGURES})], 1)
     await stores.rollups.save(Progress(covered=(HOUR,)), 1)
-    [first, *_] = await stores.rollups.read(Unit.MINUTE, HOUR, with_codes=False)
-    assert first.figures == msgspec.structs.replace(FIGURES, codes={}, other_codes=0)
+    [first, second, *_] = await stores.rollups.read(Unit.MINUTE, HOUR, with_breakdown=False)
+    plain = Figures(events=3, failures=2, partial=1, files=2**53 - 1, lateness=(1, 0, 0, 0, 2))
+    assert (first.start_ms, first.figures, second.figures) == (NOW_MS, plain, NO_EVENTS)

@@ -91,23 +91,26 @@ async def test_a_page_of_any_list_ends_for_its_bytes(monkeypatch: pytest.MonkeyP
 
 
 async def test_every_list_takes_its_own_cursor_and_refuses_that_of_another() -> None:
+    """And so does every file of a list."""
     async with api() as pisync:
         await keep_two_of_everything(pisync)
-        lists = [
-            path
+        await pisync.feed()
+        takes = {
+            path: {parameter["name"] for parameter in operations.get("get", {}).get("parameters", [])}
             for path, operations in pisync.document["paths"].items()
-            for parameter in operations.get("get", {}).get("parameters", [])
-            if parameter["name"] == "cursor"
-        ]
+            if "{" not in path
+        }
+        lists = [path for path, names in takes.items() if "cursor" in names]
         cursors: dict[str, str] = {}
         for path in lists:
-            following = (await pisync.get(path, params={"limit": 1})).json()["next"]
-            if following is not None:
-                [cursors[path]] = parse_qs(urlsplit(following).query)["cursor"]
+            if "limit" in takes[path]:
+                following = (await pisync.get(path, params={"limit": 1})).json()["next"]
+                if following is not None:
+                    [cursors[path]] = parse_qs(urlsplit(following).query)["cursor"]
         assert len(cursors) >= 3
         for path, (made_by, cursor) in product(lists, cursors.items()):
             response = await pisync.get(path, params={"cursor": cursor})
-            if path == made_by:
+            if path.removesuffix(".csv").removesuffix(".ndjson") == made_by:
                 assert response.status_code == 200
             else:
                 [fault] = is_problem(response, 422)["errors"]

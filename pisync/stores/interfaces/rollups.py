@@ -65,10 +65,10 @@ class FailuresByCode(NamedTuple):
 class RollupReader(Protocol):
     """Reads rollups. Each method raises `MongodbUnavailable` where MongoDB is unavailable."""
 
-    async def read(self, unit: Unit, span: Span, *, with_codes: bool = True) -> list[Rollup]:
+    async def read(self, unit: Unit, span: Span, *, with_breakdown: bool = True) -> list[Rollup]:
         """One for every unit that begins in a span of at most `ROLLUPS_READ_MAX`, ascending.
 
-        Without the codes of failures, of which there may be many, it is much quicker.
+        Without the breakdown by device type, speed and code it is several times as quick.
         """
 
     async def progress(self) -> Progress:

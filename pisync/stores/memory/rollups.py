@@ -4,12 +4,21 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-import msgspec
-
 from pisync import limits
 from pisync.clock import to_ms
 from pisync.domain.events import outcome
-from pisync.domain.rollups import NO_EVENTS, Alike, Figures, Progress, Rollup, Span, Unit, figures_of, rollups
+from pisync.domain.rollups import (
+    NO_EVENTS,
+    Alike,
+    Figures,
+    Progress,
+    Rollup,
+    Span,
+    Unit,
+    figures_of,
+    rollups,
+    without_breakdown,
+)
 from pisync.errors import LeaseLost
 from pisync.stores.interfaces.events import HistoryEntry
 from pisync.stores.interfaces.rollups import Counted, FailuresByCode, KnownCodes, Part
@@ -85,14 +94,11 @@ class MemoryRollupStore:
         self._term = 0
         self._was_reset = False
 
-    async def read(self, unit: Unit, span: Span, *, with_codes: bool = True) -> list[Rollup]:
+    async def read(self, unit: Unit, span: Span, *, with_breakdown: bool = True) -> list[Rollup]:
         """One for every unit that begins in a span."""
         stored = await self.figures(unit, span)
-        if not with_codes:
-            stored = {
-                start_ms: msgspec.structs.replace(figures, codes={}, other_codes=0)
-                for start_ms, figures in stored.items()
-            }
+        if not with_breakdown:
+            stored = {start_ms: without_breakdown(figures) for start_ms, figures in stored.items()}
         return rollups(unit, span, stored, self._progress)
 
     async def known(self, codes: Collection[str]) -> KnownCodes:

@@ -4,14 +4,16 @@ Every document has the term in which it was written, and none is replaced by one
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from bson.codec_options import CodecOptions
 from pymongo import ASCENDING, DESCENDING, DeleteMany, IndexModel, ReplaceOne, ReturnDocument, UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from pisync import limits
-from pisync.clock import from_ms, to_ms
+from pisync.clock import EPOCH, from_ms, to_ms
 from pisync.domain.rollups import Figures, Progress, Rollup, Span, Unit, rollups
 from pisync.errors import LeaseLost
 from pisync.stores.interfaces.rollups import FailuresByCode, KnownCodes, Part
@@ -21,6 +23,9 @@ from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConne
 _ONLY: Final = "rollups"
 # Rollups that the driver may get in one reply, so that it does not ask whether there are more.
 _ALL_AT_ONCE: Final = limits.ROLLUPS_READ_MAX + 1
+_SUMS: Final = dict.fromkeys(("events", "failures", "partial", "files", "lateness"), 1)
+_NAIVE_EPOCH: Final = EPOCH.replace(tzinfo=None)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class MongoRollupStore:
@@ -28,16 +33,33 @@ class MongoRollupStore:
 
     def __init__(self, connection: MongoConnection) -> None:
         self._rollups = connection.database.get_collection("rollups")
+        # Its datetimes have no zone: the driver makes them without calling into Python.
+        self._plain: AsyncCollection[Document] = self._rollups.with_options(CodecOptions(tz_aware=False))
         self._progress = connection.database.get_collection("rollup_progress")
         self._codes = connection.database.get_collection("rollup_codes")
         self._generation = 0
 
-    async def read(self, unit: Unit, span: Span, *, with_codes: bool = True) -> list[Rollup]:
+    async def read(self, unit: Unit, span: Span, *, with_breakdown: bool = True) -> list[Rollup]:
         """One for every unit that begins in a span."""
         # In this order: what is written down as covered was stored before.
         progress = await self.progress()
-        omitted = None if with_codes else {"codes": 0, "other_codes": 0}
-        return rollups(unit, span, await self._figures_of(unit, span, omitted), progress)
+        stored = await (self.figures if with_breakdown else self._sums)(unit, span)
+        return rollups(unit, span, stored, progress)
+
+    async def _sums(self, unit: Unit, span: Span) -> dict[int, Figures]:
+        """The figures that are stored, without their breakdown; a day of minutes is many."""
+        with map_driver_errors():
+            found = self._plain.find({"_id": _within(unit, span)}, _SUMS).batch_size(_ALL_AT_ONCE)
+            return {
+                (document["_id"]["start"] - _NAIVE_EPOCH) // _MILLISECOND: Figures(
+                    events=document["events"],
+                    failures=document["failures"],
+                    partial=document["partial"],
+                    files=document["files"],
+                    lateness=tuple(document["lateness"]),
+                )
+                for document in await found.to_list()
+            }
 
     async def known(self, codes: Collection[str]) -> KnownCodes:
         """When failures with each of these codes were first and last received, in one round trip."""
@@ -113,11 +135,8 @@ class MongoRollupStore:
 
     async def figures(self, unit: Unit, span: Span) -> dict[int, Figures]:
         """The figures that are stored."""
-        return await self._figures_of(unit, span, None)
-
-    async def _figures_of(self, unit: Unit, span: Span, omitted: Document | None) -> dict[int, Figures]:
         with map_driver_errors():
-            found = self._rollups.find({"_id": _within(unit, span)}, omitted).batch_size(_ALL_AT_ONCE)
+            found = self._rollups.find({"_id": _within(unit, span)}).batch_size(_ALL_AT_ONCE)
             return {to_ms(document["_id"]["start"]): _figures(document) async for document in found}
 
     async def replace(self, parts: Sequence[Part], term: int) -> None:
@@ -211,6 +230,6 @@ def _figures(document: Document) -> Figures:
         device_types=document["device_types"],
         lateness=tuple(document["lateness"]),
         speeds=tuple(document["speeds"]),
-        codes=dict(document.get("codes", ())),
-        other_codes=document.get("other_codes", 0),
+        codes=dict(document["codes"]),
+        other_codes=document["other_codes"],
     )
