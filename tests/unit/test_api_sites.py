@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.routes.sites import cells
+from api.routes.site import cells
 from fleet.query import FleetDevice
 from pisync import clock, limits
 from pisync.clock import to_ms
