@@ -249,7 +249,9 @@ async def test_another_coding_is_415_and_says_which_are_taken(coding: str) -> No
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b"", gzip.compress(b"{}")[:-1], gzip.compress(b"{}") + b"x", zlib.compress(b"{}")]
+    "body",
+    [b"{}", b"", gzip.compress(b"{}")[:-1], gzip.compress(b"{}") + b"x", zlib.compress(b"{}")],
+    ids=["plain", "empty", "cut off", "more behind it", "zlib"],
 )
 async def test_a_body_that_is_not_gzip_is_400(body: bytes) -> None:
     async with api() as pisync:

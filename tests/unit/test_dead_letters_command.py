@@ -552,6 +552,7 @@ def test_something_else_at_the_address(capsys: pytest.CaptureFixture[str], statu
         ("ftp://127.0.0.1", 78, "must begin with http://"),
         ("http://x:y", 78, "--url"),
     ],
+    ids=["nobody listens", "no scheme", "another scheme", "no port"],
 )
 def test_no_api_at_the_address(capsys: pytest.CaptureFixture[str], url: str, code: int, message: str) -> None:
     found, _, err = run(capsys, "list", "--url", url)
