@@ -36,8 +36,8 @@ system:
 run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=50 EVENTS=40 SEED=1)
 	@exec $(BIN)/pisync up --data .pisync --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
 
-test: setup ## Run the tests
-	$(BIN)/pytest
+test: setup ## Run the tests, three at a time: most wait for servers
+	$(BIN)/pytest -n 3 --dist worksteal
 
 check: setup ## Check format, lint, walls and types
 	$(BIN)/ruff format --check
