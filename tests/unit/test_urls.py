@@ -166,7 +166,7 @@ def test_an_api_that_does_not_answer_is_not_named(
     monkeypatch.setattr("sys.argv", ["pisync", "dead-letters", "list", "--url", url, "--key", "k" * 16])
     with pytest.raises(SystemExit) as ended:
         main.main()
-    assert ended.value.code == 1
+    assert ended.value.code == 69
     assert not quotes("".join(capsys.readouterr()))
 
 
