@@ -102,6 +102,15 @@ def test_a_file_that_is_there_is_overwritten_only_when_that_is_said(
     assert (code, "No such file or directory" in err) == (1, True)
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """A shell that starts the tests in the background has them ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 @pytest.mark.parametrize(
     ("end", "expected"),
     [
