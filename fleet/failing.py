@@ -39,9 +39,7 @@ class FailingDevices:
         # Counted once for all codes, until the fleet was read again.
         if self._counted_as_of != counted_as_of:
             self._counted, self._counted_as_of = _by_code(self._served.fleet), counted_as_of
-        # Nothing keeps a device from giving this for its code.
-        codes = {"", NO_CODE} if code == NO_CODE else {code}
-        return sum(self._counted.get(each, 0) for each in codes)
+        return self._counted.get("" if code == NO_CODE else code, 0)
 
 
 def _by_code(fleet: Fleet) -> dict[str, int]:
