@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from api.pages.kept import PageState
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
@@ -30,7 +31,8 @@ class State:
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
-    changed. `imports` are the places for imports at once; `failing` counts devices by cause.
+    changed. `imports` are the places for imports at once; `failing` counts devices by cause; `pages` is what
+    the web page keeps between requests.
     """
 
     events: EventStore
@@ -50,6 +52,7 @@ class State:
     commands: CommandStore
     failing: FailingByCode
     publisher: SyncPublisher
+    pages: PageState = field(default_factory=PageState)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 
 
