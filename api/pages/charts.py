@@ -17,8 +17,8 @@ _LANE: Final = 4
 _LANE_STEP: Final = 5
 # Beside the bars or the line: room for the numbers of the axes.
 _LEFT: Final = 44
-_BOTTOM: Final = 18
-_TOP: Final = 8
+_BOTTOM: Final = 22
+_TOP: Final = 10
 _TICKS: Final = (1, 2, 5)
 
 
@@ -64,7 +64,10 @@ class Tick(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar of two parts on top of each other, from the axis up; `title` says its numbers in words."""
+    """A bar of two parts on top of each other, from the axis up; `title` says its numbers in words.
+
+    One that `is_flagged` has a mark at the axis: what it stands for is no amount.
+    """
 
     x: float
     width: float
@@ -73,6 +76,7 @@ class Bar(NamedTuple):
     upper_y: float
     upper_height: float
     is_known: bool
+    is_flagged: bool
     title: str
 
 
@@ -95,6 +99,7 @@ class Amount(NamedTuple):
     upper: int | None
     label: str
     title: str
+    is_flagged: bool = False
 
 
 def bars(amounts: Sequence[Amount], *, width: int = 720, height: int = 150) -> Bars:
@@ -117,6 +122,7 @@ def bars(amounts: Sequence[Amount], *, width: int = 720, height: int = 150) -> B
                 _round(floor - lower - upper),
                 _round(upper),
                 each.lower is not None,
+                each.is_flagged,
                 each.title,
             )
         )
@@ -275,9 +281,9 @@ def _scale(most: float) -> tuple[float, list[float]]:
 def _short(value: float) -> str:
     if value >= 1_000_000:
         return f"{value / 1_000_000:g} m"
-    if value >= 10_000:
+    if value >= 1000:
         return f"{value / 1000:g} k"
-    return f"{value:,g}"
+    return f"{value:g}"
 
 
 def _round(value: float) -> float:

@@ -148,7 +148,8 @@ def _charts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         words = f"{when}: {count(files, 'file')}" + (
             "" if is_good else f", {count(event['total_errors'], 'error')}"
         )
-        amounts.append(charts.Amount(files if is_good else 0, 0 if is_good else files, "", words))
+        is_lost = event["outcome"] == Outcome.FAILED
+        amounts.append(charts.Amount(files if is_good else 0, 0 if is_good else files, "", words, is_lost))
         points.append(
             charts.Point(place, event["internet_speed"], f"{when}: {event['internet_speed']:g} Mbit/s")
         )

@@ -17,11 +17,11 @@ from pisync.stores.interfaces.alerts import AlertQuery
 router = page_router()
 
 
-@router.get("/live", response_model=None)
+@router.get("/live")
 async def live(request: Request) -> Response:
     """A tick at once, and whenever the version is another; at most one a second."""
     browser = request.headers.get("pisync-browser", "")[: limits.PARAMETER_NAME_CHARS_MAX]
-    return StreamResponse(state_of(request).pages.streams, browser)  # type: ignore[return-value] # ASGI
+    return StreamResponse(state_of(request).pages.streams, browser)
 
 
 def look_at(state: State) -> Callable[[], Awaitable[Tick]]:

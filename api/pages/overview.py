@@ -162,4 +162,4 @@ def _chart(hours: Sequence[dict[str, Any]]) -> charts.Bars:
             )
         label = f"{start:%H}" if place % 3 == 0 else ""
         amounts.append(charts.Amount(hour["in_time"], hour["late"], label, f"{when}: {words}"))
-    return charts.bars(amounts)
+    return charts.bars(amounts, width=1200, height=170)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pisync import limits
@@ -97,14 +98,15 @@ class Streams:
         await asyncio.shield(self._news)
 
 
-class StreamResponse:
+class StreamResponse(Response):
     """The answer to who asks for a stream: it lasts until the client or the server ends it."""
 
     def __init__(self, streams: Streams, browser: str) -> None:
+        super().__init__()
         self._streams = streams
         self._browser = browser
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send what there is to be told; where there is no place, that, and nothing more."""
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         with self._streams.place(self._browser) as has_place:

@@ -93,7 +93,7 @@ def span(seconds: float | None) -> str | Markup:
     """A time that something lasted, in its largest unit, such as 5.4 s, 12 min, 3 h, 2 days."""
     if seconds is None:
         return UNKNOWN
-    if seconds < _MINUTE_S:
+    if seconds < 2 * _MINUTE_S:
         return f"{seconds:.0f} s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f} s"
     return _rough(seconds)
 

@@ -51,8 +51,9 @@
     htmx.trigger(live, "refresh");
   }
 
-  function poll() {
+  function poll(why) {
     if (polling) return;
+    document.getElementById("live-why").textContent = why;
     note.hidden = false;
     polling = setInterval(() => { if (!document.hidden) wanted = true; }, pollMs);
   }
@@ -85,7 +86,7 @@
       version = told.version;
     }
   });
-  stream.addEventListener("full", poll);
+  stream.addEventListener("full", () => poll("Too many pages are open to be live"));
 
   document.addEventListener("htmx:config:request", (event) => {
     const { ctx } = event.detail;
@@ -101,7 +102,7 @@
   // Where the stream cannot be had at all, the page asks by itself.
   for (const name of ["htmx:response:error", "htmx:error"]) {
     document.addEventListener(name, (event) => {
-      if (event.detail.ctx && event.detail.ctx.sourceElement === stream) poll();
+      if (event.detail.ctx && event.detail.ctx.sourceElement === stream) poll("Not live");
     });
   }
 
