@@ -435,7 +435,7 @@ PAGE_TITLE_CHARS_MAX: Final = 2000
 PAGE_MESSAGE_CHARS_MAX: Final = 500
 PAGE_MESSAGE_S: Final = 60
 PAGE_COMPRESSED_BYTES_MIN: Final = 1024
-PAGE_COMPRESSION: Final = 4
+PAGE_COMPRESSION: Final = 2
 # Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.
 PAGE_DEVICES: Final = 50
 OVERVIEW_ROWS: Final = 10

@@ -20,11 +20,10 @@ from api.routes import stats
 from api.state import State, state_of
 from fleet import summaries
 from fleet.index import Fleet
-from fleet.query import FleetDevice, FleetFilter, FleetSort, page
+from fleet.query import FleetDevice, FleetFilter, FleetSort, page, state_counts
 from pisync import clock, limits
 from pisync.clock import read_rfc3339, to_ms
 from pisync.domain.alerts import Rule
-from pisync.domain.calendars import ListeningGap
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_status import Status
 from pisync.domain.rollups import Unit
@@ -41,7 +40,7 @@ async def overview_page(request: Request) -> Response:
     """States and causes from memory; what was received, and trends, are asked for all pages at once."""
     fleet, state = loaded_fleet(request), state_of(request)
     now_ms = to_ms(clock.now())
-    counts = summaries.counts(fleet, FleetFilter(), now_ms=now_ms, limit=0)
+    counts = state_counts(fleet, FleetFilter(), now_ms)
     causes = summaries.causes(fleet, FleetFilter(), now_ms=now_ms, limit=limits.OVERVIEW_ROWS, sites_max=1)
     worst = page(
         fleet,
@@ -51,18 +50,18 @@ async def overview_page(request: Request) -> Response:
         now_ms=now_ms,
     )
     rows = [row(fleet, each, now_ms) for each in worst.devices]
-    heard = _heard(fleet, now_ms, state.fleet.gaps)
+    heard = await _heard(state, fleet, now_ms)
     alerts, received, trends = await asyncio.gather(
         unless_away(request, Part.MONGODB, _alerts(state, worst.devices)),
-        unless_away(request, Part.MONGODB, _received(request)),
-        unless_away(request, Part.MONGODB, _trends(state, causes, now_ms)),
+        unless_away(request, Part.MONGODB, _received(request), is_recent=True),
+        unless_away(request, Part.MONGODB, _trends(state, causes, now_ms), is_recent=True),
     )
     return await rendering.page(
         request,
         "overview.html",
         title="Overview",
-        counts={each.value: number for each, number in counts.states.items()},
-        devices=counts.total,
+        counts=counts,
+        devices=sum(counts.values()),
         is_empty_system=not fleet.size,
         heard=heard,
         causes=[_cause(each, trends.value) for each in causes.causes],
@@ -77,19 +76,29 @@ async def overview_page(request: Request) -> Response:
     )
 
 
-def _heard(fleet: Fleet, now_ms: int, gaps: Sequence[ListeningGap]) -> dict[str, Any]:
+async def _heard(state: State, fleet: Fleet, now_ms: int) -> dict[str, Any]:
     """How many devices were heard today, and on this weekday usually: on days on which we listened."""
     today = now_ms // DAY_MS
-    days = [today - 7 * back for back in range(_WEEKS_BACK + 1)]
-    numbers = summaries.heard_on(fleet, FleetFilter(), days=days, now_ms=now_ms)
-    before = sorted(
-        number
-        for day, number in zip(days[1:], numbers[1:], strict=True)
-        if number and not any(gap.start_ms < (day + 1) * DAY_MS and gap.end_ms > day * DAY_MS for gap in gaps)
-    )
-    usual = before[len(before) // 2] if len(before) > 1 else None
-    weekday = _WEEKDAYS[clock.now().weekday()]
-    return {"today": numbers[0], "usual": usual, "weekday": weekday, "weeks": len(before)}
+
+    async def ask() -> list[int]:
+        days = [
+            day
+            for day in (today - 7 * back for back in range(1, _WEEKS_BACK + 1))
+            if not any(
+                gap.start_ms < (day + 1) * DAY_MS and gap.end_ms > day * DAY_MS for gap in state.fleet.gaps
+            )
+        ]
+        return summaries.heard_on(fleet, FleetFilter(), days=days, now_ms=now_ms)
+
+    # Only what comes late changes it.
+    numbers = await state.pages.recent.get("weekdays", limits.OVERVIEW_TRENDS_S, ask, key=today)
+    before = sorted(number for number in numbers if number)
+    [heard] = summaries.heard_on(fleet, FleetFilter(), days=[today], now_ms=now_ms)
+    return {
+        "today": heard,
+        "usual": before[len(before) // 2] if len(before) > 1 else None,
+        "weekday": _WEEKDAYS[clock.now().weekday()],
+    }
 
 
 async def _alerts(state: State, devices: Sequence[FleetDevice]) -> dict[str, dict[str, Any]]:
