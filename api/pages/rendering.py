@@ -25,6 +25,15 @@ _HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "same-origin",
     "Vary": "HX-Request, Accept-Encoding",
 }
+_TITLES: Final[Mapping[int, str]] = {
+    401: "This page needs a key",
+    403: "Nothing was done",
+    404: "Not found",
+    409: "Nothing was done",
+    422: "This cannot be shown",
+    500: "Something went wrong",
+    503: "Not now",
+}
 _MEDIA_TYPE: Final = "text/html; charset=utf-8"
 # What every answer has anew, and by which it is not another one: as of when it is.
 _VOLATILE: Final = re.compile(rb'<span id="as-of".*?</span>', re.DOTALL)
@@ -107,7 +116,7 @@ def error_page(
 ) -> Response:
     """A page that says what went wrong; it tells nothing of the fleet, because the key may be missing."""
     context = _around(request) | {
-        "title": HTTPStatus(status).phrase.capitalize(),
+        "title": _TITLES.get(status, HTTPStatus(status).phrase.capitalize()),
         "status": int(status),
         "sentences": list(sentences),
         "truth": None,
