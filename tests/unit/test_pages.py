@@ -4,11 +4,12 @@ import base64
 import hashlib
 import json
 import re
+from itertools import count
 from typing import Any
 
 import pytest
 
-from api.pages import rendering, static_files
+from api.pages import rendering, static_files, truth
 from api.pages.messages import Message, Undo
 from api.state import State
 from pisync import limits
@@ -98,7 +99,11 @@ async def test_texts_stay_text(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/devices", "/device/PB-1"])
-async def test_a_fragment_is_what_changes_and_304_where_nothing_did(path: str) -> None:
+async def test_a_fragment_is_what_changes_and_304_where_nothing_did(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = count()
+    monkeypatch.setattr(truth, "clock_time", lambda _: f"12:00:{next(seconds):02}")
     async with school() as pisync:
         ask = {"HX-Request": "true"}
         answer = await pisync.get(path, headers=ask)
