@@ -79,8 +79,9 @@ class Bulk:
         self.tasks: set[asyncio.Task[None]] = set()
         self._publisher = publisher
         self._places = places
-        self._gathered: dict[str | None, list[tuple[int, Claimed]]] = {}
+        self._gathered: dict[str | None, list[tuple[int, bytes]]] = {}
         self._gathered_events = self._gathered_bytes = 0
+        self._faults: dict[int, Rejection] = {}
         self._last: dict[str | None, asyncio.Task[None]] = {}
         self._failed_in_a_row = 0
         self._defect: BaseException | None = None
@@ -93,8 +94,12 @@ class Bulk:
     async def add(self, place: int, claimed: Claimed) -> None:
         """Take in the event at this place; waits while too much is not answered."""
         self.outcome.read = place + 1
-        device_id = claimed.device if isinstance(claimed.device, str) else None
-        self._gathered.setdefault(device_id, []).append((place, claimed))
+        device_id = None
+        if isinstance(claimed.device, str):
+            device_id = claimed.device
+        else:
+            self._faults[place] = claimed.device
+        self._gathered.setdefault(device_id, []).append((place, claimed.raw))
         self._gathered_events += 1
         self._gathered_bytes += len(claimed.raw)
         if (
@@ -116,13 +121,12 @@ class Bulk:
         gathered, self._gathered = self._gathered, {}
         self._gathered_events = self._gathered_bytes = 0
         for device_id, events in gathered.items():
-            claims = dict(events)
-            for message in packed([(place, claimed.raw) for place, claimed in events]):
+            for message in packed(events):
                 before = self._last.get(device_id)
                 if before is not None:
                     await asyncio.wait({before})
                 await self._places.acquire()
-                task = asyncio.create_task(self._send(device_id, message, claims), name="bulk")
+                task = asyncio.create_task(self._send(device_id, message), name="bulk")
                 self._last[device_id] = task
                 self.tasks.add(task)
                 task.add_done_callback(partial(self._sent, device_id))
@@ -135,9 +139,10 @@ class Bulk:
         if not task.cancelled() and task.exception() is not None:
             self._defect = self._defect or task.exception()
 
-    async def _send(self, device_id: str | None, message: Packed, claims: dict[int, Claimed]) -> None:
+    async def _send(self, device_id: str | None, message: Packed) -> None:
         """Publish one message, and note what became of its events."""
         places = [place for place in message.indexes if place is not None]
+        faults = [self._faults.pop(place) for place in places if device_id is None]
         if self.has_given_up:
             self.outcome.lose(places, _NOT_SENT)
             return
@@ -150,9 +155,8 @@ class Bulk:
             return
         self._failed_in_a_row = 0
         if device_id is None:
-            for place in places:  # the bridge kept them, and knows no more than that
-                if isinstance(fault := claims[place].device, Rejection):
-                    self.outcome.reject(fault)
+            for fault in faults:  # the bridge kept them, and knows no more than that
+                self.outcome.reject(fault)
             return
         self.outcome.stored += answer.stored
         self.outcome.duplicates += answer.duplicates

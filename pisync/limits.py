@@ -406,8 +406,8 @@ WAITING_MAX: Final = 256
 BULK_BYTES_MAX: Final = 64 * 1024 * 1024
 BULK_LINES_MAX: Final = 500_000
 BULKS_AT_ONCE: Final = 8
-BULK_GATHERED_EVENTS: Final = 2000
-BULK_GATHERED_BYTES: Final = 1024 * 1024
+BULK_GATHERED_EVENTS: Final = 10_000
+BULK_GATHERED_BYTES: Final = 2 * 1024 * 1024
 # Messages that wait for receipts at once, of all bodies about several devices: half of WAITING_MAX, so that
 # others have their turn. After so many in a row of which no receipt came the rest of a body is not sent.
 BULK_PUBLISHES_AT_ONCE: Final = 128

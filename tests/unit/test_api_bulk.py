@@ -239,7 +239,7 @@ async def test_lines_are_published_while_they_come_in_messages_that_may_be_sent(
     async def body() -> AsyncIterator[bytes]:
         """One device has more than half of it; lines are cut anywhere."""
         nonlocal sent
-        whole = lines(event(f"D-{max(0, number % 8 - 4)}", number, x="y" * 900) for number in range(4000))
+        whole = lines(event(f"D-{max(0, number % 8 - 4)}", number, x="y" * 900) for number in range(6000))
         for start in range(0, len(whole), 50_001):
             sent += 1
             seen.append(len(pisync.publisher.published))
@@ -247,7 +247,7 @@ async def test_lines_are_published_while_they_come_in_messages_that_may_be_sent(
 
     async with api() as pisync:
         response = await post_lines(pisync, body())
-        assert (response.status_code, response.json()["stored"]) == (201, 4000)
+        assert (response.status_code, response.json()["stored"]) == (201, 6000)
         published = pisync.publisher.published
     # Never more than what is gathered, and what came since, is held back.
     pieces = limits.BULK_GATHERED_BYTES // 50_001 + 3
