@@ -181,24 +181,27 @@ async def test_a_bridge_of_before_tokens_is_upgraded_without_a_gap_or_a_second_c
     await publish_as_before(world)
     await world.bridge.start()
     await world.said("connected", times=2)
-    async with connected(world, clean_start=True, session_expiry_s=0, subscribe=False) as client:
-        await client.subscribe(topics.receipts(DEVICE, "+"), qos=1)
+    async with connected(world, clean_start=True, session_expiry_s=0) as client:
 
-        async def answered() -> tuple[str, int]:
+        async def answered() -> tuple[bytes, int]:
             message = await asyncio.wait_for(anext(aiter(client.messages)), 30)
             assert isinstance(message.payload, bytes)
-            return message.topic.value.rpartition("/")[2], json.loads(message.payload)["duplicates"]
+            return correlation_data_of(message), json.loads(message.payload)["duplicates"]
 
-        async def send(token: str, minute: int) -> None:
+        async def send(minute: int) -> None:
             event = members(device_id=DEVICE, timestamp=f"2026-05-08T13:{minute:02}:00Z")
-            await client.publish(topics.sync(DEVICE, token), json.dumps(event), qos=1)
+            await publish(client, json.dumps(event), b"%d" % minute)
 
         # The broker had handled what the bridge sent before this receipt, an UNSUBSCRIBE among it.
-        await send("0", 0)
-        assert await answered() == ("0", 0)
-        await send("1", 1)
-        await send("2", 2)
-        assert [await answered(), await answered()] == [("1", 0), ("2", 0)]
+        await send(0)
+        assert (await answered())[0] == b"0"
+        await send(1)
+        await send(2)
+        # Of the first there may have been a second copy, of no other.
+        told = [await answered() for _ in range(2)]
+        if told[0] == (b"0", 1):
+            told = [*told[1:], await answered()]
+        assert told == [(b"1", 0), (b"2", 0)]
     assert await world.truth.events() == 4  # what waited in the session, too
 
 
