@@ -238,6 +238,9 @@ REBUILDER_SILENT_S: Final = 30
 # turn.
 REPLAY_BATCH_EVENTS: Final = 2000
 REPLAY_EVENTS_AT_ONCE: Final = 250
+# The days of so many events, about, are read bucket after bucket by a replay of everything: MongoDB's cache
+# holds their pages, some 160 MB.
+REPLAY_DAYS_EVENTS: Final = 640_000
 # Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
 # 200,000 events of 10,000 devices. Devices that it gives Redis at once.
 REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024

@@ -105,7 +105,11 @@ class MemoryEventStore:
         return any(known == device_id for known, _ in self.events)
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None
+        self,
+        since: datetime | None,
+        position: ReplayPosition | None = None,
+        *,
+        by_bucket: bool = False,
     ) -> AsyncIterator[StoredEvents]:
         """All events received since then, one batch; or a batch for each bucket."""
         position = ReplayPosition() if position is None else position
