@@ -9,7 +9,6 @@ from typing import Final
 import uvloop
 
 from fleet.failing import FailingDevices
-from fleet.feeding import Feeding
 from pisync import backoff, limits, logs
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
@@ -23,6 +22,7 @@ from worker.leased import Leased
 from worker.metrics import Metrics
 from worker.presence import PresenceWatch
 from worker.rollups import Rolling
+from worker.shared_fleet import SharedFleet
 
 log = logs.get(__name__)
 
@@ -62,6 +62,12 @@ class _Worker:
         self._settings = settings
         self._stores = stores
         self._metrics = Metrics()
+        self._fleet = SharedFleet(
+            projection=stores.projection,
+            directory=stores.directory,
+            listening=stores.listening,
+            known_bridges=stores.known_bridges,
+        )
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
         self._commanding: Commanding | None = None
@@ -116,7 +122,8 @@ class _Worker:
     async def serve(self, stop: asyncio.Event) -> None:
         """Do what duties nobody else has, until told to stop."""
         log.info("looking for duties", duties=[duty.duty for duty in self._duties])
-        async with supervise({duty.duty: duty.run() for duty in self._duties}) as running:
+        works = {"shared fleet": self._fleet.run(), **{duty.duty: duty.run() for duty in self._duties}}
+        async with supervise(works) as running:
             await running.until(stop)
         for duty in self._duties:
             with suppress(MongodbUnavailable):
@@ -137,17 +144,11 @@ class _Worker:
 
     async def _close_acknowledgements(self, _term: int) -> None:
         stores = self._stores
-        fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
-        closing = Closing(
-            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
-        )
-        works = {
-            "known bridges": stores.known_bridges.run(),
-            "fleet": fleet.run(),
-            "closing": closing.run(),
-        }
-        async with supervise(works) as running:
-            await running.until(asyncio.Event())
+        with self._fleet.used() as fleet:
+            closing = Closing(
+                acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
+            )
+            await closing.run()
 
     async def _command(self, _term: int) -> None:
         stores = self._stores
