@@ -13,7 +13,7 @@ from fleet.index import Fleet
 from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
-from pisync import clock, limits, settings
+from pisync import clock, settings
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import topics
 from pisync.domain.alerts import Rule
