@@ -9,7 +9,6 @@ from typing import Final
 import uvloop
 
 from fleet.failing import FailingDevices
-from fleet.feeding import Feeding
 from pisync import backoff, limits, logs
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
@@ -21,8 +20,10 @@ from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
 from worker.leased import Leased
 from worker.metrics import Metrics
+from worker.overdue import OverdueAlerts
 from worker.presence import PresenceWatch
 from worker.rollups import Rolling
+from worker.shared_fleet import SharedFleet
 
 log = logs.get(__name__)
 
@@ -30,6 +31,7 @@ ROLLUPS: Final = "rollups"
 ACKNOWLEDGEMENTS: Final = "acknowledgements"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
+OVERDUE: Final = "overdue"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -62,11 +64,19 @@ class _Worker:
         self._settings = settings
         self._stores = stores
         self._metrics = Metrics()
+        self._fleet = SharedFleet(
+            projection=stores.projection,
+            directory=stores.directory,
+            listening=stores.listening,
+            known_bridges=stores.known_bridges,
+        )
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
         self._commanding: Commanding | None = None
         self._watch: PresenceWatch | None = None
         self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
+        self._overdue: OverdueAlerts | None = None
+        self._ended_opened = self._ended_closed = self._ended_looks_skipped = 0
         self._holder = secrets.token_hex(8)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
@@ -75,10 +85,12 @@ class _Worker:
                 (ACKNOWLEDGEMENTS, self._close_acknowledgements),
                 (COMMANDS, self._command),
                 (PRESENCE, self._watch_presence),
+                (OVERDUE, self._alert_overdue),
             )
         ]
         self._tell_rollups()
         self._tell_devices()
+        self._tell_overdue()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -103,6 +115,7 @@ class _Worker:
         for delay_s in backoff.delays():
             try:
                 await self._stores.events.prepare()
+                await self._stores.alerts.prepare()
                 await self._stores.acknowledgements.prepare()
                 await self._stores.commands.prepare()
                 await self._stores.presence.prepare()
@@ -116,7 +129,8 @@ class _Worker:
     async def serve(self, stop: asyncio.Event) -> None:
         """Do what duties nobody else has, until told to stop."""
         log.info("looking for duties", duties=[duty.duty for duty in self._duties])
-        async with supervise({duty.duty: duty.run() for duty in self._duties}) as running:
+        works = {"shared fleet": self._fleet.run(), **{duty.duty: duty.run() for duty in self._duties}}
+        async with supervise(works) as running:
             await running.until(stop)
         for duty in self._duties:
             with suppress(MongodbUnavailable):
@@ -137,17 +151,11 @@ class _Worker:
 
     async def _close_acknowledgements(self, _term: int) -> None:
         stores = self._stores
-        fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
-        closing = Closing(
-            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
-        )
-        works = {
-            "known bridges": stores.known_bridges.run(),
-            "fleet": fleet.run(),
-            "closing": closing.run(),
-        }
-        async with supervise(works) as running:
-            await running.until(asyncio.Event())
+        with self._fleet.used() as fleet:
+            closing = Closing(
+                acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
+            )
+            await closing.run()
 
     async def _command(self, _term: int) -> None:
         stores = self._stores
@@ -176,6 +184,39 @@ class _Worker:
         finally:
             self._watch = None
             self._ended_statuses_ignored += watch.ignored
+
+    async def _alert_overdue(self, _term: int) -> None:
+        stores = self._stores
+        with self._fleet.used() as fleet:
+            self._overdue = overdue = OverdueAlerts(
+                alerts=stores.alerts,
+                fleet=fleet,
+                known_bridges=stores.known_bridges,
+                listening=stores.listening,
+            )
+            try:
+                await overdue.run()
+            finally:
+                self._overdue = None
+                self._ended_opened += overdue.opened
+                self._ended_closed += overdue.closed
+                self._ended_looks_skipped += overdue.looks_skipped
+
+    def _tell_overdue(self) -> None:
+        metrics = self._metrics
+
+        def opened() -> int:
+            return self._ended_opened + (self._overdue.opened if self._overdue else 0)
+
+        def closed() -> int:
+            return self._ended_closed + (self._overdue.closed if self._overdue else 0)
+
+        def looks_skipped() -> int:
+            return self._ended_looks_skipped + (self._overdue.looks_skipped if self._overdue else 0)
+
+        metrics.overdue_alerts_opened.set_function(opened)
+        metrics.overdue_alerts_closed.set_function(closed)
+        metrics.overdue_looks_skipped.set_function(looks_skipped)
 
     def _tell_devices(self) -> None:
         metrics = self._metrics
