@@ -94,8 +94,6 @@ class RequestMetrics:
 
     def _template(self, scope: Scope) -> str:
         if self._templates is None:
-            if "app" not in scope:  # refused before the app saw it
-                return NO_ROUTE
             self._templates = _templates(scope["app"].routes)
         found = self._templates.get(id(scope.get("route")))
         return found or self._templates.get(id(scope.get("endpoint")), NO_ROUTE)

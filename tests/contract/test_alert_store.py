@@ -70,6 +70,13 @@ async def test_an_alert_is_closed_and_another_opened(store: AlertStore) -> None:
     assert (oldest.streak, oldest.closed_at) == (3, LATER)
 
 
+async def test_open_alerts_are_counted(store: AlertStore) -> None:
+    assert await store.count_open() == dict.fromkeys(Rule, 0)
+    await store.open(STREAK, {"PB-1": 3, "PB-2": 3, "PB-3": 3}, NOW)
+    await store.resolve(STREAK, ["PB-2"], LATER)
+    assert await store.count_open() == dict.fromkeys(Rule, 0) | {STREAK: 2}
+
+
 async def test_each_state_is_published(store: AlertStore) -> None:
     await store.open(STREAK, {"PB-1": 3}, NOW)
     [opened] = await store.unpublished(10)

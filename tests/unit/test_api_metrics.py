@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -289,6 +290,10 @@ async def never() -> Message:
     raise AssertionError
 
 
+def a_scope() -> Scope:
+    return {"type": "http", "method": "GET", "app": FastAPI()}
+
+
 def answering(content_type: bytes, begun: asyncio.Event, end: asyncio.Event) -> Any:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(
@@ -313,9 +318,8 @@ async def test_an_answer_that_stays_open_is_a_stream_and_its_request_over(
     registry: CollectorRegistry, content_type: bytes, during: int, streams: int
 ) -> None:
     requests, begun, end = RequestMetrics(registry), asyncio.Event(), asyncio.Event()
-    scope = {"type": "http", "method": "GET"}
     app = answering(content_type, begun, end)
-    task = asyncio.create_task(requests.measure(app, scope, never, nowhere))
+    task = asyncio.create_task(requests.measure(app, a_scope(), never, nowhere))
     await begun.wait()
     assert sum(counted(registry).values()) == during
     assert registry.get_sample_value("pisync_api_requests_inflight") == 1 - during
@@ -334,7 +338,7 @@ async def test_who_goes_before_an_answer_began_has_no_status(registry: Collector
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await requests.measure(gone, {"type": "http", "method": "GET"}, never, nowhere)
+        await requests.measure(gone, a_scope(), never, nowhere)
     assert counted(registry) == {("none", "GET", "none"): 1}
 
 
