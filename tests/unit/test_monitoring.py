@@ -27,8 +27,7 @@ BOARD = json.loads((MONITORING / "grafana/pisync.json").read_text())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(panel["title"], target) for panel in PANELS for target in panel["targets"]]
 JOBS = {
-    job["job_name"]
-    for job in yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    job["job_name"] for job in yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
 }
 # What Prometheus adds to every series that it scrapes.
 OF_TARGETS = {"job": JOBS, "instance": set[str]()}
@@ -66,26 +65,32 @@ def labels_of(expr: Any, known: Known) -> frozenset[str]:
     match expr:
         case promql.VectorSelector():
             check_selector(expr, known)
-            return known.labels(expr.name)
+            labels = known.labels(expr.name)
         case promql.MatrixSelector():
-            return labels_of(expr.vector_selector, known)
+            labels = labels_of(expr.vector_selector, known)
         case promql.ParenExpr() | promql.SubqueryExpr() | promql.UnaryExpr():
-            return labels_of(expr.expr, known)
+            labels = labels_of(expr.expr, known)
         case promql.Call():
-            inner = frozenset[str]().union(*(labels_of(each, known) for each in expr.args))
-            if expr.func.name in {"absent", "vector"}:
-                return frozenset()
-            if expr.func.name == "histogram_quantile":
-                assert "le" in inner, expr.prettify()
-                return inner - {"le"}
-            return inner
+            labels = called(expr, known)
         case promql.AggregateExpr():
-            return aggregated(expr, known)
+            labels = aggregated(expr, known)
         case promql.BinaryExpr():
-            return combined(expr, known)
+            labels = combined(expr, known)
         case promql.NumberLiteral() | promql.StringLiteral():
-            return frozenset()
-    raise AssertionError(f"unknown: {expr.prettify()}")
+            labels = frozenset()
+        case _:
+            raise AssertionError(f"unknown: {expr.prettify()}")
+    return labels
+
+
+def called(expr: Any, known: Known) -> frozenset[str]:
+    inner = frozenset[str]().union(*(labels_of(each, known) for each in expr.args))
+    if expr.func.name in {"absent", "vector"}:
+        return frozenset()
+    if expr.func.name == "histogram_quantile":
+        assert "le" in inner, f"a histogram has le: {expr.prettify()}"
+        return inner - {"le"}
+    return inner
 
 
 def aggregated(expr: Any, known: Known) -> frozenset[str]:
@@ -145,8 +150,12 @@ def test_every_rule_asks_for_what_the_programs_tell(rule: dict[str, Any], known:
     assert set(named) <= labels
 
 
-@pytest.mark.parametrize(("title", "target"), TARGETS, ids=lambda value: value if isinstance(value, str) else "")
-def test_every_panel_asks_for_what_the_programs_tell(title: str, target: dict[str, Any], known: Known) -> None:
+@pytest.mark.parametrize(
+    ("title", "target"), TARGETS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_panel_asks_for_what_the_programs_tell(
+    title: str, target: dict[str, Any], known: Known
+) -> None:
     labels = labels_of(parsed(target["expr"]), known)
     assert set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target["legendFormat"])) <= labels
 
@@ -216,7 +225,7 @@ def test_the_rules_are_tested_by_series_that_the_programs_tell(series: str, know
 
 
 def test_the_tests_of_rules_expect_what_alerts_say() -> None:
-    """promtool holds the rest; it is no part of the checks that run everywhere."""
+    """`promtool test rules` holds the rest; it is no part of the checks that run everywhere."""
     alerts = {alert["alert"]: alert for alert in ALERTS}
     fired = set()
     for expected in (one for test in TESTS for one in test["alert_rule_test"]):
@@ -254,7 +263,9 @@ def test_no_panel_lies_over_another() -> None:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
         cells = {
-            (place["x"] + right, place["y"] + down) for right in range(place["w"]) for down in range(place["h"])
+            (place["x"] + right, place["y"] + down)
+            for right in range(place["w"])
+            for down in range(place["h"])
         }
         assert taken.isdisjoint(cells), panel["title"]
         taken |= cells
