@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from fastapi import FastAPI
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -140,6 +140,7 @@ def test_what_is_stale_is_told_with_its_age() -> None:
         max_size=60,
     )
 )
+@example(["E_NET", "E_NET ", "E_NET\n", "E_NET\x00", "other", "-", ""])
 def test_causes_are_the_twenty_largest_and_other_whatever_codes_devices_make_up(codes: list[str]) -> None:
     text = told(Served({f"PB-{number}": code for number, code in enumerate(codes)}))
     found = [
