@@ -6,7 +6,6 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from pisync import limits
 from pisync.errors import Part
@@ -100,7 +99,7 @@ class Lateness(Collector):
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """The metric, as the registry asks for it."""
-        bounds = [*(floatToGoString(bound_ms / 1000) for bound_ms in limits.LATENESS_MS), "+Inf"]
+        bounds = [*(str(bound_ms / 1000) for bound_ms in limits.LATENESS_MS), "+Inf"]
         family = HistogramMetricFamily(
             "pisync_worker_event_lateness_seconds",
             "How long after they happened events were received, of minutes that this worker closed; each"

@@ -65,7 +65,7 @@ def labels_of(expr: Any, known: Known) -> frozenset[str]:
     match expr:
         case promql.VectorSelector():
             check_selector(expr, known)
-            labels = known.labels(expr.name)
+            labels = known.labels(expr.name or "")
         case promql.MatrixSelector():
             labels = labels_of(expr.vector_selector, known)
         case promql.ParenExpr() | promql.SubqueryExpr() | promql.UnaryExpr():
