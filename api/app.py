@@ -7,6 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
+from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
     actions,
@@ -59,8 +60,11 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
 
 
-def create_app(settings: ApiSettings, state: State) -> FastAPI:
-    """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
+def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | None = None) -> FastAPI:
+    """The ASGI app over these stores and this publisher; opening and closing them is the caller's.
+
+    Its requests are measured where that is asked for.
+    """
     app = FastAPIOffline(  # its /docs works in a school without internet
         docs_url="/docs",
         redoc_url=None,
@@ -79,7 +83,7 @@ def create_app(settings: ApiSettings, state: State) -> FastAPI:
         app.include_router(router)
     openapi.install(app)
     app.add_api_route("/", _begin, include_in_schema=False)
-    middleware.install(app, settings)
+    middleware.install(app, settings, requests)
     return app
 
 

@@ -14,10 +14,12 @@ from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.connections import Connections
+from api.metrics import Metrics
 from api.middleware import is_within
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
+from api.watching import Watch
 from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import backoff, collector, logs
@@ -60,7 +62,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     publisher = MqttSyncPublisher(settings)
-    async with open_stores(settings) as stores:
+    metrics = Metrics()
+    async with open_stores(settings) as stores, metrics.serving(settings):
         fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
         state = State(
             events=stores.events,
@@ -81,7 +84,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             commands=stores.commands,
             publisher=publisher,
         )
-        app = create_app(settings, state)
+        is_measured = settings.metrics_port is not None
+        app = create_app(settings, state, metrics.requests if is_measured else None)
         collector.spare(API_GC_THRESHOLDS)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         connections = Connections(is_proxy=lambda address: is_within(address, settings.trusted_proxies))
@@ -93,6 +97,10 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "fleet": fleet.run(),
             _SERVER: server.serve(sockets=[listener]),
         }
+        if is_measured:
+            watch = Watch(projection=stores.projection, alerts=stores.alerts)
+            metrics.tell_of(fleet, watch)
+            works["metrics"] = watch.run()
         async with supervise(works) as running:
             host, port = listener.getsockname()[:2]
             log.info("api listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -321,10 +321,16 @@ RECEIPT_BYTES_MAX: Final = 1536
 # comes with more is kept, and not answered.
 CORRELATION_BYTES_MAX: Final = 256
 
-# The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
+# The endpoint of a program's metrics: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024
 METRICS_REQUEST_TIMEOUT_S: Final = 5.0
 METRICS_CONNECTIONS_MAX: Final = 16
+# How often an api asks Redis and MongoDB for what it tells only in its metrics.
+METRICS_WATCH_INTERVAL_S: Final = 10.0
+# Causes that metrics tell apart; texts of devices that a label may have within how long.
+METRICS_CAUSES_MAX: Final = 20
+METRICS_TEXTS_MAX: Final = 200
+METRICS_TEXTS_S: Final = 86_400.0
 
 # The URL of a server, with all its hosts and options.
 URL_CHARS_MAX: Final = 8 * 1024
