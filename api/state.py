@@ -12,6 +12,7 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, Fail
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.broker import BrokerFiguresReader
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
@@ -45,6 +46,7 @@ class State:
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore
+    broker: BrokerFiguresReader
     known_bridges: KnownBridges
     fleet: Feeding
     commands: CommandStore

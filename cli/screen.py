@@ -44,6 +44,7 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     yield from _received(stats, target)
     yield _named("Dead letters", _dead_letters(snapshot))
     yield _named("Bridges", _bridges(snapshot.bridges))
+    yield _named("Broker", _broker(snapshot.health.get("broker", {})))
     yield Text()
     yield truth_line(snapshot)
 
@@ -164,6 +165,18 @@ def _bridges(bridges: list[Json] | None) -> Text:
         return tables.text(None)
     listening = sum(bool(bridge["listening"]) for bridge in bridges)
     return Text(f"{listening:,} of {len(bridges):,} listening")
+
+
+def _broker(broker: Json) -> Text:
+    """What waits there and what it dropped, or why that is not known."""
+    told = [
+        f"{tables.text(broker.get('held')).plain} messages wait",
+        f"{tables.text(broker.get('dropped')).plain} dropped since it started",
+        f"{tables.text(broker.get('connected')).plain} clients",
+    ]
+    if broker.get("why"):
+        told.append(printable(str(broker["why"])))
+    return Text(" · ".join(told))
 
 
 def _seconds(seconds: float | None) -> str:

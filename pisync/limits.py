@@ -222,6 +222,10 @@ STATUSES_WAITING_MAX: Final = 5000
 STATUSES_AT_ONCE: Final = 500
 PRESENCE_WRITTEN_S: Final = 86_400
 PRESENCE_EXPIRY_S: Final = 60 * 86_400
+# How often a worker writes down what the broker says of itself; how long ago that was written, and how long
+# ago the broker had said it, for it to be told as of now. The broker says it every 10 s.
+BROKER_WRITTEN_INTERVAL_S: Final = 5.0
+BROKER_TOLD_S_MAX: Final = 30.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it

@@ -156,7 +156,15 @@ HEALTH: Json = {
     "worker": [],
     "rollups": {"lag_s": 2.0, "until": NOW, "closed_until": NOW, "reaches_back": False},
     "fleet": {"devices": 8, **TRUTH},
-    "broker": {"held": 0, "dropped": None},
+    "broker": {
+        "held": 0,
+        "retained": 61,
+        "stored_bytes": 4096,
+        "dropped": 0,
+        "connected": 12,
+        "as_of": NOW,
+        "why": None,
+    },
 }
 
 Answer = Json | bytes | tuple[int, Json]

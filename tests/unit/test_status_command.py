@@ -69,6 +69,7 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert any(line.strip().startswith("▃█") for line in lines)
     assert "Dead letters  0 in 24 h" in lines
     assert "Bridges       1 of 1 listening" in lines
+    assert "Broker        0 messages wait · 0 dropped since it started · 12 clients" in lines
     assert lines[-1].startswith("Exact · as of ")
     assert lines[-1].endswith(" · bridges 0.8 s, rollups 2.0 s behind · broker holds 0")
 
@@ -167,6 +168,21 @@ def test_a_fleet_that_is_still_being_read_is_not_waited_for(
     assert (
         f"Received      {DASH} today (UTC): {DASH} failures, {DASH} late; {DASH} in 24 h" in out.splitlines()
     )
+
+
+def test_what_the_broker_does_not_say_is_unknown_and_no_fault(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = dict.fromkeys(fake.answers["/api/health"]["broker"])
+    fake.answers["/api/health"]["broker"] = {**unknown, "why": "no worker has heard the broker yet"}
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    lines = out.splitlines()
+    assert (code, lines[0]) == (0, "● Fine")
+    assert (
+        f"Broker        {DASH} messages wait · {DASH} dropped since it started · {DASH} clients"
+        " · no worker has heard the broker yet" in lines
+    )
+    assert lines[-1].endswith(f" · broker holds {DASH}")
 
 
 def test_an_api_that_hangs_is_away(
