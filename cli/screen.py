@@ -1,6 +1,5 @@
 """The one screen of `pisync status` and `pisync top`: states, alerts, causes, what was received."""
 
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -42,7 +41,7 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     yield from _alerts(snapshot)
     yield from _causes(snapshot)
     yield from _received(stats, target)
-    yield _named("Dead letters", _dead_letters(snapshot))
+    yield _named("Dead letters", _dead_letters(stats.get("dead_letters")))
     yield _named("Bridges", _bridges(snapshot.bridges))
     yield _named("Broker", _broker(snapshot.health.get("broker", {})))
     yield Text()
@@ -149,15 +148,19 @@ def _sum(points: list[Json], name: str) -> str:
     return f"{'' if len(known) == len(points) else 'at least '}{sum(known):,}"
 
 
-def _dead_letters(snapshot: Snapshot) -> Text:
-    """How many messages of a day could not be taken in, and for which reasons."""
-    letters = snapshot.letters
+def _dead_letters(letters: Json | None) -> Text:
+    """How many messages could not be taken in, and why: those that are open, and those of a day."""
     if letters is None:
         return tables.text(None)
-    counts = Counter(reason for letter in letters for reason in letter["rejected"])
-    told = ", ".join(f"{printable(reason)} {count:,}" for reason, count in counts.most_common())
-    more = " or more" if snapshot.more_letters else ""
-    return Text(f"{len(letters):,}{more} in 24 h{': ' if told else ''}{told}")
+
+    def count(number: int) -> str:
+        return f"{number:,}{' or more' if number >= letters['counted_max'] else ''}"
+
+    reasons = ", ".join(
+        f"{printable(each['reason'])} {count(each['open'])}" for each in letters["by_reason"] if each["open"]
+    )
+    told = f"{count(letters['open'])} open{': ' if reasons else ''}{reasons}"
+    return Text(f"{told} · {count(letters['received'])} in 24 h")
 
 
 def _bridges(bridges: list[Json] | None) -> Text:

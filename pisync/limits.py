@@ -83,6 +83,8 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # because letters of theirs gave way.
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
+# Letters that are counted of one reason; more than that is "so many or more".
+DEAD_LETTERS_COUNTED_MAX: Final = 5000
 DROPS_LISTED_MAX: Final = 20
 
 # The projection.

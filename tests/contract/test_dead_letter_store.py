@@ -22,6 +22,7 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterQuery,
     DeadLetterStore,
     DroppedLetters,
+    LetterCounts,
     Replay,
 )
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
@@ -324,6 +325,35 @@ async def test_a_letter_of_several_reasons_is_found_by_each(letters: Letters) ->
     assert kept.entry.rejected == {Reason.SCHEMA: 2, Reason.CONFLICT: 1}
     assert [part.index for part in kept.entry.parts] == [0, 1, 2]
     assert pieces(kept.entry.holds, kept.entry.parts, kept.raw) == [b"0", b'{"a":[1,2]}', b'"\\\\,]"']
+
+
+async def test_letters_are_tallied_by_reason_up_to_a_limit(
+    letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DEAD_LETTERS_COUNTED_MAX", 4)
+    since = NOW + timedelta(minutes=1)
+    assert await letters.store.tally(since) == (LetterCounts(0, 0), {})
+    both = [
+        Rejection(index=index, reason=reason, detail="")
+        for index, reason in enumerate((Reason.CONFLICT, Reason.SCHEMA))
+    ]
+    await letters.add(letter(b"old", reason=Reason.SCHEMA))
+    new = await letters.add(
+        dead_letter(topic="t", device_id="PB-1", payload=b"[0,1]", rejections=both),
+        letter(b"1", reason=Reason.CONFLICT, device_id=None),
+        minute=2,
+    )
+    conflict, schema = LetterCounts(2, 2), LetterCounts(2, 1)
+    by_reason = {Reason.SCHEMA: schema, Reason.CONFLICT: conflict}
+    assert await letters.store.tally(since) == (LetterCounts(3, 2), by_reason)
+    await letters.store.record_replay(new[0], REPLAY)
+    by_reason = {Reason.SCHEMA: LetterCounts(1, 1), Reason.CONFLICT: LetterCounts(1, 2)}
+    assert await letters.store.tally(since) == (LetterCounts(2, 2), by_reason)
+    await letters.add(*(letter(b"%d" % number, reason=Reason.SCHEMA) for number in range(9)), minute=3)
+    assert await letters.store.tally(since) == (
+        LetterCounts(4, 4),
+        {Reason.SCHEMA: LetterCounts(4, 4), Reason.CONFLICT: LetterCounts(1, 2)},
+    )
 
 
 async def test_a_purge_takes_what_its_filter_chooses_a_bounded_number_at_once(

@@ -132,6 +132,7 @@ STATS: Json = {
         }
         for events in (10, 40)
     ],
+    "dead_letters": {"open": 0, "received": 0, "counted_max": 5000, "by_reason": []},
     **TRUTH,
 }
 HEALTH: Json = {
@@ -200,7 +201,6 @@ def calm() -> dict[str, Any]:
             "/api/causes": {"causes": [], **TRUTH, "next": None},
             "/api/sites": {"sites": [], **TRUTH, "next": None},
             "/api/alerts": {"alerts": [], "next": None},
-            "/api/dead-letters": {"dead_letters": [], "dropped": [], "next": None},
         }
     )
 
