@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from api.daily_counts import DailyCounts
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
@@ -31,7 +32,8 @@ class State:
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
-    changed. `imports` are the places for imports at once; `failing` counts devices by cause.
+    changed. `imports` are the places for imports at once; `failing` counts devices by cause; `daily` keeps
+    counts of devices' days for a while.
     """
 
     events: EventStore
@@ -52,6 +54,7 @@ class State:
     commands: CommandStore
     failing: FailingByCode
     publisher: SyncPublisher
+    daily: DailyCounts = field(default_factory=DailyCounts)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 
 

@@ -114,6 +114,14 @@ ROLLUPS_LATE_S_MAX: Final = 3600.0
 # gaps in which no bridge listened, the newest.
 DAYS_TOLD: Final = 28
 STATS_POINTS_MAX: Final = 2000
+# The events of a site by day: of how many devices they are counted, and how many days back, of which the
+# projection knows all on which a device has events (one less, for a clock that is ahead). How many devices
+# and days one command counts; of how many devices the api keeps what it counted, and for how long.
+ACTIVITY_DEVICES_MAX: Final = 500
+ACTIVITY_DAYS_MAX: Final = DAYS_KEPT - 1
+DEVICE_DAYS_AT_ONCE: Final = 1000
+ACTIVITY_DEVICES_KEPT_MAX: Final = 2000
+ACTIVITY_KEPT_S: Final = 60.0
 GAPS_TOLD_MAX: Final = 1000
 # After how long without progress health calls the rollups late, in seconds.
 ROLLUPS_HEALTHY_S_MAX: Final = 60.0

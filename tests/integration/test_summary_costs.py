@@ -90,6 +90,10 @@ async def test_each_summary_is_a_few_commands_and_round_trips(api: Costs) -> Non
         ("sites?sort=failing&limit=10", [], 0),
         ("sites.csv", [], 0),
         ("site/S-7", [], 0),
+        # What was counted is taken again, for any number of days that it has.
+        ("site/S-7/activity?days=40", ["aggregate"], 0),
+        ("site/S-7/activity?days=40", [], 0),
+        ("site/S-7/activity", [], 0),
         ("stats", ["aggregate", "find", "find"], 0),
         ("stats?unit=hour", ["aggregate", "find", "find"], 0),
         ("health", ["aggregate", "find", "find", "find"], 2),
