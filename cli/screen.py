@@ -9,14 +9,13 @@ from rich.text import Text
 
 from cli import devices, tables, truth
 from cli.api_client import Json
+from cli.bars import bars
 from cli.groups import TRENDS
 from cli.status import Snapshot, Verdict, many
 from pisync import clock
 from pisync.domain.payloads import printable
 
 ALERTS_SHOWN: Final = 5
-_BARS: Final = "▁▂▃▄▅▆▇█"
-_PLAIN_BARS: Final = ".:-=+*#@"
 _NAME_CHARS: Final = 14
 _VERDICTS: Final = {
     Verdict.FINE: ("●", "*", "green", "Fine"),
@@ -124,15 +123,9 @@ def _received(stats: Json, target: Console) -> Iterator[Text]:
             f" {_sum(today, 'late')} late; {_sum(points, 'events')} in 24 h"
         ),
     )
-    known = [point["events"] for point in points if point["events"] is not None]
-    if known:
-        bars = _BARS if tables.has_shapes(target) else _PLAIN_BARS
-        most = max(*known, 1)
-        drawn = "".join(
-            " " if point["events"] is None else bars[(point["events"] * (len(bars) - 1) + most - 1) // most]
-            for point in points
-        )
-        yield _named("", Text(f"{drawn}  by hour, at most {max(known):,}"))
+    numbers = [point["events"] for point in points]
+    if any(number is not None for number in numbers):
+        yield _named("", bars(numbers, target, "by hour"))
 
 
 def _is_of(point: Json, now: datetime) -> bool:
