@@ -7,7 +7,7 @@ bridge stores whose clock is behind does not move that, nor does one that retent
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fleet.query import FleetDevice
@@ -29,6 +29,8 @@ class DailyCounts:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        # One after the other: what many ask for at once is counted for the first of them.
+        self._counting = asyncio.Lock()
 
     async def of(
         self, events: EventStore, devices: Sequence[FleetDevice], oldest: int
@@ -38,6 +40,12 @@ class DailyCounts:
         Raises:
             MongodbUnavailable: something has to be counted, and cannot be.
         """
+        async with self._counting:
+            return await self._of(events, devices, oldest)
+
+    async def _of(
+        self, events: EventStore, devices: Sequence[FleetDevice], oldest: int
+    ) -> list[Mapping[int, DayFigures]]:
         now = asyncio.get_running_loop().time()
         found = {device.device_id: self._still(device, oldest, now) for device in devices}
         others = [device for device in devices if found[device.device_id] is None]
@@ -63,6 +71,6 @@ class DailyCounts:
         return kept if kept.received_ms == device.last_received_ms else None
 
 
-def _days(device: FleetDevice, oldest: int) -> Iterable[int]:
+def _days(device: FleetDevice, oldest: int) -> Sequence[int]:
     """Days on which a sync of the device succeeded or failed."""
     return sorted({day for days in (device.ok, device.bad) for day in days if day >= oldest})

@@ -84,7 +84,7 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
 # Letters that are counted of one reason; more than that is "so many or more".
-DEAD_LETTERS_COUNTED_MAX: Final = 5000
+DEAD_LETTERS_COUNTED_MAX: Final = 1000
 DROPS_LISTED_MAX: Final = 20
 
 # The projection.
@@ -119,7 +119,7 @@ STATS_POINTS_MAX: Final = 2000
 # and days one command counts; of how many devices the api keeps what it counted, and for how long.
 ACTIVITY_DEVICES_MAX: Final = 500
 ACTIVITY_DAYS_MAX: Final = DAYS_KEPT - 1
-DEVICE_DAYS_AT_ONCE: Final = 1000
+DEVICE_DAYS_AT_ONCE: Final = 500
 ACTIVITY_DEVICES_KEPT_MAX: Final = 2000
 ACTIVITY_KEPT_S: Final = 60.0
 GAPS_TOLD_MAX: Final = 1000

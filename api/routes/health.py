@@ -214,14 +214,13 @@ async def health(request: Request) -> Response:
     """Every part is asked at once; one that does not answer within two seconds is told as not answering."""
     state = state_of(request)
     now_ms = to_ms(clock.now())
-    status, marks, intervals, leases, progress, broker, held = await asyncio.gather(
+    status, marks, intervals, leases, progress, (broker, held) = await asyncio.gather(
         _asked(state.projection.status),
         _asked(state.projection.marks),
         _asked(lambda: state.listening.intervals_since(now_ms - _DAYS_MS)),
         _asked(state.leases.leases),
         _asked(state.rollups.progress),
-        _asked(lambda: _broker(state)),
-        _asked(state.broker.told),
+        asyncio.gather(_asked(lambda: _broker(state)), _asked(state.broker.told)),
     )
     known = state.known_bridges()
     bridges = _bridges(known, marks.told, intervals.told, now_ms)

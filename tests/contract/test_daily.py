@@ -34,7 +34,7 @@ async def test_events_are_counted_on_the_days_that_are_asked_for(
     asked = {"PB-1": [TODAY - 40, TODAY], "PB-2": [TODAY - 1, TODAY - 2], "PB-3": [TODAY], "PB-4": []}
     files, speed = events[0].total_files_synced, events[0].internet_speed
     expected = DayFigures(3, 2, 2, 3 * files, 0)
-    for at_once in (1000, 2):
+    for at_once in (500, 2):
         monkeypatch.setattr(limits, "DEVICE_DAYS_AT_ONCE", at_once)
         commands.sent.clear()
         found = await event_store.daily(asked)

@@ -488,6 +488,33 @@ class TestInMongodb:
         assert find["projection"] == {"rest": 0}
         await connection.close()
 
+    async def test_a_tally_is_one_command_that_reads_keys_alone(
+        self, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = commands_of_stores(monkeypatch)
+        connection = MongoConnection(mongodb_url)
+        store = MongoDeadLetterStore(connection)
+        await store.prepare()
+        await store.add([letter(b"%d" % number) for number in range(300)], NOW)
+        commands.sent.clear()
+        await store.tally(NOW - timedelta(days=1))
+        assert commands.names == ["aggregate"]
+        [first, *others] = [
+            [step for step in commands.sent[0]["pipeline"] if "$unionWith" not in step],
+            *(
+                step["$unionWith"]["pipeline"]
+                for step in commands.sent[0]["pipeline"]
+                if "$unionWith" in step
+            ),
+        ]
+        assert len(others) == 2 * len(Reason) + 1
+        for steps in (first, *others):
+            count = {"aggregate": "dead_letters", "pipeline": steps, "cursor": {}}
+            explained = await connection.database.command("explain", count, verbosity="executionStats")
+            assert "'totalDocsExamined': 0" in str(explained), steps
+            assert "COLLSCAN" not in str(explained)
+        await connection.close()
+
     async def test_a_flood_is_written_once_and_only_what_is_kept(
         self, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -225,7 +225,7 @@ STATS: Json = {
         }
         for events in (10, 40)
     ],
-    "dead_letters": {"open": 0, "received": 0, "counted_max": 5000, "by_reason": []},
+    "dead_letters": {"open": 0, "received": 0, "counted_max": 1000, "by_reason": []},
     **TRUTH,
 }
 HEALTH: Json = {

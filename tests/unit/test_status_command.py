@@ -234,11 +234,11 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     stats["received"][0] |= {"events": None, "failures": None, "late": None}
     fake.answers["/api/health"] |= {"broker": {"held": None, "dropped": None}, "bridges": None}
     by_reason = [
-        {"reason": "schema", "open": 5000, "received": 7},
+        {"reason": "schema", "open": 1000, "received": 7},
         {"reason": "clock_unset", "open": 1, "received": 0},
         {"reason": "conflict", "open": 0, "received": 1},
     ]
-    stats["dead_letters"] |= {"open": 5000, "received": 8, "by_reason": by_reason}
+    stats["dead_letters"] |= {"open": 1000, "received": 8, "by_reason": by_reason}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
     assert f"              PB-0  {DASH} failures in a row, opened 2" in out
@@ -246,7 +246,7 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     assert r"=cmd [bold]x[/bold]\x1b[2J\u202e  3 devices, 2 sites, + spreading" in out
     assert "-  3 devices, 2 sites\n" in out
     assert "at least 40 today (UTC): at least 3 failures" in out
-    assert "Dead letters  5,000 or more open: schema 5,000 or more, clock_unset 1 · 8 in 24 h\n" in out
+    assert "Dead letters  1,000 or more open: schema 1,000 or more, clock_unset 1 · 8 in 24 h\n" in out
     assert f"Bridges       {DASH}\n" in out
     assert f"bridges {DASH}, rollups 2.0 s behind" in out
     assert out.splitlines()[-1].endswith(f"broker holds {DASH}")

@@ -19,7 +19,7 @@ _WHOLE_DAY: Final[Mapping[str, Document]] = {
 _IS_FAILURE: Final = {"$gt": ["$total_errors", 0]}
 _IS_PARTIAL: Final = {"$and": [_IS_FAILURE, {"$gt": ["$total_files_synced", 0]}]}
 _FIGURES: Final[dict[str, Any]] = {
-    "_id": {"device_id": "$_id.device_id", "day": "$_id.day"},
+    "_id": {name: f"$_id.{name}" for name in ("bucket", "day", "device_id")},
     "events": {"$sum": 1},
     "failures": {"$sum": {"$cond": [_IS_FAILURE, 1, 0]}},
     "partial": {"$sum": {"$cond": [_IS_PARTIAL, 1, 0]}},

@@ -31,7 +31,7 @@ from pisync.stores.mongodb.connection import (
     not_permitted,
 )
 from pisync.stores.mongodb.letter_room import NEWEST, LetterRoom
-from pisync.stores.mongodb.letter_tally import OPEN, tally
+from pisync.stores.mongodb.letter_tally import OPEN, OPEN_OF_REASON, tally
 from pisync.stores.mongodb.letter_writes import EXPIRES_FROM, LetterWrites
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
@@ -61,6 +61,7 @@ class MongoDeadLetterStore:
                     IndexModel([("device_id", ASCENDING), *NEWEST, ("kept_bytes", ASCENDING)], name="device"),
                     IndexModel([("reasons", ASCENDING), *NEWEST], name="reason"),
                     IndexModel(OPEN, name="open"),
+                    IndexModel(OPEN_OF_REASON, name="open_of_reason"),
                 ]
             )
             await self._room.prepare()

@@ -8,12 +8,16 @@ from pymongo import ASCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
 from pisync import limits
+from pisync.clock import EPOCH
 from pisync.domain.events import Reason
 from pisync.stores.interfaces.dead_letters import LetterCounts, LetterTally
 from pisync.stores.mongodb.connection import Document
 
-# The index that open letters are counted by.
-OPEN: Final = [("replayed_at", ASCENDING), ("reasons", ASCENDING)]
+# The indexes that open letters are counted by, of all reasons and of one.
+OPEN: Final = [("replayed_at", ASCENDING)]
+OPEN_OF_REASON: Final = [("reasons", ASCENDING), *OPEN]
+# That a member is absent is read in the document; that it is no moment, in the key of an index.
+_IS_OPEN: Final[Document] = {"replayed_at": {"$not": {"$gte": EPOCH}}}
 
 
 async def tally(dead_letters: AsyncCollection[Document], since: datetime) -> LetterTally:
@@ -36,7 +40,7 @@ def _counts(since: datetime) -> Iterator[list[dict[str, Any]]]:
     """The steps of each count; one that counts nothing gives no row."""
     for reason in (None, *Reason):
         own: Document = {} if reason is None else {"reasons": reason.value}
-        for which, chosen in (("open", {"replayed_at": None}), ("received", {"received_at": {"$gt": since}})):
+        for which, chosen in (("open", _IS_OPEN), ("received", {"received_at": {"$gt": since}})):
             yield [
                 {"$match": own | chosen},
                 {"$limit": limits.DEAD_LETTERS_COUNTED_MAX},
