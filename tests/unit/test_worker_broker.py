@@ -10,6 +10,7 @@ from pisync.domain import broker
 from pisync.domain.broker import BrokerFigures
 from pisync.mqtt.messages import Message, topic_pattern
 from pisync.stores.memory.broker import MemoryBrokerFigures
+from tests.support.waiting import until
 from worker.broker import BrokerListening
 
 SAID = {
@@ -75,12 +76,15 @@ async def test_nothing_is_written_while_there_is_no_connection(monkeypatch: pyte
         looked += 1
         return is_connected
 
+    async def is_written() -> bool:
+        return await store.told() is not None
+
     writing = asyncio.create_task(BrokerListening(store).run(look))
-    while looked < 3:
-        await asyncio.sleep(0)
-    assert await store.told() is None
-    is_connected = True
-    while await store.told() is None:
-        await asyncio.sleep(0)
-    writing.cancel()
-    await asyncio.wait({writing})
+    try:
+        await until(lambda: looked >= 3, timeout_s=5)
+        assert not await is_written()
+        is_connected = True
+        await until(is_written, timeout_s=5)
+    finally:
+        writing.cancel()
+        await asyncio.wait({writing})
