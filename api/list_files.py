@@ -115,11 +115,14 @@ def cell_of(value: object) -> str:
         case float():
             return repr(value)
         case str():
-            return harmless(str(value))
+            text = str(value)
         case list() | tuple():
-            return harmless(" ".join(map(_element, value)))
+            text = " ".join(map(_element, value))
+        case Mapping():
+            text = msgspec.json.encode(value).decode()
         case _:
             raise TypeError(f"{type(value).__name__} has no form in a cell")
+    return harmless(text)
 
 
 def _element(value: object) -> str:

@@ -78,6 +78,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
+            broker=stores.broker,
             known_bridges=stores.known_bridges,
             fleet=fleet,
             failing=FailingDevices(fleet),

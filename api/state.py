@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from api.daily_counts import DailyCounts
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
@@ -12,6 +13,7 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, Fail
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.broker import BrokerFiguresReader
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
@@ -30,7 +32,8 @@ class State:
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
-    changed. `imports` are the places for imports at once; `failing` counts devices by cause.
+    changed. `imports` are the places for imports at once; `failing` counts devices by cause; `daily` keeps
+    counts of devices' days for a while.
     """
 
     events: EventStore
@@ -45,11 +48,13 @@ class State:
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore
+    broker: BrokerFiguresReader
     known_bridges: KnownBridges
     fleet: Feeding
     commands: CommandStore
     failing: FailingByCode
     publisher: SyncPublisher
+    daily: DailyCounts = field(default_factory=DailyCounts)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
 
 

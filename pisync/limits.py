@@ -83,6 +83,8 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # because letters of theirs gave way.
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
+# Letters that are counted of one reason; more than that is "so many or more".
+DEAD_LETTERS_COUNTED_MAX: Final = 1000
 DROPS_LISTED_MAX: Final = 20
 
 # The projection.
@@ -112,6 +114,14 @@ ROLLUPS_LATE_S_MAX: Final = 3600.0
 # gaps in which no bridge listened, the newest.
 DAYS_TOLD: Final = 28
 STATS_POINTS_MAX: Final = 2000
+# The events of a site by day: of how many devices they are counted, and how many days back, of which the
+# projection knows all on which a device has events (one less, for a clock that is ahead). How many devices
+# and days one command counts; of how many devices the api keeps what it counted, and for how long.
+ACTIVITY_DEVICES_MAX: Final = 500
+ACTIVITY_DAYS_MAX: Final = DAYS_KEPT - 1
+DEVICE_DAYS_AT_ONCE: Final = 500
+ACTIVITY_DEVICES_KEPT_MAX: Final = 2000
+ACTIVITY_KEPT_S: Final = 60.0
 GAPS_TOLD_MAX: Final = 1000
 # After how long without progress health calls the rollups late, in seconds.
 ROLLUPS_HEALTHY_S_MAX: Final = 60.0
@@ -222,6 +232,10 @@ STATUSES_WAITING_MAX: Final = 5000
 STATUSES_AT_ONCE: Final = 500
 PRESENCE_WRITTEN_S: Final = 86_400
 PRESENCE_EXPIRY_S: Final = 60 * 86_400
+# How often a worker writes down what the broker says of itself; how long ago that was written, and how long
+# ago the broker had said it, for it to be told as of now. The broker says it every 10 s.
+BROKER_WRITTEN_INTERVAL_S: Final = 5.0
+BROKER_TOLD_S_MAX: Final = 30.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it

@@ -181,7 +181,8 @@ class _Worker:
             self._ended_ignored += commanding.replies_ignored
 
     async def _watch_presence(self, _term: int) -> None:
-        self._watch = watch = PresenceWatch(self._settings, self._stores.presence, self._holder)
+        stores = self._stores
+        self._watch = watch = PresenceWatch(self._settings, stores.presence, stores.broker, self._holder)
         try:
             await watch.run()
         finally:

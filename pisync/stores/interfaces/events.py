@@ -1,10 +1,10 @@
 """What PiSync asks of the store of events."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -71,6 +71,16 @@ class HistoryPage:
 
     rows: list[dict[str, Any]]
     is_short: bool
+
+
+class DayFigures(NamedTuple):
+    """What the events of a device and a day come to; `speeds` is the sum of their `internet_speed`."""
+
+    events: int
+    failures: int
+    partial: int
+    files: int
+    speeds: float
 
 
 @dataclass(kw_only=True, slots=True)
@@ -152,6 +162,13 @@ class EventStore(Protocol):
 
         It is for devices of which the projection keeps too few. No event is read for it; what it costs grows
         with what is counted, and with the days there are.
+        """
+
+    async def daily(self, days: Mapping[str, Collection[int]]) -> dict[tuple[str, int], DayFigures]:
+        """What the events of some days of each device come to, by device and day, of those that have any.
+
+        Days are of UTC, by the device's clock, and count from 1970-01-01. Of `DEVICE_DAYS_AT_ONCE` in one
+        round trip.
         """
 
     async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:

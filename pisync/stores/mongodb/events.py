@@ -5,7 +5,7 @@ insert is its own duplicate check and touches the pages of the days that arrive.
 majority and its journal.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
@@ -21,6 +21,7 @@ from pisync.domain.accumulator import StoredEvents
 from pisync.domain.events import ErrorDetail, SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities, identity
 from pisync.stores.interfaces.events import (
+    DayFigures,
     DaysHint,
     HistoryEntry,
     HistoryPage,
@@ -37,6 +38,7 @@ from pisync.stores.mongodb.connection import (
     map_driver_errors,
     not_permitted,
 )
+from pisync.stores.mongodb.daily import daily
 from pisync.stores.mongodb.failing import failing
 from pisync.stores.mongodb.inserting import Inserts
 
@@ -214,6 +216,11 @@ class MongoEventStore:
             return await self._events.count_documents(
                 {"received_at": {"$gte": since}}, hint="received_at", maxTimeMS=limits.COUNT_TIMEOUT_MS
             )
+
+    async def daily(self, days: Mapping[str, Collection[int]]) -> dict[tuple[str, int], DayFigures]:
+        """What the events of some days come to."""
+        with map_driver_errors():
+            return await daily(self._events, days)
 
     async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
         """The first error of each, in one round trip."""
