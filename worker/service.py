@@ -4,12 +4,14 @@ import asyncio
 import secrets
 import signal
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import Final
 
 import uvloop
 
 from fleet.failing import FailingDevices
 from pisync import backoff, limits, logs
+from pisync.domain.incidents import IncidentKind
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
@@ -18,6 +20,7 @@ from pisync.tasks import supervise
 from worker.acknowledgements import Closing
 from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
+from worker.incidents import Inferring
 from worker.leased import Leased
 from worker.metrics import Metrics
 from worker.presence import PresenceWatch
@@ -30,6 +33,7 @@ ROLLUPS: Final = "rollups"
 ACKNOWLEDGEMENTS: Final = "acknowledgements"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
+INCIDENTS: Final = "incidents"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -72,6 +76,8 @@ class _Worker:
         self._ended_events = self._ended_minutes = 0
         self._commanding: Commanding | None = None
         self._watch: PresenceWatch | None = None
+        self._inferring: Inferring | None = None
+        self._ended_opened = 0
         self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
         self._holder = secrets.token_hex(8)
         self._duties = [
@@ -81,10 +87,12 @@ class _Worker:
                 (ACKNOWLEDGEMENTS, self._close_acknowledgements),
                 (COMMANDS, self._command),
                 (PRESENCE, self._watch_presence),
+                (INCIDENTS, self._infer_incidents),
             )
         ]
         self._tell_rollups()
         self._tell_devices()
+        self._tell_incidents()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -112,6 +120,7 @@ class _Worker:
                 await self._stores.acknowledgements.prepare()
                 await self._stores.commands.prepare()
                 await self._stores.presence.prepare()
+                await self._stores.incidents.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -146,7 +155,10 @@ class _Worker:
         stores = self._stores
         with self._fleet.used() as fleet:
             closing = Closing(
-                acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
+                acknowledgements=stores.acknowledgements,
+                alerts=stores.alerts,
+                incidents=stores.incidents,
+                failing=FailingDevices(fleet),
             )
             await closing.run()
 
@@ -177,6 +189,29 @@ class _Worker:
         finally:
             self._watch = None
             self._ended_statuses_ignored += watch.ignored
+
+    async def _infer_incidents(self, _term: int) -> None:
+        stores = self._stores
+        with self._fleet.used() as fleet:
+            self._inferring = inferring = Inferring(
+                store=stores.incidents, events=stores.events, rollups=stores.rollups, served=fleet
+            )
+            try:
+                await inferring.run()
+            finally:
+                self._inferring = None
+                self._ended_opened += inferring.opened
+
+    def _tell_incidents(self) -> None:
+        def opened() -> int:
+            return self._ended_opened + (self._inferring.opened if self._inferring else 0)
+
+        def count_of(kind: IncidentKind) -> int:
+            return self._inferring.open_ones[kind] if self._inferring else 0
+
+        self._metrics.incidents_opened.set_function(opened)
+        for kind in IncidentKind:
+            self._metrics.incidents_open(kind, partial(count_of, kind))
 
     def _tell_devices(self) -> None:
         metrics = self._metrics
