@@ -416,7 +416,7 @@ INCIDENT_GOES_ON_SHARE: Final = 1 / 3
 SPREADING_GOES_ON_DEVICES: Final = 5
 SPREADING_GOES_ON_TIMES: Final = 1.5
 # How often a worker looks; how long the condition holds before an incident is opened, and does not before it
-# is closed; within what time it is opened again instead of another one; how often rollups are asked for codes.
+# is closed; within what time it is opened again instead of another one; how often rollups are asked.
 INCIDENTS_INTERVAL_S: Final = 10.0
 INCIDENT_OPENS_AFTER_S: Final = 120.0
 INCIDENT_CLOSES_AFTER_S: Final = 600.0
