@@ -12,6 +12,7 @@ from cli.api_client import Json
 from cli.listing import Listing
 from cli.tables import Column, member, moments
 from pisync import clock
+from pisync.domain.payloads import printable
 
 STATES: Final = ("failing", "wobbly", "overdue", "never_heard", "good")
 # Signs that stand beside a device's state, by the member that is true.
@@ -93,6 +94,14 @@ def _acknowledged(row: Json) -> Text:
     return tables.joined((Text("until ") + tables.text(until), tables.text(said.get("reason"))), ": ")
 
 
+def _closed(row: Json) -> Text:
+    """When an alert was closed, and why."""
+    if row["closed_at"] is None:
+        return Text("open")
+    reason = row.get("close_reason")
+    return tables.moment(row["closed_at"]) + ("" if reason is None else f", {printable(str(reason))}")
+
+
 ALERTS: Final = Listing(
     path="/api/alerts",
     rows="alerts",
@@ -103,10 +112,7 @@ ALERTS: Final = Listing(
         member("streak_now", "now", right=True),
         member("failures_now", "failures", right=True),
         moments("opened_at", "opened"),
-        Column(
-            heading="closed",
-            cell=lambda row: Text("open") if row["closed_at"] is None else tables.moment(row["closed_at"]),
-        ),
+        Column(heading="closed", cell=_closed),
         Column(heading="acknowledged", cell=_acknowledged, whole=False),
     ),
     empty="No alerts.",

@@ -13,6 +13,7 @@ from cli.api_client import Json
 from cli.groups import TRENDS
 from cli.status import Snapshot, Verdict, many
 from pisync import clock
+from pisync.domain.alerts import Rule
 from pisync.domain.payloads import printable
 
 ALERTS_SHOWN: Final = 5
@@ -94,14 +95,20 @@ def _alerts(snapshot: Snapshot) -> Iterator[Text]:
     more = "+" if snapshot.more_alerts else ""
     yield _named("Alerts", Text(f"{number:,}{more} open, {handled:,} of them acknowledged or muted"))
     for alert in loud[:ALERTS_SHOWN]:
-        present = tables.text(alert.get("streak_now")).plain
         yield _named(
             "",
-            Text(f"{printable(alert['device_id'])}  {present} failures in a row, opened ")
+            Text(f"{printable(alert['device_id'])}  {_why(alert)}, opened ")
             + tables.short_moment(alert["opened_at"]),
         )
     if len(loud) > ALERTS_SHOWN:
         yield _named("", Text(f"and {len(loud) - ALERTS_SHOWN:,}{more} more: pisync alerts"))
+
+
+def _why(alert: Json) -> str:
+    """What an open alert says of its device."""
+    if alert["rule"] == Rule.STREAK:
+        return f"{tables.text(alert.get('streak_now')).plain} failures in a row"
+    return printable(str(alert["rule"]))
 
 
 def _causes(snapshot: Snapshot) -> Iterator[Text]:

@@ -10,6 +10,7 @@ from cli import truth
 from cli.api_client import ApiClient, ApiRefused, Json, StillLoading
 from cli.listing import PAGE
 from pisync import limits
+from pisync.domain.alerts import Rule
 from pisync.domain.payloads import printable
 from pisync.errors import ConfigurationError
 
@@ -71,12 +72,17 @@ class Snapshot:
         found = []
         if self.loud:
             found.append(f"{many(len(self.loud), 'alert', more=self.more_alerts)} not acknowledged")
-        failing = self.counts.get("failing", 0) - len({alert["device_id"] for alert in self.quiet})
-        if failing > 0 and not self.loud:
+        failing = self._unknown_to_anybody("failing", Rule.STREAK)
+        if failing and not self.more_alerts and not any(a["rule"] == Rule.STREAK for a in self.loud):
             found.append(f"{many(failing, 'device')} failing without an alert")
-        if overdue := self.counts.get("overdue", 0):
+        if overdue := self._unknown_to_anybody("overdue", Rule.OVERDUE):
             found.append(f"{many(overdue, 'device')} overdue")
         return found
+
+    def _unknown_to_anybody(self, state: str, rule: Rule) -> int:
+        """How many devices are so, without those whose alert by this rule somebody acknowledged."""
+        quiet = {alert["device_id"] for alert in self.quiet if alert["rule"] == rule}
+        return max(0, int(self.counts.get(state, 0)) - len(quiet))
 
     def not_exact(self) -> list[str]:
         """Why the figures are not exact, in words."""
@@ -168,7 +174,8 @@ def ask(client: ApiClient) -> Snapshot:
     alerts = page.get("alerts", [])
     muted: frozenset[str] = frozenset()
     if alerts and stats.get("muted"):
-        rows = client.rows("/api/devices", "devices", {"muted": True, "state": "failing", "limit": PAGE})
+        which = {"muted": True, "state": ["failing", "overdue"], "limit": PAGE}
+        rows = client.rows("/api/devices", "devices", which)
         muted = frozenset(row["device_id"] for row in rows)
     letters = get("/api/dead-letters", {"since": "24h", "limit": LETTERS_READ_MAX})
     return Snapshot(

@@ -249,6 +249,13 @@ QUIET_S_MAX: Final = 600
 # Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
 ALERTS_BATCH: Final = 200
 ALERTS_WAITING_MAX: Final = 100_000
+# How often a worker looks who is overdue, and how often it reads anew who has an open alert for that; for how
+# long all bridges must have listened before one is opened: what the broker held for them has come in then.
+OVERDUE_INTERVAL_S: Final = 30.0
+OVERDUE_REREAD_S: Final = 600.0
+OVERDUE_LISTENED_S: Final = 900.0
+# Devices that one log line about all that are opened or closed names.
+OVERDUE_NAMED_MAX: Final = 5
 # How often a bridge looks for alerts that another one left unpublished, and how many it publishes at once.
 ALERTS_PUBLISH_INTERVAL_S: Final = 10.0
 ALERTS_PUBLISH_BATCH: Final = 100

@@ -65,6 +65,16 @@ class Metrics:
         self.incidents_opened = self._counter(
             "pisync_worker_incidents_opened_total", "Incidents opened, each time again counting."
         )
+        self.overdue_alerts_opened = self._counter(
+            "pisync_worker_overdue_alerts_opened_total", "Alerts opened about devices that are overdue."
+        )
+        self.overdue_alerts_closed = self._counter(
+            "pisync_worker_overdue_alerts_closed_total", "Alerts closed about devices that were overdue."
+        )
+        self.overdue_looks_skipped = self._counter(
+            "pisync_worker_overdue_looks_skipped_total",
+            "Looks for overdue devices that opened no alert because their silence was not surely theirs.",
+        )
         self._store_retries = Counter(
             "pisync_worker_store_retries_total",
             "Steps tried again because a store was unavailable.",

@@ -23,6 +23,7 @@ from worker.commands import Commanding
 from worker.incidents import Inferring
 from worker.leased import Leased
 from worker.metrics import Metrics
+from worker.overdue import OverdueAlerts
 from worker.presence import PresenceWatch
 from worker.rollups import Rolling
 from worker.shared_fleet import SharedFleet
@@ -34,6 +35,7 @@ ACKNOWLEDGEMENTS: Final = "acknowledgements"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
 INCIDENTS: Final = "incidents"
+OVERDUE: Final = "overdue"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -77,8 +79,10 @@ class _Worker:
         self._commanding: Commanding | None = None
         self._watch: PresenceWatch | None = None
         self._inferring: Inferring | None = None
-        self._ended_opened = 0
+        self._ended_incidents = 0
         self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
+        self._overdue: OverdueAlerts | None = None
+        self._ended_opened = self._ended_closed = self._ended_looks_skipped = 0
         self._holder = secrets.token_hex(8)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
@@ -88,11 +92,13 @@ class _Worker:
                 (COMMANDS, self._command),
                 (PRESENCE, self._watch_presence),
                 (INCIDENTS, self._infer_incidents),
+                (OVERDUE, self._alert_overdue),
             )
         ]
         self._tell_rollups()
         self._tell_devices()
         self._tell_incidents()
+        self._tell_overdue()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -117,6 +123,7 @@ class _Worker:
         for delay_s in backoff.delays():
             try:
                 await self._stores.events.prepare()
+                await self._stores.alerts.prepare()
                 await self._stores.acknowledgements.prepare()
                 await self._stores.commands.prepare()
                 await self._stores.presence.prepare()
@@ -200,11 +207,11 @@ class _Worker:
                 await inferring.run()
             finally:
                 self._inferring = None
-                self._ended_opened += inferring.opened
+                self._ended_incidents += inferring.opened
 
     def _tell_incidents(self) -> None:
         def opened() -> int:
-            return self._ended_opened + (self._inferring.opened if self._inferring else 0)
+            return self._ended_incidents + (self._inferring.opened if self._inferring else 0)
 
         def count_of(kind: IncidentKind) -> int:
             return self._inferring.open_ones[kind] if self._inferring else 0
@@ -212,6 +219,39 @@ class _Worker:
         self._metrics.incidents_opened.set_function(opened)
         for kind in IncidentKind:
             self._metrics.incidents_open(kind, partial(count_of, kind))
+
+    async def _alert_overdue(self, _term: int) -> None:
+        stores = self._stores
+        with self._fleet.used() as fleet:
+            self._overdue = overdue = OverdueAlerts(
+                alerts=stores.alerts,
+                fleet=fleet,
+                known_bridges=stores.known_bridges,
+                listening=stores.listening,
+            )
+            try:
+                await overdue.run()
+            finally:
+                self._overdue = None
+                self._ended_opened += overdue.opened
+                self._ended_closed += overdue.closed
+                self._ended_looks_skipped += overdue.looks_skipped
+
+    def _tell_overdue(self) -> None:
+        metrics = self._metrics
+
+        def opened() -> int:
+            return self._ended_opened + (self._overdue.opened if self._overdue else 0)
+
+        def closed() -> int:
+            return self._ended_closed + (self._overdue.closed if self._overdue else 0)
+
+        def looks_skipped() -> int:
+            return self._ended_looks_skipped + (self._overdue.looks_skipped if self._overdue else 0)
+
+        metrics.overdue_alerts_opened.set_function(opened)
+        metrics.overdue_alerts_closed.set_function(closed)
+        metrics.overdue_looks_skipped.set_function(looks_skipped)
 
     def _tell_devices(self) -> None:
         metrics = self._metrics

@@ -1,4 +1,4 @@
-"""`/api/alerts`: the devices that keep failing, and those that did; which of them an operator knows of."""
+"""`/api/alerts`: devices that keep failing or fell silent, and those that did; which an operator knows of."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -31,7 +31,7 @@ from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
 from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind
-from pisync.domain.alerts import Rule
+from pisync.domain.alerts import CloseReason, Rule
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
 
@@ -42,16 +42,30 @@ _NOW: Final = " Null: not known, because Redis is unavailable, has lost it or is
 
 
 class Alert(BaseModel):
-    """An alert of one rule about one device. Times are by the bridge's clock."""
+    """An alert of one rule about one device. Times are by the clock of the bridge or worker that acted."""
 
     id: Annotated[str, Field(description="Opaque.")]
     device_id: DeviceId
-    rule: Annotated[Rule, Field(description="Why it was opened. `streak`: the device kept failing.")]
+    rule: Annotated[
+        Rule,
+        Field(
+            description="Why it was opened. `streak`: the device kept failing. `overdue`: it was silent for "
+            "longer than its habit."
+        ),
+    ]
     streak: Annotated[int, Field(ge=0, description="The device's streak when the alert was opened.")]
     streak_now: Annotated[int | None, Field(ge=0, description="Its present streak." + _NOW)]
     failures_now: Annotated[int | None, Field(ge=0, description="All its failures by now." + _NOW)]
     opened_at: datetime
     closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
+    close_reason: Annotated[
+        CloseReason | None,
+        Field(
+            description="Why it was closed. `recovered`: a success ended the streak. Of a silence: `heard`; "
+            "`retired`; `gone`: nothing of the device is known; `usual`: its habit, the calendar or the record "
+            "of listening changed. null: it is open, or this was not kept yet."
+        ),
+    ]
     acknowledged: Annotated[
         Said | None, Field(description="What an operator said of it, while that holds; null: it is loud.")
     ]
@@ -102,6 +116,8 @@ async def alerts(
 ) -> Response:
     """By the rule `streak`, an alert opens when a streak reaches 3, and closes when a success ends it.
 
+    By the rule `overdue`, one opens when a device is silent for longer than its habit, and closes when it is
+    heard, retired, or no longer overdue for another reason.
     A device has at most one open alert of a rule. Newest first by when they were opened.
     """
     end = AlertsCursor.decode(cursor)
@@ -242,5 +258,6 @@ def _row(row: _Listed, present: Counts | None) -> dict[str, object]:
         "failures_now": None if present is None else present.failures,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),
+        "close_reason": alert.close_reason,
         "acknowledged": None if acknowledgement is None else acknowledging.said(acknowledgement),
     }

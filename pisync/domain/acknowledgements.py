@@ -71,7 +71,7 @@ class Acknowledgement:
     """That somebody knows of an alert, an incident or a cause, and how long it is to be quiet.
 
     `devices` failed by the cause, or were in the incident, when it was acknowledged; None: of an alert, or
-    not known. Ids sort by the time, and are those of the actions. `ended` is what was written down of its end.
+    not known. Ids sort by the time, and are those of the actions. `ended` is what was written down of it.
     """
 
     acknowledgement_id: str

@@ -89,6 +89,7 @@ def alert(device_id: str = "PB-1", **members: Any) -> Json:
         "failures_now": 19,
         "opened_at": "2026-05-03T08:12:00.000Z",
         "closed_at": None,
+        "close_reason": None,
         "acknowledged": None,
         **members,
     }

@@ -107,6 +107,44 @@ def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
+    ("alerts", "muted", "told"),
+    [
+        pytest.param([{}], 0, "1 alert not acknowledged, 2 devices overdue", id="loud"),
+        pytest.param([{"acknowledged": SAID}], 0, "1 device overdue", id="one of two acknowledged"),
+        pytest.param([{"acknowledged": SAID}, {"device_id": "PB-2", "acknowledged": SAID}], 0, "", id="both"),
+        pytest.param([{"acknowledged": SAID, "rule": "streak"}], 0, "2 devices overdue", id="another rule's"),
+        pytest.param([{"device_id": "PB-M"}], 1, "2 devices overdue", id="of a muted device"),
+    ],
+)
+def test_overdue_devices_are_unhandled_unless_somebody_knows_of_them(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str], alerts: list[Json], muted: int, told: str
+) -> None:
+    def devices(query: dict[str, list[str]]) -> Json:
+        if query.get("muted") == ["true"]:
+            assert query["state"] == ["failing", "overdue"]
+            return {"devices": [answers.device("PB-M", state="overdue")], "counts": {}, "next": None}
+        return {"devices": [], "counts": {**STATES, "overdue": 2}, **answers.TRUTH, "next": None}
+
+    fake.answers["/api/devices"] = devices
+    fake.answers["/api/stats"]["muted"] = muted
+    rows = [answers.alert(**({"rule": "overdue", "streak": 0, "streak_now": 0} | each)) for each in alerts]
+    fake.answers["/api/alerts"] = {"alerts": rows, "next": None}
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    assert code == (1 if told else 0)
+    assert out.splitlines()[0] == (f"✗ Needs somebody: {told}" if told else "● Fine")
+    assert ("PB-1  overdue, opened 2" in out) == told.startswith("1 alert")
+
+
+def test_failing_devices_are_told_beside_loud_alerts_of_silent_ones(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(fake, 1, answers.alert("PB-9", rule="overdue"))
+    _, out, _ = run(capsys, "status", "--url", fake.url)
+    told = "1 alert not acknowledged, 1 device failing without an alert"
+    assert out.splitlines()[0] == f"✗ Needs somebody: {told}"
+
+
+@pytest.mark.parametrize(
     ("path", "members", "why"),
     [
         (
