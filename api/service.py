@@ -24,6 +24,7 @@ from pisync import backoff, collector, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.limits import API_GC_THRESHOLDS, STOP_MARGIN_S
 from pisync.settings import ApiSettings
+from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
 
@@ -62,6 +63,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     publisher = MqttSyncPublisher(settings)
     async with open_stores(settings) as stores:
         fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
+        open_incidents = OpenIncidents(stores.incidents)
         state = State(
             events=stores.events,
             projection=stores.projection,
@@ -72,6 +74,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             device_notes=stores.device_notes,
             actions=stores.actions,
             acknowledgements=stores.acknowledgements,
+            incidents=stores.incidents,
+            open_incidents=open_incidents,
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
@@ -89,6 +93,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         works = {
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
+            "open incidents": open_incidents.run(),
             "version": _check_version(stores),
             "fleet": fleet.run(),
             _SERVER: server.serve(sockets=[listener]),
@@ -119,6 +124,7 @@ async def _check_version(stores: Stores) -> None:
             await stores.actions.prepare()
             await stores.acknowledgements.prepare()
             await stores.commands.prepare()
+            await stores.incidents.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

@@ -20,6 +20,7 @@ from cli.commands.directory import directory
 from cli.commands.export import export
 from cli.commands.failures import failures
 from cli.commands.history import history
+from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
@@ -54,6 +55,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (failures, LOOK, "pisync failures --since 30d --sort streak"),
     (causes, LOOK, "pisync causes --site S-17"),
     (sites, LOOK, "pisync sites --label pilot"),
+    (incidents, LOOK, "pisync incidents --state all --site S-17"),
     (alerts, LOOK, "pisync alerts --state all --device PB-000123"),
     (doctor, MAINTAIN, "pisync doctor"),
     (rebuild, MAINTAIN, "pisync rebuild --check"),

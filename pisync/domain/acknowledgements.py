@@ -30,6 +30,11 @@ class SubjectKind(StrEnum):
     CAUSES = "causes"
     INCIDENTS = "incidents"
 
+    @property
+    def singular(self) -> str:
+        """The word for one of them."""
+        return self.value.removesuffix("s")
+
 
 class Why(StrEnum):
     """Why an acknowledgement ended: what it was to last until came, or an operator acted."""

@@ -14,10 +14,12 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from pisync import limits
 from pisync.clock import to_ms
 from pisync.domain.acknowledgements import NO_CODE, Known
+from pisync.domain.alerts import Rule
 from pisync.domain.calendars import zone
 from pisync.domain.payloads import printable
 
 _REOPENS: Final = timedelta(seconds=limits.INCIDENT_REOPENS_S)
+_AHEAD: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
 _CHANCE_LOG: Final = math.log(limits.INCIDENT_CHANCE_MAX)
 # Shares such as 0.6 are no binary fractions: 6 of 10 are enough.
 _ROUNDING: Final = 1e-9
@@ -89,6 +91,38 @@ class Incident:
     def may_reopen(self, now: datetime) -> bool:
         """Whether the same again is this one."""
         return self.closed_at is not None and now - self.closed_at <= _REOPENS
+
+
+def may_explain(rule: Rule, site: str, code: str | None) -> list[IncidentKey]:
+    """The incidents that may explain an open alert of a device, the narrower first.
+
+    Args:
+        rule: the alert's.
+        site: the device's; empty: it has none.
+        code: that of its newest failure, where it fails now.
+    """
+    if rule is Rule.OVERDUE:
+        return [IncidentKey(IncidentKind.SITE_SILENT, site, None)]
+    if code is None:
+        return []
+    return [
+        IncidentKey(IncidentKind.SITE_FAILING, site, code),
+        IncidentKey(IncidentKind.CAUSE_SPREADING, None, code),
+    ]
+
+
+def explains(incident: Incident, *, opened_at: datetime, received_at: datetime) -> bool:
+    """Whether an incident that may explain an alert does.
+
+    Args:
+        incident: is open.
+        opened_at: of the alert; what was there before the incident is not of it.
+        received_at: when the device was heard last.
+    """
+    if incident.key.kind is IncidentKind.SITE_SILENT and received_at > incident.began_at:
+        return False
+    # It began by a device's clock, which may be ahead of ours.
+    return opened_at >= incident.since - _AHEAD
 
 
 def known_of(incident: Incident | None) -> Known:

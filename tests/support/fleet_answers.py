@@ -117,6 +117,7 @@ STATS: Json = {
     "devices": 8,
     "retired": 1,
     "muted": 0,
+    "incidents": 0,
     "unit": "hour",
     "since": "2026-05-03T00:00:00.000Z",
     "until": "2026-05-04T00:00:00.000Z",
