@@ -66,7 +66,8 @@ async def acknowledge(state: State, asked: Asked) -> tuple[Told, bool]:
 
     Raises:
         HTTPException: 404, there is no such alert or incident; 409, it is closed, or no device fails by the
-            cause any more; 503, nobody knows how many devices fail by it, or others acknowledge it all the time.
+            cause any more; 503, nobody knows how many devices fail by it, or others acknowledge it all the
+            time.
     """
     begun: Action | None = None
     try:

@@ -152,8 +152,11 @@ class Inferring:
 
     async def _open(self, key: IncidentKey, gathered: Gathered, now: datetime) -> None:
         since_ms, evidence = gathered.since_ms, gathered.evidence
+        closed = await self._store.newest_closed(key, now - _REOPENS)
         if not since_ms:
-            since_ms = await self._start_ms(key, to_ms(now) - limits.SPREADING_WINDOW_S * 1000)
+            since_ms = await self._start_ms(
+                key, to_ms(now) - limits.SPREADING_WINDOW_S * 1000, _over_ms(closed)
+            )
         if key.kind is IncidentKind.SITE_FAILING:
             # Of those that tried since then, instead of within the window by which it was found.
             evidence = gathering.failing_since(self._served.fleet, {key: since_ms})[key].evidence
@@ -168,7 +171,6 @@ class Inferring:
             sentence=self._sentence(key, evidence, since),
             updated_at=now,
         )
-        closed = await self._store.newest_closed(key, now - _REOPENS)
         if closed is None:
             is_ours = await self._store.open(incident)
         else:
@@ -190,9 +192,8 @@ class Inferring:
         """Write down what an open incident has come to."""
         began_ms = to_ms(incident.began_at)
         seen = self._looked_at.get(incident.incident_id, 0)
-        if incident.key.kind is not IncidentKind.SITE_SILENT and (
-            evidence.devices > seen * limits.INCIDENT_STARTS_GROWTH
-        ):
+        may_be_older = incident.key.kind is not IncidentKind.SITE_SILENT and incident.resumed_at is None
+        if may_be_older and evidence.devices > seen * limits.INCIDENT_STARTS_GROWTH:
             began_ms = min(began_ms, await self._start_ms(incident.key, began_ms) or began_ms)
             self._looked_at[incident.incident_id] = evidence.devices
         began = from_ms(began_ms)
@@ -213,8 +214,11 @@ class Inferring:
         entry = self._served.fleet.sites.entries.get(key.site or "")
         return sentence(key, evidence, since, "UTC" if entry is None else calendar_of(entry).time_zone)
 
-    async def _start_ms(self, key: IncidentKey, since_ms: int) -> int:
-        """When the devices of an incident began to fail; 0 where none of them fails any longer."""
+    async def _start_ms(self, key: IncidentKey, since_ms: int, earliest_ms: int = 0) -> int:
+        """When the devices of an incident began to fail, of those that did not before a moment.
+
+        0 where none of them fails any longer, that moment where all did before it.
+        """
         fleet = self._served.fleet
         rows = gathering.devices_of(fleet, key, since_ms, 0)
         failing = gathering.failing_devices(fleet, rows)[: limits.INCIDENT_STARTS_MAX]
@@ -222,7 +226,10 @@ class Inferring:
         left = iter(failing)
         while some := list(islice(left, limits.INCIDENT_STARTS_AT_ONCE)):
             starts_ms += await asyncio.gather(*map(self._first_failure_ms, some))
-        return gathering.start_of(self._served.fleet, key, starts_ms) if starts_ms else 0
+        late_ms = [each for each in starts_ms if each >= earliest_ms]
+        if not late_ms:
+            return earliest_ms if starts_ms else 0
+        return gathering.start_of(self._served.fleet, key, late_ms)
 
     async def _first_failure_ms(self, device: Failing) -> int:
         """The first failure of a device's streak, or the oldest that is read."""
@@ -236,3 +243,10 @@ class Inferring:
         )
         entries = await self._events.history(query)
         return min((to_ms(each.event.timestamp) for each in entries), default=device.failure_ms)
+
+
+def _over_ms(closed: Incident | None) -> int:
+    """When an incident that was closed was over; 0 where there is none."""
+    if closed is None or closed.closed_at is None:
+        return 0
+    return to_ms(closed.closed_at) - round(limits.INCIDENT_CLOSES_AFTER_S * 1000)

@@ -53,9 +53,9 @@ class Incident(BaseModel):
         IncidentKind,
         Field(
             description="`site_failing`: of a site's devices that tried, most fail with one code, which"
-            " chance does not explain. `site_silent`: most of a site's devices are silent since about the same time,"
-            " for longer than is usual of them together. `cause_spreading`: devices of many sites fail by a"
-            " code, more than usual."
+            " chance does not explain. `site_silent`: most of a site's devices are silent since about the"
+            " same time, for longer than is usual of them together. `cause_spreading`: devices of many sites"
+            " fail by a code, more than usual."
         ),
     ]
     site: Annotated[models.DeviceId | None, Field(description="null: of many sites.")]
