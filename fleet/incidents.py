@@ -337,7 +337,8 @@ def _expected(fleet: Fleet, rows: Indexes, begin_ms: int) -> Shares:
     bad, tried = _days_before(fleet, rows, begin_ms)
     assumed = limits.INCIDENT_DAYS_ASSUMED
     shares = (bad + assumed * usual) / (tried + assumed)
-    return np.bincount(columns.site[rows], shares, len(fleet.sites.ids))
+    expected: Shares = np.bincount(columns.site[rows], shares, len(fleet.sites.ids)).astype(np.float64)
+    return expected
 
 
 def _days_before(fleet: Fleet, rows: Indexes, begin_ms: int) -> tuple[Longs, Longs]:
@@ -404,7 +405,8 @@ def _silent_share(bits: Words, days: Longs) -> Shares:
     for by in (1, 2, 4, 8, 16, 32):
         oldest |= oldest >> np.uint64(by)
     span = np.bitwise_count(oldest).astype(np.float64)
-    return (span - np.bitwise_count(covered & oldest) + 1) / (span + 2)
+    shares: Shares = (span - np.bitwise_count(covered & oldest) + 1) / (span + 2)
+    return shares
 
 
 def _covered(bits: Words, length: int) -> Words:

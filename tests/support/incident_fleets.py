@@ -15,6 +15,7 @@ from fleet.index import Fleet
 from pisync.domain.calendars import EVERY_DAY, silence_limit_ms
 from pisync.domain.days import DAY_MS, Days
 from pisync.domain.habits import HABIT_DAYS, habit_days
+from pisync.domain.incidents import IncidentKey
 
 # A Wednesday, 11:00 UTC.
 NOW_MS: Final = 20_600 * DAY_MS + 11 * 3_600_000
@@ -108,7 +109,7 @@ class MadeFleet:
         self.set("failure_ms", moment[fails_now], fails_now)
         self.set("streak", np.where(fails_now, rng.integers(1, 4, self.size), 0)[tried], tried)
         self.set("code", np.full(int(fails_now.sum()), self.fleet.codes.of("E_LINE")), fails_now)
-        return tried
+        return np.asarray(tried, np.bool_)
 
     def is_heard(
         self, habits: Mapping[str, float], silent_days: float | None = None, apart: float = 0.0
@@ -163,13 +164,13 @@ class MadeFleet:
         return _numbers(incidents.silent_sites(self.fleet, self.now_ms))
 
 
-def _numbers(found: Mapping[incidents.IncidentKey, object]) -> Longs:
+def _numbers(found: Mapping[IncidentKey, object]) -> Longs:
     return np.array(sorted(int((key.site or "S-0")[2:]) for key in found), np.int64)
 
 
 def _bits(mask: Bools) -> npt.NDArray[np.uint64]:
     weights = np.uint64(1) << np.arange(_DAYS, dtype=np.uint64)
-    return (mask * weights).sum(axis=1, dtype=np.uint64)
+    return np.asarray((mask * weights).sum(axis=1), np.uint64)
 
 
 def by_size(made: MadeFleet, sites: Longs) -> dict[int, int]:
