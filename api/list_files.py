@@ -118,6 +118,8 @@ def cell_of(value: object) -> str:
             return harmless(str(value))
         case list() | tuple():
             return harmless(" ".join(map(_element, value)))
+        case Mapping():  # such as what an operator said
+            return harmless(msgspec.json.encode(value).decode())
         case _:
             raise TypeError(f"{type(value).__name__} has no form in a cell")
 

@@ -86,7 +86,11 @@ class Incident(BaseModel):
     sites: Annotated[int, Field(ge=0, description="At how many sites they are.")]
     usual: Annotated[
         int | None,
-        Field(ge=0, description="How many devices failed by the code before, about; null: of a site."),
+        Field(
+            ge=0,
+            description="How many failed by the code on the day with most of the 7 before, about; null: of a"
+            " site.",
+        ),
     ]
     evidence: Annotated[str, Field(description="The same in a sentence, with times of the site's zone.")]
     reopened: Annotated[int, Field(ge=0, description="How often it came back within a day.")]

@@ -15,7 +15,7 @@ from fleet.index import Fleet
 from pisync.domain.calendars import EVERY_DAY, silence_limit_ms
 from pisync.domain.days import DAY_MS, Days
 from pisync.domain.habits import HABIT_DAYS, habit_days
-from pisync.domain.incidents import IncidentKey
+from pisync.domain.incidents import IncidentKey, is_spreading
 
 # A Wednesday, 11:00 UTC.
 NOW_MS: Final = 20_600 * DAY_MS + 11 * 3_600_000
@@ -178,6 +178,22 @@ def by_size(made: MadeFleet, sites: Longs) -> dict[int, int]:
     return {size: int(np.count_nonzero(made.sizes[sites - 1] == size)) for size in SIZES}
 
 
+def spread_by_chance(mean: float, spread: float, days: int = 1_000_000) -> float:
+    """How often a code seems to spread on a weekday, of which so many devices have a failure on each.
+
+    Weekends have none. Beside chance, each day's mean differs by so much.
+    """
+    rng = np.random.default_rng(5)
+    means = mean * (rng.gamma(1 / spread**2, spread**2, (days, 6)) if spread else np.ones((days, 6)))
+    counts = rng.poisson(means)
+    usual, now = counts[:, :5].max(axis=1), counts[:, 5]
+    found = [
+        is_spreading(devices=int(one), sites=int(one), at_one_site=1, usual=float(before))
+        for one, before in zip(now[now >= 2 * usual], usual[now >= 2 * usual], strict=True)
+    ]
+    return sum(found) / days
+
+
 def say(line: str) -> None:
     """Print a line."""
     sys.stdout.write(f"{line}\n")
@@ -199,6 +215,12 @@ def main() -> None:
             say(
                 f"failing: found of 200 outages of {hours} h, rate {rate}, 80 % tried:"
                 f" {by_size(made, found[found % 2 == 0])}; false {len(found[found % 2 == 1])}"
+            )
+    for mean in (2, 5, 10, 30, 100, 1000):
+        for spread in (0.0, 0.3):
+            say(
+                f"spreading: false a year and code that {mean} devices have a weekday, ± {spread:.0%}:"
+                f" {spread_by_chance(mean, spread) * 261:.4f}"
             )
     habits = {
         "daily": {"daily": 1.0},
