@@ -53,15 +53,15 @@ class CodeAtSites(NamedTuple):
 
 
 def failing_sites(fleet: Fleet, now_ms: int) -> dict[IncidentKey, Gathered]:
-    """The sites whose devices fail alike, by the longest of the windows in which that is so."""
-    found: dict[IncidentKey, Gathered] = {}
+    """The sites whose devices fail alike, each by the longest of the windows in which that is so."""
+    found: dict[str | None, tuple[IncidentKey, Gathered]] = {}
     for window_s in limits.INCIDENT_WINDOWS_S:
         begin_ms = now_ms - round(window_s * 1000)
         since_ms = np.full(len(fleet.sites.ids), begin_ms, np.int64)
         since_ms[0] = LAST
         for key, gathered in _failing_alike(fleet, since_ms, begin_ms).items():
-            found.setdefault(key, gathered)
-    return found
+            found.setdefault(key.site, (key, gathered))
+    return dict(found.values())
 
 
 def failing_since(fleet: Fleet, begun_ms: Mapping[IncidentKey, int]) -> dict[IncidentKey, Gathered]:
