@@ -126,7 +126,7 @@ def cell_of(value: object) -> str:
 
 
 def _element(value: object) -> str:
-    if isinstance(value, Mapping):  # such as an error: its code and its message
+    if isinstance(value, Mapping):  # such as an error, its code and its message; or what an operator said
         return ": ".join(str(each) for each in value.values() if each)
     return str(value)
 

@@ -26,6 +26,7 @@ from pisync import backoff, collector, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.limits import API_GC_THRESHOLDS, STOP_MARGIN_S
 from pisync.settings import ApiSettings
+from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
 
@@ -65,6 +66,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     metrics = Metrics()
     async with open_stores(settings) as stores, metrics.serving(settings):
         fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
+        open_incidents = OpenIncidents(stores.incidents)
         state = State(
             events=stores.events,
             projection=stores.projection,
@@ -75,6 +77,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             device_notes=stores.device_notes,
             actions=stores.actions,
             acknowledgements=stores.acknowledgements,
+            incidents=stores.incidents,
+            open_incidents=open_incidents,
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
@@ -94,6 +98,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         works = {
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
+            "open incidents": open_incidents.run(),
             "version": _check_version(stores),
             "fleet": fleet.run(),
             _SERVER: server.serve(sockets=[listener]),
@@ -128,6 +133,7 @@ async def _check_version(stores: Stores) -> None:
             await stores.actions.prepare()
             await stores.acknowledgements.prepare()
             await stores.commands.prepare()
+            await stores.incidents.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

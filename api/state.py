@@ -19,11 +19,13 @@ from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.incidents import IncidentStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.projection import ProjectionReader
 from pisync.stores.interfaces.rollups import RollupReader
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.open_incidents import OpenIncidents
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,8 @@ class State:
     device_notes: DeviceNotesReader
     actions: ActionStore
     acknowledgements: AcknowledgementStore
+    incidents: IncidentStore
+    open_incidents: OpenIncidents
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore

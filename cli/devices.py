@@ -86,7 +86,7 @@ def until(said: object) -> Text:
     return tables.text(said) if tables.parsed(said) is None else tables.moment(said)
 
 
-def _acknowledged(row: Json) -> Text:
+def acknowledged(row: Json) -> Text:
     """What an operator said of an alert; `loud` where nobody did."""
     if row["closed_at"] is not None:
         return Text()
@@ -115,7 +115,7 @@ ALERTS: Final = Listing(
         member("failures_now", "failures", right=True),
         moments("opened_at", "opened"),
         Column(heading="closed", cell=_closed),
-        Column(heading="acknowledged", cell=_acknowledged, whole=False),
+        Column(heading="acknowledged", cell=acknowledged, whole=False),
     ),
     empty="No alerts.",
     truth=lambda _page: None,

@@ -23,6 +23,7 @@ from cli.commands.directory import directory
 from cli.commands.export import export
 from cli.commands.failures import failures
 from cli.commands.history import history
+from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.simulate import simulate
@@ -60,6 +61,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (cause, LOOK, "pisync cause E_TIMEOUT"),
     (sites, LOOK, "pisync sites --label pilot"),
     (site, LOOK, "pisync site S-17"),
+    (incidents, LOOK, "pisync incidents --state all --site S-17"),
     (alerts, LOOK, "pisync alerts --state all --device PB-000123"),
     (sync_now, ACT, "pisync sync-now --site S-17 --state failing --dry-run"),
     (doctor, MAINTAIN, "pisync doctor"),

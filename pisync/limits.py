@@ -417,6 +417,55 @@ ACKNOWLEDGEMENT_TRIES: Final = 10
 ACKNOWLEDGEMENTS_INTERVAL_S: Final = 5.0
 ACKNOWLEDGEMENTS_BATCH: Final = 500
 
+# Incidents. So many devices of a site, and so large a part of those that tried, or are usually heard, fail or
+# are silent alike; so large a part of those that fail has one code. By chance alone, given the devices' own
+# shares of bad days, that happens at most so often.
+INCIDENT_DEVICES_MIN: Final = 3
+INCIDENT_SHARE: Final = 0.6
+INCIDENT_CODE_SHARE: Final = 2 / 3
+INCIDENT_CHANCE_MAX: Final = 1e-4
+# Within which times before now devices tried, the longest first. A device with few days counts as if it had
+# so many more, with the fleet's share of bad days, and that is so much at least; by how many devices it is
+# estimated.
+INCIDENT_WINDOWS_S: Final = (24 * 3600, 6 * 3600, 3600)
+INCIDENT_DAYS_ASSUMED: Final = 5
+INCIDENT_BAD_SHARE_MIN: Final = 0.01
+INCIDENT_SAMPLED_DEVICES_MAX: Final = 100_000
+# A code rises over many sites: so many devices fail by it, at so many sites, so many times as many as usual,
+# and by so many times the square root of that more; one site has no more than so large a part of them.
+SPREADING_DEVICES_MIN: Final = 10
+SPREADING_SITES_MIN: Final = 3
+SPREADING_TIMES: Final = 2.0
+SPREADING_NOISE: Final = 3.0
+SPREADING_SITE_SHARE: Final = 0.5
+SPREADING_WINDOW_S: Final = 24 * 3600
+# An incident goes on while so many devices, and so large a part, are in it; of a code, so many, and so many
+# times as many as usual.
+INCIDENT_GOES_ON_DEVICES: Final = 2
+INCIDENT_GOES_ON_SHARE: Final = 1 / 3
+SPREADING_GOES_ON_DEVICES: Final = 5
+SPREADING_GOES_ON_TIMES: Final = 1.5
+# How often a worker looks; how long the condition holds before an incident is opened, and does not before it
+# is closed; within what time it is opened again instead of another one; how often rollups are asked.
+INCIDENTS_INTERVAL_S: Final = 10.0
+INCIDENT_OPENS_AFTER_S: Final = 120.0
+INCIDENT_CLOSES_AFTER_S: Final = 600.0
+INCIDENT_REOPENS_S: Final = 86_400.0
+INCIDENT_CODES_INTERVAL_S: Final = 60.0
+# Open incidents that are looked at. Devices whose first failure is looked for, to say since when, some at
+# once, as far as a streak is not longer than so many; how long it may have taken half of them to begin; how
+# many times as many an incident has before that is looked for again.
+INCIDENTS_OPEN_MAX: Final = 5000
+INCIDENT_STARTS_MAX: Final = 500
+INCIDENT_STARTS_AT_ONCE: Final = 16
+INCIDENT_STREAK_READ_MAX: Final = 100
+INCIDENT_ONSET_S: Final = 86_400
+INCIDENT_STARTS_GROWTH: Final = 1.2
+# How often the api reads which incidents are open, how old that may be, how many devices of one it tells.
+OPEN_INCIDENTS_INTERVAL_S: Final = 1.0
+OPEN_INCIDENTS_YOUNG_S: Final = 10.0
+INCIDENT_DEVICES_TOLD_MAX: Final = 100
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from pisync import limits
+from pisync.domain.incidents import IncidentKind
 from pisync.errors import Part
 from pisync.metrics import Reading
 
@@ -59,6 +60,15 @@ class Metrics:
         self.statuses_ignored = self._counter(
             "pisync_worker_statuses_ignored_total", "Messages to a status topic that cannot be read."
         )
+        self._incidents_open = Gauge(
+            "pisync_worker_incidents_open",
+            "Incidents that are open, of each kind, as the worker sees them that has the duty.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.incidents_opened = self._counter(
+            "pisync_worker_incidents_opened_total", "Incidents opened, each time again counting."
+        )
         self.overdue_alerts_opened = self._counter(
             "pisync_worker_overdue_alerts_opened_total", "Alerts opened about devices that are overdue."
         )
@@ -84,6 +94,10 @@ class Metrics:
     def lease_held(self, duty: str, read: Callable[[], bool]) -> None:
         """Say where it is known whether this worker has a duty."""
         self._leases.labels(duty).set_function(read)
+
+    def incidents_open(self, kind: IncidentKind, read: Callable[[], int]) -> None:
+        """Say where it is known how many incidents of a kind are open."""
+        self._incidents_open.labels(kind.value).set_function(read)
 
     def store_unavailable(self, part: Part) -> None:
         """Count that a step failed because a store was unavailable, and will be tried again."""

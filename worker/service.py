@@ -4,12 +4,14 @@ import asyncio
 import secrets
 import signal
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import Final
 
 import uvloop
 
 from fleet.failing import FailingDevices
 from pisync import backoff, limits, logs
+from pisync.domain.incidents import IncidentKind
 from pisync.domain.rollups import NO_EVENTS
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
@@ -19,6 +21,7 @@ from pisync.tasks import supervise
 from worker.acknowledgements import Closing
 from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
+from worker.incidents import Inferring
 from worker.leased import Leased
 from worker.metrics import Metrics
 from worker.overdue import OverdueAlerts
@@ -32,6 +35,7 @@ ROLLUPS: Final = "rollups"
 ACKNOWLEDGEMENTS: Final = "acknowledgements"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
+INCIDENTS: Final = "incidents"
 OVERDUE: Final = "overdue"
 
 
@@ -76,6 +80,8 @@ class _Worker:
         self._ended_lateness = NO_EVENTS.lateness
         self._commanding: Commanding | None = None
         self._watch: PresenceWatch | None = None
+        self._inferring: Inferring | None = None
+        self._ended_incidents = 0
         self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
         self._overdue: OverdueAlerts | None = None
         self._ended_opened = self._ended_closed = self._ended_looks_skipped = 0
@@ -87,11 +93,13 @@ class _Worker:
                 (ACKNOWLEDGEMENTS, self._close_acknowledgements),
                 (COMMANDS, self._command),
                 (PRESENCE, self._watch_presence),
+                (INCIDENTS, self._infer_incidents),
                 (OVERDUE, self._alert_overdue),
             )
         ]
         self._tell_rollups()
         self._tell_devices()
+        self._tell_incidents()
         self._tell_overdue()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
@@ -121,6 +129,7 @@ class _Worker:
                 await self._stores.acknowledgements.prepare()
                 await self._stores.commands.prepare()
                 await self._stores.presence.prepare()
+                await self._stores.incidents.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -156,7 +165,10 @@ class _Worker:
         stores = self._stores
         with self._fleet.used() as fleet:
             closing = Closing(
-                acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
+                acknowledgements=stores.acknowledgements,
+                alerts=stores.alerts,
+                incidents=stores.incidents,
+                failing=FailingDevices(fleet),
             )
             await closing.run()
 
@@ -188,6 +200,29 @@ class _Worker:
         finally:
             self._watch = None
             self._ended_statuses_ignored += watch.ignored
+
+    async def _infer_incidents(self, _term: int) -> None:
+        stores = self._stores
+        with self._fleet.used() as fleet:
+            self._inferring = inferring = Inferring(
+                store=stores.incidents, events=stores.events, rollups=stores.rollups, served=fleet
+            )
+            try:
+                await inferring.run()
+            finally:
+                self._inferring = None
+                self._ended_incidents += inferring.opened
+
+    def _tell_incidents(self) -> None:
+        def opened() -> int:
+            return self._ended_incidents + (self._inferring.opened if self._inferring else 0)
+
+        def count_of(kind: IncidentKind) -> int:
+            return self._inferring.open_ones[kind] if self._inferring else 0
+
+        self._metrics.incidents_opened.set_function(opened)
+        for kind in IncidentKind:
+            self._metrics.incidents_open(kind, partial(count_of, kind))
 
     async def _alert_overdue(self, _term: int) -> None:
         stores = self._stores

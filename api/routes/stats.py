@@ -91,6 +91,7 @@ class Stats(Truth):
     devices: Annotated[int, Field(ge=0, description="All but the retired.")]
     retired: Count
     muted: Annotated[int, Field(ge=0, description="Of `devices`, those that are muted now.")]
+    incidents: Annotated[int | None, Field(ge=0, description="Open incidents; null: not known now.")]
     unit: Unit
     since: datetime
     until: datetime
@@ -112,6 +113,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "devices": 2000,
     "retired": 5,
     "muted": 2,
+    "incidents": 1,
     "unit": "hour",
     "since": "2026-11-20T11:00:00.000Z",
     "until": "2026-11-20T12:04:31.000Z",
@@ -184,11 +186,13 @@ async def stats(
     fleet = loaded_fleet(request)
     truth = fleet_truth.truth(request)
     counts = summaries.counts(fleet, FleetFilter(), now_ms=now_ms, limit=0)
+    incidents = state_of(request).open_incidents()
     answer = {
         "states": {state.value: counts.states[state] for state in Status},
         "devices": counts.total,
         "retired": summaries.number(fleet, FleetFilter(retired=True), now_ms=now_ms),
         "muted": summaries.number(fleet, FleetFilter(muted=True), now_ms=now_ms),
+        "incidents": None if incidents is None else len(incidents),
         "unit": unit,
         "since": rfc3339(since),
         "until": rfc3339(until),

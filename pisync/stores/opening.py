@@ -15,6 +15,7 @@ from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.incidents import IncidentStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.presence import PresenceStore
@@ -32,6 +33,7 @@ from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.incidents import MongoIncidentStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.presence import MongoPresenceStore
@@ -60,6 +62,7 @@ class Stores:
     commands: CommandStore
     presence: PresenceStore
     broker: BrokerFiguresStore
+    incidents: IncidentStore
     device_notes: DeviceNotesReader
     known_bridges: KnownBridges
     projection: Projection
@@ -94,6 +97,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             commands=MongoCommandStore(mongodb),
             presence=MongoPresenceStore(mongodb),
             broker=MongoBrokerFigures(mongodb),
+            incidents=MongoIncidentStore(mongodb),
             device_notes=MongoDeviceNotes(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),

@@ -37,9 +37,11 @@ from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.incidents import MongoIncidentStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.rollups import MongoRollupStore
+from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
@@ -116,6 +118,8 @@ async def costs(
             bridges=bridges,
             directory=directory,
             device_notes=MongoDeviceNotes(connection),
+            incidents=(incidents := MongoIncidentStore(connection)),
+            open_incidents=OpenIncidents(incidents),
             actions=MongoActionStore(connection),
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,

@@ -41,11 +41,13 @@ from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.device_notes import MemoryDeviceNotes
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.incidents import MemoryIncidentStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.rollups import MemoryRollupStore
+from pisync.stores.open_incidents import OpenIncidents
 from tests.support.samples import members
 
 EVENT = members()
@@ -220,6 +222,8 @@ class Api:
         self.listening = MemoryListeningRecord()
         self.presence = MemoryPresenceStore()
         self.rollups = rollups or MemoryRollupStore()
+        self.incidents = MemoryIncidentStore()
+        self.open_incidents = OpenIncidents(self.incidents)
         self.leases = MemoryLeaseStore()
         self.broker = MemoryBrokerFigures()
         self.known_bridges = KnownBridges(self.bridges)
@@ -234,6 +238,8 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             device_notes=MemoryDeviceNotes(self.directory, self.presence),
+            incidents=self.incidents,
+            open_incidents=self.open_incidents,
             actions=self.actions,
             acknowledgements=self.acknowledgements,
             failing=self.failing,

@@ -92,11 +92,11 @@ class MemoryEventStore:
         return HistoryPage(rows=found, is_short=False)
 
     def _page(self, query: HistoryQuery) -> list[HistoryEntry]:
+        own = [(key, entry) for key, entry in self.events.items() if key[0] == query.device_id]
         page = [
             entry
-            for (device_id, _), entry in sorted(self.events.items(), reverse=True)
-            if device_id == query.device_id
-            and (query.before is None or entry.event.timestamp < query.before)
+            for _, entry in sorted(own, reverse=True)
+            if (query.before is None or entry.event.timestamp < query.before)
             and (query.after is None or entry.event.timestamp > query.after)
             and (query.outcome is None or query.outcome.takes(_outcome(entry.event)))
         ]
