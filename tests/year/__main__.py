@@ -126,7 +126,7 @@ async def _run(plan: _Plan, data: Path, progress: _Progress) -> _Result:
         )
         loaded = await load(year, urls, progress)
         result.took_s["loading"] = time.monotonic() - began_s
-        result.figures = _figures(loaded)
+        result.figures = _figures(year, loaded)
         part = await stack.enter_async_context(
             started(
                 loaded,
@@ -172,10 +172,10 @@ async def _judge(stack: Stack, plan: _Plan, result: _Result) -> None:
             return
 
 
-def _figures(loaded: Loaded) -> dict[str, int]:
+def _figures(year: Year, loaded: Loaded) -> dict[str, int]:
     return {
-        "Schools": len(loaded.year.schools),
-        "Devices": loaded.year.devices,
+        "Schools": len(year.schools),
+        "Devices": year.devices,
         "Events received": len(loaded.recorded),
         "  of them received again": loaded.deliveries - len(loaded.recorded),
         "Events that came live": loaded.spooled,

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -14,7 +15,7 @@ import aiomqtt
 import httpx
 import msgspec
 
-from device_sim.scenarios.year import Year
+from device_sim.scenarios.year import Delivery, Listening, Year
 from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.services import Api, Bridge, pisync
@@ -41,6 +42,8 @@ Progress = Callable[[str, int, int], None]
 
 INSERTED_AT_ONCE: Final = 5000
 ARRAY_EVENTS: Final = 50
+KNOWN_ONE_IN: Final = 10
+"""Of so many devices one sends again all that it ever sent."""
 DECIDED_MS: Final = 15_000
 """How old what answers say of silence may be, and more."""
 TRIES: Final = 5
@@ -65,14 +68,17 @@ class Urls:
 
 @dataclass(kw_only=True)
 class Loaded:
-    """A year as it was loaded: what the scenario recorded of it, and what waits in the spools."""
+    """A year as it was loaded: what the scenario recorded of it, and what waits in the spools.
 
-    year: Year
+    `known` are all events of some devices, which may send them once more.
+    """
+
     devices: list[Json] = field(default_factory=list)
     sites: list[Json] = field(default_factory=list)
     recorded: list[Stored] = field(default_factory=list)
     deliveries: int = 0
     spools: list[list[SyncEvent]] = field(default_factory=list)
+    known: list[list[SyncEvent]] = field(default_factory=list)
 
     @property
     def spooled(self) -> int:
@@ -81,16 +87,10 @@ class Loaded:
 
 
 async def load(year: Year, urls: Urls, progress: Progress) -> Loaded:
-    """Store the year as bridges did, day after day: each event with the time of its receipt."""
-    loaded = Loaded(
-        year=year,
-        sites=[evidence.as_told(school.entry) for school in year.schools if school.in_directory],
-    )
-    connection = MongoConnection(urls.mongodb)
-    try:
-        await MongoEventStore(connection).prepare()
-        inserts = Inserts(connection.database.get_collection("sync_events"))
-        batch: list[Json] = []
+    """Store the year as bridges did: each event with the time of its receipt."""
+    loaded = Loaded(sites=[evidence.as_told(each.entry) for each in year.schools if each.in_directory])
+
+    def deliveries() -> Iterator[Delivery]:
         for place, story in enumerate(year.stories(), start=1):
             if story.profile.in_directory:
                 loaded.devices.append(evidence.as_told(story.profile.entry))
@@ -98,21 +98,35 @@ async def load(year: Year, urls: Urls, progress: Progress) -> Loaded:
             loaded.deliveries += len(story.deliveries)
             if story.spool:
                 loaded.spools.append([*story.spool])
-            for delivery in story.deliveries:
-                batch += documents([delivery.event], from_ms(delivery.received_ms).replace(tzinfo=None))
-                if len(batch) >= INSERTED_AT_ONCE:
-                    await inserts.insert(batch, clock.now().replace(tzinfo=None))
-                    batch = []
+            if place % KNOWN_ONE_IN == 0:
+                loaded.known.append([delivery.event for delivery in story.deliveries])
+            yield from story.deliveries
             progress("devices loaded", place, year.devices)
-        if batch:
+
+    await store(urls, deliveries(), year.listening())
+    return loaded
+
+
+async def store(urls: Urls, deliveries: Iterable[Delivery], listening: Iterable[Listening]) -> None:
+    """Have MongoDB what bridges would have stored."""
+    connection = MongoConnection(urls.mongodb)
+    try:
+        await MongoEventStore(connection).prepare()
+        inserts = Inserts(connection.database.get_collection("sync_events"))
+        rest = iter(deliveries)
+        while some := [*islice(rest, INSERTED_AT_ONCE)]:
+            batch = [
+                document
+                for each in some
+                for document in documents([each.event], from_ms(each.received_ms).replace(tzinfo=None))
+            ]
             await inserts.insert(batch, clock.now().replace(tzinfo=None))
         record = MongoListeningRecord(connection)
         await record.prepare()
-        for each in year.listening():
+        for each in listening:
             await record.listened(each.bridge_id, each.start_ms, each.until_ms)
     finally:
         await connection.close()
-    return loaded
 
 
 QUICK_WORKER: Final = """
@@ -141,7 +155,12 @@ class Stack:
     sent: list[Stored] = field(default_factory=list)
 
     async def send(self, spools: Sequence[Sequence[SyncEvent]], *, times: int, seed: int) -> None:
-        """Have these events come through the broker, as often as that, in any order; return once stored."""
+        """Have these events, which nobody has, come through the broker, as often as that, in any order."""
+        await self.send_again(spools, times=times, seed=seed)
+        self.sent += [evidence.of_event(event, self.live_from_ms) for spool in spools for event in spool]
+
+    async def send_again(self, spools: Sequence[Sequence[SyncEvent]], *, times: int, seed: int) -> None:
+        """The same of events that are stored."""
         random = Random(seed)
         messages = [
             (spool[0].device_id, msgspec.json.encode(spool[begin : begin + ARRAY_EVENTS]))
@@ -149,18 +168,27 @@ class Stack:
             for begin in range(0, len(spool), ARRAY_EVENTS)
         ] * times
         random.shuffle(messages)
-        address = MqttAddress(self.urls.mqtt)
-        async with aiomqtt.Client(
-            address.host, address.port, protocol=aiomqtt.ProtocolVersion.V5, max_inflight_messages=50
-        ) as client:
-            client.pending_calls_threshold = 1000
+        async with self._broker() as client:
             for begin in range(0, len(messages), 100):
                 some = messages[begin : begin + 100]
                 async with asyncio.TaskGroup() as group:
                     for device_id, payload in some:
                         group.create_task(client.publish(topics.sync(device_id), payload, qos=1))
                 self.progress("messages sent", begin + len(some), len(messages))
-        self.sent += [evidence.of_event(event, self.live_from_ms) for spool in spools for event in spool]
+
+    async def publish(self, device_id: str, payload: bytes) -> None:
+        """Have this come through the broker, whatever it is."""
+        async with self._broker() as client:
+            await client.publish(topics.sync(device_id), payload, qos=1)
+
+    @asynccontextmanager
+    async def _broker(self) -> AsyncIterator[aiomqtt.Client]:
+        address = MqttAddress(self.urls.mqtt)
+        async with aiomqtt.Client(
+            address.host, address.port, protocol=aiomqtt.ProtocolVersion.V5, max_inflight_messages=50
+        ) as client:
+            client.pending_calls_threshold = 1000
+            yield client
 
     async def settled(self) -> None:
         """Wait until everything that was sent is stored, projected and counted."""
