@@ -208,7 +208,7 @@ def profile(seed: int, place: int, school: School, *, first_ms: int, until_ms: i
     if place % 1000 == 3:  # one that fails all year, more often than lists count
         rhythm, is_bad, falls_silent = Rhythm.ALWAYS, True, False
     in_directory = rhythm is Rhythm.NEVER or place % 23 != 5
-    has_site = place % 31 != 7
+    has_site = school.in_directory and place % 31 != 7
     entry = DirectoryDevice(
         device_id=f"{'PB' if device_type == 'PiBook' else 'PX'}-{place:06d}",
         name="" if random.random() < 0.2 else f"{random.choice(_NAMES)}, room {random.randrange(30)}",

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from device_sim.scenarios.year import Year
-from pisync import clock
+from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
@@ -54,6 +54,9 @@ async def judged() -> AsyncIterator[Judged]:
         modules = ("pisync.clock", "fleet.feeding", "fleet.freshness", "pisync.stores.memory.projection")
         for name in (f"{module}.now" for module in modules):
             patch.setattr(name, lambda: now() + later)
+        # Nobody reads on while everything is asked, however long that takes.
+        for name in ("FLEET_YOUNG_S", "PROJECTION_YOUNG_S"):
+            patch.setattr(limits, name, 3600)
         yield await judge(Year(seed=SEED, until=NOW - timedelta(minutes=2), devices=30, days=80))
 
 
