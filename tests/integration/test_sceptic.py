@@ -190,7 +190,7 @@ async def stack(
 
             async def is_complete() -> bool:
                 answer = await running_stack.client.get("/api/devices?limit=1")
-                return answer.is_success and answer.json()["complete"]
+                return bool(answer.is_success and answer.json()["complete"])
 
             await until(is_complete)
             yield running_stack
@@ -297,7 +297,7 @@ async def test_check_5_a_backlog_of_three_weeks_arrives(stack: Stack) -> None:
 
     async def is_counted() -> bool:
         after = await counted(stack, today)
-        return after["events"] == before["events"] + 42
+        return bool(after["events"] == before["events"] + 42)
 
     await until(is_counted)
     after = await counted(stack, today)

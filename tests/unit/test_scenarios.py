@@ -10,7 +10,7 @@ from device_sim.scenarios.schools import DEVICES_OF_SCHOOL, Rhythm
 from device_sim.scenarios.year import Story, Year
 from pisync.clock import from_ms, to_ms
 from pisync.domain.decoding import decode
-from pisync.domain.directory import Kind, as_json, read_members
+from pisync.domain.directory import Entry, Kind, as_json, read_members
 
 UNTIL = datetime(2026, 5, 12, 9, 30, tzinfo=UTC)
 DAY_MS = 86_400_000
@@ -57,7 +57,7 @@ def test_a_bridge_accepts_every_event_when_it_receives_it(stories: list[Story]) 
 
 
 def test_a_directory_takes_every_entry(stories: list[Story]) -> None:
-    entries = [(Kind.SITES, school.entry) for school in year().schools]
+    entries: list[tuple[Kind, Entry]] = [(Kind.SITES, school.entry) for school in year().schools]
     for kind, entry in [*entries, *((Kind.DEVICES, story.profile.entry) for story in stories)]:
         members, faults = read_members(kind, msgspec.to_builtins(as_json(entry)))
         assert faults == []

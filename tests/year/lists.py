@@ -1,5 +1,6 @@
 """The lists that the api should answer, in the order in which it should: devices, sites and causes."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -48,25 +49,36 @@ def device_lists(count: Count) -> Iterator[Listed]:
 
 
 def _filters(count: Count) -> Iterator[tuple[dict[str, str], Which, bool | None]]:
+    def told(name: str, value: object) -> Which:
+        return lambda device: count.rows[device.device_id][name] == value
+
+    def labelled(label: str) -> Which:
+        return lambda device: label in (device.said("labels") or ())
+
+    def begins(prefix: str) -> Which:
+        return lambda device: _begins(device, prefix)
+
+    def heard(least_ms: int, most_ms: float) -> Which:
+        return lambda device: device.received_ms is not None and least_ms <= device.received_ms < most_ms
+
     for state in STATES:
-        yield {"state": state}, lambda device, state=state: count.states[device.device_id] == state, False
-    sites = sorted({device.site for device in count.devices.values() if device.site})
-    for site in sites[:3]:
-        yield {"site": site}, lambda device, site=site: device.site == site, False
-    yield {"site": "-"}, lambda device: device.site is None, False
+        yield {"state": state}, told("state", state), False
+    for site in sorted({device.site for device in count.devices.values() if device.site})[:3]:
+        yield {"site": site}, told("site", site), False
+    yield {"site": "-"}, told("site", None), False
     for kind in ("PiBook", "PiBox"):
-        yield {"type": kind}, lambda device, kind=kind: count.rows[device.device_id]["type"] == kind, False
+        yield {"type": kind}, told("type", kind), False
     for label in sorted({label for each in count.devices.values() for label in each.said("labels") or ()}):
-        yield {"label": label}, lambda device, label=label: label in (device.said("labels") or ()), False
+        yield {"label": label}, labelled(label), False
     for code in sorted(by_cause(count.failing())):
-        yield {"cause": code}, lambda device, code=code: device.cause == code, False
+        yield {"cause": code}, told("cause", code), False
     for prefix in ("PB-00000", "px-", "ST. M", "É"):
-        yield {"q": prefix}, lambda device, prefix=prefix: _begins(device, prefix), False
+        yield {"q": prefix}, begins(prefix), False
     some_day_ms = count.now_ms - 9 * DAY_MS
     some_day_ms -= some_day_ms % DAY_MS
     moment = str(text_of(some_day_ms))
-    yield {"heard_before": moment}, lambda device: 0 < (device.received_ms or 0) < some_day_ms, False
-    yield {"heard_after": moment}, lambda device: (device.received_ms or 0) >= some_day_ms, False
+    yield {"heard_before": moment}, heard(0, some_day_ms), False
+    yield {"heard_after": moment}, heard(some_day_ms, math.inf), False
     yield {"muted": "true"}, lambda device: is_muted(device, count.now_ms), False
     yield {"muted": "false"}, lambda device: not is_muted(device, count.now_ms), False
     yield {"retired": "true"}, _everyone, True
@@ -75,8 +87,8 @@ def _filters(count: Count) -> Iterator[tuple[dict[str, str], Which, bool | None]
 
 def is_muted(device: Device, now_ms: int) -> bool:
     """Whether operators want to hear nothing of it now."""
-    until = device.said("muted_until")
-    return until is not None and until > text_of(now_ms)
+    until: str | None = device.said("muted_until")
+    return until is not None and until > str(text_of(now_ms))
 
 
 def _begins(device: Device, prefix: str) -> bool:

@@ -19,7 +19,8 @@ from device_sim.scenarios.year import Year
 from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain.alerts import Rule
-from pisync.domain.device_state import project
+from pisync.domain.device_state import DeviceState, project
+from pisync.domain.directory import DirectoryDevice
 from pisync.stores.memory.rollups import MemoryReceivedEvents
 from tests.support.api_client import Api, api
 from tests.year import evidence
@@ -27,7 +28,7 @@ from tests.year.asking import ask
 from tests.year.auditor import Scope, expectation
 from tests.year.expectation import Expectation, Told, differences
 from tests.year.received import Received
-from tests.year.rules import ALERT_STREAK, STATES, Count
+from tests.year.rules import ALERT_STREAK, STATES, Count, Stored
 from worker.rollups import Rolling
 
 Change = Callable[[dict[str, Any]], object]
@@ -70,7 +71,9 @@ async def judge(year: Year) -> Judged:
 
 async def loaded(served: Api, year: Year) -> Count:
     """The year in memory, and what it comes to."""
-    recorded, devices, states = [], [], []
+    recorded: list[Stored] = []
+    devices: list[DirectoryDevice] = []
+    states: list[dict[str, DeviceState]] = []
     for story in year.stories():
         for delivery in story.deliveries:
             received = from_ms(delivery.received_ms)
