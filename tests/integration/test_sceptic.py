@@ -183,16 +183,10 @@ async def stack(
             bridges=1,
             scope=Scope(devices=0, histories=0, site_histories=0),
             rows_on_page=100,
-            is_quick=True,
             say=print,
             progress=lambda *_: None,
         ) as running_stack:
-
-            async def is_complete() -> bool:
-                answer = await running_stack.client.get("/api/devices?limit=1")
-                return bool(answer.is_success and answer.json()["complete"])
-
-            await until(is_complete)
+            await running_stack.ready()
             yield running_stack
 
 

@@ -135,7 +135,6 @@ async def _run(plan: _Plan, data: Path, progress: _Progress) -> _Result:
                 bridges=plan.bridges,
                 scope=plan.scope,
                 rows_on_page=plan.rows,
-                is_quick=False,
                 say=progress.say,
                 progress=progress,
             )
@@ -149,6 +148,7 @@ async def _judge(stack: Stack, plan: _Plan, result: _Result) -> None:
 
     async def live() -> None:
         await stack.send(stack.loaded.spools, times=TIMES_SENT, seed=plan.seed)
+        await stack.send_again(stack.loaded.known[::10], times=TIMES_SENT, seed=plan.seed)
 
     async def rebuilt() -> None:
         code = await stack.rebuild()
@@ -170,6 +170,7 @@ async def _judge(stack: Stack, plan: _Plan, result: _Result) -> None:
         result.took_s[name] = time.monotonic() - began_s
         if result.wrong:
             return
+        stack.say(f"  nothing wrong, after {result.took_s[name]:,.0f} s")
 
 
 def _figures(year: Year, loaded: Loaded) -> dict[str, int]:

@@ -46,6 +46,8 @@ KNOWN_ONE_IN: Final = 10
 """Of so many devices one sends again all that it ever sent."""
 DECIDED_MS: Final = 15_000
 """How old what answers say of silence may be, and more."""
+READ_AFTER_MS: Final = 2000
+"""What is stored is in answers that are as of so much later."""
 TRIES: Final = 5
 """A fleet of thousands seldom has a device that becomes overdue, or a day that begins, while it is asked."""
 SETTLED_S: Final = 900.0
@@ -129,13 +131,13 @@ async def store(urls: Urls, deliveries: Iterable[Delivery], listening: Iterable[
         await connection.close()
 
 
-QUICK_WORKER: Final = """
+WORKER: Final = """
 from pisync import limits
-limits.ROLLUP_OLD_SHARE, limits.ROLLUP_INTERVAL_S = 1.0, 0.5
+limits.ROLLUP_OLD_SHARE, limits.ROLLUP_INTERVAL_S = 1.0, 2.0
 from cli.main import main
 main()
 """
-"""The worker as it is, but for its rests beside live traffic."""
+"""The worker as it is, but that it does not rest between old events: they are a whole year's."""
 
 
 @dataclass(kw_only=True)
@@ -152,6 +154,7 @@ class Stack:
     say: Say
     progress: Progress
     live_from_ms: int
+    imported_ms: int
     sent: list[Stored] = field(default_factory=list)
 
     async def send(self, spools: Sequence[Sequence[SyncEvent]], *, times: int, seed: int) -> None:
@@ -205,8 +208,22 @@ class Stack:
             and health["fleet"]["complete"]
             and rollups["reaches_back"]
             and to_ms(datetime.fromisoformat(rollups["until"])) > newest_ms
-            and to_ms(datetime.fromisoformat(health["fleet"]["as_of"])) > newest_ms + 2 * 1000
+            and self._is_as_of(health["fleet"]["as_of"], newest_ms)
         )
+
+    def _is_as_of(self, as_of: str, moment_ms: int) -> bool:
+        """Whether an answer has what was stored until then, and what the directory says."""
+        return to_ms(datetime.fromisoformat(as_of)) > max(moment_ms, self.imported_ms) + READ_AFTER_MS
+
+    async def ready(self) -> None:
+        """Wait until answers have all that was loaded."""
+
+        async def is_ready() -> bool:
+            told = await self.client.get("/api/devices?limit=1")
+            found = told.json()
+            return bool(told.is_success and found["complete"] and self._is_as_of(found["as_of"], 0))
+
+        await until(is_ready, timeout_s=SETTLED_S)
 
     async def audit(self) -> list[str]:
         """Ask everything, and tell in sentences what is wrong."""
@@ -273,7 +290,6 @@ async def started(
     bridges: int,
     scope: Scope,
     rows_on_page: int,
-    is_quick: bool,
     say: Say,
     progress: Progress,
 ) -> AsyncIterator[Stack]:
@@ -283,16 +299,14 @@ async def started(
     parts = [Bridge(name, urls.settings, log=directory / f"{name}.log") for name in names]
     worker = ChildProcess(
         "worker",
-        [pisync()[0], "-c", QUICK_WORKER, "worker"] if is_quick else pisync("worker"),
+        [pisync()[0], "-c", WORKER, "worker"],
         log=directory / "worker.log",
         environment=settings.child_environment(urls.settings),
     )
     api = Api(ports.any_free(), urls.settings, log=directory / "api.log", probe="/healthz")
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(running(worker))
-        for bridge in parts:
-            await stack.enter_async_context(running(bridge))
-        await stack.enter_async_context(running(api))
+        # Each may take a while to start, and none needs another one for that.
+        await asyncio.gather(*(stack.enter_async_context(running(each)) for each in (worker, *parts, api)))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=120)
         )
@@ -314,4 +328,5 @@ async def started(
             say=say,
             progress=progress,
             live_from_ms=live_from_ms,
+            imported_ms=to_ms(clock.now()),
         )

@@ -49,7 +49,6 @@ async def stack(
             bridges=4,
             scope=SCOPE,
             rows_on_page=13,
-            is_quick=True,
             say=print,
             progress=lambda *_: None,
         ) as running_stack:
