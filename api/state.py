@@ -34,8 +34,9 @@ class State:
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
-    changed. `imports` are the places for imports at once; `failing` counts devices by cause; `daily` keeps
-    counts of devices' days for a while.
+    changed. `imports` and `bulks` are the places for imports and for bodies of events a line at once,
+    `publishes` those of messages that wait for receipts of such; `failing` counts devices by cause; `daily`
+    keeps counts of devices' days for a while.
     """
 
     events: EventStore
@@ -60,6 +61,10 @@ class State:
     publisher: SyncPublisher
     daily: DailyCounts = field(default_factory=DailyCounts)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
+    bulks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.BULKS_AT_ONCE))
+    publishes: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(limits.BULK_PUBLISHES_AT_ONCE)
+    )
 
 
 def state_of(request: Request) -> State:

@@ -480,6 +480,19 @@ HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 # POSTs that wait for a receipt at once. Each holds its body, so this bounds memory: 256 times 256 KiB.
 WAITING_MAX: Final = 256
+# A body of events a line (NDJSON): its bytes, as it comes and decoded, its lines, and such bodies at once.
+# Events are gathered, so that those of a device share messages, until there are so many, or so many bytes.
+BULK_BYTES_MAX: Final = 64 * 1024 * 1024
+BULK_LINES_MAX: Final = 500_000
+BULKS_AT_ONCE: Final = 8
+BULK_GATHERED_EVENTS: Final = 10_000
+BULK_GATHERED_BYTES: Final = 2 * 1024 * 1024
+# Messages that wait for receipts at once, of all bodies about several devices: half of WAITING_MAX, so that
+# others have their turn. After so many in a row of which no receipt came the rest of a body is not sent.
+BULK_PUBLISHES_AT_ONCE: Final = 128
+BULK_FAILURES_MAX: Final = 16
+# Rejections that one answer tells one by one; beyond it, those of a reason together.
+BULK_REJECTIONS_TOLD_MAX: Final = 1000
 # Connections at once, and from one address that is no trusted proxy's; those that wait give way, and beyond
 # it a request is answered 503, but for probes. Below the usual limit of 1,024 open files.
 HTTP_CONNECTIONS_MAX: Final = 900

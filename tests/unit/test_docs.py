@@ -95,6 +95,8 @@ def test_every_rule_of_alerts_is_in_the_protocol_document() -> None:
     [
         topics.sync("{device_id}"),
         topics.receipts("{device_id}"),
+        topics.sync("{device_id}", "{token}"),
+        topics.receipts("{device_id}", "{token}"),
         topics.commands("{device_id}"),
         topics.command_replies("{device_id}"),
         topics.status("{device_id}"),
