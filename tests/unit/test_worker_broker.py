@@ -1,6 +1,7 @@
 """What a worker writes down of what the broker says of itself."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -8,9 +9,13 @@ from structlog.testing import capture_logs
 from pisync import limits
 from pisync.domain import broker
 from pisync.domain.broker import BrokerFigures
+from pisync.errors import BrokerUnavailable
 from pisync.mqtt.messages import Message, topic_pattern
+from pisync.settings import WorkerSettings
 from pisync.stores.memory.broker import MemoryBrokerFigures
+from pisync.stores.memory.presence import MemoryPresenceStore
 from tests.support.waiting import until
+from worker import presence
 from worker.broker import BrokerListening
 
 SAID = {
@@ -88,3 +93,24 @@ async def test_nothing_is_written_while_there_is_no_connection(monkeypatch: pyte
     finally:
         writing.cancel()
         await asyncio.wait({writing})
+
+
+async def test_the_duty_of_presence_hears_it_on_its_connection_and_forgets_with_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, Any] = {}
+
+    class Recorder:
+        def __init__(self, **options: Any) -> None:
+            made.update(options)
+
+    monkeypatch.setattr(presence, "Client", Recorder)
+    store = MemoryBrokerFigures()
+    watch = presence.PresenceWatch(WorkerSettings(), MemoryPresenceStore(), store, "w")
+    assert {*SAID} < {each.topic_filter for each in made["subscriptions"]}
+    hear(watch._broker, broker.DROPPED, b"1")
+    await made["on_down"](BrokerUnavailable("gone"))
+    await watch._broker.write()
+    told = await store.told()
+    assert told is not None
+    assert told.figures == BrokerFigures()
