@@ -159,10 +159,9 @@ def _under(scope: Scope, root_path: str) -> Scope:
 def _with_headers(send: Send, caching: tuple[bytes, bytes]) -> Send:
     async def complete(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [*message["headers"], *_ON_EVERY_ANSWER]
-            if all(name != caching[0] for name, _ in message["headers"]):
-                headers.append(caching)
-            message = {**message, "headers": headers}
+            given = {name for name, _ in message["headers"]}
+            more = [each for each in (*_ON_EVERY_ANSWER, caching) if each[0] not in given]
+            message = {**message, "headers": [*message["headers"], *more]}
         await send(message)
 
     return complete

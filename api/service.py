@@ -16,6 +16,7 @@ from api.app import create_app
 from api.connections import Connections
 from api.metrics import Metrics
 from api.middleware import is_within
+from api.pages.live import look_at
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
@@ -101,6 +102,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "open incidents": open_incidents.run(),
             "version": _check_version(stores),
             "fleet": fleet.run(),
+            "live pages": state.pages.streams.run(look_at(state)),
             _SERVER: server.serve(sockets=[listener]),
         }
         if is_measured:
@@ -114,6 +116,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
                 # Neither ends by itself but with an error.
                 await running.until(stop)
             finally:
+                # A stream of ticks never ends by itself.
+                state.pages.streams.end()
                 # What is under way is answered while the connection is still there.
                 server.should_exit = True
                 await running.ended(_SERVER)

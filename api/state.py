@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from api.daily_counts import DailyCounts
+from api.pages.kept import PageState
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
@@ -36,7 +37,7 @@ class State:
     directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
     changed. `imports` and `bulks` are the places for imports and for bodies of events a line at once,
     `publishes` those of messages that wait for receipts of such; `failing` counts devices by cause; `daily`
-    keeps counts of devices' days for a while.
+    keeps counts of devices' days for a while, `pages` what the web page keeps between requests.
     """
 
     events: EventStore
@@ -60,6 +61,7 @@ class State:
     failing: FailingByCode
     publisher: SyncPublisher
     daily: DailyCounts = field(default_factory=DailyCounts)
+    pages: PageState = field(default_factory=PageState)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
     bulks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.BULKS_AT_ONCE))
     publishes: asyncio.Semaphore = field(

@@ -520,3 +520,27 @@ EXACT_COUNTS_INFLIGHT_MAX: Final = 16
 STOP_MARGIN_S: Final = 3
 # After how long a background task that should end is cancelled again, in seconds.
 CANCEL_AGAIN_S: Final = 0.5
+
+# The web page. Of a text that is cut, characters of the whole that its `title` holds; characters of the line
+# after an action, and how long a browser keeps it; the bytes from which a page is compressed, and how hard.
+PAGE_TITLE_CHARS_MAX: Final = 2000
+PAGE_MESSAGE_CHARS_MAX: Final = 500
+PAGE_MESSAGE_S: Final = 60
+PAGE_COMPRESSED_BYTES_MIN: Final = 1024
+PAGE_COMPRESSION: Final = 4
+# Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.
+PAGE_DEVICES: Final = 50
+OVERVIEW_ROWS: Final = 10
+DEVICE_SYNCS: Final = 50
+DEVICE_ROWS: Final = 10
+# How old what the overview tells of rollups may be: what was received, and whether causes spread.
+OVERVIEW_RECEIVED_S: Final = 5.0
+OVERVIEW_TRENDS_S: Final = 60.0
+# Live pages: how often a replica looks whether something changed; after how long a stream says that it is
+# alive; how often a page asks anew at most, and how often where it has no stream; streams of a replica, and
+# of one browser, which opens 6 connections to a host (HTTP/1.1) and needs some for its requests.
+LIVE_INTERVAL_S: Final = 1.0
+LIVE_SIGN_S: Final = 10.0
+LIVE_POLL_S: Final = 15
+LIVE_STREAMS_MAX: Final = 300
+LIVE_STREAMS_OF_BROWSER_MAX: Final = 3

@@ -189,7 +189,7 @@ class ApiSettings(CommonSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
         description="Keys that open the api, separated by commas, each at least 16 characters;"
-        " sent as `Authorization: Bearer KEY`.",
+        " sent as `Authorization: Bearer KEY`, by browsers as the password of HTTP Basic.",
     )
     allow_anonymous: bool = Field(
         False,
