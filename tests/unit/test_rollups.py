@@ -88,6 +88,7 @@ class World:
     mark: datetime = NOW
 
     def __post_init__(self) -> None:
+        self.workers: list[Rolling] = []
         self.mortal = Mortal(self.rollups)
         self.received = Mortal(MemoryReceivedEvents(self.events))
 
@@ -114,8 +115,14 @@ class World:
             registry=self.registry,
             term=self.terms,
         )
+        self.workers.append(rolling)
         await rolling.begin()
         return rolling
+
+    @property
+    def lateness(self) -> tuple[int, ...]:
+        """Events by how late they were received, as all workers that there ever were told it together."""
+        return tuple(map(sum, zip(*(rolling.lateness for rolling in self.workers), strict=True)))
 
     async def settle(self, rolling: Rolling | None = None) -> Rolling:
         """Have all that is there counted and closed."""
@@ -247,6 +254,8 @@ def test_rollups_equal_a_plain_count_whatever_happens(
         before = last.minutes_recounted
         await world.settle(last)
         assert last.minutes_recounted == before, "nothing more was to be mended"
+        plain = plainly((entry.event, entry.received_at) for entry in world.events.events.values())
+        assert all(told <= counted for told, counted in zip(world.lateness, plain["lateness"], strict=True))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "ROLLUP_EVENTS_AT_ONCE", at_once)
@@ -324,6 +333,33 @@ async def test_what_was_stored_after_all_marks_had_passed_is_found_an_hour_later
     world.pass_time(timedelta(seconds=limits.ROLLUP_CONFIRM_AFTER_S))
     await world.settle(rolling)
     await world.agree()
+
+
+async def test_how_late_events_were_received_is_told_once_whoever_closes_their_minutes() -> None:
+    world = World()
+    first = await world.worker()
+    await world.bridge(NOW)
+    await first.follow()
+    lateness_s = [0, 59, 61, 3599, 3601, 90_000, 700_000, 700_001]
+    events = [an_event(number, late_s=late_s) for number, late_s in enumerate(lateness_s)]
+    for number, event in enumerate(events):
+        world.pass_time(timedelta(seconds=40))
+        await world.events.insert([event], NOW + timedelta(seconds=40 * number))
+        await world.bridge(world.registry.now)
+        await first.follow()
+    assert 0 < sum(first.lateness) < len(events)
+    # Another worker takes over in the middle of a minute; what had been counted of it is not told twice.
+    second = await world.settle()
+    await world.settle(second)
+    assert sum(first.lateness) + sum(second.lateness) == len(events)
+    assert (
+        world.lateness
+        == plainly((one.event, one.received_at) for one in world.events.events.values())["lateness"]
+    )
+    # What was there before all workers was received at another time, and is not told.
+    await world.events.insert([an_event(99)], NOW - timedelta(days=2))
+    await world.settle(second)
+    assert sum(world.lateness) == len(events)
 
 
 async def test_what_is_added_to_an_event_is_counted_in_its_minute() -> None:
