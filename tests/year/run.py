@@ -307,8 +307,8 @@ async def started(
     )
     api = Api(ports.any_free(), urls.settings, log=directory / "api.log", probe="/healthz")
     async with AsyncExitStack() as stack:
-        # Each may take a while to start, and none needs another one for that.
-        await asyncio.gather(*(stack.enter_async_context(running(each)) for each in (worker, *parts, api)))
+        for part in (worker, *parts, api):
+            await stack.enter_async_context(running(part))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=120)
         )
