@@ -52,6 +52,7 @@ TRIES: Final = 5
 """A fleet of thousands seldom has a device that becomes overdue, or a day that begins, while it is asked."""
 SETTLED_S: Final = 900.0
 ALERTS_S: Final = 150.0
+LOOK_S: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,17 +199,17 @@ class Stack:
         await until(self._is_settled, timeout_s=SETTLED_S)
 
     async def _is_settled(self) -> bool:
-        stored, newest_ms = await asyncio.to_thread(evidence.events_stored, self.urls.mongodb)
-        if stored < len(self.loaded.recorded) + len(self.sent):
-            return False
+        await asyncio.sleep(LOOK_S)
         health = (await self.client.get("/api/health")).json()
-        rollups = health["rollups"]
+        rollups, fleet = health["rollups"], health["fleet"]
+        if rollups is None or not (fleet["complete"] and rollups["reaches_back"]):
+            return False
+        stored, newest_ms = await asyncio.to_thread(evidence.events_stored, self.urls.mongodb)
         return bool(
-            health["parts"]["projection"]["ok"]
-            and health["fleet"]["complete"]
-            and rollups["reaches_back"]
+            stored >= len(self.loaded.recorded) + len(self.sent)
+            and health["parts"]["projection"]["ok"]
             and to_ms(datetime.fromisoformat(rollups["until"])) > newest_ms
-            and self._is_as_of(health["fleet"]["as_of"], newest_ms)
+            and self._is_as_of(fleet["as_of"], newest_ms)
         )
 
     def _is_as_of(self, as_of: str, moment_ms: int) -> bool:
@@ -225,8 +226,9 @@ class Stack:
 
         await until(is_ready, timeout_s=SETTLED_S)
 
-    async def audit(self) -> list[str]:
-        """Ask everything, and tell in sentences what is wrong."""
+    async def audit(self, scope: Scope | None = None) -> list[str]:
+        """Ask everything, or all of another scope, and tell in sentences what is wrong."""
+        scope = scope or self.scope
         await self.settled()
         events = await asyncio.to_thread(evidence.stored, self.urls.mongodb)
         wrong = evidence.misstored(
@@ -246,7 +248,7 @@ class Stack:
         await self._alerts_settle(count)
         found: list[str] = []
         for _ in range(TRIES):
-            before = expectation(count.at(to_ms(clock.now()) - DECIDED_MS), received, self.scope)
+            before = expectation(count.at(to_ms(clock.now()) - DECIDED_MS), received, scope)
             told = await ask(
                 self.client,
                 before,
@@ -255,7 +257,7 @@ class Stack:
             )
             found = differences(before, told)
             # Where nothing changed by the mere time that passed meanwhile, what differs is wrong.
-            if not found or before == expectation(count.at(to_ms(clock.now())), received, self.scope):
+            if not found or before == expectation(count.at(to_ms(clock.now())), received, scope):
                 return found
             self.say("something changed by the time that passed; everything is asked once more")
         return found
@@ -267,7 +269,7 @@ class Stack:
         while time.monotonic() < deadline_s:
             if await asyncio.to_thread(evidence.open_alerts, self.urls.mongodb) == due:
                 return
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(LOOK_S)
 
     async def rebuild(self) -> int:
         """`pisync rebuild`; its exit code."""
@@ -305,8 +307,8 @@ async def started(
     )
     api = Api(ports.any_free(), urls.settings, log=directory / "api.log", probe="/healthz")
     async with AsyncExitStack() as stack:
-        # Each may take a while to start, and none needs another one for that.
-        await asyncio.gather(*(stack.enter_async_context(running(each)) for each in (worker, *parts, api)))
+        for part in (worker, *parts, api):
+            await stack.enter_async_context(running(part))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=120)
         )

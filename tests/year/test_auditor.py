@@ -6,6 +6,7 @@
 import ast
 import copy
 import sys
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,9 @@ from pisync.clock import from_ms, to_ms
 from pisync.domain.alerts import Rule
 from pisync.domain.device_state import DeviceState, project
 from pisync.domain.directory import DirectoryDevice
+from pisync.domain.rollups import Span
+from pisync.stores.interfaces.events import HistoryEntry
+from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.rollups import MemoryReceivedEvents
 from tests.support.api_client import Api, api
 from tests.year import evidence
@@ -69,6 +73,19 @@ async def judge(year: Year) -> Judged:
         return Judged(expected, told, count)
 
 
+class InOrder(MemoryReceivedEvents):
+    """Of a store that does not change, so that its events are sorted once."""
+
+    def __init__(self, events: MemoryEventStore) -> None:
+        super().__init__(events)
+        self._entries = sorted(events.events.values(), key=lambda entry: entry.received_at)
+        self._moments = [to_ms(entry.received_at) for entry in self._entries]
+
+    def _within(self, span: Span) -> list[HistoryEntry]:
+        first, end = (bisect_left(self._moments, edge) for edge in (span.start_ms, span.end_ms))
+        return self._entries[first:end]
+
+
 async def loaded(served: Api, year: Year) -> Count:
     """The year in memory, and what it comes to."""
     recorded: list[Stored] = []
@@ -93,7 +110,7 @@ async def loaded(served: Api, year: Year) -> Count:
     now_ms = to_ms(clock.now())
     await served.listening.listened("bridge-2", year.until_ms, now_ms + 3_600_000)
     rolling = Rolling(
-        received=MemoryReceivedEvents(served.events), rollups=served.rollups, registry=served.bridges, term=1
+        received=InOrder(served.events), rollups=served.rollups, registry=served.bridges, term=1
     )
     await rolling.begin()
     await rolling.follow()
