@@ -146,7 +146,10 @@ def _cause(cause: summaries.Cause, history: CodeHistory | None) -> dict[str, Any
 def _sums(told: dict[str, Any] | None) -> dict[str, Any]:
     """What was received in all hours that are counted."""
     hours = [] if told is None else [hour for hour in told["received"] if hour["events"] is not None]
-    sums = {f"received_{name}": sum(hour[name] for hour in hours) for name in ("events", "failures", "late")}
+    sums = {
+        f"received_{name}": sum(hour[name] for hour in hours) if hours else None
+        for name in ("events", "failures", "late")
+    }
     return sums | {"is_counted": told is not None and len(hours) == len(told["received"])}
 
 

@@ -127,6 +127,7 @@ async def school(**options: Any) -> AsyncIterator[Api]:
         await put("devices/PB-4", name="</td><script>alert('name')</script>", site="S-2", note="<img src=x>")
         await put("devices/PB-5", name="=cmd|'/c calc'!A1", site="S-1", labels=["<i>"])
         await put("devices/PB-6", name="gone", retired=True)
+        await put("devices/PB-7", habit_days=2)
         await pisync.alerts.open(Rule.STREAK, {"PB-1": 3, "PB-4": 3}, clock.now())
         now_ms = to_ms(clock.now())
         await pisync.listening.listened("bridge-0", now_ms - 400 * DAY_MS, now_ms)

@@ -116,6 +116,7 @@
     stream.setAttribute("hx-sse:connect", stream.dataset.connect);
     htmx.process(stream);
   }
-  // The extension must be there before htmx looks at the element.
-  document.addEventListener("DOMContentLoaded", connect);
+  // Once htmx has looked at the page: it would connect a second time to what is there before.
+  if (live.hasAttribute("data-htmx-powered")) connect();
+  else document.addEventListener("htmx:after:process", () => setTimeout(connect), { once: true });
 })();
