@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
+from unittest.mock import MagicMock
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,6 @@ from starlette.types import ASGIApp
 
 import api.metrics
 import bridge.metrics
-import worker.metrics
 from api.app import create_app
 from api.request_metrics import RequestMetrics
 from api.watching import Watch
@@ -19,14 +19,13 @@ from pisync import clock
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import DirectoryDevice
 from pisync.domain.events import ErrorDetail, Reason
-from pisync.errors import Part
 from pisync.metrics import Reading
-from pisync.settings import BridgeSettings
+from pisync.settings import BridgeSettings, WorkerSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from tests.support import api_client
 from tests.support.api_client import HOST, Api
 from tests.support.samples import event_at
-from worker import service
+from worker.service import _Worker
 
 DEVICES: Final = ("PB-000001", "PB-000002", "PB-000003", "PB-000004")
 
@@ -45,11 +44,9 @@ def of_bridge() -> str:
 
 
 def of_worker() -> str:
-    metrics = worker.metrics.Metrics()
+    """Of all duties, none of which has begun."""
+    metrics = _Worker(WorkerSettings(), MagicMock())._metrics
     know_all(metrics.registry)
-    for duty in (service.ROLLUPS, service.ACKNOWLEDGEMENTS, service.COMMANDS, service.PRESENCE):
-        metrics.lease_held(duty, lambda: True)
-    metrics.store_unavailable(Part.MONGODB)
     return metrics.exposition().decode()
 
 

@@ -235,7 +235,8 @@ REQUESTS = [
     ("OPTIONS", "/api/devices", "/api/devices", "2xx"),
     ("GET", "/docs/static/swagger-ui.css", "/docs/static/{path}", "2xx"),
     ("GET", "/openapi.json", "/openapi.json", "2xx"),
-    ("GET", "/", "/", "3xx"),
+    ("GET", "/device/PB-000001", "/device/{device_id}", "2xx"),
+    ("GET", "/", "/", "2xx"),
     ("GET", "/api/PB-000001", "none", "4xx"),
     ("BREW", "/api/devices", "/api/devices", "4xx"),
 ]

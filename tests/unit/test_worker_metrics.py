@@ -1,7 +1,6 @@
 """What a worker tells of its duties goes on from term to term."""
 
-from types import SimpleNamespace
-from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -23,7 +22,7 @@ class Term(Rolling):
 
 async def test_lateness_of_terms_that_ended_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.service.Rolling", Term)
-    stores: Any = SimpleNamespace(leases=None, received=None, rollups=None, bridges=None)
+    stores = MagicMock()
     worker = _Worker(WorkerSettings(), stores)
 
     def told() -> dict[str, float]:
