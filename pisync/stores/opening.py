@@ -9,6 +9,7 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.broker import BrokerFiguresStore
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
@@ -25,6 +26,7 @@ from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.broker import MongoBrokerFigures
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
@@ -59,6 +61,7 @@ class Stores:
     acknowledgements: AcknowledgementStore
     commands: CommandStore
     presence: PresenceStore
+    broker: BrokerFiguresStore
     incidents: IncidentStore
     device_notes: DeviceNotesReader
     known_bridges: KnownBridges
@@ -93,6 +96,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             acknowledgements=MongoAcknowledgementStore(mongodb),
             commands=MongoCommandStore(mongodb),
             presence=MongoPresenceStore(mongodb),
+            broker=MongoBrokerFigures(mongodb),
             incidents=MongoIncidentStore(mongodb),
             device_notes=MongoDeviceNotes(mongodb),
             known_bridges=known_bridges,
