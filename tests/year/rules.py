@@ -137,14 +137,22 @@ def habit(heard: Collection[int]) -> int | None:
 
 @lru_cache(maxsize=64)
 def _dates(time_zone: str, first_quarter: int, quarters: int) -> list[tuple[int, date]]:
-    """When each date begins in a zone, found by asking every quarter of an hour for its date."""
+    """When each date begins in a zone, found by asking every hour, and near midnight every quarter of it."""
     zone = ZoneInfo(time_zone)
-    found: list[tuple[int, date]] = []
-    for quarter in range(first_quarter, first_quarter + quarters):
-        start_ms = quarter * _QUARTER_MS
-        local = (_EPOCH + timedelta(milliseconds=start_ms)).astimezone(zone).date()
-        if not found or found[-1][1] != local:
-            found.append((start_ms, local))
+
+    def date_at(quarter: int) -> date:
+        return (_EPOCH + timedelta(milliseconds=quarter * _QUARTER_MS)).astimezone(zone).date()
+
+    found = [(first_quarter * _QUARTER_MS, date_at(first_quarter))]
+    last = first_quarter + quarters - 1
+    for hour in range(first_quarter, last + 4, 4):
+        quarter = min(hour, last)
+        day = date_at(quarter)
+        if day != found[-1][1]:
+            begins = next(
+                each for each in range(max(first_quarter, quarter - 3), quarter + 1) if date_at(each) == day
+            )
+            found.append((begins * _QUARTER_MS, day))
     return found
 
 
