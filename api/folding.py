@@ -7,8 +7,8 @@ and an alert comes back out as soon as its incident ends.
 from collections.abc import Collection
 
 from api.state import State
+from fleet.explained import explained_by
 from fleet.freshness import FleetState
-from fleet.incidents import explained_by
 from pisync.clock import from_ms
 from pisync.domain.alerts import Alert
 from pisync.domain.incidents import explains, may_explain

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from fleet.columns import Bools, Indexes, Longs
 from fleet.index import Fleet
-from fleet.order import NO_ROW
 from fleet.selection import LAST
 from pisync import limits
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
@@ -247,32 +246,6 @@ def failing_devices(fleet: Fleet, rows: Indexes) -> list[Failing]:
     rows = rows[np.lexsort((fleet.ids.places[rows], -columns.success_ms[rows]))]
     parts = (columns.success_ms, columns.failure_ms, columns.streak)
     return list(map(Failing, fleet.ids.ids_of(rows), *(each[rows].tolist() for each in parts)))
-
-
-class Explained(NamedTuple):
-    """What an incident explains of a device; by the newest event's time, and the newest receipt's."""
-
-    site: str
-    code: str | None
-    seen_ms: int
-    received_ms: int
-
-
-def explained_by(fleet: Fleet, device_ids: Sequence[str]) -> dict[str, Explained]:
-    """By what an incident is found that explains these devices; `code` is None of one that does not fail."""
-    if not device_ids:
-        return {}
-    rows = fleet.ids.rows_of(np.array([device_id.encode() for device_id in device_ids]))
-    columns, known = fleet.columns, np.flatnonzero(rows != NO_ROW).tolist()
-    return {
-        device_ids[place]: Explained(
-            site=fleet.sites.ids.texts[columns.site[rows[place]]],
-            code=fleet.codes.texts[columns.code[rows[place]]] if columns.streak[rows[place]] else None,
-            seen_ms=int(columns.seen_ms[rows[place]]),
-            received_ms=int(columns.received_ms[rows[place]]),
-        )
-        for place in known
-    }
 
 
 def _failing_alike(fleet: Fleet, since_ms: Longs, begin_ms: int) -> dict[IncidentKey, Gathered]:
