@@ -8,7 +8,7 @@ for a third more, rounded up, and is one of a few classes; the last one has room
 Of the gaps in the window of `Days` the longest tenth is left out. Of fewer than ten the longest is left out
 where it is at least three times as long as any other: a holiday. The class is the first with room for all
 that is left, and the gaps that it has room for must last for two weeks together, so that a device that is new
-in its school has shown its weekends. Nothing is learned from less, nor where a gap of 30 days or more is left:
+in its school has shown its weekends. Nothing is learned from less, nor where a gap of 30 days or more stays:
 a device without a habit is never overdue.
 """
 

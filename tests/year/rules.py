@@ -351,15 +351,14 @@ class Count:
     def _device(self, device_id: str) -> Device:
         return self.devices.setdefault(device_id, Device(device_id=device_id))
 
-    def at(self, now_ms: int) -> "Count":
+    def at(self, now_ms: int, listened: Collection[tuple[int, int]]) -> "Count":
         """The same at another moment; nothing is counted twice but what depends on it."""
         other = object.__new__(Count)
         other.__dict__.update(self.__dict__)
         for name in ("states", "rows"):
             other.__dict__.pop(name, None)
         other.now_ms, other._counted = now_ms, {}
-        # The newest gap goes on, where nobody listens now.
-        other.gaps = [(start, now_ms if end == self.now_ms else end) for start, end in self.gaps]
+        other.gaps = gaps_of(listened, now_ms - LOOKED_BACK_DAYS * DAY_MS, now_ms)
         return other
 
     def counted_at(self, site: str | None) -> CountedTime:

@@ -248,7 +248,7 @@ class Stack:
         await self._alerts_settle(count)
         found: list[str] = []
         for _ in range(TRIES):
-            before = expectation(count.at(to_ms(clock.now()) - DECIDED_MS), received, scope)
+            before = expectation(await self._count_at(count, DECIDED_MS), received, scope)
             told = await ask(
                 self.client,
                 before,
@@ -257,10 +257,15 @@ class Stack:
             )
             found = differences(before, told)
             # Where nothing changed by the mere time that passed meanwhile, what differs is wrong.
-            if not found or before == expectation(count.at(to_ms(clock.now())), received, scope):
+            if not found or before == expectation(await self._count_at(count), received, scope):
                 return found
             self.say("something changed by the time that passed; everything is asked once more")
         return found
+
+    async def _count_at(self, count: Count, ago_ms: int = 0) -> Count:
+        """The count of a moment, by what is known now of when bridges listened."""
+        listened = await asyncio.to_thread(evidence.listened, self.urls.mongodb)
+        return count.at(to_ms(clock.now()) - ago_ms, listened)
 
     async def _alerts_settle(self, count: Count) -> None:
         """Bridges compare alerts with streaks once a minute; where that is not enough, the audit says so."""
