@@ -1,4 +1,4 @@
-"""Acknowledging an alert or a cause, and taking that back, each with its action.
+"""Acknowledging an alert, an incident or a cause, and taking that back, each with its action.
 
 The action is written first, as `begun`; then the end of the acknowledgement that this one replaces; then this
 one, under the action's id; then that the action is `done`. A program that dies in between may leave loud what
@@ -29,6 +29,7 @@ from pisync.domain.acknowledgements import (
 )
 from pisync.domain.actions import Action, Progress, What
 from pisync.domain.alerts import Alert
+from pisync.domain.incidents import Incident, known_of
 from pisync.stores.interfaces.alerts import AlertQuery
 
 log = logs.get("api.acknowledging")
@@ -44,26 +45,34 @@ class Asked:
     reason: str
 
 
+class Facts(NamedTuple):
+    """What is known of a subject, and the alert, where it is one."""
+
+    known: Known
+    alert: Alert | None = None
+
+
 class Told(NamedTuple):
     """An acknowledgement beside what is known of its subject; `ended` None: it is quiet."""
 
     acknowledgement: Acknowledgement
     known: Known
     ended: Ended | None
-    alert: Alert | None
+    alert: Alert | None = None
 
 
 async def acknowledge(state: State, asked: Asked) -> tuple[Told, bool]:
     """Acknowledge it, in place of what was said of it; whether that changed anything.
 
     Raises:
-        HTTPException: 404, there is no such alert; 409, it is closed, or no device fails by the cause any
-            more; 503, nobody knows how many devices fail by it, or others acknowledge it all the time.
+        HTTPException: 404, there is no such alert or incident; 409, it is closed, or no device fails by the
+            cause any more; 503, nobody knows how many devices fail by it, or others acknowledge it all the
+            time.
     """
     begun: Action | None = None
     try:
         for _ in range(limits.ACKNOWLEDGEMENT_TRIES):
-            alert, known = await _look(state, asked)
+            known, alert = await _look(state, asked)
             present = await _present(state, asked.subject)
             now = clock.now()
             ended = None if present is None else end_of(present, known, now)
@@ -95,10 +104,9 @@ async def take_back(state: State, who: str, subject: Subject) -> Told:
     """Have it loud again; returns the acknowledgement that this ended.
 
     Raises:
-        HTTPException: 404, there is no such alert, or it is not acknowledged.
+        HTTPException: 404, there is no such alert or incident, or it is not acknowledged.
     """
-    alert = await _alert(state, subject)
-    known = _known(state, subject, alert)
+    known, alert = await _facts(state, subject)
     present = await _present(state, subject)
     now = clock.now()
     if present is None or end_of(present, known, now) is not None:
@@ -122,6 +130,17 @@ async def quiet_alerts(state: State, alerts: Collection[Alert]) -> dict[str, Ack
     return {name: each for name, each in found.items() if is_quiet(open_ones[name], each)}
 
 
+async def quiet_incidents(state: State, incidents: Collection[Incident]) -> dict[str, Acknowledgement]:
+    """The acknowledgements of those of these incidents that are quiet, by the incidents' ids."""
+    open_ones = {each.incident_id: each for each in incidents if each.closed_at is None}
+    if not open_ones:
+        return {}
+    found = await state.acknowledgements.open_ones(SubjectKind.INCIDENTS, open_ones)
+    now = clock.now()
+    known = {name: known_of(each) for name, each in open_ones.items()}
+    return {name: each for name, each in found.items() if end_of(each, known[name], now) is None}
+
+
 def is_quiet(alert: Alert, acknowledgement: Acknowledgement) -> bool:
     """Whether what was said of an alert still holds."""
     return end_of(acknowledgement, Known(closed_at=alert.closed_at), clock.now()) is None
@@ -134,11 +153,20 @@ async def told(state: State, found: Collection[Acknowledgement]) -> list[Told]:
     if alert_ids:
         query = AlertQuery(limit=len(alert_ids), alert_ids=alert_ids)
         alerts = {alert.alert_id: alert for alert in await state.alerts.find(query)}
+    incident_ids = [each.subject.target for each in found if each.subject.kind is SubjectKind.INCIDENTS]
+    incidents = await state.incidents.get_many(incident_ids)
     now = clock.now()
     rows = []
     for each in found:
-        alert = alerts.get(each.subject.target) if each.subject.kind is SubjectKind.ALERTS else None
-        known = _known(state, each.subject, alert)
+        target, alert = each.subject.target, None
+        match each.subject.kind:
+            case SubjectKind.ALERTS:
+                alert = alerts.get(target)
+                known = Known(closed_at=None if alert is None else alert.closed_at)
+            case SubjectKind.INCIDENTS:
+                known = known_of(incidents.get(target))
+            case SubjectKind.CAUSES:
+                known = Known(devices=state.failing.devices(target))
         rows.append(Told(each, known, end_of(each, known, now), alert))
     return rows
 
@@ -147,14 +175,14 @@ def as_json(row: Told) -> dict[str, Any]:
     """An acknowledgement as the api tells it."""
     acknowledgement, known, ended, alert = row
     subject = acknowledgement.subject
-    is_alert = subject.kind is SubjectKind.ALERTS
     return {
         "id": acknowledgement.acknowledgement_id,
         "kind": subject.kind,
-        "alert_id": subject.target if is_alert else None,
+        "alert_id": subject.target if subject.kind is SubjectKind.ALERTS else None,
         "device_id": None if alert is None else alert.device_id,
         "rule": None if alert is None else alert.rule,
-        "code": None if is_alert else subject.target,
+        "incident_id": subject.target if subject.kind is SubjectKind.INCIDENTS else None,
+        "code": subject.target if subject.kind is SubjectKind.CAUSES else None,
         **said(acknowledgement),
         "devices": acknowledgement.devices,
         "devices_now": known.devices,
@@ -173,13 +201,15 @@ def said(acknowledgement: Acknowledgement) -> dict[str, Any]:
     }
 
 
-async def _look(state: State, asked: Asked) -> tuple[Alert | None, Known]:
+async def _look(state: State, asked: Asked) -> Facts:
     """What is known of the subject, where it can be acknowledged so."""
-    alert = await _alert(state, asked.subject)
-    known = _known(state, asked.subject, alert)
+    facts = await _facts(state, asked.subject)
+    known, kind = facts.known, asked.subject.kind
     if known.closed_at is not None:
-        raise HTTPException(HTTPStatus.CONFLICT, f"The alert was closed at {rfc3339(known.closed_at)}.")
-    if alert is None and asked.until == Until() and known.devices == 0:
+        raise HTTPException(
+            HTTPStatus.CONFLICT, f"The {kind.singular} was closed at {rfc3339(known.closed_at)}."
+        )
+    if kind is SubjectKind.CAUSES and asked.until == Until() and known.devices == 0:
         raise HTTPException(HTTPStatus.CONFLICT, "No device fails by this code now: it has recovered.")
     if asked.until.more_devices is not None and known.devices is None:
         raise HTTPException(
@@ -188,23 +218,23 @@ async def _look(state: State, asked: Asked) -> tuple[Alert | None, Known]:
             " more: try again, or name a time.",
             {"Retry-After": str(limits.RETRY_AFTER_S)},
         )
-    return alert, known
+    return facts
 
 
-async def _alert(state: State, subject: Subject) -> Alert | None:
-    """The alert, where it is about one."""
-    if subject.kind is not SubjectKind.ALERTS:
-        return None
-    found = await state.alerts.find(AlertQuery(limit=1, alert_ids=[subject.target]))
-    if not found:
-        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no alert with this id.")
-    return found[0]
-
-
-def _known(state: State, subject: Subject, alert: Alert | None) -> Known:
-    if subject.kind is SubjectKind.ALERTS:
-        return Known(closed_at=None if alert is None else alert.closed_at)
-    return Known(devices=state.failing.devices(subject.target))
+async def _facts(state: State, subject: Subject) -> Facts:
+    """What is known of a subject; 404 where there is no such alert or incident."""
+    target = subject.target
+    match subject.kind:
+        case SubjectKind.CAUSES:
+            return Facts(Known(devices=state.failing.devices(target)))
+        case SubjectKind.ALERTS:
+            for alert in await state.alerts.find(AlertQuery(limit=1, alert_ids=[target])):
+                return Facts(Known(closed_at=alert.closed_at), alert)
+        case SubjectKind.INCIDENTS:
+            found = await state.incidents.get_many([target])
+            if target in found:
+                return Facts(known_of(found[target]))
+    raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no {subject.kind.singular} with this id.")
 
 
 async def _present(state: State, subject: Subject) -> Acknowledgement | None:

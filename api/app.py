@@ -9,6 +9,7 @@ from api import auth, middleware, openapi, problems
 from api.pages import device as device_page
 from api.pages import devices as devices_page
 from api.pages import live, overview, static_files
+from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
     actions,
@@ -24,9 +25,11 @@ from api.routes import (
     failures,
     health,
     history_files,
+    incidents,
     probes,
     replays,
     site,
+    site_activity,
     sites,
     stats,
     sync_event,
@@ -44,6 +47,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     history_files.router,
     failures.router,
     alerts.router,
+    incidents.router,
     acknowledgements.router,
     dead_letters.router,
     replays.router,
@@ -53,6 +57,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     causes.router,
     sites.router,
     site.router,
+    site_activity.router,
     stats.router,
     health.router,
     commands.router,
@@ -68,8 +73,11 @@ PAGES: Final[tuple[APIRouter, ...]] = (
 )
 
 
-def create_app(settings: ApiSettings, state: State) -> FastAPI:
-    """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
+def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | None = None) -> FastAPI:
+    """The ASGI app over these stores and this publisher; opening and closing them is the caller's.
+
+    Its requests are measured where that is asked for.
+    """
     app = FastAPIOffline(  # its /docs works in a school without internet
         docs_url="/docs",
         redoc_url=None,
@@ -90,5 +98,5 @@ def create_app(settings: ApiSettings, state: State) -> FastAPI:
         app.include_router(router, dependencies=guard.page_dependencies)
     app.include_router(static_files.router)  # open to everyone
     openapi.install(app)
-    middleware.install(app, settings)
+    middleware.install(app, settings, requests)
     return app

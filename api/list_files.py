@@ -115,15 +115,18 @@ def cell_of(value: object) -> str:
         case float():
             return repr(value)
         case str():
-            return harmless(str(value))
+            text = str(value)
         case list() | tuple():
-            return harmless(" ".join(map(_element, value)))
+            text = " ".join(map(_element, value))
+        case Mapping():
+            text = msgspec.json.encode(value).decode()
         case _:
             raise TypeError(f"{type(value).__name__} has no form in a cell")
+    return harmless(text)
 
 
 def _element(value: object) -> str:
-    if isinstance(value, Mapping):  # such as an error: its code and its message
+    if isinstance(value, Mapping):  # such as an error, its code and its message; or what an operator said
         return ": ".join(str(each) for each in value.values() if each)
     return str(value)
 

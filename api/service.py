@@ -14,17 +14,20 @@ from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.connections import Connections
+from api.metrics import Metrics
 from api.middleware import is_within
 from api.pages.live import look_at
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
+from api.watching import Watch
 from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import backoff, collector, logs
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.limits import API_GC_THRESHOLDS, STOP_MARGIN_S
 from pisync.settings import ApiSettings
+from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
 
@@ -61,8 +64,10 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     publisher = MqttSyncPublisher(settings)
-    async with open_stores(settings) as stores:
+    metrics = Metrics()
+    async with open_stores(settings) as stores, metrics.serving(settings):
         fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
+        open_incidents = OpenIncidents(stores.incidents)
         state = State(
             events=stores.events,
             projection=stores.projection,
@@ -73,16 +78,20 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             device_notes=stores.device_notes,
             actions=stores.actions,
             acknowledgements=stores.acknowledgements,
+            incidents=stores.incidents,
+            open_incidents=open_incidents,
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
+            broker=stores.broker,
             known_bridges=stores.known_bridges,
             fleet=fleet,
             failing=FailingDevices(fleet),
             commands=stores.commands,
             publisher=publisher,
         )
-        app = create_app(settings, state)
+        is_measured = settings.metrics_port is not None
+        app = create_app(settings, state, metrics.requests if is_measured else None)
         collector.spare(API_GC_THRESHOLDS)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         connections = Connections(is_proxy=lambda address: is_within(address, settings.trusted_proxies))
@@ -90,11 +99,16 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
         works = {
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
+            "open incidents": open_incidents.run(),
             "version": _check_version(stores),
             "fleet": fleet.run(),
             "live pages": state.pages.streams.run(look_at(state)),
             _SERVER: server.serve(sockets=[listener]),
         }
+        if is_measured:
+            watch = Watch(projection=stores.projection, alerts=stores.alerts)
+            metrics.tell_of(fleet, watch)
+            works["metrics"] = watch.run()
         async with supervise(works) as running:
             host, port = listener.getsockname()[:2]
             log.info("api listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -123,6 +137,7 @@ async def _check_version(stores: Stores) -> None:
             await stores.actions.prepare()
             await stores.acknowledgements.prepare()
             await stores.commands.prepare()
+            await stores.incidents.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

@@ -12,6 +12,7 @@ from cli.api_client import Json
 from cli.listing import Listing
 from cli.tables import Column, member, moments
 from pisync import clock
+from pisync.domain.payloads import printable
 
 STATES: Final = ("failing", "wobbly", "overdue", "never_heard", "good")
 # Signs that stand beside a device's state, by the member that is true.
@@ -78,19 +79,29 @@ FAILURES_SINCE: Final = replace(
 )
 
 
-def _acknowledged(row: Json) -> Text:
+def until(said: object) -> Text:
+    """How long something is acknowledged: until recovery, so many more devices, or a moment."""
+    if isinstance(said, dict):
+        return tables.text(" ".join(f"{count} {name.replace('_', ' ')}" for name, count in said.items()))
+    return tables.text(said) if tables.parsed(said) is None else tables.moment(said)
+
+
+def acknowledged(row: Json) -> Text:
     """What an operator said of an alert; `loud` where nobody did."""
     if row["closed_at"] is not None:
         return Text()
     said = row.get("acknowledged")
     if said is None:
         return Text("loud", "bold")
-    until = said.get("until")
-    if isinstance(until, dict):
-        until = " ".join(f"{count} {name.replace('_', ' ')}" for name, count in until.items())
-    elif tables.parsed(until) is not None:
-        until = tables.moment(until).plain
-    return tables.joined((Text("until ") + tables.text(until), tables.text(said.get("reason"))), ": ")
+    return tables.joined((Text("until ") + until(said.get("until")), tables.text(said.get("reason"))), ": ")
+
+
+def _closed(row: Json) -> Text:
+    """When an alert was closed, and why."""
+    if row["closed_at"] is None:
+        return Text("open")
+    reason = row.get("close_reason")
+    return tables.moment(row["closed_at"]) + ("" if reason is None else f", {printable(str(reason))}")
 
 
 ALERTS: Final = Listing(
@@ -103,11 +114,8 @@ ALERTS: Final = Listing(
         member("streak_now", "now", right=True),
         member("failures_now", "failures", right=True),
         moments("opened_at", "opened"),
-        Column(
-            heading="closed",
-            cell=lambda row: Text("open") if row["closed_at"] is None else tables.moment(row["closed_at"]),
-        ),
-        Column(heading="acknowledged", cell=_acknowledged, whole=False),
+        Column(heading="closed", cell=_closed),
+        Column(heading="acknowledged", cell=acknowledged, whole=False),
     ),
     empty="No alerts.",
     truth=lambda _page: None,

@@ -1,8 +1,9 @@
-"""What `pisync causes` and `pisync sites` print: the devices that fail together."""
+"""What `pisync causes`, `sites` and `incidents` print: the devices that fail together."""
 
 from collections.abc import Mapping
 from typing import Final
 
+from cli.devices import acknowledged
 from cli.listing import Listing
 from cli.tables import Column, member, moments, text
 
@@ -27,6 +28,24 @@ CAUSES: Final = Listing(
         moments("last_seen"),
     ),
     empty="No device fails now.",
+)
+INCIDENTS: Final = Listing(
+    path="/api/incidents",
+    rows="incidents",
+    columns=(
+        Column(heading="incident", cell=lambda row: text(row["kind"].replace("_", " "))),
+        Column(heading="site", cell=lambda row: text(row["site_name"] or row["site"]), whole=False),
+        member("code", "cause", whole=False),
+        member("devices", right=True),
+        member("of", right=True),
+        member("peak", right=True),
+        moments("since"),
+        moments("closed_at", "closed"),
+        member("evidence", whole=False),
+        Column(heading="acknowledged", cell=acknowledged, whole=False),
+    ),
+    empty="No incidents.",
+    truth=lambda _page: None,
 )
 SITES: Final = Listing(
     path="/api/sites",

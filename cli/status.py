@@ -10,14 +10,13 @@ from cli import truth
 from cli.api_client import ApiClient, ApiRefused, Json, StillLoading
 from cli.listing import PAGE
 from pisync import limits
+from pisync.domain.alerts import Rule
 from pisync.domain.payloads import printable
 from pisync.errors import ConfigurationError
 
 # Alerts that are read, of which the loud ones are counted; with more, the count is a lower bound.
 ALERTS_READ_MAX: Final = 1000
 CAUSES_SHOWN: Final = 5
-# Dead letters of a day that are counted; with more, the count is a lower bound.
-LETTERS_READ_MAX: Final = 200
 
 
 class Verdict(IntEnum):
@@ -33,8 +32,7 @@ class Snapshot:
     """What the api answered; an answer that it could not give is empty, and `faults` says why.
 
     `counts` are of devices that are not muted, by state. `alerts` are the open ones, `more_alerts` whether
-    there are more; those of `muted` devices are handled. `letters` are the dead ones of 24 hours, None where
-    they are not known.
+    there are more; those of `muted` devices are handled.
     """
 
     stats: Json
@@ -44,8 +42,6 @@ class Snapshot:
     alerts: list[Json]
     more_alerts: bool
     muted: frozenset[str]
-    letters: list[Json] | None
-    more_letters: bool
     faults: tuple[str, ...]
 
     @property
@@ -71,12 +67,17 @@ class Snapshot:
         found = []
         if self.loud:
             found.append(f"{many(len(self.loud), 'alert', more=self.more_alerts)} not acknowledged")
-        failing = self.counts.get("failing", 0) - len({alert["device_id"] for alert in self.quiet})
-        if failing > 0 and not self.loud:
+        failing = self._unknown_to_anybody("failing", Rule.STREAK)
+        if failing and not self.more_alerts and not any(a["rule"] == Rule.STREAK for a in self.loud):
             found.append(f"{many(failing, 'device')} failing without an alert")
-        if overdue := self.counts.get("overdue", 0):
+        if overdue := self._unknown_to_anybody("overdue", Rule.OVERDUE):
             found.append(f"{many(overdue, 'device')} overdue")
         return found
+
+    def _unknown_to_anybody(self, state: str, rule: Rule) -> int:
+        """How many devices are so, without those whose alert by this rule somebody acknowledged."""
+        quiet = {alert["device_id"] for alert in self.quiet if alert["rule"] == rule}
+        return max(0, int(self.counts.get(state, 0)) - len(quiet))
 
     def not_exact(self) -> list[str]:
         """Why the figures are not exact, in words."""
@@ -100,7 +101,6 @@ class Snapshot:
             "health": self.health,
             "causes": self.causes,
             "alerts": self.alerts,
-            "dead_letters": self.letters,
         }
 
     def _ill(self) -> list[str]:
@@ -168,9 +168,9 @@ def ask(client: ApiClient) -> Snapshot:
     alerts = page.get("alerts", [])
     muted: frozenset[str] = frozenset()
     if alerts and stats.get("muted"):
-        rows = client.rows("/api/devices", "devices", {"muted": True, "state": "failing", "limit": PAGE})
+        which = {"muted": True, "state": ["failing", "overdue"], "limit": PAGE}
+        rows = client.rows("/api/devices", "devices", which)
         muted = frozenset(row["device_id"] for row in rows)
-    letters = get("/api/dead-letters", {"since": "24h", "limit": LETTERS_READ_MAX})
     return Snapshot(
         stats=stats,
         health=health,
@@ -179,7 +179,5 @@ def ask(client: ApiClient) -> Snapshot:
         alerts=alerts,
         more_alerts=page.get("next") is not None,
         muted=muted,
-        letters=letters.get("dead_letters"),
-        more_letters=letters.get("next") is not None,
         faults=tuple(dict.fromkeys(faults)),
     )

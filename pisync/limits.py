@@ -83,6 +83,8 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # because letters of theirs gave way.
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
+# Letters that are counted of one reason; more than that is "so many or more".
+DEAD_LETTERS_COUNTED_MAX: Final = 1000
 DROPS_LISTED_MAX: Final = 20
 
 # The projection.
@@ -112,6 +114,14 @@ ROLLUPS_LATE_S_MAX: Final = 3600.0
 # gaps in which no bridge listened, the newest.
 DAYS_TOLD: Final = 28
 STATS_POINTS_MAX: Final = 2000
+# The events of a site by day: of how many devices they are counted, and how many days back, of which the
+# projection knows all on which a device has events (one less, for a clock that is ahead). How many devices
+# and days one command counts; of how many devices the api keeps what it counted, and for how long.
+ACTIVITY_DEVICES_MAX: Final = 500
+ACTIVITY_DAYS_MAX: Final = DAYS_KEPT - 1
+DEVICE_DAYS_AT_ONCE: Final = 500
+ACTIVITY_DEVICES_KEPT_MAX: Final = 2000
+ACTIVITY_KEPT_S: Final = 60.0
 GAPS_TOLD_MAX: Final = 1000
 # After how long without progress health calls the rollups late, in seconds.
 ROLLUPS_HEALTHY_S_MAX: Final = 60.0
@@ -222,6 +232,10 @@ STATUSES_WAITING_MAX: Final = 5000
 STATUSES_AT_ONCE: Final = 500
 PRESENCE_WRITTEN_S: Final = 86_400
 PRESENCE_EXPIRY_S: Final = 60 * 86_400
+# How often a worker writes down what the broker says of itself; how long ago that was written, and how long
+# ago the broker had said it, for it to be told as of now. The broker says it every 10 s.
+BROKER_WRITTEN_INTERVAL_S: Final = 5.0
+BROKER_TOLD_S_MAX: Final = 30.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it
@@ -238,6 +252,9 @@ REBUILDER_SILENT_S: Final = 30
 # turn.
 REPLAY_BATCH_EVENTS: Final = 2000
 REPLAY_EVENTS_AT_ONCE: Final = 250
+# The days of so many events, about, are read bucket after bucket by a replay of everything: MongoDB's cache
+# holds their pages, some 160 MB.
+REPLAY_DAYS_EVENTS: Final = 640_000
 # Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
 # 200,000 events of 10,000 devices. Devices that it gives Redis at once.
 REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024
@@ -249,6 +266,13 @@ QUIET_S_MAX: Final = 600
 # Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
 ALERTS_BATCH: Final = 200
 ALERTS_WAITING_MAX: Final = 100_000
+# How often a worker looks who is overdue, and how often it reads anew who has an open alert for that; for how
+# long all bridges must have listened before one is opened: what the broker held for them has come in then.
+OVERDUE_INTERVAL_S: Final = 30.0
+OVERDUE_REREAD_S: Final = 600.0
+OVERDUE_LISTENED_S: Final = 900.0
+# Devices that one log line about all that are opened or closed names.
+OVERDUE_NAMED_MAX: Final = 5
 # How often a bridge looks for alerts that another one left unpublished, and how many it publishes at once.
 ALERTS_PUBLISH_INTERVAL_S: Final = 10.0
 ALERTS_PUBLISH_BATCH: Final = 100
@@ -311,10 +335,16 @@ RECEIPT_BYTES_MAX: Final = 1536
 # comes with more is kept, and not answered.
 CORRELATION_BYTES_MAX: Final = 256
 
-# The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
+# The endpoint of a program's metrics: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024
 METRICS_REQUEST_TIMEOUT_S: Final = 5.0
 METRICS_CONNECTIONS_MAX: Final = 16
+# How often an api asks Redis and MongoDB for what it tells only in its metrics.
+METRICS_WATCH_INTERVAL_S: Final = 10.0
+# Causes that metrics tell apart; texts of devices that a label may have within how long.
+METRICS_CAUSES_MAX: Final = 20
+METRICS_TEXTS_MAX: Final = 200
+METRICS_TEXTS_S: Final = 86_400.0
 
 # The URL of a server, with all its hosts and options.
 URL_CHARS_MAX: Final = 8 * 1024
@@ -387,6 +417,55 @@ ACKNOWLEDGEMENT_TRIES: Final = 10
 ACKNOWLEDGEMENTS_INTERVAL_S: Final = 5.0
 ACKNOWLEDGEMENTS_BATCH: Final = 500
 
+# Incidents. So many devices of a site, and so large a part of those that tried, or are usually heard, fail or
+# are silent alike; so large a part of those that fail has one code. By chance alone, given the devices' own
+# shares of bad days, that happens at most so often.
+INCIDENT_DEVICES_MIN: Final = 3
+INCIDENT_SHARE: Final = 0.6
+INCIDENT_CODE_SHARE: Final = 2 / 3
+INCIDENT_CHANCE_MAX: Final = 1e-4
+# Within which times before now devices tried, the longest first. A device with few days counts as if it had
+# so many more, with the fleet's share of bad days, and that is so much at least; by how many devices it is
+# estimated.
+INCIDENT_WINDOWS_S: Final = (24 * 3600, 6 * 3600, 3600)
+INCIDENT_DAYS_ASSUMED: Final = 5
+INCIDENT_BAD_SHARE_MIN: Final = 0.01
+INCIDENT_SAMPLED_DEVICES_MAX: Final = 100_000
+# A code rises over many sites: so many devices fail by it, at so many sites, so many times as many as usual,
+# and by so many times the square root of that more; one site has no more than so large a part of them.
+SPREADING_DEVICES_MIN: Final = 10
+SPREADING_SITES_MIN: Final = 3
+SPREADING_TIMES: Final = 2.0
+SPREADING_NOISE: Final = 3.0
+SPREADING_SITE_SHARE: Final = 0.5
+SPREADING_WINDOW_S: Final = 24 * 3600
+# An incident goes on while so many devices, and so large a part, are in it; of a code, so many, and so many
+# times as many as usual.
+INCIDENT_GOES_ON_DEVICES: Final = 2
+INCIDENT_GOES_ON_SHARE: Final = 1 / 3
+SPREADING_GOES_ON_DEVICES: Final = 5
+SPREADING_GOES_ON_TIMES: Final = 1.5
+# How often a worker looks; how long the condition holds before an incident is opened, and does not before it
+# is closed; within what time it is opened again instead of another one; how often rollups are asked.
+INCIDENTS_INTERVAL_S: Final = 10.0
+INCIDENT_OPENS_AFTER_S: Final = 120.0
+INCIDENT_CLOSES_AFTER_S: Final = 600.0
+INCIDENT_REOPENS_S: Final = 86_400.0
+INCIDENT_CODES_INTERVAL_S: Final = 60.0
+# Open incidents that are looked at. Devices whose first failure is looked for, to say since when, some at
+# once, as far as a streak is not longer than so many; how long it may have taken half of them to begin; how
+# many times as many an incident has before that is looked for again.
+INCIDENTS_OPEN_MAX: Final = 5000
+INCIDENT_STARTS_MAX: Final = 500
+INCIDENT_STARTS_AT_ONCE: Final = 16
+INCIDENT_STREAK_READ_MAX: Final = 100
+INCIDENT_ONSET_S: Final = 86_400
+INCIDENT_STARTS_GROWTH: Final = 1.2
+# How often the api reads which incidents are open, how old that may be, how many devices of one it tells.
+OPEN_INCIDENTS_INTERVAL_S: Final = 1.0
+OPEN_INCIDENTS_YOUNG_S: Final = 10.0
+INCIDENT_DEVICES_TOLD_MAX: Final = 100
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000
@@ -401,6 +480,19 @@ HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 # POSTs that wait for a receipt at once. Each holds its body, so this bounds memory: 256 times 256 KiB.
 WAITING_MAX: Final = 256
+# A body of events a line (NDJSON): its bytes, as it comes and decoded, its lines, and such bodies at once.
+# Events are gathered, so that those of a device share messages, until there are so many, or so many bytes.
+BULK_BYTES_MAX: Final = 64 * 1024 * 1024
+BULK_LINES_MAX: Final = 500_000
+BULKS_AT_ONCE: Final = 8
+BULK_GATHERED_EVENTS: Final = 10_000
+BULK_GATHERED_BYTES: Final = 2 * 1024 * 1024
+# Messages that wait for receipts at once, of all bodies about several devices: half of WAITING_MAX, so that
+# others have their turn. After so many in a row of which no receipt came the rest of a body is not sent.
+BULK_PUBLISHES_AT_ONCE: Final = 128
+BULK_FAILURES_MAX: Final = 16
+# Rejections that one answer tells one by one; beyond it, those of a reason together.
+BULK_REJECTIONS_TOLD_MAX: Final = 1000
 # Connections at once, and from one address that is no trusted proxy's; those that wait give way, and beyond
 # it a request is answered 503, but for probes. Below the usual limit of 1,024 open files.
 HTTP_CONNECTIONS_MAX: Final = 900

@@ -220,6 +220,18 @@ class ApiSettings(CommonSettings):
         le=60,
         description="How long a POST waits for the bridge's receipt, in seconds.",
     )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address the api serves its metrics on, beside its own; everybody who reaches it can read"
+        " them.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which the api serves `/metrics`, `/healthz` and `/livez`; without it, it does"
+        " not.",
+    )
 
     @field_validator("api_keys", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod

@@ -9,12 +9,14 @@ import asyncio
 
 from pisync import clock, limits, logs
 from pisync.domain.acknowledgements import Known, SubjectKind, end_of
+from pisync.domain.incidents import known_of
 from pisync.stores.interfaces.acknowledgements import (
     AcknowledgementQuery,
     AcknowledgementStore,
     FailingByCode,
 )
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
+from pisync.stores.interfaces.incidents import IncidentStore
 
 log = logs.get(__name__)
 
@@ -23,10 +25,16 @@ class Closing:
     """Looks at every acknowledgement that is open."""
 
     def __init__(
-        self, *, acknowledgements: AcknowledgementStore, alerts: AlertStore, failing: FailingByCode
+        self,
+        *,
+        acknowledgements: AcknowledgementStore,
+        alerts: AlertStore,
+        incidents: IncidentStore,
+        failing: FailingByCode,
     ) -> None:
         self._acknowledgements = acknowledgements
         self._alerts = alerts
+        self._incidents = incidents
         self._failing = failing
 
     async def run(self) -> None:
@@ -50,11 +58,17 @@ class Closing:
             if alert_ids:
                 over = AlertQuery(limit=len(alert_ids), is_open=False, alert_ids=alert_ids)
                 closed_alerts = {alert.alert_id: alert for alert in await self._alerts.find(over)}
+            incident_ids = [
+                each.subject.target for each in found if each.subject.kind is SubjectKind.INCIDENTS
+            ]
+            incidents = await self._incidents.get_many(incident_ids)
             now = clock.now()
             for each in found:
                 target = each.subject.target
                 if each.subject.kind is SubjectKind.CAUSES:
                     known = Known(devices=self._failing.devices(target))
+                elif each.subject.kind is SubjectKind.INCIDENTS:
+                    known = known_of(incidents.get(target))
                 else:
                     alert = closed_alerts.get(target)
                     known = Known(closed_at=None if alert is None else alert.closed_at)

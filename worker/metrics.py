@@ -1,10 +1,14 @@
 """What one worker counts and measures, for Prometheus, in a registry of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
+from pisync import limits
+from pisync.domain.incidents import IncidentKind
 from pisync.errors import Part
 from pisync.metrics import Reading
 
@@ -40,6 +44,7 @@ class Metrics:
             "pisync_worker_rollup_minutes_recounted_total",
             "Minutes counted again because something was added to an event of theirs, or an event came late.",
         )
+        self.event_lateness = Lateness(self.registry)
         self.commands_inflight = self._gauge(
             "pisync_worker_commands_inflight",
             "Commands that are published or accepted, and neither proved nor refused nor expired.",
@@ -54,6 +59,25 @@ class Metrics:
         )
         self.statuses_ignored = self._counter(
             "pisync_worker_statuses_ignored_total", "Messages to a status topic that cannot be read."
+        )
+        self._incidents_open = Gauge(
+            "pisync_worker_incidents_open",
+            "Incidents that are open, of each kind, as the worker sees them that has the duty.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.incidents_opened = self._counter(
+            "pisync_worker_incidents_opened_total", "Incidents opened, each time again counting."
+        )
+        self.overdue_alerts_opened = self._counter(
+            "pisync_worker_overdue_alerts_opened_total", "Alerts opened about devices that are overdue."
+        )
+        self.overdue_alerts_closed = self._counter(
+            "pisync_worker_overdue_alerts_closed_total", "Alerts closed about devices that were overdue."
+        )
+        self.overdue_looks_skipped = self._counter(
+            "pisync_worker_overdue_looks_skipped_total",
+            "Looks for overdue devices that opened no alert because their silence was not surely theirs.",
         )
         self._store_retries = Counter(
             "pisync_worker_store_retries_total",
@@ -71,6 +95,10 @@ class Metrics:
         """Say where it is known whether this worker has a duty."""
         self._leases.labels(duty).set_function(read)
 
+    def incidents_open(self, kind: IncidentKind, read: Callable[[], int]) -> None:
+        """Say where it is known how many incidents of a kind are open."""
+        self._incidents_open.labels(kind.value).set_function(read)
+
     def store_unavailable(self, part: Part) -> None:
         """Count that a step failed because a store was unavailable, and will be tried again."""
         self._store_retries.labels(part.label).inc()
@@ -80,3 +108,26 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str) -> Reading:
         return Reading(CounterMetricFamily, name, documentation, self.registry)
+
+
+class Lateness(Collector):
+    """A histogram of how late events were received, which has no sum because rollups have none."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._read: Callable[[], Sequence[int]] = lambda: (0,) * (len(limits.LATENESS_MS) + 1)
+        registry.register(self)
+
+    def set_function(self, read: Callable[[], Sequence[int]]) -> None:
+        """Say where the numbers of events are, one for each bound of `limits.LATENESS_MS` and one beyond."""
+        self._read = read
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """The metric, as the registry asks for it."""
+        bounds = [*(str(bound_ms / 1000) for bound_ms in limits.LATENESS_MS), "+Inf"]
+        family = HistogramMetricFamily(
+            "pisync_worker_event_lateness_seconds",
+            "How long after they happened events were received, of minutes that this worker closed; each"
+            " minute once, whoever closes it.",
+        )
+        family.add_metric([], list(zip(bounds, accumulate(self._read()), strict=True)), None)
+        yield family

@@ -4,13 +4,15 @@ import asyncio
 import secrets
 import signal
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import Final
 
 import uvloop
 
 from fleet.failing import FailingDevices
-from fleet.feeding import Feeding
 from pisync import backoff, limits, logs
+from pisync.domain.incidents import IncidentKind
+from pisync.domain.rollups import NO_EVENTS
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
@@ -19,10 +21,13 @@ from pisync.tasks import supervise
 from worker.acknowledgements import Closing
 from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
+from worker.incidents import Inferring
 from worker.leased import Leased
 from worker.metrics import Metrics
+from worker.overdue import OverdueAlerts
 from worker.presence import PresenceWatch
 from worker.rollups import Rolling
+from worker.shared_fleet import SharedFleet
 
 log = logs.get(__name__)
 
@@ -30,6 +35,8 @@ ROLLUPS: Final = "rollups"
 ACKNOWLEDGEMENTS: Final = "acknowledgements"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
+INCIDENTS: Final = "incidents"
+OVERDUE: Final = "overdue"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -62,11 +69,22 @@ class _Worker:
         self._settings = settings
         self._stores = stores
         self._metrics = Metrics()
+        self._fleet = SharedFleet(
+            projection=stores.projection,
+            directory=stores.directory,
+            listening=stores.listening,
+            known_bridges=stores.known_bridges,
+        )
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
+        self._ended_lateness = NO_EVENTS.lateness
         self._commanding: Commanding | None = None
         self._watch: PresenceWatch | None = None
+        self._inferring: Inferring | None = None
+        self._ended_incidents = 0
         self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
+        self._overdue: OverdueAlerts | None = None
+        self._ended_opened = self._ended_closed = self._ended_looks_skipped = 0
         self._holder = secrets.token_hex(8)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
@@ -75,10 +93,14 @@ class _Worker:
                 (ACKNOWLEDGEMENTS, self._close_acknowledgements),
                 (COMMANDS, self._command),
                 (PRESENCE, self._watch_presence),
+                (INCIDENTS, self._infer_incidents),
+                (OVERDUE, self._alert_overdue),
             )
         ]
         self._tell_rollups()
         self._tell_devices()
+        self._tell_incidents()
+        self._tell_overdue()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -103,9 +125,11 @@ class _Worker:
         for delay_s in backoff.delays():
             try:
                 await self._stores.events.prepare()
+                await self._stores.alerts.prepare()
                 await self._stores.acknowledgements.prepare()
                 await self._stores.commands.prepare()
                 await self._stores.presence.prepare()
+                await self._stores.incidents.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -116,7 +140,8 @@ class _Worker:
     async def serve(self, stop: asyncio.Event) -> None:
         """Do what duties nobody else has, until told to stop."""
         log.info("looking for duties", duties=[duty.duty for duty in self._duties])
-        async with supervise({duty.duty: duty.run() for duty in self._duties}) as running:
+        works = {"shared fleet": self._fleet.run(), **{duty.duty: duty.run() for duty in self._duties}}
+        async with supervise(works) as running:
             await running.until(stop)
         for duty in self._duties:
             with suppress(MongodbUnavailable):
@@ -134,20 +159,18 @@ class _Worker:
             self._rolling = None
             self._ended_events += rolling.events_counted
             self._ended_minutes += rolling.minutes_recounted
+            self._ended_lateness = _sums(self._ended_lateness, rolling.lateness)
 
     async def _close_acknowledgements(self, _term: int) -> None:
         stores = self._stores
-        fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
-        closing = Closing(
-            acknowledgements=stores.acknowledgements, alerts=stores.alerts, failing=FailingDevices(fleet)
-        )
-        works = {
-            "known bridges": stores.known_bridges.run(),
-            "fleet": fleet.run(),
-            "closing": closing.run(),
-        }
-        async with supervise(works) as running:
-            await running.until(asyncio.Event())
+        with self._fleet.used() as fleet:
+            closing = Closing(
+                acknowledgements=stores.acknowledgements,
+                alerts=stores.alerts,
+                incidents=stores.incidents,
+                failing=FailingDevices(fleet),
+            )
+            await closing.run()
 
     async def _command(self, _term: int) -> None:
         stores = self._stores
@@ -170,12 +193,69 @@ class _Worker:
             self._ended_ignored += commanding.replies_ignored
 
     async def _watch_presence(self, _term: int) -> None:
-        self._watch = watch = PresenceWatch(self._settings, self._stores.presence, self._holder)
+        stores = self._stores
+        self._watch = watch = PresenceWatch(self._settings, stores.presence, stores.broker, self._holder)
         try:
             await watch.run()
         finally:
             self._watch = None
             self._ended_statuses_ignored += watch.ignored
+
+    async def _infer_incidents(self, _term: int) -> None:
+        stores = self._stores
+        with self._fleet.used() as fleet:
+            self._inferring = inferring = Inferring(
+                store=stores.incidents, events=stores.events, rollups=stores.rollups, served=fleet
+            )
+            try:
+                await inferring.run()
+            finally:
+                self._inferring = None
+                self._ended_incidents += inferring.opened
+
+    def _tell_incidents(self) -> None:
+        def opened() -> int:
+            return self._ended_incidents + (self._inferring.opened if self._inferring else 0)
+
+        def count_of(kind: IncidentKind) -> int:
+            return self._inferring.open_ones[kind] if self._inferring else 0
+
+        self._metrics.incidents_opened.set_function(opened)
+        for kind in IncidentKind:
+            self._metrics.incidents_open(kind, partial(count_of, kind))
+
+    async def _alert_overdue(self, _term: int) -> None:
+        stores = self._stores
+        with self._fleet.used() as fleet:
+            self._overdue = overdue = OverdueAlerts(
+                alerts=stores.alerts,
+                fleet=fleet,
+                known_bridges=stores.known_bridges,
+                listening=stores.listening,
+            )
+            try:
+                await overdue.run()
+            finally:
+                self._overdue = None
+                self._ended_opened += overdue.opened
+                self._ended_closed += overdue.closed
+                self._ended_looks_skipped += overdue.looks_skipped
+
+    def _tell_overdue(self) -> None:
+        metrics = self._metrics
+
+        def opened() -> int:
+            return self._ended_opened + (self._overdue.opened if self._overdue else 0)
+
+        def closed() -> int:
+            return self._ended_closed + (self._overdue.closed if self._overdue else 0)
+
+        def looks_skipped() -> int:
+            return self._ended_looks_skipped + (self._overdue.looks_skipped if self._overdue else 0)
+
+        metrics.overdue_alerts_opened.set_function(opened)
+        metrics.overdue_alerts_closed.set_function(closed)
+        metrics.overdue_looks_skipped.set_function(looks_skipped)
 
     def _tell_devices(self) -> None:
         metrics = self._metrics
@@ -205,6 +285,10 @@ class _Worker:
         def minutes() -> int:
             return self._ended_minutes + (self._rolling.minutes_recounted if self._rolling else 0)
 
+        def lateness() -> tuple[int, ...]:
+            now = self._rolling.lateness if self._rolling else NO_EVENTS.lateness
+            return _sums(self._ended_lateness, now)
+
         def since_s() -> float | None:
             covered = self._rolling.progress.covered if self._rolling else ()
             return covered[-1].start_ms / 1000 if covered else None
@@ -212,7 +296,12 @@ class _Worker:
         metrics.rollup_events.set_function(events)
         metrics.rollup_minutes_recounted.set_function(minutes)
         metrics.rollup_since.set_function(since_s)
+        metrics.event_lateness.set_function(lateness)
         metrics.rollup_lag.set_function(lambda: self._rolling.lag_s() if self._rolling else None)
         metrics.rollup_minutes_open.set_function(
             lambda: self._rolling.minutes_open if self._rolling else None
         )
+
+
+def _sums(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(first, second, strict=True)))

@@ -41,7 +41,7 @@ Reason = Annotated[
 
 
 class MoreDevices(BaseModel):
-    """Until so many devices more fail by the cause than when it was acknowledged."""
+    """Until so many devices more fail by the cause, or are in the incident, than when that was said."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,6 +74,21 @@ class CauseAcknowledging(BaseModel):
     reason: Reason = ""
 
 
+class IncidentAcknowledging(BaseModel):
+    """How long an incident is to be quiet; that is over when it is closed in any case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: Annotated[
+        Literal["recovery"] | datetime | MoreDevices,
+        Field(
+            description="`recovery`: it is closed; a moment that is to come; or so many devices more are in"
+            " it than now."
+        ),
+    ]
+    reason: Reason = ""
+
+
 class AcknowledgementEnd(BaseModel):
     """When and why it ended."""
 
@@ -94,7 +109,7 @@ class AcknowledgementEnd(BaseModel):
 
 
 class Said(BaseModel):
-    """What an operator said of an alert or a cause."""
+    """What an operator said of an alert, an incident or a cause."""
 
     by: Annotated[str, Field(description="`unknown`: keys have no names.")]
     at: datetime
@@ -103,31 +118,35 @@ class Said(BaseModel):
 
 
 class Acknowledgement(Said):
-    """That an operator knows of an alert or of a cause."""
+    """That an operator knows of an alert, of an incident or of a cause."""
 
     id: Annotated[str, Field(description="Opaque; the id of its action, too.")]
     kind: SubjectKind
     alert_id: Annotated[str | None, Field(description="The alert that is acknowledged; else null.")]
     device_id: Annotated[models.DeviceId | None, Field(description="The alert's device.")]
     rule: Annotated[Rule | None, Field(description="The alert's rule.")]
+    incident_id: Annotated[str | None, Field(description="The incident that is acknowledged; else null.")]
     code: Annotated[
         str | None, Field(description=f"The cause that is acknowledged; else null. `{NO_CODE}`: no code.")
     ]
     devices: Annotated[
         int | None,
-        Field(ge=0, description="How many devices failed by the cause then; null: not known, or an alert."),
+        Field(
+            ge=0,
+            description="How many failed by the cause, or were in the incident, then; null: not known.",
+        ),
     ]
     devices_now: Annotated[
         int | None,
         Field(
             ge=0,
-            description="How many fail by it now. Null: an alert, or not surely known; what goes by their"
+            description="How many do, or are, now. Null: an alert, or not surely known; what goes by their"
             " number stays quiet meanwhile.",
         ),
     ]
     back_at: Annotated[
         int | None,
-        Field(ge=0, description="It is over when so many fail by it; null: it does not go by that."),
+        Field(ge=0, description="It is over when so many do, or are; null: it does not go by that."),
     ]
     ended: Annotated[AcknowledgementEnd | None, Field(description="null: it is quiet.")]
 
@@ -288,7 +307,7 @@ async def acknowledgements(
 
 
 async def acknowledged(request: Request, subject: Subject) -> Response:
-    """Acknowledge an alert or a cause as the body of a request says."""
+    """Acknowledge an alert, an incident or a cause as the body of a request says."""
     hold_to(request, _JSON)
     try:
         given = read_object(await read_body(request))
@@ -303,7 +322,7 @@ async def acknowledged(request: Request, subject: Subject) -> Response:
 
 
 async def taken_back(request: Request, subject: Subject) -> Response:
-    """Take back what was said of an alert or a cause."""
+    """Take back what was said of an alert, an incident or a cause."""
     return _answer(await acknowledging.take_back(state_of(request), auth.who(request), subject))
 
 

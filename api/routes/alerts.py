@@ -1,4 +1,4 @@
-"""`/api/alerts`: the devices that keep failing, and those that did; which of them an operator knows of."""
+"""`/api/alerts`: devices that keep failing or fell silent, and those that did; which an operator knows of."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from api import acknowledging, paging
+from api import acknowledging, folding, paging
 from api.exact_counts import Counts, Kept, exact_counts
 from api.models import DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import declare, list_responses
@@ -31,7 +31,7 @@ from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
 from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind
-from pisync.domain.alerts import Rule
+from pisync.domain.alerts import CloseReason, Rule
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
 
@@ -42,16 +42,37 @@ _NOW: Final = " Null: not known, because Redis is unavailable, has lost it or is
 
 
 class Alert(BaseModel):
-    """An alert of one rule about one device. Times are by the bridge's clock."""
+    """An alert of one rule about one device. Times are by the clock of the bridge or worker that acted."""
 
     id: Annotated[str, Field(description="Opaque.")]
     device_id: DeviceId
-    rule: Annotated[Rule, Field(description="Why it was opened. `streak`: the device kept failing.")]
+    rule: Annotated[
+        Rule,
+        Field(
+            description="Why it was opened. `streak`: the device kept failing. `overdue`: it was silent for "
+            "longer than its habit."
+        ),
+    ]
     streak: Annotated[int, Field(ge=0, description="The device's streak when the alert was opened.")]
     streak_now: Annotated[int | None, Field(ge=0, description="Its present streak." + _NOW)]
     failures_now: Annotated[int | None, Field(ge=0, description="All its failures by now." + _NOW)]
     opened_at: datetime
     closed_at: Annotated[datetime | None, Field(description="null: it is still open.")]
+    close_reason: Annotated[
+        CloseReason | None,
+        Field(
+            description="Why it was closed. `recovered`: a success ended the streak. Of a silence: `heard`; "
+            "`retired`; `gone`: nothing of the device is known; `usual`: its habit, the calendar or what is "
+            "known of our own outages changed. null: it is open, or this was not kept yet."
+        ),
+    ]
+    incident_id: Annotated[
+        str | None,
+        Field(
+            description="The open incident that explains it, into which it is folded. null: it is closed,"
+            " none does, or that is not known now."
+        ),
+    ]
     acknowledged: Annotated[
         Said | None, Field(description="What an operator said of it, while that holds; null: it is loud.")
     ]
@@ -97,11 +118,18 @@ async def alerts(
         WithJsonSchema({"type": "boolean"}),
         Query(description="Only alerts that are acknowledged, or only those that are not."),
     ] = None,
+    folded: Annotated[
+        bool | None,
+        WithJsonSchema({"type": "boolean"}),
+        Query(description="Only alerts that an open incident explains, or only those that none does."),
+    ] = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
     """By the rule `streak`, an alert opens when a streak reaches 3, and closes when a success ends it.
 
+    By the rule `overdue`, one opens when a device is silent for longer than its habit, and closes when it is
+    heard, retired, or no longer overdue for another reason.
     A device has at most one open alert of a rule. Newest first by when they were opened.
     """
     end = AlertsCursor.decode(cursor)
@@ -113,7 +141,7 @@ async def alerts(
         before=None if end is None else end.alert_id,
     )
     stores = state_of(request)
-    found = await _find(stores, query, acknowledged)
+    found = await _find(stores, query, acknowledged, folded)
     present = await _present(stores, {row.alert.device_id for row in found[:limit]})
     return list_page(
         request,
@@ -165,32 +193,37 @@ async def unacknowledge(*, request: Request, alert_id: AlertId) -> Response:
 
 
 class _Listed(NamedTuple):
-    """An alert, and what makes it quiet."""
+    """An alert, what makes it quiet, and the incident that explains it."""
 
     alert: domain.Alert
     acknowledgement: Acknowledgement | None
+    incident_id: str | None
 
 
-async def _find(state: State, query: AlertQuery, is_acknowledged: bool | None) -> list[_Listed]:
-    """The first alerts of a query that are acknowledged, or are not; None: either."""
+async def _find(
+    state: State, query: AlertQuery, is_acknowledged: bool | None, is_folded: bool | None
+) -> list[_Listed]:
+    """The first alerts of a query that are acknowledged, or folded, or are not; None: either."""
     if is_acknowledged:
-        return await _find_acknowledged(state, query)
+        return await _find_acknowledged(state, query, is_folded)
     found: list[_Listed] = []
     size = query.limit
     while True:
         alerts = await state.alerts.find(replace(query, limit=size))
         quiet = await acknowledging.quiet_alerts(state, alerts)
+        incidents = folding.incidents_of(state, alerts)
         found += (
-            _Listed(alert, quiet.get(alert.alert_id))
+            _Listed(alert, quiet.get(alert.alert_id), incidents.get(alert.alert_id))
             for alert in alerts
-            if is_acknowledged is None or alert.alert_id not in quiet
+            if (is_acknowledged is None or alert.alert_id not in quiet)
+            and is_folded in {None, alert.alert_id in incidents}
         )
         if len(alerts) < size or len(found) >= query.limit:
             return found[: query.limit]
         query, size = replace(query, before=alerts[-1].alert_id), limits.PAGE_MAX
 
 
-async def _find_acknowledged(state: State, query: AlertQuery) -> list[_Listed]:
+async def _find_acknowledged(state: State, query: AlertQuery, is_folded: bool | None) -> list[_Listed]:
     """The same by what is acknowledged: among many alerts those may be few."""
     found: list[_Listed] = []
     before, size = query.before, query.limit
@@ -199,10 +232,12 @@ async def _find_acknowledged(state: State, query: AlertQuery) -> list[_Listed]:
         if some:
             by_alert = {each.subject.target: each for each in some}
             alerts = await state.alerts.find(replace(query, limit=len(some), alert_ids=by_alert))
+            incidents = folding.incidents_of(state, alerts)
             found += (
-                _Listed(alert, by_alert[alert.alert_id])
+                _Listed(alert, by_alert[alert.alert_id], incidents.get(alert.alert_id))
                 for alert in alerts
                 if acknowledging.is_quiet(alert, by_alert[alert.alert_id])
+                and is_folded in {None, alert.alert_id in incidents}
             )
         if len(some) < size or len(found) >= query.limit:
             return found[: query.limit]
@@ -232,7 +267,7 @@ async def _present(state: State, device_ids: Collection[str]) -> Mapping[str, Co
 
 
 def _row(row: _Listed, present: Counts | None) -> dict[str, object]:
-    alert, acknowledgement = row
+    alert, acknowledgement, incident_id = row
     return {
         "id": alert.alert_id,
         "device_id": alert.device_id,
@@ -242,5 +277,7 @@ def _row(row: _Listed, present: Counts | None) -> dict[str, object]:
         "failures_now": None if present is None else present.failures,
         "opened_at": rfc3339(alert.opened_at),
         "closed_at": None if alert.closed_at is None else rfc3339(alert.closed_at),
+        "close_reason": alert.close_reason,
+        "incident_id": incident_id,
         "acknowledged": None if acknowledgement is None else acknowledging.said(acknowledgement),
     }

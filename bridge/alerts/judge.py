@@ -133,7 +133,9 @@ class Judge:
 
     async def _close(self, rule: AlertRule, device_ids: Sequence[str]) -> int:
         now = clock.now()
-        closed = await until_available(lambda: self._store.resolve(rule.rule, device_ids, now), self._retries)
+        closed = await until_available(
+            lambda: self._store.resolve(rule.rule, device_ids, now, rule.close_reason), self._retries
+        )
         for device_id in closed:
             log.info(rule.closed, device_id=device_id, rule=rule.rule.value)
         self.closed += len(closed)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from pisync import limits
-from pisync.domain.alerts import AlertChange, Rule
+from pisync.domain.alerts import AlertChange, CloseReason, Rule
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.projection import Projection
 
@@ -16,13 +16,14 @@ from pisync.stores.interfaces.projection import Projection
 class AlertRule(Protocol):
     """What the judge asks of a rule.
 
-    `opened` and `closed` are the log's words for a device whose alert was opened or closed. The methods raise
-    `Unavailable` where a store is unavailable; the call may then be repeated.
+    `opened` and `closed` are the log's words for a device whose alert was opened or closed, `close_reason`
+    is why. The methods raise `Unavailable` where a store is unavailable; the call may then be repeated.
     """
 
     rule: Rule
     opened: str
     closed: str
+    close_reason: CloseReason
 
     async def due(self, device_ids: Collection[str]) -> set[str]:
         """Those of the devices that should have an open alert, by the truth."""
@@ -44,6 +45,7 @@ class StreakRule:
     rule = Rule.STREAK
     opened = "device keeps failing"
     closed = "device recovered"
+    close_reason = CloseReason.RECOVERED
 
     def __init__(self, *, events: EventStore, projection: Projection) -> None:
         self._events = events
@@ -63,5 +65,5 @@ class StreakRule:
 
 
 def all_rules(*, events: EventStore, projection: Projection) -> list[AlertRule]:
-    """Every rule that there is."""
+    """Every rule by which bridges judge; by the rule `overdue` a worker does."""
     return [StreakRule(events=events, projection=projection)]

@@ -34,6 +34,14 @@ def alerts(
             show_default=False,
         ),
     ] = None,
+    folded: Annotated[
+        bool | None,
+        typer.Option(
+            "--folded/--lone",
+            help="Only alerts that an open incident explains, or only the others.",
+            show_default=False,
+        ),
+    ] = None,
     shown: Shown,
     api: Api,
 ) -> None:
@@ -42,5 +50,11 @@ def alerts(
     from cli.devices import ALERTS  # noqa: PLC0415
 
     with api.connect() as client:
-        which = {"state": state, "rule": rule, "device_id": device_id, "acknowledged": acknowledged}
+        which = {
+            "state": state,
+            "rule": rule,
+            "device_id": device_id,
+            "acknowledged": acknowledged,
+            "folded": folded,
+        }
         listing.show(client, ALERTS, which, shown)

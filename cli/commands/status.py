@@ -13,9 +13,9 @@ def status(*, as_json: AsJson = False, api: Api) -> None:
     """One screen: does anything need somebody, is it getting worse, and how true is this?
 
     Exits with 0 when all is fine; 1 when something is unhandled (alerts that are neither acknowledged nor of
-    a muted device, failing devices without one, overdue devices that are not muted); 2 when the figures are
-    not exact (not complete, still being read, stale, a part is unavailable, rollups lag), whatever they say;
-    69 when the api is away.
+    a muted device, failing devices without one, overdue devices that are neither muted nor acknowledged); 2
+    when the figures are not exact (not complete, still being read, stale, a part is unavailable, rollups
+    lag), whatever they say; 69 when the api is away.
     """
     from cli import listing, screen, tables  # noqa: PLC0415 - the other commands need none of it
     from cli import status as run  # noqa: PLC0415

@@ -1,8 +1,8 @@
 """Acknowledgements: what an operator knows of is quiet until something happens; whether it has, and what.
 
-What is acknowledged is one alert, or a cause: the code that devices fail by now. An alert that was closed is
-over, and so is what was said of it; the next one of the same device is another. A cause goes on and comes
-back under its code.
+What is acknowledged is one alert, one incident, or a cause: the code that devices fail by now. An alert or an
+incident that was closed is over, and so is what was said of it; the next one is another. A cause goes on and
+comes back under its code.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,12 @@ class SubjectKind(StrEnum):
 
     ALERTS = "alerts"
     CAUSES = "causes"
+    INCIDENTS = "incidents"
+
+    @property
+    def singular(self) -> str:
+        """The word for one of them."""
+        return self.value.removesuffix("s")
 
 
 class Why(StrEnum):
@@ -42,7 +48,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """What is acknowledged: the id of an alert, or the code of a cause."""
+    """What is acknowledged: the id of an alert or an incident, or the code of a cause."""
 
     kind: SubjectKind
     target: str
@@ -67,10 +73,10 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Acknowledgement:
-    """That somebody knows of an alert or a cause, and how long it is to be quiet.
+    """That somebody knows of an alert, an incident or a cause, and how long it is to be quiet.
 
-    `devices` failed by the cause when it was acknowledged; None: of an alert, or not known. Ids sort by the
-    time, and are those of the actions. `ended` is what was written down of its end.
+    `devices` failed by the cause, or were in the incident, when it was acknowledged; None: of an alert, or
+    not known. Ids sort by the time, and are those of the actions. `ended` is what was written down of it.
     """
 
     acknowledgement_id: str
@@ -98,7 +104,8 @@ class Acknowledgement:
 class Known:
     """What is known of the subject now.
 
-    An alert was closed at a moment, or is open; so many devices fail by a cause, None: nobody knows.
+    An alert or an incident was closed at a moment, or is open; so many devices fail by a cause, or are in an
+    incident, None: nobody knows.
     """
 
     closed_at: datetime | None = None
@@ -115,11 +122,11 @@ def end_of(acknowledgement: Acknowledgement, known: Known, now: datetime) -> End
     until, ends = acknowledgement.until, list[tuple[datetime, Why]]()
     if until.moment is not None and until.moment <= now:
         ends.append((until.moment, Why.MOMENT))
-    if acknowledgement.subject.kind is SubjectKind.ALERTS:
-        if known.closed_at is not None:
-            ends.append((known.closed_at, Why.RECOVERY))
-    elif known.devices is not None:
-        if until == Until() and known.devices == 0:
+    if known.closed_at is not None:
+        ends.append((known.closed_at, Why.RECOVERY))
+    if known.devices is not None:
+        is_cause = acknowledgement.subject.kind is SubjectKind.CAUSES
+        if is_cause and until == Until() and known.devices == 0:
             ends.append((now, Why.RECOVERY))
         if acknowledgement.back_at is not None and known.devices >= acknowledgement.back_at:
             ends.append((now, Why.MORE_DEVICES))
@@ -160,13 +167,13 @@ _read_reason: Final = text_reader(limits.ACKNOWLEDGEMENT_REASON_CHARS_MAX)
 def _until(kind: SubjectKind, value: object, now: datetime) -> Until:
     if value == RECOVERY:
         return Until()
-    if isinstance(value, dict) and kind is SubjectKind.CAUSES:
+    if isinstance(value, dict) and kind is not SubjectKind.ALERTS:
         return Until(more_devices=_more_devices(value))
     try:
         moment = read_moment(value)
     except ValueError:
         forms = f"{RECOVERY!r}, or an RFC 3339 time with an offset, such as 2026-12-01T00:00:00Z"
-        if kind is SubjectKind.CAUSES:
+        if kind is not SubjectKind.ALERTS:
             forms += f', or an object such as {{"{_MORE_DEVICES}": 10}}'
         raise ValueError(f"must be {forms}") from None
     if moment <= now:

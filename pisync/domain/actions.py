@@ -27,6 +27,7 @@ class About(StrEnum):
     SITES = "sites"
     ALERTS = "alerts"
     CAUSES = "causes"
+    INCIDENTS = "incidents"
 
 
 class Progress(StrEnum):

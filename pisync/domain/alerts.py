@@ -7,12 +7,29 @@ from enum import StrEnum
 import msgspec
 
 from pisync.clock import rfc3339, to_ms
+from pisync.domain.days import DAY_MS
 
 
 class Rule(StrEnum):
     """Why a device has an alert; each rule has at most one open alert for a device."""
 
     STREAK = "streak"
+    OVERDUE = "overdue"
+
+
+class CloseReason(StrEnum):
+    """Why an alert was closed.
+
+    `RECOVERED`: a success ended the streak. The others end a silence: the device was `HEARD`; it was
+    `RETIRED`; it is `GONE`, nothing of it is known; or so long a silence is `USUAL` by now: its habit, its
+    site's calendar, or what is known of times in which no bridge listened, changed.
+    """
+
+    RECOVERED = "recovered"
+    HEARD = "heard"
+    RETIRED = "retired"
+    GONE = "gone"
+    USUAL = "usual"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +47,7 @@ class Alert:
     """An alert of one rule about one device, open until `closed_at`.
 
     `streak` is the device's at the time of opening. Ids sort by that time, and are opaque text beyond that.
+    `close_reason` is None while it is open, and where it was closed before that was kept.
     """
 
     alert_id: str
@@ -38,6 +56,24 @@ class Alert:
     streak: int
     opened_at: datetime
     closed_at: datetime | None
+    close_reason: CloseReason | None = None
+
+
+def end_of_silence(*, opened_at: datetime, received_ms: int | None, is_retired: bool) -> CloseReason:
+    """Why a device is no longer overdue.
+
+    Args:
+        opened_at: when its alert was opened, by the clock of who did.
+        received_ms: the newest time of receipt now; None: nothing of it is known.
+        is_retired: whether it is retired now.
+    """
+    if is_retired:
+        return CloseReason.RETIRED
+    if received_ms is None:
+        return CloseReason.GONE
+    # A habit is of a day at least, so that what was received later than half a day before the alert is newer
+    # than the silence; the clocks of who received it and of who opened the alert need not agree.
+    return CloseReason.HEARD if received_ms > to_ms(opened_at) - DAY_MS // 2 else CloseReason.USUAL
 
 
 def new_alert_id(opened_at: datetime, nonce: str) -> str:

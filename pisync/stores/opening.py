@@ -9,11 +9,13 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.broker import BrokerFiguresStore
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
 from pisync.stores.interfaces.directory import DirectoryStore
 from pisync.stores.interfaces.events import EventStore
+from pisync.stores.interfaces.incidents import IncidentStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.presence import PresenceStore
@@ -24,12 +26,14 @@ from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.broker import MongoBrokerFigures
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.incidents import MongoIncidentStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.presence import MongoPresenceStore
@@ -57,6 +61,8 @@ class Stores:
     acknowledgements: AcknowledgementStore
     commands: CommandStore
     presence: PresenceStore
+    broker: BrokerFiguresStore
+    incidents: IncidentStore
     device_notes: DeviceNotesReader
     known_bridges: KnownBridges
     projection: Projection
@@ -90,6 +96,8 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             acknowledgements=MongoAcknowledgementStore(mongodb),
             commands=MongoCommandStore(mongodb),
             presence=MongoPresenceStore(mongodb),
+            broker=MongoBrokerFigures(mongodb),
+            incidents=MongoIncidentStore(mongodb),
             device_notes=MongoDeviceNotes(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),

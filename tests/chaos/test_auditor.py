@@ -205,8 +205,14 @@ def test_an_alert_too_many() -> None:
     assert differences(recovered, replace(projection, alerts=[ALERT | {"closed_at": CLOSED}])) == []
 
 
+def test_alerts_about_silent_devices_follow_from_no_events() -> None:
+    silent = ALERT | {"device_id": "PB-2", "rule": "overdue"}
+    alerts: list[dict[str, Any]] = [ALERT, silent, silent | {"closed_at": CLOSED}]
+    assert differences(STANDINGS, replace(PROJECTION, alerts=alerts)) == []
+
+
 def test_retained_alerts() -> None:
-    assert differences_retained(STANDINGS, [("PB-1", "streak")]) == []
+    assert differences_retained(STANDINGS, [("PB-1", "streak"), ("PB-2", "overdue")]) == []
     unknown, missing, stale = differences_retained(STANDINGS, [("PB-1", "mood"), ("PB-2", "streak")])
     assert unknown.startswith("PB-1: an alert of the rule mood")
     assert missing.startswith("PB-1: the broker retains no alert")

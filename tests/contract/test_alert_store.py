@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from pisync.domain.alerts import Alert, Rule
+from pisync.domain.alerts import Alert, CloseReason, Rule
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -68,6 +68,29 @@ async def test_an_alert_is_closed_and_another_opened(store: AlertStore) -> None:
     newest, oldest = await store.find(AlertQuery(limit=10))
     assert (newest.streak, newest.closed_at) == (5, None)
     assert (oldest.streak, oldest.closed_at) == (3, LATER)
+
+
+async def test_why_it_was_closed_is_kept_and_who_is_later_changes_nothing(store: AlertStore) -> None:
+    assert await store.open(Rule.OVERDUE, {"PB-1": 0, "PB-2": 0}, NOW) == {"PB-1", "PB-2"}
+    assert [alert.close_reason for alert in await store.find(AlertQuery(limit=10))] == [None, None]
+    assert await store.resolve(Rule.OVERDUE, ["PB-1"], LATER, CloseReason.RETIRED) == {"PB-1"}
+    assert await store.resolve(Rule.OVERDUE, ["PB-1"], LATER, CloseReason.HEARD) == set()
+    [closed] = await store.find(AlertQuery(limit=10, is_open=False))
+    assert (closed.device_id, closed.close_reason) == ("PB-1", CloseReason.RETIRED)
+    assert closed in await store.unpublished(10)
+    [still_open] = await store.find(AlertQuery(limit=10, rule=Rule.OVERDUE, is_open=True))
+    assert (still_open.device_id, still_open.close_reason) == ("PB-2", None)
+    await store.open(STREAK, {"PB-3": 3}, NOW)
+    assert await store.resolve(STREAK, ["PB-3"], LATER) == {"PB-3"}
+    [recovered] = await store.find(AlertQuery(limit=10, rule=STREAK))
+    assert recovered.close_reason is CloseReason.RECOVERED
+
+
+async def test_open_alerts_are_counted(store: AlertStore) -> None:
+    assert await store.count_open() == dict.fromkeys(Rule, 0)
+    await store.open(STREAK, {"PB-1": 3, "PB-2": 3, "PB-3": 3}, NOW)
+    await store.resolve(STREAK, ["PB-2"], LATER)
+    assert await store.count_open() == dict.fromkeys(Rule, 0) | {STREAK: 2}
 
 
 async def test_each_state_is_published(store: AlertStore) -> None:

@@ -30,15 +30,18 @@ from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.broker import MongoBrokerFigures
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
+from pisync.stores.mongodb.incidents import MongoIncidentStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.rollups import MongoRollupStore
+from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
 from tests.support import counting
@@ -115,11 +118,14 @@ async def costs(
             bridges=bridges,
             directory=directory,
             device_notes=MongoDeviceNotes(connection),
+            incidents=(incidents := MongoIncidentStore(connection)),
+            open_incidents=OpenIncidents(incidents),
             actions=MongoActionStore(connection),
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
             rollups=MongoRollupStore(connection),
             leases=MongoLeaseStore(connection),
+            broker=MongoBrokerFigures(connection),
             known_bridges=KnownBridges(bridges),
             commands=MongoCommandStore(connection),
             fleet=fleet,

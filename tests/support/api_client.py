@@ -35,16 +35,19 @@ from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.broker import MemoryBrokerFigures
 from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.device_notes import MemoryDeviceNotes
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.incidents import MemoryIncidentStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.rollups import MemoryRollupStore
+from pisync.stores.open_incidents import OpenIncidents
 from tests.support.samples import members
 
 EVENT = members()
@@ -219,7 +222,10 @@ class Api:
         self.listening = MemoryListeningRecord()
         self.presence = MemoryPresenceStore()
         self.rollups = rollups or MemoryRollupStore()
+        self.incidents = MemoryIncidentStore()
+        self.open_incidents = OpenIncidents(self.incidents)
         self.leases = MemoryLeaseStore()
+        self.broker = MemoryBrokerFigures()
         self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
         self.commands = commands or MemoryCommandStore()
@@ -232,12 +238,15 @@ class Api:
             bridges=self.bridges,
             directory=self.directory,
             device_notes=MemoryDeviceNotes(self.directory, self.presence),
+            incidents=self.incidents,
+            open_incidents=self.open_incidents,
             actions=self.actions,
             acknowledgements=self.acknowledgements,
             failing=self.failing,
             listening=self.listening,
             rollups=self.rollups,
             leases=self.leases,
+            broker=self.broker,
             known_bridges=self.known_bridges,
             fleet=self.fleet,
             commands=self.commands,

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from pisync.domain.alerts import AlertChange, Rule
+from pisync.domain.alerts import AlertChange, CloseReason, Rule
 
 
 def another_rule(monkeypatch: pytest.MonkeyPatch, value: str = "test-only") -> Rule:
@@ -20,6 +20,7 @@ class NamedDevices:
 
     opened = "device is named"
     closed = "device is named no longer"
+    close_reason = CloseReason.RECOVERED
 
     def __init__(self, rule: Rule, devices: set[str]) -> None:
         self.rule = rule

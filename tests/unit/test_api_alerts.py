@@ -8,9 +8,9 @@ import pytest
 
 from api.routes.alerts import AlertsCursor
 from api.routes.failures import FailuresCursor
-from pisync import limits
+from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339
-from pisync.domain.alerts import Rule
+from pisync.domain.alerts import CloseReason, Rule
 from pisync.domain.device_state import project
 from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.ranking import ProjectionStatus, RankedBy
@@ -63,9 +63,12 @@ async def test_rows_of_an_open_and_of_a_closed_alert() -> None:
         "failures_now": None,
         "opened_at": rfc3339(OPENED + timedelta(minutes=4)),
         "closed_at": None,
+        "close_reason": None,
+        "incident_id": None,
         "acknowledged": None,
     }
     assert closed["closed_at"] == rfc3339(OPENED + timedelta(hours=1))
+    assert closed["close_reason"] == "recovered"
 
 
 async def test_the_present_streak_stands_beside_that_of_the_opening() -> None:
@@ -179,3 +182,32 @@ async def test_mongodb_unavailable() -> None:
         response = await pisync.get(URL)
         assert is_problem(response, 503)["part"] == "mongodb"
         assert "Retry-After" in response.headers
+
+
+async def test_alerts_about_silent_devices_are_listed_by_their_rule_with_why_they_were_closed() -> None:
+    async with api() as pisync:
+        await raised(pisync)
+        await pisync.alerts.open(Rule.OVERDUE, {"PB-8": 0, "PB-9": 0}, OPENED)
+        await pisync.alerts.resolve(Rule.OVERDUE, ["PB-9"], OPENED, CloseReason.HEARD)
+        [silent] = (await pisync.get(f"{URL}?rule=overdue")).json()["alerts"]
+        assert (silent["device_id"], silent["rule"], silent["streak"]) == ("PB-8", "overdue", 0)
+        assert (silent["closed_at"], silent["close_reason"]) == (None, None)
+        assert "PB-8" not in await devices(pisync, "?rule=streak")
+        assert "PB-8" in await devices(pisync)
+        [over] = (await pisync.get(f"{URL}?rule=overdue&state=closed")).json()["alerts"]
+        assert (over["device_id"], over["close_reason"]) == ("PB-9", "heard")
+
+
+async def test_an_alert_about_a_silent_device_is_acknowledged_until_the_device_is_heard() -> None:
+    async with api() as pisync:
+        await pisync.alerts.open(Rule.OVERDUE, {"PB-8": 0}, OPENED)
+        [silent] = (await pisync.get(URL)).json()["alerts"]
+        path = f"{URL}/{silent['id']}/acknowledge"
+        said = await pisync.request("POST", path, json={"until": "recovery", "reason": "Holidays."})
+        assert said.status_code == 201
+        assert await devices(pisync, "?acknowledged=false") == []
+        [known] = (await pisync.get(f"{URL}?acknowledged=true")).json()["alerts"]
+        assert known["acknowledged"]["reason"] == "Holidays."
+        await pisync.alerts.resolve(Rule.OVERDUE, ["PB-8"], clock.now(), CloseReason.HEARD)
+        [row] = (await pisync.get("/api/acknowledgements")).json()["acknowledgements"]
+        assert (row["rule"], row["ended"]["why"]) == ("overdue", "recovery")

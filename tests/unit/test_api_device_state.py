@@ -82,6 +82,19 @@ async def test_it_has_the_row_of_the_list_and_more() -> None:
     assert (body["presence"], body["complete"]) == (None, True)
 
 
+async def test_an_overdue_device_has_its_alert_and_beside_one_for_failing_that_is_worse() -> None:
+    async with api() as pisync:
+        await keep(pisync, event_at(ago_ms(9)))
+        await pisync.alerts.open(Rule.OVERDUE, {"PB-1": 0}, clock.now())
+        await pisync.feed()
+        assert ((await get(pisync))["alert"]["rule"], (await get(pisync))["alert"]["streak"]) == (
+            "overdue",
+            0,
+        )
+        await pisync.alerts.open(Rule.STREAK, {"PB-1": 3}, clock.now())
+        assert (await get(pisync))["alert"]["rule"] == "streak"
+
+
 async def test_its_days_are_the_64_up_to_today() -> None:
     async with api() as pisync:
         today_ms = to_ms(clock.now()) // DAY_MS * DAY_MS

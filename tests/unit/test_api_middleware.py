@@ -252,7 +252,7 @@ async def test_a_body_that_is_not_sent_as_json_is_415(media_type: str | None) ->
     async with api() as pisync:
         response = await pisync.request("POST", "/api/sync-event", content=payload(), headers=headers)
         is_problem(response, 415)
-        assert response.headers["Accept"] == "application/json"
+        assert response.headers["Accept"] == "application/json, application/x-ndjson"
         assert pisync.publisher.published == []
 
 

@@ -67,8 +67,9 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert "Causes now    none" in lines
     assert "Received      50 today (UTC): 6 failures, 4 late; 50 in 24 h" in lines
     assert any(line.strip().startswith("▃█") for line in lines)
-    assert "Dead letters  0 in 24 h" in lines
+    assert "Dead letters  0 open · 0 in 24 h" in lines
     assert "Bridges       1 of 1 listening" in lines
+    assert "Broker        0 messages wait · 0 dropped since it started · 12 clients" in lines
     assert lines[-1].startswith("Exact · as of ")
     assert lines[-1].endswith(" · bridges 0.8 s, rollups 2.0 s behind · broker holds 0")
 
@@ -104,6 +105,44 @@ def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixt
     assert code == 1
     assert out.splitlines()[0] == "✗ Needs somebody: 2 devices overdue"
     assert fake.asked.count(("/api/devices", {"muted": ["false"], "limit": ["1"]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("alerts", "muted", "told"),
+    [
+        pytest.param([{}], 0, "1 alert not acknowledged, 2 devices overdue", id="loud"),
+        pytest.param([{"acknowledged": SAID}], 0, "1 device overdue", id="one of two acknowledged"),
+        pytest.param([{"acknowledged": SAID}, {"device_id": "PB-2", "acknowledged": SAID}], 0, "", id="both"),
+        pytest.param([{"acknowledged": SAID, "rule": "streak"}], 0, "2 devices overdue", id="another rule's"),
+        pytest.param([{"device_id": "PB-M"}], 1, "2 devices overdue", id="of a muted device"),
+    ],
+)
+def test_overdue_devices_are_unhandled_unless_somebody_knows_of_them(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str], alerts: list[Json], muted: int, told: str
+) -> None:
+    def devices(query: dict[str, list[str]]) -> Json:
+        if query.get("muted") == ["true"]:
+            assert query["state"] == ["failing", "overdue"]
+            return {"devices": [answers.device("PB-M", state="overdue")], "counts": {}, "next": None}
+        return {"devices": [], "counts": {**STATES, "overdue": 2}, **answers.TRUTH, "next": None}
+
+    fake.answers["/api/devices"] = devices
+    fake.answers["/api/stats"]["muted"] = muted
+    rows = [answers.alert() | {"rule": "overdue", "streak": 0, "streak_now": 0} | each for each in alerts]
+    fake.answers["/api/alerts"] = {"alerts": rows, "next": None}
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    assert code == (1 if told else 0)
+    assert out.splitlines()[0] == (f"✗ Needs somebody: {told}" if told else "● Fine")
+    assert ("PB-1  overdue, opened 2" in out) == told.startswith("1 alert")
+
+
+def test_failing_devices_are_told_beside_loud_alerts_of_silent_ones(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(fake, 1, answers.alert("PB-9", rule="overdue"))
+    _, out, _ = run(capsys, "status", "--url", fake.url)
+    told = "1 alert not acknowledged, 1 device failing without an alert"
+    assert out.splitlines()[0] == f"✗ Needs somebody: {told}"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +208,21 @@ def test_a_fleet_that_is_still_being_read_is_not_waited_for(
     )
 
 
+def test_what_the_broker_does_not_say_is_unknown_and_no_fault(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = dict.fromkeys(fake.answers["/api/health"]["broker"])
+    fake.answers["/api/health"]["broker"] = {**unknown, "why": "no worker has heard the broker yet"}
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    lines = out.splitlines()
+    assert (code, lines[0]) == (0, "● Fine")
+    assert (
+        f"Broker        {DASH} messages wait · {DASH} dropped since it started · {DASH} clients"
+        " · no worker has heard the broker yet" in lines
+    )
+    assert lines[-1].endswith(f" · broker holds {DASH}")
+
+
 def test_an_api_that_hangs_is_away(
     fake: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,8 +271,12 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     stats: Any = fake.answers["/api/stats"]
     stats["received"][0] |= {"events": None, "failures": None, "late": None}
     fake.answers["/api/health"] |= {"broker": {"held": None, "dropped": None}, "bridges": None}
-    letters = [{"rejected": {"schema": 2, "clock_unset": 1}}, {"rejected": {"schema": 1}}]
-    fake.answers["/api/dead-letters"] = {"dead_letters": letters, "next": "/more"}
+    by_reason = [
+        {"reason": "schema", "open": 1000, "received": 7},
+        {"reason": "clock_unset", "open": 1, "received": 0},
+        {"reason": "conflict", "open": 0, "received": 1},
+    ]
+    stats["dead_letters"] |= {"open": 1000, "received": 8, "by_reason": by_reason}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
     assert f"              PB-0  {DASH} failures in a row, opened 2" in out
@@ -226,7 +284,7 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     assert r"=cmd [bold]x[/bold]\x1b[2J\u202e  3 devices, 2 sites, + spreading" in out
     assert "-  3 devices, 2 sites\n" in out
     assert "at least 40 today (UTC): at least 3 failures" in out
-    assert "Dead letters  2 or more in 24 h: schema 2, clock_unset 1\n" in out
+    assert "Dead letters  1,000 or more open: schema 1,000 or more, clock_unset 1 · 8 in 24 h\n" in out
     assert f"Bridges       {DASH}\n" in out
     assert f"bridges {DASH}, rollups 2.0 s behind" in out
     assert out.splitlines()[-1].endswith(f"broker holds {DASH}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from pisync.domain.alerts import Alert, Rule
+from pisync.domain.alerts import Alert, CloseReason, Rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +36,20 @@ class AlertStore(Protocol):
     async def open(self, rule: Rule, streaks: Mapping[str, int], now: datetime) -> set[str]:
         """Open the rule's alert for each device, which has this streak; returns those that had none open."""
 
-    async def resolve(self, rule: Rule, device_ids: Collection[str], now: datetime) -> set[str]:
+    async def resolve(
+        self,
+        rule: Rule,
+        device_ids: Collection[str],
+        now: datetime,
+        reason: CloseReason = CloseReason.RECOVERED,
+    ) -> set[str]:
         """Close the rule's open alerts for these devices; returns those that had one."""
 
     async def open_devices(self, rule: Rule) -> list[str]:
         """The devices with an open alert of the rule."""
+
+    async def count_open(self) -> dict[Rule, int]:
+        """How many alerts of each rule are open."""
 
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from pisync.domain.alerts import Alert, Rule, new_alert_id
+from pisync.domain.alerts import Alert, CloseReason, Rule, new_alert_id
 from pisync.stores.interfaces.alerts import AlertQuery
 
 
@@ -36,12 +36,18 @@ class MemoryAlertStore:
         self.alerts.sort(key=lambda alert: alert.alert_id)
         return opened
 
-    async def resolve(self, rule: Rule, device_ids: Collection[str], now: datetime) -> set[str]:
+    async def resolve(
+        self,
+        rule: Rule,
+        device_ids: Collection[str],
+        now: datetime,
+        reason: CloseReason = CloseReason.RECOVERED,
+    ) -> set[str]:
         """Close the open alerts."""
         closed = set()
         for place, alert in enumerate(self.alerts):
             if alert.device_id in device_ids and alert.rule == rule and alert.closed_at is None:
-                self.alerts[place] = replace(alert, closed_at=now)
+                self.alerts[place] = replace(alert, closed_at=now, close_reason=reason)
                 self.silent.add(alert.alert_id)
                 closed.add(alert.device_id)
         return closed
@@ -49,6 +55,10 @@ class MemoryAlertStore:
     async def open_devices(self, rule: Rule) -> list[str]:
         """The devices with an open alert of the rule."""
         return [alert.device_id for alert in self.alerts if alert.closed_at is None and alert.rule == rule]
+
+    async def count_open(self) -> dict[Rule, int]:
+        """How many alerts of each rule are open."""
+        return {rule: len(await self.open_devices(rule)) for rule in Rule}
 
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""

@@ -8,7 +8,7 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
-from pisync.domain.alerts import Alert, Rule, new_alert_id
+from pisync.domain.alerts import Alert, CloseReason, Rule, new_alert_id
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConnection, map_driver_errors
 
@@ -75,7 +75,13 @@ class MongoAlertStore:
                 opened -= {str(documents[fault["index"]]["device_id"]) for fault in faults}
         return opened
 
-    async def resolve(self, rule: Rule, device_ids: Collection[str], now: datetime) -> set[str]:
+    async def resolve(
+        self,
+        rule: Rule,
+        device_ids: Collection[str],
+        now: datetime,
+        reason: CloseReason = CloseReason.RECOVERED,
+    ) -> set[str]:
         """Close open alerts, in one write; returns the devices that had one."""
         if not device_ids:
             return set()
@@ -83,9 +89,9 @@ class MongoAlertStore:
             matching = {"device_id": {"$in": list(device_ids)}, "rule": rule.value, "is_open": True}
             open_ones = self._alerts.find(matching, {"device_id": 1}).batch_size(len(device_ids) + 1)
             found = {alert["_id"]: alert["device_id"] async for alert in open_ones}
+            closed = {"is_open": False, "closed_at": now, "close_reason": reason.value, "published": False}
             result = await self._alerts.update_many(
-                {"_id": {"$in": list(found)}, "is_open": True},
-                {"$set": {"is_open": False, "closed_at": now, "published": False}},
+                {"_id": {"$in": list(found)}, "is_open": True}, {"$set": closed}
             )
             if result.modified_count not in {0, len(found)}:
                 # Another bridge was at it, too. Should both have chosen the same millisecond, both say so.
@@ -98,6 +104,14 @@ class MongoAlertStore:
         with map_driver_errors():
             matching = {"rule": rule.value, "is_open": True}
             return [found["device_id"] async for found in self._alerts.find(matching, {"device_id": 1})]
+
+    async def count_open(self) -> dict[Rule, int]:
+        """How many alerts of each rule are open; the index `rule` knows it."""
+        with map_driver_errors():
+            return {
+                rule: await self._alerts.count_documents({"rule": rule.value, "is_open": True})
+                for rule in Rule
+            }
 
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts, newest first."""
@@ -151,6 +165,7 @@ class MongoAlertStore:
 
 
 def _alert(document: dict[str, Any]) -> Alert:
+    reason = document.get("close_reason")
     return Alert(
         alert_id=document["_id"],
         device_id=document["device_id"],
@@ -158,4 +173,5 @@ def _alert(document: dict[str, Any]) -> Alert:
         streak=document["streak"],
         opened_at=document["opened_at"],
         closed_at=document["closed_at"],
+        close_reason=None if reason is None else CloseReason(reason),
     )
