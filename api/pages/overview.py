@@ -16,9 +16,10 @@ from api.pages.away import answer_of, unless_away
 from api.pages.devices import row
 from api.pages.routing import page_router
 from api.pages.texts import MONTHS, count
-from api.routes import stats
+from api.routes import incidents, stats
 from api.state import State, state_of
 from fleet import summaries
+from fleet.incidents import devices_of
 from fleet.index import Fleet
 from fleet.query import FleetDevice, FleetFilter, FleetSort, page, state_counts
 from pisync import clock, limits
@@ -26,6 +27,7 @@ from pisync.clock import read_rfc3339, to_ms
 from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_status import Status
+from pisync.domain.incidents import Incident
 from pisync.domain.rollups import Unit
 from pisync.errors import Part
 
@@ -42,17 +44,21 @@ async def overview_page(request: Request) -> Response:
     now_ms = to_ms(clock.now())
     counts = state_counts(fleet, FleetFilter(), now_ms)
     causes = summaries.causes(fleet, FleetFilter(), now_ms=now_ms, limit=limits.OVERVIEW_ROWS, sites_max=1)
+    open_incidents = state.open_incidents()
+    folded = _in_incidents(fleet, open_incidents or (), now_ms)
     worst = page(
         fleet,
         FleetFilter(states=frozenset({Status.FAILING, Status.OVERDUE}), muted=False),
         sort=FleetSort.STATE,
-        limit=limits.OVERVIEW_ROWS,
+        limit=limits.OVERVIEW_ROWS + min(len(folded), limits.OVERVIEW_FOLDED_MAX),
         now_ms=now_ms,
     )
-    rows = [row(fleet, each, now_ms) for each in worst.devices]
+    # One outage is one line: who is in an incident is told there.
+    alone = [each for each in worst.devices if each.device_id not in folded][: limits.OVERVIEW_ROWS]
+    rows = [row(fleet, each, now_ms) for each in alone]
     heard = await _heard(state, fleet, now_ms)
     alerts, received, trends = await asyncio.gather(
-        unless_away(request, Part.MONGODB, _alerts(state, worst.devices)),
+        unless_away(request, Part.MONGODB, _alerts(state, alone)),
         unless_away(request, Part.MONGODB, _received(request), is_recent=True),
         unless_away(request, Part.MONGODB, _trends(state, causes, now_ms), is_recent=True),
     )
@@ -68,6 +74,9 @@ async def overview_page(request: Request) -> Response:
         causes_more=causes.other,
         worst=rows,
         worst_total=worst.total,
+        folded=len(folded),
+        incidents=_incidents(request, open_incidents),
+        incidents_total=len(open_incidents or ()),
         alerts=alerts,
         received=received,
         **_sums(received.value),
@@ -99,6 +108,26 @@ async def _heard(state: State, fleet: Fleet, now_ms: int) -> dict[str, Any]:
         "usual": before[len(before) // 2] if len(before) > 1 else None,
         "weekday": _WEEKDAYS[clock.now().weekday()],
     }
+
+
+def _in_incidents(fleet: Fleet, open_incidents: Sequence[Incident], now_ms: int) -> frozenset[str]:
+    """The devices that are in one of these incidents now."""
+    found: set[str] = set()
+    for each in open_incidents:
+        rows = devices_of(fleet, each.key, to_ms(each.resumed_at or each.since), now_ms)
+        found.update(fleet.ids.ids_of(rows))
+    return frozenset(found)
+
+
+def _incidents(request: Request, open_incidents: Sequence[Incident] | None) -> list[dict[str, Any]] | None:
+    """The incidents with the most devices for the longest time, as `/api/incidents` tells them."""
+    if open_incidents is None:
+        return None
+    now = clock.now()
+    weighed = sorted(
+        open_incidents, key=lambda each: each.evidence.devices * (now - each.since), reverse=True
+    )
+    return [incidents.row(request, each) for each in weighed[: limits.OVERVIEW_ROWS]]
 
 
 async def _alerts(state: State, devices: Sequence[FleetDevice]) -> dict[str, dict[str, Any]]:
