@@ -17,6 +17,7 @@ from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_state import project
 from pisync.domain.directory import DirectoryDevice
+from pisync.domain.incidents import Evidence, Incident, IncidentKey, IncidentKind
 from pisync.domain.presence import Pending, Presence
 from pisync.domain.rollups import Unit
 from tests.support.api_client import Api, api
@@ -194,6 +195,29 @@ async def test_the_overview_tells_what_needs_somebody() -> None:
         assert "E_NET at S-1 1" in page.words
         # What is not counted is not known.
         assert page.words.count(texts.DASH) >= 24
+
+
+async def test_an_outage_is_one_line_and_its_devices_are_not_told_again() -> None:
+    now = clock.now()
+    outage = Incident(
+        incident_id="1",
+        key=IncidentKey(IncidentKind.SITE_FAILING, "S-1", "E_NET"),
+        since=now - timedelta(hours=9),
+        opened_at=now,
+        evidence=Evidence(38, 40),
+        peak=39,
+        sentence="38 of the 40 that tried, <E_NET>",
+        updated_at=now,
+    )
+    async with school() as pisync:
+        unknown = read(await pisync.get("/"))
+        assert "which incidents are open." in unknown.words
+        assert await pisync.incidents.open(outage)
+        await pisync.open_incidents.refresh()
+        page = read(await pisync.get("/"))
+    assert "Kampala Primary Site failing: 38 of the 40 that tried, <E_NET> 38 of 40 9 h ago" in page.words
+    assert rows(page) == ["PB-4", "PB-7"]  # PB-1 is in it
+    assert "/site/S-1" in page.links
 
 
 async def test_what_was_received_is_told_hour_by_hour_with_what_is_late() -> None:
