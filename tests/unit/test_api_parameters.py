@@ -38,6 +38,7 @@ OPERATIONS = [
             dead_letter_id="0" * 32,
             command_id="0" * 28,
             alert_id="0",
+            incident_id="0",
             code="E_NET",
         ),
         operation,
