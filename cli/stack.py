@@ -50,6 +50,7 @@ def serve(plan: StackPlan) -> None:
 
 def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -> None:
     addresses = {
+        "Web page": f"{local.api.url}/",
         "HTTP api": local.api.url,
         "API docs": f"{local.api.url}/docs",
         "MQTT broker": local.mosquitto.url,

@@ -161,15 +161,15 @@ def heard_on(fleet: Fleet, which: FleetFilter, *, days: Sequence[int], now_ms: i
     Days count from 1970-01-01. Of a device the 64 days up to its newest one are known.
     """
     columns, size = fleet.columns, fleet.size
-    rows = np.flatnonzero(chosen(fleet, which, now_ms))
-    newest = columns.heard_day[:size][rows].astype(np.int64)
-    bits = columns.heard_bits[:size][rows]
+    mask = chosen(fleet, which, now_ms)
+    newest, bits = columns.heard_day[:size], columns.heard_bits[:size]
     found = []
     for day in days:
-        back = newest - day
-        is_known = (back >= 0) & (back < limits.DAYS_KEPT)
-        places = np.where(is_known, back, 0).astype(np.uint64)
-        found.append(int(np.count_nonzero((bits >> places & np.uint64(1)).astype(np.bool_) & is_known)))
+        # On its newest day it was heard; only of those before a bit must be looked at.
+        later = np.flatnonzero(mask & (newest > day) & (newest < day + limits.DAYS_KEPT))
+        back = (newest[later] - np.uint16(day)).astype(np.uint64)
+        before = np.count_nonzero(bits[later] >> back & np.uint64(1))
+        found.append(int(np.count_nonzero(mask & (newest == day)) + before))
     return found
 
 

@@ -527,15 +527,19 @@ PAGE_TITLE_CHARS_MAX: Final = 2000
 PAGE_MESSAGE_CHARS_MAX: Final = 500
 PAGE_MESSAGE_S: Final = 60
 PAGE_COMPRESSED_BYTES_MIN: Final = 1024
-PAGE_COMPRESSION: Final = 4
+PAGE_COMPRESSION: Final = 2
 # Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.
 PAGE_DEVICES: Final = 50
 OVERVIEW_ROWS: Final = 10
+# Devices in incidents that are passed over at most, to find those that are not.
+OVERVIEW_FOLDED_MAX: Final = 500
 DEVICE_SYNCS: Final = 50
 DEVICE_ROWS: Final = 10
 # How old what the overview tells of rollups may be: what was received, and whether causes spread.
 OVERVIEW_RECEIVED_S: Final = 5.0
 OVERVIEW_TRENDS_S: Final = 60.0
+# How old what the truth line tells of the broker may be.
+PAGE_BROKER_S: Final = 5.0
 # Live pages: how often a replica looks whether something changed; after how long a stream says that it is
 # alive; how often a page asks anew at most, and how often where it has no stream; streams of a replica, and
 # of one browser, which opens 6 connections to a host (HTTP/1.1) and needs some for its requests.

@@ -24,8 +24,13 @@ class Told(Generic[Value]):
     why: str | None = None
 
 
-async def unless_away(request: Request, part: Part, asking: Awaitable[Value]) -> Told[Value]:
-    """What this part tells, or why it tells nothing: the page stands without it."""
+async def unless_away(
+    request: Request, part: Part, asking: Awaitable[Value], *, is_recent: bool = False
+) -> Told[Value]:
+    """What this part tells, or why it tells nothing: the page stands without it.
+
+    `is_recent`: it may have been told a while ago, so that it is no sign that the part is there.
+    """
     try:
         value = await asking
     except Unavailable as error:
@@ -33,7 +38,8 @@ async def unless_away(request: Request, part: Part, asking: Awaitable[Value]) ->
         return Told(None, told(request, error))
     except FleetLoadingError:
         return Told(None, "The fleet is being read since the start.")
-    state_of(request).pages.away_since.pop(part, None)
+    if not is_recent:
+        state_of(request).pages.away_since.pop(part, None)
     return Told(value)
 
 

@@ -6,6 +6,7 @@ view box, which the style sheet scales.
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pisync import clock
@@ -39,9 +40,7 @@ def strip(ok: Days, bad: Days, heard: Days, today: int, days: int = STRIP_DAYS) 
     lanes = [_bits(each, today, days) for each in (ok, bad, heard)]
     in_order = [_lane(bits, place * _LANE_STEP, days) for place, bits in enumerate(lanes)]
     width, height = days * STRIP_DAY, 3 * _LANE_STEP - 1
-    # A Monday begins a week: 1970-01-01 was a Thursday.
-    mondays = [day for day in range(today - days + 1, today + 1) if day % 7 == 4]
-    weeks = "".join(f"M{(day - today + days - 1) * STRIP_DAY} 0v{height}" for day in mondays)
+    weeks = _weeks(today, days, height)
     counts = [bits.bit_count() for bits in lanes]
     label = f"{days} days up to today: syncs succeeded on {counts[0]}, failed on {counts[1]},"
     label += f" heard on {counts[2]}"
@@ -237,6 +236,16 @@ def _bits(days: Days, today: int, count: int) -> int:
     return bits & ((1 << count) - 1)
 
 
+@lru_cache(maxsize=16)
+def _weeks(today: int, days: int, height: int) -> str:
+    """A line where each week begins."""
+    # 1970-01-01 was a Thursday.
+    mondays = [day for day in range(today - days + 1, today + 1) if day % 7 == 4]
+    return "".join(f"M{(day - today + days - 1) * STRIP_DAY} 0v{height}" for day in mondays)
+
+
+# Many devices have the same days: those of the school, or none.
+@lru_cache(maxsize=4096)
 def _lane(bits: int, y: int, days: int) -> str:
     """Rectangles of days that follow each other, as one path."""
     return "".join(

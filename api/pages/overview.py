@@ -16,17 +16,18 @@ from api.pages.away import answer_of, unless_away
 from api.pages.devices import row
 from api.pages.routing import page_router
 from api.pages.texts import MONTHS, count
-from api.routes import stats
+from api.routes import incidents, stats
 from api.state import State, state_of
 from fleet import summaries
+from fleet.incidents import devices_of
 from fleet.index import Fleet
-from fleet.query import FleetDevice, FleetFilter, FleetSort, page
+from fleet.query import FleetDevice, FleetFilter, FleetSort, page, state_counts
 from pisync import clock, limits
 from pisync.clock import read_rfc3339, to_ms
 from pisync.domain.alerts import Rule
-from pisync.domain.calendars import ListeningGap
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_status import Status
+from pisync.domain.incidents import Incident
 from pisync.domain.rollups import Unit
 from pisync.errors import Part
 
@@ -41,34 +42,41 @@ async def overview_page(request: Request) -> Response:
     """States and causes from memory; what was received, and trends, are asked for all pages at once."""
     fleet, state = loaded_fleet(request), state_of(request)
     now_ms = to_ms(clock.now())
-    counts = summaries.counts(fleet, FleetFilter(), now_ms=now_ms, limit=0)
+    counts = state_counts(fleet, FleetFilter(), now_ms)
     causes = summaries.causes(fleet, FleetFilter(), now_ms=now_ms, limit=limits.OVERVIEW_ROWS, sites_max=1)
+    open_incidents = state.open_incidents()
+    folded = _in_incidents(fleet, open_incidents or (), now_ms)
     worst = page(
         fleet,
         FleetFilter(states=frozenset({Status.FAILING, Status.OVERDUE}), muted=False),
         sort=FleetSort.STATE,
-        limit=limits.OVERVIEW_ROWS,
+        limit=limits.OVERVIEW_ROWS + min(len(folded), limits.OVERVIEW_FOLDED_MAX),
         now_ms=now_ms,
     )
-    rows = [row(fleet, each, now_ms) for each in worst.devices]
-    heard = _heard(fleet, now_ms, state.fleet.gaps)
+    # One outage is one line: who is in an incident is told there.
+    alone = [each for each in worst.devices if each.device_id not in folded][: limits.OVERVIEW_ROWS]
+    rows = [row(fleet, each, now_ms) for each in alone]
+    heard = await _heard(state, fleet, now_ms)
     alerts, received, trends = await asyncio.gather(
-        unless_away(request, Part.MONGODB, _alerts(state, worst.devices)),
-        unless_away(request, Part.MONGODB, _received(request)),
-        unless_away(request, Part.MONGODB, _trends(state, causes, now_ms)),
+        unless_away(request, Part.MONGODB, _alerts(state, alone)),
+        unless_away(request, Part.MONGODB, _received(request), is_recent=True),
+        unless_away(request, Part.MONGODB, _trends(state, causes, now_ms), is_recent=True),
     )
     return await rendering.page(
         request,
         "overview.html",
         title="Overview",
-        counts={each.value: number for each, number in counts.states.items()},
-        devices=counts.total,
+        counts=counts,
+        devices=sum(counts.values()),
         is_empty_system=not fleet.size,
         heard=heard,
         causes=[_cause(each, trends.value) for each in causes.causes],
         causes_more=causes.other,
         worst=rows,
         worst_total=worst.total,
+        folded=len(folded),
+        incidents=_incidents(request, open_incidents),
+        incidents_total=len(open_incidents or ()),
         alerts=alerts,
         received=received,
         **_sums(received.value),
@@ -77,19 +85,49 @@ async def overview_page(request: Request) -> Response:
     )
 
 
-def _heard(fleet: Fleet, now_ms: int, gaps: Sequence[ListeningGap]) -> dict[str, Any]:
+async def _heard(state: State, fleet: Fleet, now_ms: int) -> dict[str, Any]:
     """How many devices were heard today, and on this weekday usually: on days on which we listened."""
     today = now_ms // DAY_MS
-    days = [today - 7 * back for back in range(_WEEKS_BACK + 1)]
-    numbers = summaries.heard_on(fleet, FleetFilter(), days=days, now_ms=now_ms)
-    before = sorted(
-        number
-        for day, number in zip(days[1:], numbers[1:], strict=True)
-        if number and not any(gap.start_ms < (day + 1) * DAY_MS and gap.end_ms > day * DAY_MS for gap in gaps)
+
+    async def ask() -> list[int]:
+        days = [
+            day
+            for day in (today - 7 * back for back in range(1, _WEEKS_BACK + 1))
+            if not any(
+                gap.start_ms < (day + 1) * DAY_MS and gap.end_ms > day * DAY_MS for gap in state.fleet.gaps
+            )
+        ]
+        return summaries.heard_on(fleet, FleetFilter(), days=days, now_ms=now_ms)
+
+    # Only what comes late changes it.
+    numbers = await state.pages.recent.get("weekdays", limits.OVERVIEW_TRENDS_S, ask, key=today)
+    before = sorted(number for number in numbers if number)
+    [heard] = summaries.heard_on(fleet, FleetFilter(), days=[today], now_ms=now_ms)
+    return {
+        "today": heard,
+        "usual": before[len(before) // 2] if len(before) > 1 else None,
+        "weekday": _WEEKDAYS[clock.now().weekday()],
+    }
+
+
+def _in_incidents(fleet: Fleet, open_incidents: Sequence[Incident], now_ms: int) -> frozenset[str]:
+    """The devices that are in one of these incidents now."""
+    found: set[str] = set()
+    for each in open_incidents:
+        rows = devices_of(fleet, each.key, to_ms(each.resumed_at or each.since), now_ms)
+        found.update(fleet.ids.ids_of(rows))
+    return frozenset(found)
+
+
+def _incidents(request: Request, open_incidents: Sequence[Incident] | None) -> list[dict[str, Any]] | None:
+    """The incidents with the most devices for the longest time, as `/api/incidents` tells them."""
+    if open_incidents is None:
+        return None
+    now = clock.now()
+    weighed = sorted(
+        open_incidents, key=lambda each: each.evidence.devices * (now - each.since), reverse=True
     )
-    usual = before[len(before) // 2] if len(before) > 1 else None
-    weekday = _WEEKDAYS[clock.now().weekday()]
-    return {"today": numbers[0], "usual": usual, "weekday": weekday, "weeks": len(before)}
+    return [incidents.row(request, each) for each in weighed[: limits.OVERVIEW_ROWS]]
 
 
 async def _alerts(state: State, devices: Sequence[FleetDevice]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from fastapi import Request, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from api.pages import charts, messages, static_files, texts, truth
 from pisync import clock, limits
@@ -24,6 +24,15 @@ _HEADERS: Final[Mapping[str, str]] = {
     # Without it a browser would send `Origin: null` with our own forms, and they would be refused.
     "Referrer-Policy": "same-origin",
     "Vary": "HX-Request, Accept-Encoding",
+}
+_TITLES: Final[Mapping[int, str]] = {
+    401: "This page needs a key",
+    403: "Nothing was done",
+    404: "Not found",
+    409: "Nothing was done",
+    422: "This cannot be shown",
+    500: "Something went wrong",
+    503: "Not now",
 }
 _MEDIA_TYPE: Final = "text/html; charset=utf-8"
 # What every answer has anew, and by which it is not another one: as of when it is.
@@ -69,21 +78,29 @@ def _environment() -> Environment:
 _templates: Final = _environment()
 
 
-async def page(
-    request: Request, template: str, *, title: str, polls: bool = False, **values: object
-) -> Response:
+def templates() -> list[str]:
+    """The names of all templates."""
+    return _templates.list_templates()
+
+
+def template(name: str) -> Template:
+    """A template, compiled."""
+    return _templates.get_template(name)
+
+
+async def page(request: Request, name: str, *, title: str, polls: bool = False, **values: object) -> Response:
     """A page, or, where htmx asks for it again, what of it changes: its block `content`.
 
     Args:
         request: from it come the prefix of all addresses, and the message of the action before.
-        template: its name; it extends `layout`.
+        name: of its template, which extends `layout`.
         title: in the browser's tab.
         polls: it shows what no tick tells of (a tick is of devices and alerts), and asks by itself.
         values: what the template shows.
     """
     is_fragment = request.headers.get("hx-request") == "true"
     context = _around(request) | {"title": title, "polls": polls, "truth": await truth.of(request)} | values
-    found = _templates.get_template(template)
+    found = _templates.get_template(name)
     if not is_fragment:
         body = found.render(context | {"layout": "base.html", "message": messages.take(request)})
         return _answer(request, HTTPStatus.OK, body, messages.forget(request, {}))
@@ -99,7 +116,7 @@ def error_page(
 ) -> Response:
     """A page that says what went wrong; it tells nothing of the fleet, because the key may be missing."""
     context = _around(request) | {
-        "title": HTTPStatus(status).phrase.capitalize(),
+        "title": _TITLES.get(status, HTTPStatus(status).phrase.capitalize()),
         "status": int(status),
         "sentences": list(sentences),
         "truth": None,
@@ -125,7 +142,9 @@ def _around(request: Request) -> dict[str, Any]:
 
     def url(to: str, *segments: object, **parameters: object) -> str:
         """An address of ours; each segment is quoted, with its slashes."""
-        whole = to + "/".join(quote(str(each), safe="") for each in segments)
+        whole = to + "/".join(quote(str(each), safe="") for each in segments) if segments else to
+        if not parameters:
+            return f"{prefix}{whole}"
         query = urlencode(
             [
                 (name, str(each))

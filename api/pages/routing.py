@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
 from api import parameters
@@ -39,25 +40,10 @@ class PageRoute(StrictRoute):
                 elif (clean := _without_empty(request)) is not None:
                     return RedirectResponse(clean, HTTPStatus.SEE_OTHER)
                 return await handle(request)
-            except HTTPException as error:
-                return rendering.error_page(request, error.status_code, [error.detail], error.headers)
-            except RequestValidationError as error:
-                return rendering.error_page(request, HTTPStatus.UNPROCESSABLE_ENTITY, _faults(request, error))
-            except FleetLoadingError as error:
-                return rendering.error_page(
-                    request,
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    [_loading(error)],
-                    {"Retry-After": str(limits.RETRY_AFTER_S)},
-                )
-            except Unavailable as error:
-                log.warning("unavailable", part=error.part, path=request.scope["path"], reason=str(error))
-                return rendering.error_page(
-                    request,
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    [away.told(request, error)],
-                    {"Retry-After": str(limits.RETRY_AFTER_S)},
-                )
+            except ClientDisconnect:
+                raise
+            except Exception as error:  # noqa: BLE001 - what is not known is logged, and told
+                return _error_page(request, error)
 
         return handle_page
 
@@ -85,6 +71,28 @@ async def read_form(request: Request, *names: str) -> Mapping[str, str]:
     if len(form) < len(given) or not form.keys() <= {*names}:
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"The form takes {', '.join(names)}, each once.")
     return form
+
+
+def _error_page(request: Request, error: Exception) -> Response:
+    """The page that says what an error means."""
+    later = {"Retry-After": str(limits.RETRY_AFTER_S)}
+    headers: Mapping[str, str] | None = None
+    match error:
+        case HTTPException():
+            status, sentences, headers = error.status_code, [error.detail], error.headers
+        case RequestValidationError():
+            status, sentences = HTTPStatus.UNPROCESSABLE_ENTITY, _faults(request, error)
+        case FleetLoadingError():
+            status, sentences, headers = HTTPStatus.SERVICE_UNAVAILABLE, [_loading(error)], later
+        case Unavailable():
+            log.warning("unavailable", part=error.part, path=request.scope["path"], reason=str(error))
+            status, sentences = HTTPStatus.SERVICE_UNAVAILABLE, [away.told(request, error)]
+            headers = later
+        case _:
+            log.error("a page failed", path=request.scope["path"], exc_info=error)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            sentences = ["Something unexpected went wrong; the log of the api says what."]
+    return rendering.error_page(request, status, sentences, headers)
 
 
 def _refuse_other_origins(request: Request) -> None:

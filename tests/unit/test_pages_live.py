@@ -90,12 +90,20 @@ async def test_a_page_is_told_at_once_and_where_something_is_another(monkeypatch
         assert ticks[0][1]["as_of"].startswith("as of ")
         await keep(pisync, "PB-3", "x")
         await pisync.feed()
+        told = None
         for client in (first, second):
             told = await client.events.get()
             assert told is not None
             assert told[1]["version"] != ticks[0][1]["version"]
             await client.leave()
+        assert told is not None
         assert len(streams) == 0
+        # What was told then is not told to who comes now.
+        later = Client(pisync)
+        again = await later.events.get()
+        assert again is not None
+        assert again[1]["as_of"] >= told[1]["as_of"]
+        await later.leave()
 
 
 async def test_nothing_is_told_while_nothing_changes_but_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
