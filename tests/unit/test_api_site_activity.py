@@ -160,11 +160,11 @@ async def test_a_site_with_too_many_devices_is_told_so(monkeypatch: pytest.Monke
 async def test_the_usual_speed_is_that_of_the_days_before() -> None:
     async with api() as pisync:
         await fleet(pisync)
-        await receive(pisync, *(at(days_ago, "PB-1", 7) for days_ago in range(1, 6)))
+        await receive(pisync, *(at(days_ago, "PB-1", 7) for days_ago in range(1, 7)))
         await pisync.feed()
-        assert (await pisync.get(URL)).json()["usual_speed"] is None, "of five days"
+        assert (await pisync.get(URL)).json()["usual_speed"] is None, "of six days before today"
         await receive(
-            pisync, *(at(days_ago, "PB-1", 7) for days_ago in range(6, 9)), received_ms=now_ms() + 1
+            pisync, *(at(days_ago, "PB-1", 7) for days_ago in range(7, 9)), received_ms=now_ms() + 1
         )
         await pisync.feed()
         answer = (await pisync.get(URL)).json()
