@@ -215,7 +215,9 @@ def profile(seed: int, place: int, school: School, *, first_ms: int, until_ms: i
         site=school.entry.site_id if has_site else None,
         labels=tuple(sorted(random.sample(_LABELS, random.randrange(3)))),
         habit_days=random.choice((1, 3, 10, 45)) if random.random() < 0.05 else None,
-        muted_until=from_ms(until_ms + random.randint(-9, 30) * DAY_MS) if random.random() < 0.05 else None,
+        muted_until=from_ms(until_ms + random.randint(-9, 30) * DAY_MS + DAY_MS // 2)
+        if random.random() < 0.05
+        else None,
         retired=random.random() < 0.03,
     )
     return DeviceProfile(
