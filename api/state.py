@@ -20,7 +20,9 @@ from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.incidents import IncidentStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
+from pisync.stores.interfaces.notifications import NotificationStore
 from pisync.stores.interfaces.projection import ProjectionReader
+from pisync.stores.interfaces.recipients import RecipientStore
 from pisync.stores.interfaces.rollups import RollupReader
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.open_incidents import OpenIncidents
@@ -31,8 +33,8 @@ class State:
     """The stores that are read, the fleet in memory, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
-    directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
-    changed. `imports` are the places for imports at once; `failing` counts devices by cause.
+    directory, acknowledgements, recipients, commands and tests, which a worker sends, and the actions that
+    tell what was changed. `imports` are the places for imports at once; `failing` counts devices by cause.
     """
 
     events: EventStore
@@ -46,6 +48,8 @@ class State:
     acknowledgements: AcknowledgementStore
     incidents: IncidentStore
     open_incidents: OpenIncidents
+    recipients: RecipientStore
+    notifications: NotificationStore
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore

@@ -143,6 +143,10 @@ class ApiClient:
         """POST without a body; parameters that are None are left out; raises as `get` does."""
         return self._call("POST", path, params=_given(parameters))
 
+    def send(self, method: str, path: str, members: Json) -> Json:
+        """PUT or PATCH a JSON object; raises as `get` does."""
+        return self._call(method, path, json=members)
+
     def upload(
         self, path: str, parameters: Mapping[str, Any], media_type: str, pieces: Iterable[bytes]
     ) -> Json:

@@ -23,6 +23,7 @@ from cli.commands.history import history
 from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
+from cli.commands.recipients import recipients
 from cli.commands.simulate import simulate
 from cli.commands.sites import sites
 from cli.commands.stack import doctor, up
@@ -62,7 +63,13 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (migrate, MAINTAIN, "pisync migrate"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
 )
-_GROUPS: Final = ((export, LOOK), (dead_letters, ACT), (directory, ACT), (bridges, MAINTAIN))
+_GROUPS: Final = (
+    (export, LOOK),
+    (dead_letters, ACT),
+    (directory, ACT),
+    (recipients, ACT),
+    (bridges, MAINTAIN),
+)
 for command, panel, example in _COMMANDS:
     app.command(rich_help_panel=panel, epilog=f"Example: {example}")(command)
 for group, panel in _GROUPS:

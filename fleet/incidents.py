@@ -16,15 +16,20 @@ from fleet.index import Fleet
 from fleet.order import NO_ROW
 from fleet.selection import LAST
 from pisync import limits
+from pisync.clock import from_ms
+from pisync.domain.alerts import Alert
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
 from pisync.domain.habits import HABIT_DAYS, habit_days
 from pisync.domain.incidents import (
     Evidence,
+    Incident,
     IncidentKey,
     IncidentKind,
     are_many,
+    explains,
     is_site_failing,
     may_be_silent,
+    may_explain,
 )
 
 _WORD_BITS: Final = 64
@@ -273,6 +278,28 @@ def explained_by(fleet: Fleet, device_ids: Sequence[str]) -> dict[str, Explained
         )
         for place in known
     }
+
+
+def folded_into(
+    fleet: Fleet, open_incidents: Iterable[Incident], open_alerts: Collection[Alert]
+) -> dict[str, str]:
+    """The ids of the open incidents that explain open alerts, by the ids of those that are explained."""
+    by_key = {incident.key: incident for incident in open_incidents}
+    devices = explained_by(fleet, list({alert.device_id for alert in open_alerts}))
+    found = {}
+    for alert in open_alerts:
+        device = devices.get(alert.device_id)
+        if device is None:
+            continue
+        received_at = from_ms(device.received_ms)
+        for key in may_explain(alert.rule, device.site, device.code):
+            incident = by_key.get(key)
+            if incident is not None and explains(
+                incident, opened_at=alert.opened_at, received_at=received_at
+            ):
+                found[alert.alert_id] = incident.incident_id
+                break
+    return found
 
 
 def _failing_alike(fleet: Fleet, since_ms: Longs, begin_ms: int) -> dict[IncidentKey, Gathered]:

@@ -43,8 +43,10 @@ from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.incidents import MemoryIncidentStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
+from pisync.stores.memory.notifications import MemoryNotificationStore
 from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.memory.recipients import MemoryRecipientStore
 from pisync.stores.memory.rollups import MemoryRollupStore
 from pisync.stores.open_incidents import OpenIncidents
 from tests.support.samples import members
@@ -223,6 +225,8 @@ class Api:
         self.rollups = rollups or MemoryRollupStore()
         self.incidents = MemoryIncidentStore()
         self.open_incidents = OpenIncidents(self.incidents)
+        self.recipients = MemoryRecipientStore()
+        self.notifications = MemoryNotificationStore()
         self.leases = MemoryLeaseStore()
         self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
@@ -238,6 +242,8 @@ class Api:
             device_notes=MemoryDeviceNotes(self.directory, self.presence),
             incidents=self.incidents,
             open_incidents=self.open_incidents,
+            recipients=self.recipients,
+            notifications=self.notifications,
             actions=self.actions,
             acknowledgements=self.acknowledgements,
             failing=self.failing,
