@@ -116,14 +116,15 @@ def cell_of(value: object) -> str:
             return repr(value)
         case str():
             return harmless(str(value))
-        case list() | tuple():
-            return harmless(" ".join(map(_element, value)))
+        case list() | tuple() | Mapping():
+            elements = [value] if isinstance(value, Mapping) else value
+            return harmless(" ".join(map(_element, elements)))
         case _:
             raise TypeError(f"{type(value).__name__} has no form in a cell")
 
 
 def _element(value: object) -> str:
-    if isinstance(value, Mapping):  # such as an error: its code and its message
+    if isinstance(value, Mapping):  # such as an error, its code and its message; or what an operator said
         return ": ".join(str(each) for each in value.values() if each)
     return str(value)
 

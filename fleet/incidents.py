@@ -58,15 +58,15 @@ class CodeAtSites(NamedTuple):
 
 
 def failing_sites(fleet: Fleet, now_ms: int) -> dict[IncidentKey, Gathered]:
-    """The sites whose devices fail alike, by the longest of the windows in which that is so."""
-    found: dict[IncidentKey, Gathered] = {}
+    """The sites whose devices fail alike, each by the longest of the windows in which that is so."""
+    found: dict[str | None, tuple[IncidentKey, Gathered]] = {}
     for window_s in limits.INCIDENT_WINDOWS_S:
         begin_ms = now_ms - round(window_s * 1000)
         since_ms = np.full(len(fleet.sites.ids), begin_ms, np.int64)
         since_ms[0] = LAST
         for key, gathered in _failing_alike(fleet, since_ms, begin_ms).items():
-            found.setdefault(key, gathered)
-    return found
+            found.setdefault(key.site, (key, gathered))
+    return dict(found.values())
 
 
 def failing_since(fleet: Fleet, begun_ms: Mapping[IncidentKey, int]) -> dict[IncidentKey, Gathered]:
@@ -364,7 +364,8 @@ def _expected(fleet: Fleet, rows: Indexes, begin_ms: int) -> Shares:
     bad, tried = _days_before(fleet, rows, begin_ms)
     assumed = limits.INCIDENT_DAYS_ASSUMED
     shares = (bad + assumed * usual) / (tried + assumed)
-    return np.bincount(columns.site[rows], shares, len(fleet.sites.ids))
+    expected: Shares = np.bincount(columns.site[rows], shares, len(fleet.sites.ids)).astype(np.float64)
+    return expected
 
 
 def _days_before(fleet: Fleet, rows: Indexes, begin_ms: int) -> tuple[Longs, Longs]:
@@ -431,7 +432,8 @@ def _silent_share(bits: Words, days: Longs) -> Shares:
     for by in (1, 2, 4, 8, 16, 32):
         oldest |= oldest >> np.uint64(by)
     span = np.bitwise_count(oldest).astype(np.float64)
-    return (span - np.bitwise_count(covered & oldest) + 1) / (span + 2)
+    shares: Shares = (span - np.bitwise_count(covered & oldest) + 1) / (span + 2)
+    return shares
 
 
 def _covered(bits: Words, length: int) -> Words:

@@ -1,6 +1,7 @@
 """How frequent the codes that spread were before: what rollups know of them, asked now and then."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime
 
 from fleet import incidents as gathering
@@ -14,9 +15,10 @@ from pisync.stores.interfaces.rollups import RollupReader
 
 
 class CodeRises:
-    """The share that failures of the days before have of those of the last 24 hours, by their code.
+    """The share that failures of a usual day have of those of the last 24 hours, by their code.
 
-    Failures are compared with failures: how often a device tries again is in both.
+    The usual day is that with most of them of the 7 before: a mean would have weekends in it. Failures are
+    compared with failures: how often a device tries again is in both.
     """
 
     def __init__(self, rollups: RollupReader) -> None:
@@ -56,18 +58,18 @@ class CodeRises:
         if spans is None:
             return {}
         shares = {}
-        length = (spans.recent.end_ms - spans.recent.start_ms) / (spans.before.end_ms - spans.before.start_ms)
+        begun_ms = spans.recent.start_ms
+        part_of_day = (spans.recent.end_ms - begun_ms) / Unit.DAY.ms
         for code in codes:
             names = (code,) if code else ("", NO_CODE)
             if any(hour.other and not any(name in hour.codes for name in names) for hour in hours.values()):
                 continue  # it may be among those that are not told apart
-            before = recent = 0
+            # The last 24 hours are day -1, and the one before it is 0.
+            days = Counter[int]()
             for start_ms, hour in hours.items():
-                failures = sum(hour.codes.get(name, 0) for name in names)
-                if start_ms < spans.recent.start_ms:
-                    before += failures
-                else:
-                    recent += failures
+                day = (begun_ms - start_ms - 1) // Unit.DAY.ms
+                days[day] += sum(hour.codes.get(name, 0) for name in names)
+            recent = days.pop(-1, 0)
             if recent:
-                shares[code] = before * length / recent
+                shares[code] = max(days.values(), default=0) * part_of_day / recent
         return shares

@@ -62,8 +62,8 @@ class Alert(BaseModel):
         CloseReason | None,
         Field(
             description="Why it was closed. `recovered`: a success ended the streak. Of a silence: `heard`; "
-            "`retired`; `gone`: nothing of the device is known; `usual`: its habit, the calendar or the record "
-            "of listening changed. null: it is open, or this was not kept yet."
+            "`retired`; `gone`: nothing of the device is known; `usual`: its habit, the calendar or what is "
+            "known of our own outages changed. null: it is open, or this was not kept yet."
         ),
     ]
     incident_id: Annotated[

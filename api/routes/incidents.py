@@ -18,7 +18,7 @@ from api.fleet_filters import NONE, shown_cause
 from api.fleet_truth import Truth, loaded_fleet
 from api.list_files import Rows, file_response, list_files
 from api.models import DeviceIdFilter, NextUrl
-from api.openapi import LOADING, UNAVAILABLE, declare, list_responses
+from api.openapi import LOADING, UNAVAILABLE, Responses, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.routes.acknowledgements import (
@@ -86,7 +86,11 @@ class Incident(BaseModel):
     sites: Annotated[int, Field(ge=0, description="At how many sites they are.")]
     usual: Annotated[
         int | None,
-        Field(ge=0, description="How many devices failed by the code before, about; null: of a site."),
+        Field(
+            ge=0,
+            description="How many failed by the code on the day with most of the 7 before, about; null: of a"
+            " site.",
+        ),
     ]
     evidence: Annotated[str, Field(description="The same in a sentence, with times of the site's zone.")]
     reopened: Annotated[int, Field(ge=0, description="How often it came back within a day.")]
@@ -158,7 +162,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "reopened": 0,
     "devices_url": "/api/devices?site=S-17&cause=E_TIMEOUT",
 }
-_STATES: Final = Annotated[IncidentState, Query(description="Which incidents.")]
+_State = Annotated[IncidentState, Query(description="Which incidents.")]
 _Kind = Annotated[
     IncidentKind | None,
     WithJsonSchema({"type": "string", "enum": list(IncidentKind)}),
@@ -187,7 +191,7 @@ _Cause = Annotated[
 async def incidents(
     *,
     request: Request,
-    state: _STATES = IncidentState.OPEN,
+    state: _State = IncidentState.OPEN,
     kind: _Kind = None,
     site: _Site = None,
     cause: _Cause = None,
@@ -218,7 +222,7 @@ async def incidents(
 async def incidents_file(
     *,
     request: Request,
-    state: _STATES = IncidentState.OPEN,
+    state: _State = IncidentState.OPEN,
     kind: _Kind = None,
     site: _Site = None,
     cause: _Cause = None,
@@ -240,7 +244,7 @@ async def _pages(request: Request, query: IncidentQuery) -> AsyncIterator[Rows]:
 
 
 IncidentId = Annotated[str, Path(min_length=1, description="The incident's id, as the list gives it.")]
-_UNKNOWN: Final = {404: declare("There is no incident with this id.")}
+_UNKNOWN: Final[Responses] = {404: declare("There is no incident with this id.")}
 
 
 @router.get(

@@ -207,7 +207,7 @@ def test_an_alert_too_many() -> None:
 
 def test_alerts_about_silent_devices_follow_from_no_events() -> None:
     silent = ALERT | {"device_id": "PB-2", "rule": "overdue"}
-    alerts = [ALERT, silent, silent | {"closed_at": CLOSED}]
+    alerts: list[dict[str, Any]] = [ALERT, silent, silent | {"closed_at": CLOSED}]
     assert differences(STANDINGS, replace(PROJECTION, alerts=alerts)) == []
 
 

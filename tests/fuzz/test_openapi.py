@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
+from pisync.domain.incidents import Evidence, Incident, IncidentKey, IncidentKind
+from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.incidents import MongoIncidentStore
 from tests.fuzz.payloads import payloads
 from tests.support.programs import program
-from tests.support.samples import JSON, members, payload
+from tests.support.samples import JSON, NOW, members, payload
 from tests.support.waiting import until
 
 EXAMPLES_MAX: Final = 20  # made-up requests of each phase for each operation
@@ -42,6 +45,8 @@ values = [{letters}]
 values = [{alerts}]
 [dictionaries.commands]
 values = [{commands}]
+[dictionaries.incidents]
+values = ["{incident}"]
 [dictionaries.moments]
 values = ["2026-05-08T12:00:00Z", "2026-05-08T12:00:00.123456+05:30", "2015-01-01T00:00:00Z"]
 [parameters]
@@ -50,6 +55,7 @@ values = ["2026-05-08T12:00:00Z", "2026-05-08T12:00:00.123456+05:30", "2015-01-0
 "path.dead_letter_id" = {{ dictionary = "letters", probability = 0.7 }}
 "path.alert_id" = {{ dictionary = "alerts", probability = 0.7 }}
 "path.command_id" = {{ dictionary = "commands", probability = 0.7 }}
+"path.incident_id" = {{ dictionary = "incidents", probability = 0.7 }}
 "body.device_id" = {{ dictionary = "devices", probability = 0.5 }}
 "body.timestamp" = {{ dictionary = "moments", probability = 0.7 }}
 "body.[*].device_id" = {{ dictionary = "devices", probability = 0.7 }}
@@ -61,6 +67,16 @@ include-path = "{path}"
 [operations.checks]
 positive_data_acceptance.enabled = false
 """
+INCIDENT: Final = Incident(
+    incident_id="0" * 28,
+    key=IncidentKey(IncidentKind.SITE_FAILING, "S-1", "E_NET"),
+    since=NOW,
+    opened_at=NOW,
+    evidence=Evidence(3, 3),
+    peak=3,
+    sentence="3 of the 3 that tried, E_NET, since 1 Jun 00:00 UTC",
+    updated_at=NOW,
+)
 # Of how many devices fail it may say for a moment that it is not known.
 CAUSES: Final = """
 [[operations]]
@@ -111,7 +127,12 @@ async def http(
         yield client
 
 
-async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_every_answer_is_as_the_document_says(
+    http: httpx.AsyncClient, mongodb_url: str, tmp_path: Path
+) -> None:
+    connection = MongoConnection(mongodb_url)
+    assert await MongoIncidentStore(connection).open(INCIDENT)
+    await connection.close()
     letters = (await http.get("/api/dead-letters")).json()["dead_letters"]
     assert len(letters) == 1
     alerts: list[dict[str, str]] = []
@@ -132,6 +153,7 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
         "/api/directory/import",
         "/api/stats",
         "/api/alerts/{alert_id}/acknowledge",
+        "/api/incidents/{incident_id}/acknowledge",
         "/api/device/{device_id}/sync-now",
         "/api/sync-now",
         "/api/commands/{command_id}/cancel",
@@ -148,6 +170,7 @@ async def test_every_answer_is_as_the_document_says(http: httpx.AsyncClient, tmp
             letters=", ".join(json.dumps(letter["id"]) for letter in letters),
             alerts=", ".join(json.dumps(alert["id"]) for alert in alerts),
             commands=json.dumps(command["id"]),
+            incident=INCIDENT.incident_id,
         )
         + "".join(WITHOUT_POSITIVE_CHECK.format(path=path) for path in beyond_the_schema)
         + CAUSES

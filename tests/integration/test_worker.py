@@ -76,7 +76,9 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
             assert second.how_it_ended() == "ended with exit code 0"
             # It let go of its duties at once.
             leases = {found["_id"]: found["until"] async for found in seen.database.leases.find()}
-            assert leases.keys() == {"rollups", "acknowledgements", "commands", "presence", "overdue"}
+            assert leases.keys() == {
+                *("rollups", "acknowledgements", "commands", "presence", "overdue", "incidents")
+            }
             assert max(leases.values()) <= clock.now()
     finally:
         await connection.close()

@@ -90,6 +90,33 @@ def alert(device_id: str = "PB-1", **members: Any) -> Json:
         "opened_at": "2026-05-03T08:12:00.000Z",
         "closed_at": None,
         "close_reason": None,
+        "incident_id": None,
+        "acknowledged": None,
+        **members,
+    }
+
+
+def incident(**members: Any) -> Json:
+    """A row of `/api/incidents`."""
+    return {
+        "id": "incident-1",
+        "kind": "site_failing",
+        "site": "S-17",
+        "site_name": "Kampala Primary",
+        "code": "E_TIMEOUT",
+        "since": "2026-05-03T08:12:00.000Z",
+        "resumed_at": None,
+        "opened_at": "2026-05-03T08:24:00.000Z",
+        "updated_at": "2026-05-03T08:30:00.000Z",
+        "closed_at": None,
+        "devices": 38,
+        "of": 40,
+        "peak": 39,
+        "sites": 1,
+        "usual": None,
+        "evidence": "38 of the 40 that tried, E_TIMEOUT, since 3 May 08:12 UTC",
+        "reopened": 0,
+        "devices_url": "/api/devices?site=S-17&cause=E_TIMEOUT",
         "acknowledged": None,
         **members,
     }

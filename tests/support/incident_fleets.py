@@ -15,6 +15,7 @@ from fleet.index import Fleet
 from pisync.domain.calendars import EVERY_DAY, silence_limit_ms
 from pisync.domain.days import DAY_MS, Days
 from pisync.domain.habits import HABIT_DAYS, habit_days
+from pisync.domain.incidents import IncidentKey, is_spreading
 
 # A Wednesday, 11:00 UTC.
 NOW_MS: Final = 20_600 * DAY_MS + 11 * 3_600_000
@@ -108,7 +109,7 @@ class MadeFleet:
         self.set("failure_ms", moment[fails_now], fails_now)
         self.set("streak", np.where(fails_now, rng.integers(1, 4, self.size), 0)[tried], tried)
         self.set("code", np.full(int(fails_now.sum()), self.fleet.codes.of("E_LINE")), fails_now)
-        return tried
+        return np.asarray(tried, np.bool_)
 
     def is_heard(
         self, habits: Mapping[str, float], silent_days: float | None = None, apart: float = 0.0
@@ -163,18 +164,34 @@ class MadeFleet:
         return _numbers(incidents.silent_sites(self.fleet, self.now_ms))
 
 
-def _numbers(found: Mapping[incidents.IncidentKey, object]) -> Longs:
+def _numbers(found: Mapping[IncidentKey, object]) -> Longs:
     return np.array(sorted(int((key.site or "S-0")[2:]) for key in found), np.int64)
 
 
 def _bits(mask: Bools) -> npt.NDArray[np.uint64]:
     weights = np.uint64(1) << np.arange(_DAYS, dtype=np.uint64)
-    return (mask * weights).sum(axis=1, dtype=np.uint64)
+    return np.asarray((mask * weights).sum(axis=1), np.uint64)
 
 
 def by_size(made: MadeFleet, sites: Longs) -> dict[int, int]:
     """How many of these sites have each size."""
     return {size: int(np.count_nonzero(made.sizes[sites - 1] == size)) for size in SIZES}
+
+
+def spread_by_chance(mean: float, spread: float, days: int = 1_000_000) -> float:
+    """How often a code seems to spread on a weekday, of which so many devices have a failure on each.
+
+    Weekends have none. Beside chance, each day's mean differs by so much.
+    """
+    rng = np.random.default_rng(5)
+    means = mean * (rng.gamma(1 / spread**2, spread**2, (days, 6)) if spread else np.ones((days, 6)))
+    counts = rng.poisson(means)
+    usual, now = counts[:, :5].max(axis=1), counts[:, 5]
+    found = [
+        is_spreading(devices=int(one), sites=int(one), at_one_site=1, usual=float(before))
+        for one, before in zip(now[now >= 2 * usual], usual[now >= 2 * usual], strict=True)
+    ]
+    return sum(found) / days
 
 
 def say(line: str) -> None:
@@ -198,6 +215,12 @@ def main() -> None:
             say(
                 f"failing: found of 200 outages of {hours} h, rate {rate}, 80 % tried:"
                 f" {by_size(made, found[found % 2 == 0])}; false {len(found[found % 2 == 1])}"
+            )
+    for mean in (2, 5, 10, 30, 100, 1000):
+        for spread in (0.0, 0.3):
+            say(
+                f"spreading: false a year and code that {mean} devices have a weekday, ± {spread:.0%}:"
+                f" {spread_by_chance(mean, spread) * 261:.4f}"
             )
     habits = {
         "daily": {"daily": 1.0},

@@ -8,6 +8,7 @@ VALUES: Final = {
     "dead_letter_id": "0" * 32,
     "alert_id": "0" * 32,
     "command_id": "0" * 28,
+    "incident_id": "0" * 28,
     "code": "E_NET",
 }
 

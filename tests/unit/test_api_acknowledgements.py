@@ -152,7 +152,10 @@ async def test_a_cause_until_ten_more_is_quiet_at_nine_and_back_at_ten() -> None
         # What the worker has seen and written down stays.
         pisync.failing.by_code = {"E_TIMEOUT": 13}
         closing = Closing(
-            acknowledgements=pisync.acknowledgements, alerts=pisync.alerts, failing=pisync.failing
+            acknowledgements=pisync.acknowledgements,
+            alerts=pisync.alerts,
+            incidents=pisync.incidents,
+            failing=pisync.failing,
         )
         assert await closing.close() == 1
         pisync.failing.by_code = {"E_TIMEOUT": 12}
@@ -482,7 +485,10 @@ async def test_the_worker_closes_what_has_ended_by_itself_and_nothing_else(
         for code, until in (("E_1", "recovery"), ("E_2", {"more_devices": 2}), ("E_3", "recovery")):
             await send(pisync, "PUT", f"/api/causes/{code}/acknowledgement", {"until": until})
         closing = Closing(
-            acknowledgements=pisync.acknowledgements, alerts=pisync.alerts, failing=pisync.failing
+            acknowledgements=pisync.acknowledgements,
+            alerts=pisync.alerts,
+            incidents=pisync.incidents,
+            failing=pisync.failing,
         )
         assert await closing.close() == 0
         wall.passes(minutes=2)

@@ -64,6 +64,7 @@ async def test_rows_of_an_open_and_of_a_closed_alert() -> None:
         "opened_at": rfc3339(OPENED + timedelta(minutes=4)),
         "closed_at": None,
         "close_reason": None,
+        "incident_id": None,
         "acknowledged": None,
     }
     assert closed["closed_at"] == rfc3339(OPENED + timedelta(hours=1))

@@ -392,13 +392,15 @@ def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) ->
         "/api/sites": {"sites": [answers.site(), answers.site(None, name=None)], **TRUTH, "next": None},
     }
     _, loud, quiet = terminal.run(
-        "alerts", "--state", "all", "--device", "PB-1", "--rule", "streak", "--not-acknowledged"
+        *("alerts", "--state", "all", "--device", "PB-1", "--rule", "streak"),
+        *("--not-acknowledged", "--lone"),
     )[1].splitlines()
     assert terminal.fake.query("/api/alerts") == {
         "state": ["all"],
         "rule": ["streak"],
         "device_id": ["PB-1"],
         "acknowledged": ["false"],
+        "folded": ["false"],
         "limit": ["50"],
     }
     assert (loud.split()[:5], loud.split()[-1]) == (["PB-1", "streak", "3", "7", "19"], "loud")
@@ -414,9 +416,34 @@ def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) ->
     assert nowhere.split()[:8] == [DASH, DASH, "40", "1", "2", "3", "4", "30"]
 
 
+def test_incidents_are_a_table_of_their_evidence(terminal: Terminal) -> None:
+    silent = answers.incident(kind="site_silent", code=None, site_name=None, closed_at=answers.NOW)
+    terminal.fake.answers["/api/incidents"] = {"incidents": [answers.incident(), silent], "next": None}
+    _, failing, over = terminal.run("incidents", "--state", "all", "--site", "S-17", "--cause", "E_TIMEOUT")[
+        1
+    ].splitlines()
+    assert terminal.fake.query("/api/incidents") == {
+        "state": ["all"],
+        "site": ["S-17"],
+        "cause": ["E_TIMEOUT"],
+        "limit": ["50"],
+    }
+    assert failing.startswith("site failing")
+    assert "Kampala Primary" in failing
+    assert "38 of the 40 that tried, E_TIMEOUT, since 3 May 08:12 UTC" in failing
+    assert failing.endswith("loud")
+    assert over.split()[:4] == ["site", "silent", "S-17", DASH]
+    said = answers.incident(acknowledged=SAID)
+    terminal.fake.answers["/api/incidents"] = {"incidents": [said], "next": None}
+    heading, row = terminal.run("incidents", "--csv")[1].splitlines()
+    assert heading.startswith("id,kind,site,site_name,code,since")
+    assert "A new card comes." in row
+
+
 @pytest.mark.parametrize(
     ("model", "answer"),
     [
+        ("Incidents", {"incidents": [answers.incident(), answers.incident(acknowledged=SAID)], "next": None}),
         ("Devices", devices(answers.device(), answers.device(labels=["a"], cause="-"))),
         ("Causes", {"causes": [answers.cause()], **TRUTH, "next": None}),
         ("Sites", {"sites": [answers.site(), answers.site(None)], **TRUTH, "next": None}),
@@ -438,6 +465,7 @@ def test_the_answers_of_these_tests_are_in_the_shapes_of_the_api(model: str, ans
         ("causes", "/api/causes", set()),
         ("sites", "/api/sites", set()),
         ("alerts", "/api/alerts", set()),
+        ("incidents", "/api/incidents", set()),
         ("failures", "/api/devices/repeated-failures", set()),
         ("history", "/api/device/{device_id}/sync-history", {"before", "after"}),
         ("export devices", "/api/devices.csv", set()),

@@ -569,7 +569,7 @@ async def test_a_code_that_rises_over_many_sites_is_one_incident(w: World) -> No
     await w.look(OPENS_S + limits.INCIDENT_CODES_INTERVAL_S)
     found = await w.only()
     assert found.key == IncidentKey(SPREADING, None, "E_DISK")
-    assert found.evidence == Evidence(16, 16, 8, 1)
+    assert found.evidence == Evidence(16, 16, 8, 7)
     assert found.since == EIGHT
     await w.take([success(each, w.now()) for each in failing[:12]])
     await w.look(CLOSES_S)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -39,6 +39,7 @@ from tests.unit.test_fleet_feeding import Directory, Kept
 from worker.overdue import OverdueAlerts
 from worker.shared_fleet import SharedFleet
 
+T = TypeVar("T")
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 # Longer than it takes until the fleet has read everything and found anew who is silent for too long.
@@ -72,7 +73,7 @@ class Alerts(MemoryAlertStore):
     async def find(self, query: AlertQuery) -> list[Alert]:
         return await self._call("find", partial(super().find, query))
 
-    async def _call(self, name: str, do: Callable[[], Awaitable[Any]]) -> Any:
+    async def _call(self, name: str, do: Callable[[], Awaitable[T]]) -> T:
         self.calls.append(name)
         is_chosen = self.fails_at == len(self.calls)
         if is_chosen and not self.has_done:

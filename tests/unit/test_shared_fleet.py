@@ -1,7 +1,7 @@
 """The duties of a worker share one fleet, which is read only while one of them runs; in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fleet.feeding import Feeding
@@ -32,7 +32,7 @@ class Registry(MemoryBridgeRegistry):
 
     asked = 0
 
-    async def instances(self) -> Mapping[str, str]:
+    async def instances(self) -> dict[str, str]:
         self.asked += 1
         return await super().instances()
 

@@ -127,7 +127,7 @@ def test_overdue_devices_are_unhandled_unless_somebody_knows_of_them(
 
     fake.answers["/api/devices"] = devices
     fake.answers["/api/stats"]["muted"] = muted
-    rows = [answers.alert(**({"rule": "overdue", "streak": 0, "streak_now": 0} | each)) for each in alerts]
+    rows = [answers.alert() | {"rule": "overdue", "streak": 0, "streak_now": 0} | each for each in alerts]
     fake.answers["/api/alerts"] = {"alerts": rows, "next": None}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == (1 if told else 0)
