@@ -1,4 +1,4 @@
-"""Messages: what is due together is one, sent when it may be, tried again, and by whom it may be sent twice."""
+"""Messages: what is due together is one, sent when it may be, tried again, and seldom sent twice."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """What notifications say: the evidence in a sentence, and nothing that a name, a code or an id could do."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from tests.support.notifications import after, message, notification, recipient,
 from worker.senders.mail import mail
 
 NOON = datetime(2026, 5, 8, 9, tzinfo=UTC)
-KAMPALA = {"since": datetime(2026, 5, 8, 5, 12, tzinfo=UTC), "time_zone": "Africa/Kampala"}
+KAMPALA: dict[str, Any] = {"since": datetime(2026, 5, 8, 5, 12, tzinfo=UTC), "time_zone": "Africa/Kampala"}
 HOSTILE = (
     "=cmd|' /C calc'!A0",
     "\u202egnp.exe",
@@ -122,7 +123,7 @@ def test_a_digest_tells_what_is_open_and_then_what_happened() -> None:
         ({"kind": SubjectKind.NOTIFIER}, "health"),
     ],
 )
-def test_a_link_leads_to_the_page(members: dict[str, object], path: str) -> None:
+def test_a_link_leads_to_the_page(members: dict[str, Any], path: str) -> None:
     assert (
         texts.link("https://pisync.example.org", subject(**members)) == f"https://pisync.example.org/{path}"
     )

@@ -36,6 +36,7 @@ from worker.notifications import Notifying
 from worker.subjects import Subjects
 
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
+RECOVERY = Until()
 FOLD = limits.NOTIFICATION_FOLD_S / 60
 PAGES = "https://pisync.example.org"
 
@@ -141,7 +142,7 @@ class World:
             updated_at=self.now(),
         )
 
-    async def acknowledge(self, kind: AcknowledgedKind, target: str, until: Until = Until()) -> None:  # noqa: B008
+    async def acknowledge(self, kind: AcknowledgedKind, target: str, until: Until = RECOVERY) -> None:
         each = Acknowledgement(
             acknowledgement_id=f"ack-{target}-{self.minute}",
             subject=Acknowledged(kind=kind, target=target),
@@ -173,6 +174,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
+LIBRARY = "PB-1 (Library) at Kampala Primary"
 LINE = "Kampala Primary: 38 of the 40 devices that tried fail with E_TIMEOUT since 14:30 (UTC+3)"
 
 
@@ -227,10 +229,8 @@ async def test_a_lone_alert_is_told_after_it_has_waited_for_an_incident(world: W
     await world.alerts.open(Rule.OVERDUE, {"PB-1": 0}, world.now())
     assert await world.look(FOLD - 0.1) == []
     assert await world.look(FOLD) == [
-        "office overdue_opened: PB-1 (Library) at Kampala Primary: silent for longer than usual,"
-        " since 15:00 (UTC+3)",
-        "office streak_opened: PB-1 (Library) at Kampala Primary: fails again and again with E_TIMEOUT,"
-        " since 15:00 (UTC+3)",
+        f"office overdue_opened: {LIBRARY}: silent for longer than usual, since 15:00 (UTC+3)",
+        f"office streak_opened: {LIBRARY}: fails again and again with E_TIMEOUT, since 15:00 (UTC+3)",
     ]
     assert await world.look(FOLD + 1) == []
     await world.alerts.resolve(Rule.STREAK, ["PB-1"], world.now())
@@ -384,12 +384,12 @@ async def script(world: World) -> None:
     await world.alerts.open(Rule.STREAK, {"PB-1": 3}, START)
     await world.acknowledge(AcknowledgedKind.INCIDENTS, "001", Until(more_devices=1))
     await world.incidents.open(two)
-    yield_to = [
+    changes: list[Callable[[], Awaitable[object]]] = [
         lambda: world.incidents.write(replaced(one, evidence=Evidence(39, 40))),
         lambda: world.incidents.write(replaced(two, closed_at=world.now())),
         lambda: world.alerts.resolve(Rule.STREAK, ["PB-1"], world.now()),
     ]
-    for step, change in enumerate(yield_to, start=1):
+    for step, change in enumerate(changes, start=1):
         for _ in range(3):
             world.minute = step * FOLD
             try:
@@ -412,8 +412,7 @@ async def test_a_worker_killed_at_any_write_tells_nothing_twice_and_loses_nothin
     undisturbed = World(monkeypatch)
     await undisturbed.tells()
     await script(undisturbed)
-    expected = {name.replace(":", " ") for name in undisturbed.store.notifications}
-    assert len(expected) == 5
+    assert len(undisturbed.store.notifications) == 5
     for has_done in (False, True):
         for fails_at in range(1, undisturbed.store.calls + 1):
             world = World(monkeypatch)

@@ -1,9 +1,10 @@
-"""Webhooks, mail and Apprise against real servers and a real child; what goes wrong is told without secrets."""
+"""Webhooks, mail and Apprise against real servers and a child; what goes wrong is told without secrets."""
 
 import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from pisync.settings import WorkerSettings, load
 from pisync.smtp_address import SmtpAddress
 from tests.support.notifications import message, notification, recipient
 from tests.support.smtp_server import SmtpServer, smtp_server
+from tests.support.waiting import until
 from tests.support.webhook_server import webhook_server
 from worker.senders import NotSentError, Sender
 from worker.senders.apprise import AppriseSender
@@ -285,12 +287,12 @@ async def test_apprise_that_takes_too_long_is_killed(fake_apprise: Path) -> None
     written = fake_apprise / "pid"
     to = recipient(**APPRISE, address=f"x://hang={written}")
     sending = asyncio.create_task(AppriseSender().send(to, MESSAGE))
-    while not (written.exists() and written.read_text()):
-        await asyncio.sleep(0.02)
+    await until(lambda: written.exists() and written.read_text())
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
-    assert not Path(f"/proc/{written.read_text()}").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(written.read_text()), 0)
 
 
 async def test_apprise_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
