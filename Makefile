@@ -13,7 +13,7 @@ SEED    ?= 1
 ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system run test check chaos bench lock clean
+.PHONY: help setup system run test check chaos year bench lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ check: setup ## Check format, lint, walls and types
 
 chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 SEED=drawn)
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+
+year: setup ## A year of a fleet, and whether all answers are true (DEVICES=2000 SEED=drawn)
+	@$(BIN)/python -m tests.year $(if $(filter-out file,$(origin SEED)),--seed $(SEED)) \
+	  $(if $(filter-out file,$(origin DEVICES)),--devices $(DEVICES))
 
 bench: setup ## Measure next to what bounds it (ROWS="single memory" QUICK=1 SCALE=0.5)
 	@$(BIN)/python -m bench $(ROWS) $(if $(QUICK),--quick) $(if $(SCALE),--scale $(SCALE))

@@ -2,11 +2,14 @@
 
 from typing import Final
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.responses import RedirectResponse
 
 from api import auth, middleware, openapi, problems
+from api.pages import device as device_page
+from api.pages import devices as devices_page
+from api.pages import live, overview, static_files
+from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
     actions,
@@ -27,6 +30,7 @@ from api.routes import (
     recipients,
     replays,
     site,
+    site_activity,
     sites,
     stats,
     sync_event,
@@ -55,16 +59,27 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     causes.router,
     sites.router,
     site.router,
+    site_activity.router,
     stats.router,
     health.router,
     commands.router,
     sync_now.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
+# What operators open: behind the same keys, by HTTP Basic; none of it is in the OpenAPI document.
+PAGES: Final[tuple[APIRouter, ...]] = (
+    overview.router,
+    devices_page.router,
+    device_page.router,
+    live.router,
+)
 
 
-def create_app(settings: ApiSettings, state: State) -> FastAPI:
-    """The ASGI app over these stores and this publisher; opening and closing them is the caller's."""
+def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | None = None) -> FastAPI:
+    """The ASGI app over these stores and this publisher; opening and closing them is the caller's.
+
+    Its requests are measured where that is asked for.
+    """
     app = FastAPIOffline(  # its /docs works in a school without internet
         docs_url="/docs",
         redoc_url=None,
@@ -81,12 +96,9 @@ def create_app(settings: ApiSettings, state: State) -> FastAPI:
         app.include_router(router, prefix="/api", dependencies=guard.dependencies, responses=guard.responses)
     for router in OPEN:
         app.include_router(router)
+    for router in PAGES:
+        app.include_router(router, dependencies=guard.page_dependencies)
+    app.include_router(static_files.router)  # open to everyone
     openapi.install(app)
-    app.add_api_route("/", _begin, include_in_schema=False)
-    middleware.install(app, settings)
+    middleware.install(app, settings, requests)
     return app
-
-
-async def _begin(request: Request) -> RedirectResponse:
-    """Lead whoever comes without a path to what can be read."""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")

@@ -7,8 +7,8 @@ and an alert comes back out as soon as its incident ends.
 from collections.abc import Collection
 
 from api.state import State
+from fleet.explained import folded_into
 from fleet.freshness import FleetState
-from fleet.incidents import folded_into
 from pisync.domain.alerts import Alert
 
 

@@ -115,12 +115,14 @@ def cell_of(value: object) -> str:
         case float():
             return repr(value)
         case str():
-            return harmless(str(value))
-        case list() | tuple() | Mapping():
-            elements = [value] if isinstance(value, Mapping) else value
-            return harmless(" ".join(map(_element, elements)))
+            text = str(value)
+        case list() | tuple():
+            text = " ".join(map(_element, value))
+        case Mapping():
+            text = msgspec.json.encode(value).decode()
         case _:
             raise TypeError(f"{type(value).__name__} has no form in a cell")
+    return harmless(text)
 
 
 def _element(value: object) -> str:

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
+from api.request_metrics import RequestMetrics
 from pisync.settings import ApiSettings, is_loopback
 
 # A host as RFC 3986 (3.2.2) writes it, without percent-encoding, and a port.
@@ -34,17 +35,18 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 _NO_CACHE: Final = (b"cache-control", b"no-cache")
 
 
-def install(app: FastAPI, settings: ApiSettings) -> None:
-    """Put it around everything that the app answers, faults of its own included."""
+def install(app: FastAPI, settings: ApiSettings, requests: RequestMetrics | None = None) -> None:
+    """Put it around everything that the app answers, faults of its own included, and measure that."""
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: Edge(build(), settings)  # type: ignore[method-assign]
+    app.build_middleware_stack = lambda: Edge(build(), settings, requests)  # type: ignore[method-assign]
 
 
 class Edge:
     """The outermost layer of the app; needs nothing of a request but its head."""
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, requests: RequestMetrics | None) -> None:
         self._app = app
+        self._requests = requests
         self._root_path = settings.root_path
         self._proxies = settings.trusted_proxies
         names = {name.lower() for name in settings.allowed_hosts}
@@ -64,7 +66,11 @@ class Edge:
         ):  # a GET without its content (RFC 9110, 9.3.2), which the server leaves out
             scope = {**scope, "method": "GET"}
         send = _with_headers(send, _NO_CACHE if path.startswith(_DOCS) else _NO_STORE)
-        await (self._app if refusal is None else refusal)(scope, receive, send)
+        answer = self._app if refusal is None else refusal
+        if self._requests is None:
+            await answer(scope, receive, send)
+        else:
+            await self._requests.measure(answer, scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Why the request is not looked at, as a problem; None where it is."""
@@ -153,10 +159,9 @@ def _under(scope: Scope, root_path: str) -> Scope:
 def _with_headers(send: Send, caching: tuple[bytes, bytes]) -> Send:
     async def complete(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [*message["headers"], *_ON_EVERY_ANSWER]
-            if all(name != caching[0] for name, _ in message["headers"]):
-                headers.append(caching)
-            message = {**message, "headers": headers}
+            given = {name for name, _ in message["headers"]}
+            more = [each for each in (*_ON_EVERY_ANSWER, caching) if each[0] not in given]
+            message = {**message, "headers": [*message["headers"], *more]}
         await send(message)
 
     return complete

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 import msgspec
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
+from pisync import limits
 from pisync.domain import topics
 from pisync.domain.events import Reason
 
@@ -34,6 +35,14 @@ class Rejection(BaseModel):
     ]
     reason: Reason
     detail: str
+    indexes: Annotated[
+        str | None,
+        Field(
+            description="All places of a group, such as `4-9,12`, of which `index` is the first. Where there"
+            f" are more than {limits.BULK_REJECTIONS_TOLD_MAX} rejections, those of a reason stand together."
+        ),
+        WithJsonSchema({"type": "string"}),
+    ] = None
 
 
 class Receipt(BaseModel):

@@ -17,6 +17,7 @@ from api.problems import (
     MembersProblem,
     ParametersProblem,
     Problem,
+    UnansweredProblem,
     UnavailableProblem,
 )
 from pisync.clock import RFC3339_PATTERN
@@ -32,6 +33,7 @@ PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     LoadingProblem,
     MembersProblem,
     ParametersProblem,
+    UnansweredProblem,
     UnavailableProblem,
 )
 

@@ -164,8 +164,7 @@ def list_page(
     page = _encoded(rows[:limit], as_json)
     next_page = None
     if has_more or len(rows) > len(page):
-        kept = {name: rfc3339(moment) for name, moment in (moments or {}).items() if moment is not None}
-        next_page = _url(request, kept | dict(next_parameters(rows[len(page) - 1])))
+        next_page = next_url(request, next_parameters(rows[len(page) - 1]), moments)
     answer = members | {name: msgspec.Raw(b"[%b]" % b",".join(page)), "next": next_page}
     headers = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
     return Response(msgspec.json.encode(answer), 200, headers, "application/json")
@@ -184,7 +183,11 @@ def _encoded(rows: Sequence[Row], as_json: Callable[[Row], object] | None) -> li
     return found
 
 
-def _url(request: Request, changes: Mapping[str, str]) -> str:
-    """The path and query of this request with some of its parameters changed."""
+def next_url(
+    request: Request, parameters: Mapping[str, str], moments: Mapping[str, datetime | None] | None = None
+) -> str:
+    """The path and query of this request with these parameters, and with its moments as they are now."""
+    changes = {name: rfc3339(moment) for name, moment in (moments or {}).items() if moment is not None}
+    changes |= parameters
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changes]
     return f"{quote(request.scope['path'])}?{urlencode([*kept, *changes.items()])}"

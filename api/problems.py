@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem documents, whatever went wrong, and the models of these documents."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +17,8 @@ from api import models, parameters
 from pisync import logs
 from pisync.domain.directory import Fault
 from pisync.domain.events import Reason, Rejection
-from pisync.errors import StoreUnavailable, Unavailable
+from pisync.domain.receipts import Receipt, ranges
+from pisync.errors import Part, StoreUnavailable, Unavailable
 from pisync.limits import IMPORT_FAULTS_TOLD_MAX, RETRY_AFTER_S
 
 log = logs.get("api")
@@ -98,6 +99,24 @@ class UnavailableProblem(Problem):
     part: Literal["mqtt", "mongodb", "redis"]
 
 
+class Unanswered(BaseModel):
+    """Events of which no receipt came: each may be stored or not."""
+
+    index: Annotated[int, Field(ge=0, description="The place of the first of them.")]
+    indexes: Annotated[str, Field(description="All their places, such as `4-9,12`.")]
+    detail: str
+
+
+class UnansweredProblem(UnavailableProblem):
+    """Of some events of a body no receipt came; of the others it is known what became of them."""
+
+    stored: models.Count
+    duplicates: models.Count
+    rejected: list[models.Rejection]
+    unknown: list[Unanswered]
+    read: Annotated[int, Field(ge=0, description="Events from this place on were not looked at.")]
+
+
 class LoadingProblem(Problem):
     """The fleet is read for the first time since the api was started; a part of it would be no answer."""
 
@@ -129,21 +148,42 @@ def problem(
     return Response(msgspec.json.encode(document), status, dict(headers or {}), MEDIA_TYPE)
 
 
-def rejected(status: int, rejections: Iterable[Rejection]) -> Response:
-    """The problem of a body in which nothing was good; `errors` names each event's place and member."""
+def rejected(status: int, rejections: Iterable[Rejection], count: int | None = None) -> Response:
+    """The problem of a body in which nothing was good; `errors` names each event's place and member.
+
+    `count` says how many events there are where some rejections are groups.
+    """
     errors = [
-        {
-            "index": rejection.index,
-            "reason": rejection.reason,
-            "detail": rejection.detail,
-            "member": _member(rejection.reason, rejection.detail),
-        }
-        for rejection in rejections
+        _told(rejection) | {"member": _member(rejection.reason, rejection.detail)} for rejection in rejections
     ]
-    detail = (
-        str(errors[0]["detail"]) if len(errors) == 1 else f"None of the {len(errors)} events was taken in."
-    )
+    count = count or len(errors)
+    detail = str(errors[0]["detail"]) if count == 1 else f"None of the {count} events was taken in."
     return problem(status, detail, errors=errors)
+
+
+def unanswered(receipt: Receipt, unknown: Mapping[str, Sequence[int]], read: int) -> Response:
+    """The problem of a body of which some events got no receipt, by the reason; places in ascending order."""
+    told = [{"index": places[0], "indexes": ranges(places), "detail": why} for why, places in unknown.items()]
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"Of {sum(map(len, unknown.values()))} of {read} events no receipt came: {told[0]['detail']}",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+        part=Part.MQTT,
+        stored=receipt.stored,
+        duplicates=receipt.duplicates,
+        rejected=list(map(_told, receipt.rejected)),
+        unknown=told,
+        read=read,
+    )
+
+
+def _told(rejection: Rejection) -> dict[str, object]:
+    told: dict[str, object] = {
+        "index": rejection.index,
+        "reason": rejection.reason,
+        "detail": rejection.detail,
+    }
+    return told if rejection.indexes is None else told | {"indexes": rejection.indexes}
 
 
 def members(faults: Iterable[Fault]) -> Response:

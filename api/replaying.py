@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from api import corrections
+from api.packing import Packed, packed
 from pisync import limits
 from pisync.clock import from_ms
 from pisync.domain import dead_letters, decoding, receipts
@@ -24,18 +25,10 @@ _AFTER_ALL_EVENTS: Final = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Again:
-    """A message to publish, and the place that each of its events had in the letter's message."""
-
-    payload: bytes
-    indexes: Sequence[int | None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
     """The messages of a replay, and the rejections of what is not sent."""
 
-    messages: Sequence[Again]
+    messages: Sequence[Packed]
     rejections: Sequence[Rejection]
 
     def receipt(self, answers: Iterable[Receipt]) -> Receipt:
@@ -101,7 +94,7 @@ def prepare(
             good.append((index, raw))
         else:
             rejections += [msgspec.structs.replace(one, index=index) for one in decoded.rejections]
-    return Prepared(messages=_packed(good), rejections=rejections)
+    return Prepared(messages=packed(good), rejections=rejections)
 
 
 def rejected_for(kept: KeptDeadLetter, device_id: str, reason: Reason) -> list[tuple[int | None, bytes]]:
@@ -164,7 +157,7 @@ def prepare_corrected(events: Iterable[Corrected]) -> Prepared:
             good.append((one.index, one.raw))
         else:
             rejections.append(one.rejection)
-    return Prepared(messages=_packed(good), rejections=rejections)
+    return Prepared(messages=packed(good), rejections=rejections)
 
 
 def confirmation(dead_letter_id: str, reason: Reason, events: Iterable[Corrected]) -> str:
@@ -203,22 +196,3 @@ def _events(kept: KeptDeadLetter, device_id: str) -> tuple[list[tuple[int | None
 
 
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def _packed(events: Sequence[tuple[int | None, bytes]]) -> list[Again]:
-    """The events in as few messages as may hold them."""
-    groups: list[list[tuple[int | None, bytes]]] = []
-    size = 0
-    for event in events:
-        size += len(event[1]) + 1  # a comma, or the closing bracket
-        if not groups or len(groups[-1]) >= limits.MESSAGE_EVENTS_MAX or size > limits.MESSAGE_BYTES_MAX:
-            groups.append([])
-            size = len(event[1]) + 2
-        groups[-1].append(event)
-    return [
-        Again(
-            payload=group[0][1] if len(group) == 1 else b"[" + b",".join(raw for _, raw in group) + b"]",
-            indexes=[index for index, _ in group],
-        )
-        for group in groups
-    ]

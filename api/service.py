@@ -14,10 +14,13 @@ from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.connections import Connections
+from api.metrics import Metrics
 from api.middleware import is_within
+from api.pages.live import look_at
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
 from api.state import State
+from api.watching import Watch
 from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import backoff, collector, logs
@@ -61,7 +64,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     publisher = MqttSyncPublisher(settings)
-    async with open_stores(settings) as stores:
+    metrics = Metrics()
+    async with open_stores(settings) as stores, metrics.serving(settings):
         fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
         open_incidents = OpenIncidents(stores.incidents)
         state = State(
@@ -81,13 +85,15 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
+            broker=stores.broker,
             known_bridges=stores.known_bridges,
             fleet=fleet,
             failing=FailingDevices(fleet),
             commands=stores.commands,
             publisher=publisher,
         )
-        app = create_app(settings, state)
+        is_measured = settings.metrics_port is not None
+        app = create_app(settings, state, metrics.requests if is_measured else None)
         collector.spare(API_GC_THRESHOLDS)
         stop_s = math.ceil(settings.receipt_timeout_s) + STOP_MARGIN_S
         connections = Connections(is_proxy=lambda address: is_within(address, settings.trusted_proxies))
@@ -98,8 +104,13 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "open incidents": open_incidents.run(),
             "version": _check_version(stores),
             "fleet": fleet.run(),
+            "live pages": state.pages.streams.run(look_at(state)),
             _SERVER: server.serve(sockets=[listener]),
         }
+        if is_measured:
+            watch = Watch(projection=stores.projection, alerts=stores.alerts)
+            metrics.tell_of(fleet, watch)
+            works["metrics"] = watch.run()
         async with supervise(works) as running:
             host, port = listener.getsockname()[:2]
             log.info("api listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -107,6 +118,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
                 # Neither ends by itself but with an error.
                 await running.until(stop)
             finally:
+                # A stream of ticks never ends by itself.
+                state.pages.streams.end()
                 # What is under way is answered while the connection is still there.
                 server.should_exit = True
                 await running.ended(_SERVER)

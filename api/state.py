@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from api.daily_counts import DailyCounts
+from api.pages.kept import PageState
 from api.publisher import SyncPublisher
 from fleet.feeding import Feeding
 from pisync import limits
@@ -12,6 +14,7 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore, Fail
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.broker import BrokerFiguresReader
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
@@ -34,7 +37,9 @@ class State:
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
     directory, acknowledgements, recipients, commands and tests, which a worker sends, and the actions that
-    tell what was changed. `imports` are the places for imports at once; `failing` counts devices by cause.
+    tell what was changed. `imports` and `bulks` are the places for imports and for bodies of events a line
+    at once, `publishes` those of messages that wait for receipts of such; `failing` counts devices by cause;
+    `daily` keeps counts of devices' days for a while, `pages` what the web page keeps between requests.
     """
 
     events: EventStore
@@ -53,12 +58,19 @@ class State:
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore
+    broker: BrokerFiguresReader
     known_bridges: KnownBridges
     fleet: Feeding
     commands: CommandStore
     failing: FailingByCode
     publisher: SyncPublisher
+    daily: DailyCounts = field(default_factory=DailyCounts)
+    pages: PageState = field(default_factory=PageState)
     imports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.IMPORTS_AT_ONCE))
+    bulks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(limits.BULKS_AT_ONCE))
+    publishes: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(limits.BULK_PUBLISHES_AT_ONCE)
+    )
 
 
 def state_of(request: Request) -> State:

@@ -22,15 +22,13 @@ from typing import Final
 
 from bridge.metrics import Metrics
 from pisync import logs
+from pisync.domain import broker
 from pisync.mqtt.messages import Message
 
 log = logs.get(__name__)
 
 STATUS_FILTER: Final = "$SYS/broker/+/messages/+"
-_DROPPED: Final = "$SYS/broker/publish/messages/dropped"
-_STORED_MESSAGES: Final = "$SYS/broker/store/messages/count"
-_STORED_BYTES: Final = "$SYS/broker/store/messages/bytes"
-_DIGITS_MAX: Final = 20
+_PAYLOAD_CHARS_TOLD: Final = 20
 _HINT: Final = (
     "a queue in the broker was full and its publisher was told Success; look for a bridge that is absent"
     " (or retire it with --leave), and raise max_queued_messages"
@@ -54,16 +52,15 @@ class BrokerWatch:
 
     def take(self, topic: str, payload: bytes) -> None:
         """Take in one figure."""
-        if topic not in {_DROPPED, _STORED_MESSAGES, _STORED_BYTES}:
+        if topic not in {broker.DROPPED, broker.STORED_MESSAGES, broker.STORED_BYTES}:
             return
-        if not payload.isdigit() or len(payload) > _DIGITS_MAX:
-            log.warning("the broker tells no number", topic=topic, payload=payload[:_DIGITS_MAX])
-            return
-        value = int(payload)
-        if topic == _DROPPED:
+        value = broker.number(payload)
+        if value is None:
+            log.warning("the broker tells no number", topic=topic, payload=payload[:_PAYLOAD_CHARS_TOLD])
+        elif topic == broker.DROPPED:
             self._judge(value)
             self.dropped = value
-        elif topic == _STORED_MESSAGES:
+        elif topic == broker.STORED_MESSAGES:
             self.stored_messages = value
         else:
             self.stored_bytes = value

@@ -244,7 +244,7 @@ class Intake:
         return next((kind for matches, kind in self._routes if matches(topic)), self._kinds[0])
 
     def _answer(self, messages: Iterable[Message], answers: Iterable[bytes | None]) -> None:
-        """Publish the answers to the Response Topics of their messages, in order.
+        """Publish the answers, in order, to the Response Topics of their messages, or by their tokens.
 
         A Response Topic that may not receive them is ignored, whatever the kind: a device must not be able to
         talk the bridge into publishing elsewhere. So is a message with too large Correlation Data: of 64 KB,
@@ -254,19 +254,21 @@ class Intake:
             return
         unanswered: list[Message] = []
         for message, answer in zip(messages, answers, strict=True):
-            response_topic = message.response_topic
-            if answer is None or response_topic is None:
+            if answer is None:
                 continue
             device_id = topics.device(message.topic)
             if device_id is None and message.topic != topics.SYNC_OF_NO_DEVICE:
                 continue
-            if not topics.may_receive_receipt(response_topic, device_id):
+            answer_topic = message.response_topic
+            if answer_topic is None or not topics.may_receive_receipt(answer_topic, device_id):
+                answer_topic = topics.token_receipts(message.topic)
+            if answer_topic is None:
                 continue
             if len(message.correlation_data or b"") > limits.CORRELATION_BYTES_MAX:
                 unanswered.append(message)
                 continue
             self._flow.publish(
-                response_topic,
+                answer_topic,
                 answer,
                 correlation_data=message.correlation_data,
                 expiry_s=limits.RECEIPT_EXPIRY_S,

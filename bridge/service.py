@@ -25,6 +25,7 @@ from bridge.retry import until_available
 from bridge.session import NOT_CONNECTED, Session
 from bridge.stray_watch import StrayWatch
 from pisync import clock, collector, limits, logs
+from pisync.domain import topics
 from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import Health, serving
 from pisync.mqtt.messages import Subscription
@@ -184,6 +185,7 @@ class _Bridge:
             known_before=self._claim.known_before,
             metrics=metrics,
             leaving=self._leaving,
+            former_filters=[topics.FORMER_SHARED_SYNC_FILTER],
         )
         intake.attach(session)
         works = {

@@ -45,6 +45,7 @@ class Session(Client):
         known_before: bool,
         metrics: Metrics,
         leaving: bool = False,
+        former_filters: Sequence[str] = (),
     ) -> None:
         """Prepare; `run` connects, and raises `SessionTakenOver` where another bridge uses the id.
 
@@ -58,6 +59,7 @@ class Session(Client):
             known_before: whether a bridge of this id ran before, so that the broker should have its session.
             metrics: where connections are counted.
             leaving: unsubscribe instead, and take in only what the session still holds.
+            former_filters: what an earlier version subscribed to; the session is rid of it.
         """
         super().__init__(
             address=address,
@@ -66,6 +68,7 @@ class Session(Client):
             subscriptions=subscriptions,
             session_expiry_s=limits.SESSION_EXPIRY_S,
             leaving=leaving,
+            former_filters=former_filters,
             on_up=self._count,
             on_down=self._judge_loss,
             on_refused=self._count_refused,
@@ -116,7 +119,7 @@ class Session(Client):
                 reason_code=f"0x{reason_code:02X}",
                 meaning="its device sends the message again when no receipt comes",
                 hint="the broker's access list must let bridges publish to pisync/v1/devices/+/receipts,"
-                " pisync/v1/api/+/receipts and pisync/v1/alerts/#",
+                " pisync/v1/devices/+/receipts/+, pisync/v1/api/+/receipts and pisync/v1/alerts/#",
             )
 
     async def _judge_loss(self, error: PiSyncError) -> None:

@@ -143,9 +143,9 @@ class ApiClient:
         """POST without a body; parameters that are None are left out; raises as `get` does."""
         return self._call("POST", path, params=_given(parameters))
 
-    def send(self, method: str, path: str, members: Json) -> Json:
-        """PUT or PATCH a JSON object; raises as `get` does."""
-        return self._call(method, path, json=members)
+    def send(self, method: str, path: str, body: Json, parameters: Mapping[str, Any] | None = None) -> Json:
+        """A request with a JSON body; raises as `get` does."""
+        return self._when_loaded(lambda: self._call(method, path, params=_given(parameters), json=body))
 
     def upload(
         self, path: str, parameters: Mapping[str, Any], media_type: str, pieces: Iterable[bytes]

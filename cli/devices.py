@@ -79,6 +79,13 @@ FAILURES_SINCE: Final = replace(
 )
 
 
+def until(said: object) -> Text:
+    """How long something is acknowledged: until recovery, so many more devices, or a moment."""
+    if isinstance(said, dict):
+        return tables.text(" ".join(f"{count} {name.replace('_', ' ')}" for name, count in said.items()))
+    return tables.text(said) if tables.parsed(said) is None else tables.moment(said)
+
+
 def acknowledged(row: Json) -> Text:
     """What an operator said of an alert; `loud` where nobody did."""
     if row["closed_at"] is not None:
@@ -86,12 +93,7 @@ def acknowledged(row: Json) -> Text:
     said = row.get("acknowledged")
     if said is None:
         return Text("loud", "bold")
-    until = said.get("until")
-    if isinstance(until, dict):
-        until = " ".join(f"{count} {name.replace('_', ' ')}" for name, count in until.items())
-    elif tables.parsed(until) is not None:
-        until = tables.moment(until).plain
-    return tables.joined((Text("until ") + tables.text(until), tables.text(said.get("reason"))), ": ")
+    return tables.joined((Text("until ") + until(said.get("until")), tables.text(said.get("reason"))), ": ")
 
 
 def _closed(row: Json) -> Text:

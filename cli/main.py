@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.commands.acknowledgements import acknowledgements
 from cli.commands.alerts import alerts
 from cli.commands.api import api
 from cli.commands.bridge import bridge
 from cli.commands.bridges import bridges
+from cli.commands.cause import cause
 from cli.commands.causes import causes
+from cli.commands.commands import commands, sync_now
 from cli.commands.dead_letters import dead_letters
 from cli.commands.device import device
 from cli.commands.devices import devices
@@ -25,6 +28,7 @@ from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.recipients import recipients
 from cli.commands.simulate import simulate
+from cli.commands.site import site
 from cli.commands.sites import sites
 from cli.commands.stack import doctor, up
 from cli.commands.status import status, top
@@ -55,9 +59,12 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (history, LOOK, "pisync history PB-000123 --since 7d --outcome failure"),
     (failures, LOOK, "pisync failures --since 30d --sort streak"),
     (causes, LOOK, "pisync causes --site S-17"),
+    (cause, LOOK, "pisync cause E_TIMEOUT"),
     (sites, LOOK, "pisync sites --label pilot"),
+    (site, LOOK, "pisync site S-17"),
     (incidents, LOOK, "pisync incidents --state all --site S-17"),
     (alerts, LOOK, "pisync alerts --state all --device PB-000123"),
+    (sync_now, ACT, "pisync sync-now --site S-17 --state failing --dry-run"),
     (doctor, MAINTAIN, "pisync doctor"),
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
@@ -65,13 +72,16 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
 )
 _GROUPS: Final = (
     (export, LOOK),
+    (acknowledgements, ACT),
+    (commands, ACT),
     (dead_letters, ACT),
     (directory, ACT),
     (recipients, ACT),
     (bridges, MAINTAIN),
 )
 for command, panel, example in _COMMANDS:
-    app.command(rich_help_panel=panel, epilog=f"Example: {example}")(command)
+    name = command.__name__.replace("_", "-")
+    app.command(name, rich_help_panel=panel, epilog=f"Example: {example}")(command)
 for group, panel in _GROUPS:
     app.add_typer(group, rich_help_panel=panel)
 

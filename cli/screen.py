@@ -1,6 +1,5 @@
 """The one screen of `pisync status` and `pisync top`: states, alerts, causes, what was received."""
 
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from cli import devices, tables, truth
 from cli.api_client import Json
+from cli.bars import bars
 from cli.groups import TRENDS
 from cli.status import Snapshot, Verdict, many
 from pisync import clock
@@ -17,8 +17,6 @@ from pisync.domain.alerts import Rule
 from pisync.domain.payloads import printable
 
 ALERTS_SHOWN: Final = 5
-_BARS: Final = "▁▂▃▄▅▆▇█"
-_PLAIN_BARS: Final = ".:-=+*#@"
 _NAME_CHARS: Final = 14
 _VERDICTS: Final = {
     Verdict.FINE: ("●", "*", "green", "Fine"),
@@ -43,8 +41,9 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     yield from _alerts(snapshot)
     yield from _causes(snapshot)
     yield from _received(stats, target)
-    yield _named("Dead letters", _dead_letters(snapshot))
+    yield _named("Dead letters", _dead_letters(stats.get("dead_letters")))
     yield _named("Bridges", _bridges(snapshot.bridges))
+    yield _named("Broker", _broker(snapshot.health.get("broker", {})))
     yield Text()
     yield truth_line(snapshot)
 
@@ -131,15 +130,9 @@ def _received(stats: Json, target: Console) -> Iterator[Text]:
             f" {_sum(today, 'late')} late; {_sum(points, 'events')} in 24 h"
         ),
     )
-    known = [point["events"] for point in points if point["events"] is not None]
-    if known:
-        bars = _BARS if tables.has_shapes(target) else _PLAIN_BARS
-        most = max(*known, 1)
-        drawn = "".join(
-            " " if point["events"] is None else bars[(point["events"] * (len(bars) - 1) + most - 1) // most]
-            for point in points
-        )
-        yield _named("", Text(f"{drawn}  by hour, at most {max(known):,}"))
+    numbers = [point["events"] for point in points]
+    if any(number is not None for number in numbers):
+        yield _named("", bars(numbers, target, "by hour"))
 
 
 def _is_of(point: Json, now: datetime) -> bool:
@@ -155,15 +148,19 @@ def _sum(points: list[Json], name: str) -> str:
     return f"{'' if len(known) == len(points) else 'at least '}{sum(known):,}"
 
 
-def _dead_letters(snapshot: Snapshot) -> Text:
-    """How many messages of a day could not be taken in, and for which reasons."""
-    letters = snapshot.letters
+def _dead_letters(letters: Json | None) -> Text:
+    """How many messages could not be taken in, and why: those that are open, and those of a day."""
     if letters is None:
         return tables.text(None)
-    counts = Counter(reason for letter in letters for reason in letter["rejected"])
-    told = ", ".join(f"{printable(reason)} {count:,}" for reason, count in counts.most_common())
-    more = " or more" if snapshot.more_letters else ""
-    return Text(f"{len(letters):,}{more} in 24 h{': ' if told else ''}{told}")
+
+    def count(number: int) -> str:
+        return f"{number:,}{' or more' if number >= letters['counted_max'] else ''}"
+
+    reasons = ", ".join(
+        f"{printable(each['reason'])} {count(each['open'])}" for each in letters["by_reason"] if each["open"]
+    )
+    told = f"{count(letters['open'])} open{': ' if reasons else ''}{reasons}"
+    return Text(f"{told} · {count(letters['received'])} in 24 h")
 
 
 def _bridges(bridges: list[Json] | None) -> Text:
@@ -171,6 +168,18 @@ def _bridges(bridges: list[Json] | None) -> Text:
         return tables.text(None)
     listening = sum(bool(bridge["listening"]) for bridge in bridges)
     return Text(f"{listening:,} of {len(bridges):,} listening")
+
+
+def _broker(broker: Json) -> Text:
+    """What waits there and what it dropped, or why that is not known."""
+    told = [
+        f"{tables.text(broker.get('held')).plain} messages wait",
+        f"{tables.text(broker.get('dropped')).plain} dropped since it started",
+        f"{tables.text(broker.get('connected')).plain} clients",
+    ]
+    if broker.get("why"):
+        told.append(printable(str(broker["why"])))
+    return Text(" · ".join(told))
 
 
 def _seconds(seconds: float | None) -> str:

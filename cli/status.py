@@ -17,8 +17,6 @@ from pisync.errors import ConfigurationError
 # Alerts that are read, of which the loud ones are counted; with more, the count is a lower bound.
 ALERTS_READ_MAX: Final = 1000
 CAUSES_SHOWN: Final = 5
-# Dead letters of a day that are counted; with more, the count is a lower bound.
-LETTERS_READ_MAX: Final = 200
 
 
 class Verdict(IntEnum):
@@ -34,8 +32,7 @@ class Snapshot:
     """What the api answered; an answer that it could not give is empty, and `faults` says why.
 
     `counts` are of devices that are not muted, by state. `alerts` are the open ones, `more_alerts` whether
-    there are more; those of `muted` devices are handled. `letters` are the dead ones of 24 hours, None where
-    they are not known.
+    there are more; those of `muted` devices are handled.
     """
 
     stats: Json
@@ -45,8 +42,6 @@ class Snapshot:
     alerts: list[Json]
     more_alerts: bool
     muted: frozenset[str]
-    letters: list[Json] | None
-    more_letters: bool
     faults: tuple[str, ...]
 
     @property
@@ -106,7 +101,6 @@ class Snapshot:
             "health": self.health,
             "causes": self.causes,
             "alerts": self.alerts,
-            "dead_letters": self.letters,
         }
 
     def _ill(self) -> list[str]:
@@ -177,7 +171,6 @@ def ask(client: ApiClient) -> Snapshot:
         which = {"muted": True, "state": ["failing", "overdue"], "limit": PAGE}
         rows = client.rows("/api/devices", "devices", which)
         muted = frozenset(row["device_id"] for row in rows)
-    letters = get("/api/dead-letters", {"since": "24h", "limit": LETTERS_READ_MAX})
     return Snapshot(
         stats=stats,
         health=health,
@@ -186,7 +179,5 @@ def ask(client: ApiClient) -> Snapshot:
         alerts=alerts,
         more_alerts=page.get("next") is not None,
         muted=muted,
-        letters=letters.get("dead_letters"),
-        more_letters=letters.get("next") is not None,
         faults=tuple(dict.fromkeys(faults)),
     )

@@ -13,23 +13,17 @@ import numpy.typing as npt
 
 from fleet.columns import Bools, Indexes, Longs
 from fleet.index import Fleet
-from fleet.order import NO_ROW
 from fleet.selection import LAST
 from pisync import limits
-from pisync.clock import from_ms
-from pisync.domain.alerts import Alert
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
 from pisync.domain.habits import HABIT_DAYS, habit_days
 from pisync.domain.incidents import (
     Evidence,
-    Incident,
     IncidentKey,
     IncidentKind,
     are_many,
-    explains,
     is_site_failing,
     may_be_silent,
-    may_explain,
 )
 
 _WORD_BITS: Final = 64
@@ -252,54 +246,6 @@ def failing_devices(fleet: Fleet, rows: Indexes) -> list[Failing]:
     rows = rows[np.lexsort((fleet.ids.places[rows], -columns.success_ms[rows]))]
     parts = (columns.success_ms, columns.failure_ms, columns.streak)
     return list(map(Failing, fleet.ids.ids_of(rows), *(each[rows].tolist() for each in parts)))
-
-
-class Explained(NamedTuple):
-    """What an incident explains of a device; by the newest event's time, and the newest receipt's."""
-
-    site: str
-    code: str | None
-    seen_ms: int
-    received_ms: int
-
-
-def explained_by(fleet: Fleet, device_ids: Sequence[str]) -> dict[str, Explained]:
-    """By what an incident is found that explains these devices; `code` is None of one that does not fail."""
-    if not device_ids:
-        return {}
-    rows = fleet.ids.rows_of(np.array([device_id.encode() for device_id in device_ids]))
-    columns, known = fleet.columns, np.flatnonzero(rows != NO_ROW).tolist()
-    return {
-        device_ids[place]: Explained(
-            site=fleet.sites.ids.texts[columns.site[rows[place]]],
-            code=fleet.codes.texts[columns.code[rows[place]]] if columns.streak[rows[place]] else None,
-            seen_ms=int(columns.seen_ms[rows[place]]),
-            received_ms=int(columns.received_ms[rows[place]]),
-        )
-        for place in known
-    }
-
-
-def folded_into(
-    fleet: Fleet, open_incidents: Iterable[Incident], open_alerts: Collection[Alert]
-) -> dict[str, str]:
-    """The ids of the open incidents that explain open alerts, by the ids of those that are explained."""
-    by_key = {incident.key: incident for incident in open_incidents}
-    devices = explained_by(fleet, list({alert.device_id for alert in open_alerts}))
-    found = {}
-    for alert in open_alerts:
-        device = devices.get(alert.device_id)
-        if device is None:
-            continue
-        received_at = from_ms(device.received_ms)
-        for key in may_explain(alert.rule, device.site, device.code):
-            incident = by_key.get(key)
-            if incident is not None and explains(
-                incident, opened_at=alert.opened_at, received_at=received_at
-            ):
-                found[alert.alert_id] = incident.incident_id
-                break
-    return found
 
 
 def _failing_alike(fleet: Fleet, since_ms: Longs, begin_ms: int) -> dict[IncidentKey, Gathered]:

@@ -1,7 +1,8 @@
 """The fleet in memory: it takes what changed of devices and sites, and knows the status of each device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,8 @@ STATUSES: Final = tuple(Status)
 FAILING, WOBBLY, OVERDUE, NEVER_HEARD, GOOD = range(len(STATUSES))
 # What is learned of a device follows from the days on which it was heard, and many have the same.
 _learned_habit = lru_cache(maxsize=16_384)(habit_days)
+# Of all fleets, so that none has the version that another one had.
+_VERSIONS: Final[Iterator[int]] = count(1)
 
 
 class Fleet:
@@ -45,6 +48,8 @@ class Fleet:
         # Each that is or was in force; those for which, and for how many calendars, moments are known.
         self._habits = {*HABIT_DAYS}
         self._limits_for = (0, 0)
+        # Another one where a device, a site, or a status may be another.
+        self.version = next(_VERSIONS)
 
     @property
     def size(self) -> int:
@@ -134,7 +139,11 @@ class Fleet:
         self.sites.set_limits(silence_limits)
         if silence_limits.keys() >= self.habits():
             self._limits_for = (len(self.sites.calendars), len(self._habits))
+        before, version = self.columns.status[: self.size].copy(), self.version
         self._judge_all()
+        # Most of the time nobody became overdue.
+        if np.array_equal(before, self.columns.status[: self.size]):
+            self.version = version
 
     @property
     def lacks_limits(self) -> bool:
@@ -194,6 +203,7 @@ class Fleet:
 
     def _judge(self, rows: Indexes | slice) -> None:
         """Find the status of these devices: the rule of `device_status.status_of`, for many at once."""
+        self.version = next(_VERSIONS)
         columns = self.columns
         streak, received_ms = columns.streak[rows], columns.received_ms[rows]
         status = np.full(len(streak), GOOD, np.uint8)

@@ -1,6 +1,6 @@
 """What of the fleet is where: devices by state, site, cause and type; causes with their sites; sites."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +13,7 @@ from fleet.index import FAILING, STATUSES, WOBBLY, Fleet
 from fleet.query import FleetFilter, chosen
 from fleet.selection import LAST, first_places
 from fleet.texts import Rows, TextNumbers
+from pisync import limits
 from pisync.domain.device_status import Status
 
 _STATES: Final = len(STATUSES)
@@ -152,6 +153,24 @@ def counts(fleet: Fleet, which: FleetFilter, *, now_ms: int, limit: int) -> Flee
 def number(fleet: Fleet, which: FleetFilter, *, now_ms: int) -> int:
     """How many devices the filter lets through."""
     return int(np.count_nonzero(chosen(fleet, which, now_ms)))
+
+
+def heard_on(fleet: Fleet, which: FleetFilter, *, days: Sequence[int], now_ms: int) -> list[int]:
+    """Of how many devices that the filter lets through something was received on each of these days of UTC.
+
+    Days count from 1970-01-01. Of a device the 64 days up to its newest one are known.
+    """
+    columns, size = fleet.columns, fleet.size
+    rows = np.flatnonzero(chosen(fleet, which, now_ms))
+    newest = columns.heard_day[:size][rows].astype(np.int64)
+    bits = columns.heard_bits[:size][rows]
+    found = []
+    for day in days:
+        back = newest - day
+        is_known = (back >= 0) & (back < limits.DAYS_KEPT)
+        places = np.where(is_known, back, 0).astype(np.uint64)
+        found.append(int(np.count_nonzero((bits >> places & np.uint64(1)).astype(np.bool_) & is_known)))
+    return found
 
 
 def causes(

@@ -83,6 +83,8 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # because letters of theirs gave way.
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
+# Letters that are counted of one reason; more than that is "so many or more".
+DEAD_LETTERS_COUNTED_MAX: Final = 1000
 DROPS_LISTED_MAX: Final = 20
 
 # The projection.
@@ -112,6 +114,14 @@ ROLLUPS_LATE_S_MAX: Final = 3600.0
 # gaps in which no bridge listened, the newest.
 DAYS_TOLD: Final = 28
 STATS_POINTS_MAX: Final = 2000
+# The events of a site by day: of how many devices they are counted, and how many days back, of which the
+# projection knows all on which a device has events (one less, for a clock that is ahead). How many devices
+# and days one command counts; of how many devices the api keeps what it counted, and for how long.
+ACTIVITY_DEVICES_MAX: Final = 500
+ACTIVITY_DAYS_MAX: Final = DAYS_KEPT - 1
+DEVICE_DAYS_AT_ONCE: Final = 500
+ACTIVITY_DEVICES_KEPT_MAX: Final = 2000
+ACTIVITY_KEPT_S: Final = 60.0
 GAPS_TOLD_MAX: Final = 1000
 # After how long without progress health calls the rollups late, in seconds.
 ROLLUPS_HEALTHY_S_MAX: Final = 60.0
@@ -222,6 +232,10 @@ STATUSES_WAITING_MAX: Final = 5000
 STATUSES_AT_ONCE: Final = 500
 PRESENCE_WRITTEN_S: Final = 86_400
 PRESENCE_EXPIRY_S: Final = 60 * 86_400
+# How often a worker writes down what the broker says of itself; how long ago that was written, and how long
+# ago the broker had said it, for it to be told as of now. The broker says it every 10 s.
+BROKER_WRITTEN_INTERVAL_S: Final = 5.0
+BROKER_TOLD_S_MAX: Final = 30.0
 # How often a bridge compares all alerts with all streaks, should one have been missed.
 RECONCILE_INTERVAL_S: Final = 60.0
 # The slow comparison of the whole projection with MongoDB: how often at most, how many times as long as it
@@ -238,6 +252,9 @@ REBUILDER_SILENT_S: Final = 30
 # turn.
 REPLAY_BATCH_EVENTS: Final = 2000
 REPLAY_EVENTS_AT_ONCE: Final = 250
+# The days of so many events, about, are read bucket after bucket by a replay of everything: MongoDB's cache
+# holds their pages, some 160 MB.
+REPLAY_DAYS_EVENTS: Final = 640_000
 # Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
 # 200,000 events of 10,000 devices. Devices that it gives Redis at once.
 REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024
@@ -318,10 +335,16 @@ RECEIPT_BYTES_MAX: Final = 1536
 # comes with more is kept, and not answered.
 CORRELATION_BYTES_MAX: Final = 256
 
-# The bridge's metrics endpoint: what one request may be, how long it may take, and how many at once.
+# The endpoint of a program's metrics: what one request may be, how long it may take, and how many at once.
 METRICS_REQUEST_BYTES_MAX: Final = 8 * 1024
 METRICS_REQUEST_TIMEOUT_S: Final = 5.0
 METRICS_CONNECTIONS_MAX: Final = 16
+# How often an api asks Redis and MongoDB for what it tells only in its metrics.
+METRICS_WATCH_INTERVAL_S: Final = 10.0
+# Causes that metrics tell apart; texts of devices that a label may have within how long.
+METRICS_CAUSES_MAX: Final = 20
+METRICS_TEXTS_MAX: Final = 200
+METRICS_TEXTS_S: Final = 86_400.0
 
 # The URL of a server, with all its hosts and options.
 URL_CHARS_MAX: Final = 8 * 1024
@@ -510,6 +533,19 @@ HTTP_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 # POSTs that wait for a receipt at once. Each holds its body, so this bounds memory: 256 times 256 KiB.
 WAITING_MAX: Final = 256
+# A body of events a line (NDJSON): its bytes, as it comes and decoded, its lines, and such bodies at once.
+# Events are gathered, so that those of a device share messages, until there are so many, or so many bytes.
+BULK_BYTES_MAX: Final = 64 * 1024 * 1024
+BULK_LINES_MAX: Final = 500_000
+BULKS_AT_ONCE: Final = 8
+BULK_GATHERED_EVENTS: Final = 10_000
+BULK_GATHERED_BYTES: Final = 2 * 1024 * 1024
+# Messages that wait for receipts at once, of all bodies about several devices: half of WAITING_MAX, so that
+# others have their turn. After so many in a row of which no receipt came the rest of a body is not sent.
+BULK_PUBLISHES_AT_ONCE: Final = 128
+BULK_FAILURES_MAX: Final = 16
+# Rejections that one answer tells one by one; beyond it, those of a reason together.
+BULK_REJECTIONS_TOLD_MAX: Final = 1000
 # Connections at once, and from one address that is no trusted proxy's; those that wait give way, and beyond
 # it a request is answered 503, but for probes. Below the usual limit of 1,024 open files.
 HTTP_CONNECTIONS_MAX: Final = 900
@@ -537,3 +573,27 @@ EXACT_COUNTS_INFLIGHT_MAX: Final = 16
 STOP_MARGIN_S: Final = 3
 # After how long a background task that should end is cancelled again, in seconds.
 CANCEL_AGAIN_S: Final = 0.5
+
+# The web page. Of a text that is cut, characters of the whole that its `title` holds; characters of the line
+# after an action, and how long a browser keeps it; the bytes from which a page is compressed, and how hard.
+PAGE_TITLE_CHARS_MAX: Final = 2000
+PAGE_MESSAGE_CHARS_MAX: Final = 500
+PAGE_MESSAGE_S: Final = 60
+PAGE_COMPRESSED_BYTES_MIN: Final = 1024
+PAGE_COMPRESSION: Final = 4
+# Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.
+PAGE_DEVICES: Final = 50
+OVERVIEW_ROWS: Final = 10
+DEVICE_SYNCS: Final = 50
+DEVICE_ROWS: Final = 10
+# How old what the overview tells of rollups may be: what was received, and whether causes spread.
+OVERVIEW_RECEIVED_S: Final = 5.0
+OVERVIEW_TRENDS_S: Final = 60.0
+# Live pages: how often a replica looks whether something changed; after how long a stream says that it is
+# alive; how often a page asks anew at most, and how often where it has no stream; streams of a replica, and
+# of one browser, which opens 6 connections to a host (HTTP/1.1) and needs some for its requests.
+LIVE_INTERVAL_S: Final = 1.0
+LIVE_SIGN_S: Final = 10.0
+LIVE_POLL_S: Final = 15
+LIVE_STREAMS_MAX: Final = 300
+LIVE_STREAMS_OF_BROWSER_MAX: Final = 3

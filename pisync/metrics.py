@@ -1,4 +1,4 @@
-"""`GET /metrics`, `GET /healthz` and `GET /livez` in the own event loop of a bridge or a worker.
+"""`GET /metrics`, `GET /healthz` and `GET /livez` in the own event loop of a program, at a port of their own.
 
 A few lines of HTTP/1.1, because a web server beside the hot path would be more to hold than all it serves:
 one request a connection, of bounded size and within a bounded time, and a bounded number of them at once.

@@ -191,7 +191,7 @@ class ApiSettings(CommonSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
         description="Keys that open the api, separated by commas, each at least 16 characters;"
-        " sent as `Authorization: Bearer KEY`.",
+        " sent as `Authorization: Bearer KEY`, by browsers as the password of HTTP Basic.",
     )
     allow_anonymous: bool = Field(
         False,
@@ -221,6 +221,18 @@ class ApiSettings(CommonSettings):
         gt=0,
         le=60,
         description="How long a POST waits for the bridge's receipt, in seconds.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address the api serves its metrics on, beside its own; everybody who reaches it can read"
+        " them.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which the api serves `/metrics`, `/healthz` and `/livez`; without it, it does"
+        " not.",
     )
 
     @field_validator("api_keys", "allowed_hosts", "trusted_proxies", mode="before")

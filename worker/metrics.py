@@ -1,10 +1,13 @@
 """What one worker counts and measures, for Prometheus, in a registry of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
+from pisync import limits
 from pisync.domain.incidents import IncidentKind
 from pisync.domain.recipients import Channel
 from pisync.errors import Part
@@ -42,6 +45,7 @@ class Metrics:
             "pisync_worker_rollup_minutes_recounted_total",
             "Minutes counted again because something was added to an event of theirs, or an event came late.",
         )
+        self.event_lateness = Lateness(self.registry)
         self.commands_inflight = self._gauge(
             "pisync_worker_commands_inflight",
             "Commands that are published or accepted, and neither proved nor refused nor expired.",
@@ -132,3 +136,26 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str) -> Reading:
         return Reading(CounterMetricFamily, name, documentation, self.registry)
+
+
+class Lateness(Collector):
+    """A histogram of how late events were received, which has no sum because rollups have none."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._read: Callable[[], Sequence[int]] = lambda: (0,) * (len(limits.LATENESS_MS) + 1)
+        registry.register(self)
+
+    def set_function(self, read: Callable[[], Sequence[int]]) -> None:
+        """Say where the numbers of events are, one for each bound of `limits.LATENESS_MS` and one beyond."""
+        self._read = read
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """The metric, as the registry asks for it."""
+        bounds = [*(str(bound_ms / 1000) for bound_ms in limits.LATENESS_MS), "+Inf"]
+        family = HistogramMetricFamily(
+            "pisync_worker_event_lateness_seconds",
+            "How long after they happened events were received, of minutes that this worker closed; each"
+            " minute once, whoever closes it.",
+        )
+        family.add_metric([], list(zip(bounds, accumulate(self._read()), strict=True)), None)
+        yield family

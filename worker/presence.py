@@ -2,6 +2,7 @@
 
 A shared subscription is not given what the broker retains, so one worker subscribes plainly, without a
 session: with each connection it is told of all devices anew, and what was missed meanwhile is made up for.
+What the broker says of itself is heard there, too.
 """
 
 import asyncio
@@ -10,18 +11,23 @@ from collections.abc import Sequence
 from pisync import clock, limits
 from pisync.domain import presence, topics
 from pisync.domain.presence import Presence
+from pisync.errors import PiSyncError
 from pisync.mqtt.client import Client
 from pisync.mqtt.messages import Message, Subscription
 from pisync.settings import CommonSettings
+from pisync.stores.interfaces.broker import BrokerFiguresStore
 from pisync.stores.interfaces.presence import PresenceStore
 from pisync.tasks import supervise
+from worker.broker import BrokerListening
 from worker.inbox import Inbox, Kept, acknowledge
 
 
 class PresenceWatch:
     """One term of the duty, in one worker."""
 
-    def __init__(self, settings: CommonSettings, store: PresenceStore, holder: str) -> None:
+    def __init__(
+        self, settings: CommonSettings, store: PresenceStore, broker_store: BrokerFiguresStore, holder: str
+    ) -> None:
         """Prepare; `holder` is this worker's own name.
 
         Raises:
@@ -33,11 +39,16 @@ class PresenceWatch:
             waiting_max=limits.STATUSES_WAITING_MAX,
             at_once=limits.STATUSES_AT_ONCE,
         )
+        self._broker = BrokerListening(broker_store)
         self._client = Client(
             address=settings.mqtt,
             ca_file=settings.mqtt_ca_file,
             client_id=topics.program_client_id(f"worker@presence-{holder}"),
-            subscriptions=[Subscription(topics.STATUS_FILTER, 1, self._inbox.on_message, required=False)],
+            subscriptions=[
+                Subscription(topics.STATUS_FILTER, 1, self._inbox.on_message, required=False),
+                *self._broker.subscriptions(),
+            ],
+            on_down=self._on_down,
             beside=True,
         )
         self._inbox.comes_from(self._client)
@@ -45,8 +56,16 @@ class PresenceWatch:
 
     async def run(self) -> None:
         """Do it until cancelled."""
-        async with supervise({"statuses": self._client.run(), "presence": self._keep()}) as running:
+        works = {
+            "statuses": self._client.run(),
+            "presence": self._keep(),
+            "broker": self._broker.run(lambda: self._client.is_ready),
+        }
+        async with supervise(works) as running:
             await running.until(asyncio.Event())
+
+    async def _on_down(self, _error: PiSyncError) -> None:
+        self._broker.forget()
 
     async def _keep(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import msgspec
 
 from pisync import limits, logs
 from pisync.clock import from_ms, rfc3339, to_ms
-from pisync.domain.rollups import MINUTE_MS, Figures, Progress, Span, Unit, by_unit
+from pisync.domain.rollups import MINUTE_MS, NO_EVENTS, Figures, Progress, Span, Unit, by_unit, total
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.rollups import Part, ReceivedEvents, RollupStore
 from worker.counting import Count, count_minute
@@ -42,6 +42,8 @@ class Rolling:
         self._behind: tuple[float, float] | None = None
         self.events_counted = 0
         self.minutes_recounted = 0
+        # Events of minutes that this term closed, by how late they were received, as `Figures` has it.
+        self.lateness = NO_EVENTS.lateness
 
     async def run(self) -> None:
         """Count until cancelled.
@@ -166,7 +168,12 @@ class Rolling:
                 stored = await self._rollups.figures(Unit.MINUTE, span)
                 if await self._received.count(span) != _events(stored, span):
                     await self._count_again(await self._differing(span, stored))
+                    stored = await self._rollups.figures(Unit.MINUTE, span)
                 await self._save(**{name: span.end_ms})
+                if name == "closed_ms":
+                    # Once that is written down no other worker closes them, and counts them here, again.
+                    closed = (stored[minute] for minute in stored if span.start_ms <= minute < span.end_ms)
+                    self.lateness = total([Figures(lateness=self.lateness), *closed]).lateness
         await self._save(**{name: until_ms})
 
     async def _differing(self, span: Span, stored: Mapping[int, Figures]) -> list[int]:

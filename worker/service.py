@@ -13,6 +13,7 @@ from fleet.failing import FailingDevices
 from pisync import backoff, limits, logs
 from pisync.domain.incidents import IncidentKind
 from pisync.domain.recipients import Channel
+from pisync.domain.rollups import NO_EVENTS
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
 from pisync.settings import WorkerSettings
@@ -84,6 +85,7 @@ class _Worker:
         )
         self._rolling: Rolling | None = None
         self._ended_events = self._ended_minutes = 0
+        self._ended_lateness = NO_EVENTS.lateness
         self._commanding: Commanding | None = None
         self._watch: PresenceWatch | None = None
         self._inferring: Inferring | None = None
@@ -169,6 +171,7 @@ class _Worker:
             self._rolling = None
             self._ended_events += rolling.events_counted
             self._ended_minutes += rolling.minutes_recounted
+            self._ended_lateness = _sums(self._ended_lateness, rolling.lateness)
 
     async def _close_acknowledgements(self, _term: int) -> None:
         stores = self._stores
@@ -202,7 +205,8 @@ class _Worker:
             self._ended_ignored += commanding.replies_ignored
 
     async def _watch_presence(self, _term: int) -> None:
-        self._watch = watch = PresenceWatch(self._settings, self._stores.presence, self._holder)
+        stores = self._stores
+        self._watch = watch = PresenceWatch(self._settings, stores.presence, stores.broker, self._holder)
         try:
             await watch.run()
         finally:
@@ -332,6 +336,10 @@ class _Worker:
         def minutes() -> int:
             return self._ended_minutes + (self._rolling.minutes_recounted if self._rolling else 0)
 
+        def lateness() -> tuple[int, ...]:
+            now = self._rolling.lateness if self._rolling else NO_EVENTS.lateness
+            return _sums(self._ended_lateness, now)
+
         def since_s() -> float | None:
             covered = self._rolling.progress.covered if self._rolling else ()
             return covered[-1].start_ms / 1000 if covered else None
@@ -339,7 +347,12 @@ class _Worker:
         metrics.rollup_events.set_function(events)
         metrics.rollup_minutes_recounted.set_function(minutes)
         metrics.rollup_since.set_function(since_s)
+        metrics.event_lateness.set_function(lateness)
         metrics.rollup_lag.set_function(lambda: self._rolling.lag_s() if self._rolling else None)
         metrics.rollup_minutes_open.set_function(
             lambda: self._rolling.minutes_open if self._rolling else None
         )
+
+
+def _sums(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(first, second, strict=True)))

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
+from fleet.explained import Explained, explained_by, folded_into
 from fleet.failing import ServedFleet
-from fleet.incidents import Explained, explained_by, folded_into
 from pisync.clock import from_ms
 from pisync.domain.acknowledgements import NO_CODE, Known, end_of
 from pisync.domain.acknowledgements import SubjectKind as Acknowledged

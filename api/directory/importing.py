@@ -17,8 +17,9 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from api.directory import changes
-from api.directory.reading import LineFault, LineReader, Lines, Row, UnreadableFileError
+from api.directory.reading import LineFault, LineReader, Row, UnreadableFileError
 from api.directory.spool import Spool
+from api.lines import Lines
 from api.state import State
 from pisync import limits, logs
 from pisync.domain import directory
@@ -106,7 +107,7 @@ async def run(
 async def _read(request: Request, reader: LineReader, spool: Spool, outcome: Outcome) -> dict[str, Any]:
     """Read the body into the spool; returns what identifies the file."""
     digest, size_bytes, entries = hashlib.sha256(), 0, 0
-    lines = Lines()
+    lines = Lines(limits.IMPORT_LINE_BYTES_MAX)
 
     async def read(some: Iterable[tuple[int, bytes | None]]) -> None:
         nonlocal entries

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
@@ -11,7 +11,6 @@ from pisync import limits
 from pisync.domain import directory
 from pisync.domain.directory import MEMBERS, Fault, Kind
 
-_BOM: Final = b"\xef\xbb\xbf"
 # A cell that a spreadsheet would calculate, with the apostrophes before it; an export puts one more there.
 _HARMFUL: Final = re.compile(r"'*[=+\-@\t\r]")
 
@@ -85,43 +84,6 @@ def _no_number(name: str) -> NoReturn:
 
 
 _JSON: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
-
-
-class Lines:
-    """The lines of a file that comes in pieces, each with its number; None for one that is too long."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._rest = bytearray()
-        self._is_long = False
-
-    def feed(self, piece: bytes) -> Iterator[tuple[int, bytes | None]]:
-        """The lines that this piece ends."""
-        *ended, rest = piece.split(b"\n")
-        for part in ended:
-            self._add(part)
-            yield self._line()
-        self._add(rest)
-
-    def end(self) -> Iterator[tuple[int, bytes | None]]:
-        """The last line, where no line break ends it."""
-        if self._rest or self._is_long:
-            yield self._line()
-
-    def _add(self, part: bytes) -> None:
-        self._rest += part
-        if len(self._rest) > limits.IMPORT_LINE_BYTES_MAX:
-            self._is_long = True
-            self._rest.clear()
-
-    def _line(self) -> tuple[int, bytes | None]:
-        self._number += 1
-        line = None if self._is_long else bytes(self._rest).removesuffix(b"\r")
-        self._is_long = False
-        self._rest.clear()
-        if self._number == 1 and line is not None:
-            line = line.removeprefix(_BOM)
-        return self._number, line
 
 
 class LineReader(Protocol):

@@ -109,7 +109,7 @@ class _DeadLetter(BaseModel):
             " of it; or the head of a message that is too large."
         ),
     ]
-    topic: Annotated[str, Field(description="The MQTT topic that it came on.")]
+    topic: Annotated[str, Field(description="The MQTT topic that it came on, without a token.")]
     device_id: Annotated[DeviceId | None, Field(description="The device in the topic; null: there is none.")]
     received_at: Annotated[datetime, Field(description="When it came first.")]
     last_received_at: Annotated[datetime, Field(description="When it came last.")]

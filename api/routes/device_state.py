@@ -171,7 +171,7 @@ async def device_state(request: Request, device_id: DeviceId) -> Response:
     alert = next((open_alerts[device_id, rule] for rule in Rule if (device_id, rule) in open_alerts), None)
     answer = device_rows.row(found) | {
         "reason": device_status.reason(facts),
-        "days": list(_days(found, facts.now_ms // DAY_MS)),
+        "days": list(known_days(found, facts.now_ms // DAY_MS)),
         "last_event": _last_event(found),
         "lateness_s": _lateness_s(found),
         "directory": None if kept is None else _entry(kept),
@@ -233,7 +233,8 @@ def _facts(state: State, found: FleetDevice, *, online: bool | None) -> DeviceFa
     )
 
 
-def _days(found: FleetDevice, today: int) -> Iterator[dict[str, object]]:
+def known_days(found: FleetDevice, today: int) -> Iterator[dict[str, object]]:
+    """The members of `Day` for today, which counts from 1970-01-01, and for the days before it."""
     kinds: dict[str, Days] = {"ok": found.ok, "bad": found.bad, "heard": found.heard}
     known = {name: frozenset(days) for name, days in kinds.items()}
     first = clock.EPOCH.date()

@@ -101,7 +101,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
-class _Asked:
+class Asked:
     """Which devices a request asks for, and in which order."""
 
     def __init__(self, which: FleetFilter, sort: FleetSort, order: Order | None, cursor: str | None) -> None:
@@ -110,7 +110,7 @@ class _Asked:
             order = Order.ASCENDING if is_text else Order.DESCENDING
         # The worst state is the least for the fleet, and the greatest for who asks.
         self._descending = (order is Order.DESCENDING) != (sort is FleetSort.STATE)
-        self._which, self._sort, self._order = which, sort, order
+        self._which, self._sort, self.order = which, sort, order
         end = DevicesCursor.decode(cursor, sort=sort, order=order)
         self._after = None if end is None else FleetCursor(end.value, end.device_id)
 
@@ -131,7 +131,7 @@ class _Asked:
     def cursor(self, last: FleetDevice) -> str:
         """The parameter of the page behind this device."""
         end = end_at(last, self._sort, descending=self._descending)
-        return DevicesCursor(self._sort, self._order, end.value, end.device_id).encode()
+        return DevicesCursor(self._sort, self.order, end.value, end.device_id).encode()
 
 
 @router.get(
@@ -155,7 +155,7 @@ async def devices(
     Answered from the memory of this api, which follows what is stored by about a second, as `as_of` says.
     Streaks and failures count to 1,000; of one device `/api/device/{device_id}` tells all of them.
     """
-    asked = _Asked(filters.which, sort, order, cursor)
+    asked = Asked(filters.which, sort, order, cursor)
     now_ms = to_ms(clock.now())
     found = asked.page(request, limit + 1, now_ms=now_ms)
     return list_page(
@@ -193,12 +193,12 @@ async def devices_file(
     Sorted by `device_id`, each device is there once, whatever changes meanwhile; by anything else, one that
     moves while the file is made may be missing, or be there twice.
     """
-    asked = _Asked(filters.which, sort, order, cursor)
+    asked = Asked(filters.which, sort, order, cursor)
     headers = file_headers(request)
     return await file_response(file_format, "devices", device_rows.COLUMNS, _pages(request, asked), headers)
 
 
-async def _pages(request: Request, asked: _Asked) -> AsyncIterator[Rows]:
+async def _pages(request: Request, asked: Asked) -> AsyncIterator[Rows]:
     after = None
     while True:
         found = asked.page(request, limits.PAGE_MAX, now_ms=to_ms(clock.now()), after=after)

@@ -9,9 +9,8 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from api import fleet_truth
+from api import broker_figures, fleet_truth
 from api.fleet_truth import Loading
-from api.models import Count
 from api.openapi import PARAMETERS, UNEXPECTED, with_example
 from api.parameters import StrictRoute
 from api.state import State, state_of
@@ -129,10 +128,25 @@ class NotificationsHealth(BaseModel):
 
 
 class Held(BaseModel):
-    """Messages at the broker; null: the api does not know it."""
+    """Messages at the broker, as it says it itself to a worker; null: not known, and `why` says why not."""
 
-    held: Count | None
-    dropped: Count | None
+    held: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Messages that wait for somebody and are not retained: events for bridges, up to 500"
+            " in one message, and what waits for devices. Of the broker that the worker is connected to.",
+        ),
+    ]
+    retained: Annotated[int | None, Field(ge=0, description="Messages that it retains, its own among them.")]
+    stored_bytes: Annotated[int | None, Field(ge=0, description="Bytes of the payloads of both.")]
+    dropped: Annotated[
+        int | None,
+        Field(ge=0, description="Messages that found a queue full since it started. Not all losses count."),
+    ]
+    connected: Annotated[int | None, Field(ge=0, description="Clients, PiSync's own among them.")]
+    as_of: Annotated[datetime | None, Field(description="When it said so; null: never.")]
+    why: Annotated[str | None, Field(description="Why something of it is not known; null: all is.")]
 
 
 class SystemHealth(BaseModel):
@@ -186,7 +200,15 @@ _EXAMPLE: Final[dict[str, Any]] = {
     },
     "fleet": {"devices": 2000, **fleet_truth.EXAMPLE},
     "notifications": {"lag_s": 0.0, "failing": []},
-    "broker": {"held": None, "dropped": None},
+    "broker": {
+        "held": 0,
+        "retained": 1261,
+        "stored_bytes": 90112,
+        "dropped": 0,
+        "connected": 1204,
+        "as_of": "2026-11-20T12:04:25.000Z",
+        "why": None,
+    },
 }
 
 
@@ -204,23 +226,26 @@ async def health(request: Request) -> Response:
     """Every part is asked at once; one that does not answer within two seconds is told as not answering."""
     state = state_of(request)
     now_ms = to_ms(clock.now())
-    (status, marks, intervals, leases, progress, broker), notifications = await asyncio.gather(
+    (status, marks, intervals, leases, progress), (broker, held, notifications) = await asyncio.gather(
         asyncio.gather(
             _asked(state.projection.status),
             _asked(state.projection.marks),
             _asked(lambda: state.listening.intervals_since(now_ms - _DAYS_MS)),
             _asked(state.leases.leases),
             _asked(state.rollups.progress),
-            _asked(lambda: _broker(state)),
         ),
-        _asked(lambda: _notifications(state)),
+        asyncio.gather(
+            _asked(lambda: _broker(state)),
+            _asked(state.broker.told),
+            _asked(lambda: _notifications(state)),
+        ),
     )
     known = state.known_bridges()
     bridges = _bridges(known, marks.told, intervals.told, now_ms)
     freshness = state.fleet.freshness
     answer = {
         "parts": {
-            "mongodb": _part(_first_fault(intervals, leases, progress)),
+            "mongodb": _part(_first_fault(intervals, leases, progress, held)),
             "redis": _part(_first_fault(status, marks)),
             "broker": _part(broker.why),
             "bridges": _part(_why_bridges(bridges, known, marks.why or intervals.why)),
@@ -237,8 +262,7 @@ async def health(request: Request) -> Response:
         "rollups": None if progress.told is None else _rollups(progress.told, now_ms),
         "fleet": {"devices": _devices(state, freshness, now_ms), **_fleet_truth(freshness)},
         "notifications": notifications.told,
-        # Brokers tell it in topics that the api does not subscribe to; bridges do, and have metrics of it.
-        "broker": {"held": None, "dropped": None},
+        "broker": broker_figures.members(held.told) if held.why is None else broker_figures.unknown(held.why),
     }
     return Response(msgspec.json.encode(answer), media_type="application/json")
 

@@ -88,7 +88,7 @@ SiteId = Annotated[
         examples=["S-17"],
     ),
 ]
-_UNKNOWN: Final = declare("No device names this site, nor does the directory.")
+UNKNOWN: Final = declare("No device names this site, nor does the directory.")
 _DAYS_EXAMPLE: Final[dict[str, Any]] = {
     "device_id": "PB-000123",
     "name": "Room 2",
@@ -103,7 +103,7 @@ _DAYS_EXAMPLE: Final[dict[str, Any]] = {
     response_model=None,
     responses=list_responses(
         OneSite,
-        {404: _UNKNOWN, 503: LOADING},
+        {404: UNKNOWN, 503: LOADING},
         example={
             **{name: value for name, value in sites.EXAMPLE.items() if name != "devices"},
             "device_count": 40,
@@ -126,7 +126,7 @@ async def one_site(
 ) -> Response:
     """A day on which most devices failed, or were not heard, is a column. The filters are for the devices."""
     after = _device_after(cursor)
-    own, counted = _known_site(request, site_id)
+    own, counted = known_site(request, site_id)
     found = _devices(request, own, filters, limit, after)
     return list_page(
         request,
@@ -151,7 +151,7 @@ async def one_site(
     _DAYS_EXAMPLE,
     summary="The devices of a site day by day",
     headers=FILE_HEADERS,
-    responses={404: _UNKNOWN},
+    responses={404: UNKNOWN},
 )
 @with_filters("site")
 async def site_days_file(
@@ -164,7 +164,7 @@ async def site_days_file(
 ) -> Response:
     """All its devices from the cursor on, by id; `cells` as in `/api/site/{site_id}`, today the last."""
     after = _device_after(cursor)
-    own, _ = _known_site(request, site_id)
+    own, _ = known_site(request, site_id)
     pages = _pages_of_days(request, own, filters, after)
     name = f"site-{own or 'none'}-days"
     return await file_response(file_format, name, list(_DAYS_EXAMPLE), pages, file_headers(request))
@@ -186,7 +186,7 @@ def _device_after(cursor: str | None) -> FleetCursor | None:
     return None if end is None else FleetCursor("", end.device_id)
 
 
-def _known_site(request: Request, site_id: str) -> tuple[str, SiteCounts]:
+def known_site(request: Request, site_id: str) -> tuple[str, SiteCounts]:
     """The id of the site as the fleet has it, and what is counted there."""
     own = "" if site_id == NONE else site_id
     counted = summaries.site(loaded_fleet(request), own, now_ms=to_ms(clock.now()))

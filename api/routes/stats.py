@@ -1,5 +1,6 @@
 """`/api/stats`: how many devices are in each state, and what was received minute by minute, hour by hour."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
@@ -20,7 +21,9 @@ from fleet.query import FleetFilter
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, rfc3339_of_utc, to_ms
 from pisync.domain.device_status import Status
+from pisync.domain.events import Reason
 from pisync.domain.rollups import Rollup, Span, Unit
+from pisync.stores.interfaces.dead_letters import LetterTally
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
@@ -50,6 +53,37 @@ class States(BaseModel):
     good: Count
 
 
+_COUNTED_TO: Final = "Counted up to `counted_max`, which means so many or more."
+OpenLetters = Annotated[
+    int, Field(ge=0, description=f"Of which no replay took anything in. {_COUNTED_TO}", examples=[12])
+]
+ReceivedLetters = Annotated[
+    int, Field(ge=0, description=f"That came first within the last 24 hours. {_COUNTED_TO}", examples=[3])
+]
+
+
+class LettersOfReason(BaseModel):
+    """Dead letters with something that was rejected for a reason."""
+
+    reason: Reason
+    open: OpenLetters
+    received: ReceivedLetters
+
+
+class Letters(BaseModel):
+    """How many messages could not be taken in, or not all of them. Of a device only so many are kept."""
+
+    open: OpenLetters
+    received: ReceivedLetters
+    counted_max: Annotated[int, Field(ge=1)]
+    by_reason: Annotated[
+        list[LettersOfReason],
+        Field(
+            description="Reasons that have any, most open ones first. A letter of several counts for each."
+        ),
+    ]
+
+
 class Stats(Truth):
     """The fleet in numbers."""
 
@@ -64,6 +98,7 @@ class Stats(Truth):
     received: Annotated[
         list[Received], Field(description="One for each unit that begins within this time, ascending.")
     ]
+    dead_letters: Annotated[Letters, Field(description="Of now, whatever `since` and `until` say.")]
 
 
 # How far back the answer goes where the query does not say it.
@@ -72,6 +107,7 @@ _BACK: Final[Mapping[Unit, timedelta]] = {
     Unit.HOUR: timedelta(days=7),
     Unit.DAY: timedelta(days=limits.DAYS_TOLD),
 }
+_LETTERS_BACK: Final = timedelta(days=1)
 _EXAMPLE: Final[dict[str, Any]] = {
     "states": {"failing": 41, "wobbly": 12, "overdue": 7, "never_heard": 3, "good": 1937},
     "devices": 2000,
@@ -103,13 +139,22 @@ _EXAMPLE: Final[dict[str, Any]] = {
             "closed": False,
         },
     ],
+    "dead_letters": {
+        "open": 12,
+        "received": 3,
+        "counted_max": limits.DEAD_LETTERS_COUNTED_MAX,
+        "by_reason": [
+            {"reason": "schema", "open": 9, "received": 1},
+            {"reason": "clock_unset", "open": 3, "received": 2},
+        ],
+    },
     **fleet_truth.EXAMPLE,
 }
 
 
 @router.get(
     "/stats",
-    summary="Devices by state, and what was received",
+    summary="Devices by state, what was received, and what could not be taken in",
     response_model=None,
     responses={
         200: {"model": Stats, "description": "The numbers."} | with_example(_EXAMPLE),
@@ -152,9 +197,14 @@ async def stats(
         "since": rfc3339(since),
         "until": rfc3339(until),
     }
-    rollups = await state_of(request).rollups.read(unit, span, with_breakdown=False)
+    state = state_of(request)
+    rollups, tally = await asyncio.gather(
+        state.rollups.read(unit, span, with_breakdown=False),
+        state.dead_letters.tally(_before(now, _LETTERS_BACK)),
+    )
     starts = rfc3339_of_utc([from_ms(rollup.start_ms).replace(tzinfo=None) for rollup in rollups])
     answer["received"] = list(map(_received, starts, rollups))
+    answer["dead_letters"] = _letters(tally)
     return Response(msgspec.json.encode(answer | truth), media_type="application/json")
 
 
@@ -178,6 +228,15 @@ def _check(unit: Unit, span: Span) -> None:
 
 def _refuse(message: str) -> None:
     raise RequestValidationError([{"loc": ("query", "since"), "msg": message}])
+
+
+def _letters(tally: LetterTally) -> dict[str, object]:
+    by_reason = sorted(tally.by_reason.items(), key=lambda row: (-row[1].open, -row[1].received, row[0]))
+    return {
+        **tally.every._asdict(),
+        "counted_max": limits.DEAD_LETTERS_COUNTED_MAX,
+        "by_reason": [{"reason": reason, **counts._asdict()} for reason, counts in by_reason],
+    }
 
 
 def _received(start: str, rollup: Rollup) -> dict[str, object]:

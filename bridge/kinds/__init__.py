@@ -28,8 +28,8 @@ class Kind(Protocol):
         The intake acknowledges the messages once this has returned, and not if it raises.
 
         Returns:
-            for each message the payload of the answer to its Response Topic; None: no answer. The intake
-            publishes it where that topic may receive it.
+            for each message the payload of the answer to its Response Topic, or by its topic's token; None:
+            no answer. The intake publishes it where that topic may receive it.
         """
 
 

@@ -30,10 +30,12 @@ Attributed = tuple[list[SyncEvent], list[SyncEvent]]
 
 
 class Delivery(msgspec.Struct):
-    """One message: what it held and what became of it."""
+    """One message: what it held, the device and the token in its topic, and what became of it."""
 
     message: Message
     decoded: Decoded
+    device_id: str | None
+    token: str | None
     stored: int = 0
     duplicates: int = 0
 
@@ -64,7 +66,9 @@ class SyncEvents:
                 stored += of_now
                 duplicates += of_before
                 answers += [
-                    None if delivery.message.response_topic is None else _receipt(delivery)
+                    None
+                    if delivery.token is None and delivery.message.response_topic is None
+                    else _receipt(delivery)
                     for delivery in deliveries
                 ]
             await reception.merge(stored, duplicates)
@@ -144,7 +148,7 @@ def _decode_some(messages: Sequence[Message], start: int, now: datetime) -> list
     elements = 0
     while elements < limits.BATCH_ELEMENTS_MAX and start < len(messages):
         some = messages[start : start + limits.MESSAGES_DECODED_AT_ONCE]
-        decoded = [Delivery(message, _decode(message, now)) for message in some]
+        decoded = [_decode(message, now) for message in some]
         deliveries += decoded
         elements += sum(map(len, [delivery.decoded.events for delivery in decoded]))
         elements += sum(map(len, [delivery.decoded.rejections for delivery in decoded]))
@@ -152,13 +156,21 @@ def _decode_some(messages: Sequence[Message], start: int, now: datetime) -> list
     return deliveries
 
 
-def _decode(message: Message, now: datetime) -> Decoded:
+def _decode(message: Message, now: datetime) -> Delivery:
+    device_id, token = topics.sync_source(message.topic)
+    if device_id is None:
+        return _of_wrong_topic(message)
+    return Delivery(message, decoding.decode(message.payload, device_id, now), device_id, token)
+
+
+def _of_wrong_topic(message: Message) -> Delivery:
     device_id = topics.sync_device(message.topic)
     if device_id is None:
-        detail = f"the topic names no device: an id is {topics.DEVICE_ID_RULE}"
-        whole = Rejection(index=None, reason=Reason.DEVICE_ID, detail=detail)
-        return Decoded(events=[], indexes=(), rejections=[whole])
-    return decoding.decode(message.payload, device_id, now)
+        reason, detail = Reason.DEVICE_ID, f"the topic names no device: an id is {topics.DEVICE_ID_RULE}"
+    else:
+        reason, detail = Reason.TOKEN, f"behind sync/ stands no token, which is {topics.RULE_OF_TOKENS}"
+    whole = Rejection(index=None, reason=reason, detail=detail)
+    return Delivery(message, Decoded(events=[], indexes=(), rejections=[whole]), device_id, None)
 
 
 def _attribute(deliveries: Sequence[Delivery], outcomes: Sequence[InsertOutcome]) -> Attributed:
@@ -198,9 +210,11 @@ def _rejection(event: SyncEvent, index: int, outcome: InsertOutcome) -> Rejectio
 
 def _dead_letter(delivery: Delivery) -> DeadLetter:
     message = delivery.message
+    # Without the token: the same again with another one is the same letter.
+    topic = message.topic if delivery.token is None else message.topic.removesuffix(f"/{delivery.token}")
     return dead_letter(
-        topic=message.topic,
-        device_id=topics.sync_device(message.topic),
+        topic=topic,
+        device_id=delivery.device_id,
         payload=message.payload,
         rejections=delivery.decoded.rejections,
     )

@@ -86,7 +86,7 @@ class Check:
         )
 
     async def _batches(self) -> AsyncIterator[StoredEvents]:
-        async for batch in self._events.replay(None):
+        async for batch in self._events.replay(None, by_bucket=True):
             self._replayed += len(batch)
             yield batch
 

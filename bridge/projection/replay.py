@@ -27,8 +27,8 @@ class Replay:
     async def run(self) -> AsyncIterator[int]:
         """Merge everything, from where an earlier run was interrupted; gives how many events each merge had.
 
-        States are accumulated until a bucket ends, with which its devices do, or until they take much memory:
-        a device is merged about once, however many days its events are of.
+        States are accumulated until the next bucket begins, or until they take much memory: a device is
+        merged about once for all the days that the replay reads together.
 
         Raises:
             MongodbUnavailable: another run goes on from there; all that was read is merged.

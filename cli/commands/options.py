@@ -71,6 +71,18 @@ def takes(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
     return give
 
 
+def without(group: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """A group of options that lacks some, which are then as where they are not given."""
+
+    def given(**values: Any) -> Any:
+        return group(**values)
+
+    own = inspect.signature(group, eval_str=True)
+    others = [each for name, each in own.parameters.items() if name not in names]
+    given.__signature__ = own.replace(parameters=others)  # type: ignore[attr-defined]
+    return given
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Api:
     """Where the api is, and the key that opens it; None: as the settings say."""

@@ -98,25 +98,62 @@ def decode(payload: bytes, device_id: str, now: datetime) -> Decoded:
         return Decoded(events=[], indexes=(), rejections=[error.rejection(None)])
 
 
-def claimed_device_id(payload: bytes) -> str | Rejection:
-    """The device id that an HTTP body is about, the first good one in it; or why there is none."""
+class Claimed(msgspec.Struct, frozen=True):
+    """An element of a body, with the id of the device that it names; or why it names none."""
+
+    raw: bytes
+    device: str | Rejection
+
+
+def claims(payload: bytes) -> str | Rejection | list[Claimed]:
+    """Which devices an HTTP body is about.
+
+    Returns:
+        the id of the device, where it is one, or, of so many events that no message may hold them, the first
+        one's; why there is none; or, where there are several devices, all elements of the array.
+    """
     try:
         shape, payload = _shaped(payload)
-        elements = _array(payload).elements if shape == _ARRAY else [payload]
+        if shape == _OBJECT:
+            return claim(payload, 0).device
+        if (only := _only_claim(payload)) is not None:
+            return only
+        array = _array(payload)
     except _RejectionError as error:
         return error.rejection(None)
-    first = None
-    for index, raw in enumerate(elements):
-        try:
-            device_id = _parse(_claim, raw).device_id
-            if topics.is_device_id(device_id):
-                return device_id
-            raise _RejectionError(
-                Reason.DEVICE_ID, f"device_id must be {topics.DEVICE_ID_RULE} - at `$.device_id`"
-            )
-        except _RejectionError as error:
-            first = first or error.rejection(index)
-    return first or Rejection(index=0, reason=Reason.MALFORMED, detail="the array is cut off here")
+    lazily = (claim(raw, index) for index, raw in enumerate(array.elements))
+    if len(array.elements) > limits.MESSAGE_EVENTS_MAX:
+        first = next(lazily)
+        return next((one.device for one in (first, *lazily) if isinstance(one.device, str)), first.device)
+    found = list(lazily)
+    if array.rest is not None:
+        found.append(Claimed(array.rest, _rest(array)))
+    devices = {one.device: None for one in found if isinstance(one.device, str)}
+    if len(devices) > 1:
+        return found
+    return next(iter(devices), found[0].device)
+
+
+def _only_claim(payload: bytes) -> str | None:
+    """The device that every element of an array names, told at once; None where that is not so."""
+    try:
+        device_ids = {one.device_id for one in _parse(_claims, payload)}
+    except _RejectionError:
+        return None
+    device_id = device_ids.pop() if len(device_ids) == 1 else ""
+    return device_id if topics.is_device_id(device_id) else None
+
+
+def claim(raw: bytes, index: int) -> Claimed:
+    """An element at this place of a body, and which device it names."""
+    try:
+        device_id = _parse(_claim, raw).device_id
+        if topics.is_device_id(device_id):
+            return Claimed(raw, device_id)
+        detail = f"device_id must be {topics.DEVICE_ID_RULE} - at `$.device_id`"
+        return Claimed(raw, Rejection(index=index, reason=Reason.DEVICE_ID, detail=detail))
+    except _RejectionError as error:
+        return Claimed(raw, error.rejection(index))
 
 
 def raw_of(payload: bytes, rejections: Sequence[Rejection]) -> list[bytes]:
@@ -199,6 +236,7 @@ class _Claim(msgspec.Struct, frozen=True):
 
 
 _claim = msgspec.json.Decoder(_Claim)
+_claims = msgspec.json.Decoder(list[_Claim])
 
 
 def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
@@ -224,10 +262,13 @@ def _decode(payload: bytes, device_id: str, latest: datetime) -> Decoded:
         )
     decoded = _take_each(array.elements, device_id, latest)
     if array.rest is not None:
-        detail = "something stands after the array" if array.closed else "the array is cut off here"
-        rest = Rejection(index=len(array.elements), reason=Reason.MALFORMED, detail=detail)
-        decoded.rejections.append(rest)
+        decoded.rejections.append(_rest(array))
     return decoded
+
+
+def _rest(array: Split) -> Rejection:
+    detail = "something stands after the array" if array.closed else "the array is cut off here"
+    return Rejection(index=len(array.elements), reason=Reason.MALFORMED, detail=detail)
 
 
 def _array(payload: bytes) -> Split:

@@ -6,9 +6,10 @@ been a silence of nearly n + 1, and the next may be a little longer than all bef
 for a third more, rounded up, and is one of a few classes; the last one has room for gaps of 29 days.
 
 Of the gaps in the window of `Days` the longest tenth is left out. Of fewer than ten the longest is left out
-where it is at least three times as long as any other: a holiday. What is left must last for two weeks
-together, so that a device that is new in its school has shown its weekends. Nothing is learned from less, nor
-where such a gap is of 30 days or more: a device without a habit is never overdue.
+where it is at least three times as long as any other: a holiday. The class is the first with room for all
+that is left, and the gaps that it has room for must last for two weeks together, so that a device that is new
+in its school has shown its weekends. Nothing is learned from less, nor where a gap of 30 days or more is left:
+a device without a habit is never overdue.
 """
 
 from typing import Final

@@ -74,6 +74,22 @@ def rejected_places(receipt: Receipt) -> list[int | None]:
     return found
 
 
+def group(reason: Reason, places: Sequence[int]) -> Rejection:
+    """A group, by its first place and, where it has more, all of them."""
+    return Rejection(index=places[0], reason=reason, indexes=ranges(places) if len(places) > 1 else None)
+
+
+def ranges(places: Sequence[int]) -> str:
+    """Places in ascending order, as places and ranges of places, such as `0-3,7`."""
+    if places[-1] - places[0] == len(places) - 1 > 0:
+        return f"{places[0]}-{places[-1]}"
+    runs = []
+    for _, run in groupby(enumerate(places), lambda item: item[1] - item[0]):
+        first, *others = [place for _, place in run]
+        runs.append(f"{first}-{others[-1]}" if others else f"{first}")
+    return ",".join(runs)
+
+
 # With less than this for each, no rejection can stand alone: spares the attempt where there are hundreds.
 _REJECTION_BYTES_MIN: Final = len(b'{"index":0,"reason":"empty"},')
 _REJECTIONS_ALONE_MAX: Final = limits.RECEIPT_BYTES_MAX // _REJECTION_BYTES_MIN
@@ -94,34 +110,21 @@ def _by_reason(rejections: list[Rejection]) -> list[Rejection]:
     for one in rejections:
         if one.index is not None:
             places.setdefault(one.reason, []).append(one.index)
-    return [*_of_the_message(rejections), *(_group(reason, found) for reason, found in places.items())]
+    return [*_of_the_message(rejections), *(group(reason, found) for reason, found in places.items())]
 
 
 def _together(rejections: list[Rejection]) -> list[Rejection]:
     places = [one.index for one in rejections if one.index is not None]
-    return [*_of_the_message(rejections), _group(Reason.SEVERAL, places)]
+    return [*_of_the_message(rejections), group(Reason.SEVERAL, places)]
 
 
 def _of_the_message(rejections: Iterable[Rejection]) -> list[Rejection]:
     return [Rejection(index=None, reason=one.reason) for one in rejections if one.index is None]
 
 
-def _group(reason: Reason, places: Sequence[int]) -> Rejection:
-    """A group, by its first place and, where it has more, all of them as ranges, such as `0-3,7`."""
-    if len(places) == 1:
-        return Rejection(index=places[0], reason=reason)
-    if places[-1] - places[0] == len(places) - 1:
-        return Rejection(index=places[0], reason=reason, indexes=f"{places[0]}-{places[-1]}")
-    runs = []
-    for _, run in groupby(enumerate(places), lambda item: item[1] - item[0]):
-        first, *others = [place for _, place in run]
-        runs.append(f"{first}-{others[-1]}" if others else f"{first}")
-    return Rejection(index=places[0], reason=reason, indexes=",".join(runs))
-
-
-def _places(ranges: str) -> list[int]:
+def _places(indexes: str) -> list[int]:
     found: list[int] = []
-    for run in ranges.split(","):
+    for run in indexes.split(","):
         first, _, last = run.partition("-")
         start, end = int(first), int(last or first)
         if not 0 <= start <= end < limits.MESSAGE_EVENTS_MAX:

@@ -17,10 +17,19 @@ _API_RECEIPTS: Final = re.compile(rf"{PREFIX}/api/{DEVICE_ID_PATTERN}/receipts")
 _DEVICES: Final = f"{PREFIX}/devices/"
 _SYNC: Final = "/sync"
 
+RULE_OF_TOKENS: Final = "1 to 64 of letters, digits, '.', '_' and '-'"
+_TOKENS: Final = r"[A-Za-z0-9._-]{1,64}"
+_SYNC_TOPIC: Final = re.compile(rf"{_DEVICES}({DEVICE_ID_PATTERN}){_SYNC}(?:/({_TOKENS}))?")
+_SYNC_AND_BELOW: Final = re.compile(rf"{_DEVICES}({DEVICE_ID_PATTERN}){_SYNC}(?:/.*)?", re.DOTALL)
+
 SYNC_OF_NO_DEVICE: Final = f"{_DEVICES}-{_SYNC}"
 """Where an api replica publishes a body that names no device, so that it is kept; no device id begins so."""
-SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}"
+# `#` matches its parent level, too [MQTT-4.7.1-2]: one filter for topics with a token and without.
+SYNC_FILTER: Final = f"{_DEVICES}+{_SYNC}/#"
 SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{SYNC_FILTER}"
+# What bridges subscribed to before there were tokens. A session that has it beside the other would get every
+# message twice.
+FORMER_SHARED_SYNC_FILTER: Final = f"$share/{BRIDGE_GROUP}/{_DEVICES}+{_SYNC}"
 
 COMMAND_REPLIES_FILTER: Final = f"{_DEVICES}+/commands/reply"
 STATUS_FILTER: Final = f"{_DEVICES}+/status"
@@ -29,9 +38,10 @@ ALERTS_FILTER: Final = f"{PREFIX}/alerts/#"
 # Everything under the prefix, and under the prefix with a slash before it: a common slip.
 EVERYTHING_FILTERS: Final = ("$share/pisync-strays/pisync/#", "$share/pisync-strays//pisync/#")
 _KNOWN: Final = re.compile(
-    rf"{_DEVICES}[^/]*/(?:sync|receipts|commands|commands/reply|status)"
+    rf"{_DEVICES}[^/]*/(?:sync(?:/.*)?|receipts(?:/[^/]*)?|commands|commands/reply|status)"
     rf"|{PREFIX}/alerts/[^/]*/[^/]*"
-    rf"|{PREFIX}/api/[^/]*/receipts"
+    rf"|{PREFIX}/api/[^/]*/receipts",
+    re.DOTALL,
 )
 
 
@@ -54,14 +64,14 @@ def program_client_id(name: str) -> str:
     return f"{_PROGRAM}{name}"
 
 
-def sync(device_id: str) -> str:
-    """Where a device publishes its sync events."""
-    return f"{_DEVICES}{device_id}{_SYNC}"
+def sync(device_id: str, token: str | None = None) -> str:
+    """Where a device publishes its sync events, with a token where it cannot set a Response Topic."""
+    return f"{_DEVICES}{device_id}{_SYNC}" if token is None else f"{_DEVICES}{device_id}{_SYNC}/{token}"
 
 
-def receipts(device_id: str) -> str:
-    """Where a device receives the bridge's receipts."""
-    return f"{_DEVICES}{device_id}/receipts"
+def receipts(device_id: str, token: str | None = None) -> str:
+    """Where a device receives the bridge's receipts: that of a message with a token under the token."""
+    return f"{_DEVICES}{device_id}/receipts" if token is None else f"{_DEVICES}{device_id}/receipts/{token}"
 
 
 def commands(device_id: str) -> str:
@@ -99,12 +109,25 @@ def device(topic: str) -> str | None:
 
 
 @lru_cache(maxsize=TOPICS_REMEMBERED)
+def sync_source(topic: str) -> tuple[str | None, str | None]:
+    """The device id and the token in a sync topic; a token is None where there is none.
+
+    Both are None where the topic is another, the id is none, or what stands behind it is no token.
+    """
+    match = _SYNC_TOPIC.fullmatch(topic)
+    return (None, None) if match is None else (match[1], match[2])
+
+
 def sync_device(topic: str) -> str | None:
-    """The device id in a sync topic; None where the topic is another or the id is not one."""
-    if not (topic.startswith(_DEVICES) and topic.endswith(_SYNC)):
-        return None
-    device_id = topic[len(_DEVICES) : -len(_SYNC)]
-    return device_id if is_device_id(device_id) else None
+    """The device whose sync topic this is, or would be, were it not for what stands in the token's place."""
+    match = _SYNC_AND_BELOW.fullmatch(topic)
+    return None if match is None else match[1]
+
+
+def token_receipts(topic: str) -> str | None:
+    """Where the receipt of a message goes by the token in its sync topic; None where it has none."""
+    device_id, token = sync_source(topic)
+    return None if device_id is None or token is None else receipts(device_id, token)
 
 
 def may_receive_receipt(topic: str, device_id: str | None) -> bool:

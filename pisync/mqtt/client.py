@@ -59,6 +59,7 @@ class Client:
         subscriptions: Sequence[Subscription] = (),
         session_expiry_s: int = 0,
         leaving: bool = False,
+        former_filters: Sequence[str] = (),
         reply_topic: str | None = None,
         on_up: Callable[[bool], None] | None = None,
         on_down: Callable[[PiSyncError], Awaitable[None]] | None = None,
@@ -75,6 +76,8 @@ class Client:
             session_expiry_s: how long the broker keeps the session without a connection, in seconds. 0: it
                 ends with each connection, and a publish that is not acknowledged by then is not sent again.
             leaving: unsubscribe instead, and take in only what the session still holds.
+            former_filters: what to unsubscribe from where the broker resumed our session: an earlier version
+                of the program may have subscribed to it.
             reply_topic: where the replies to requests come; None: the client makes no requests.
             on_up: called when connected and subscribed, with whether the broker still has the session of
                 the connection before.
@@ -91,6 +94,7 @@ class Client:
         self._client_id = client_id
         self._session_expiry_s = session_expiry_s
         self._leaving = leaving
+        self._former_filters = former_filters
         self._on_up = on_up
         self._on_down = on_down
         self._on_refused = on_refused
@@ -330,6 +334,7 @@ class Client:
             ),
             subscriptions=self._subscriptions,
             leaving=self._leaving,
+            former_filters=self._former_filters,
             on_refused=self._on_refused,
             unacknowledged=self._unacknowledged,
             waiting=self._waiting if self._session_expiry_s else {},

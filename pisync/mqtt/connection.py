@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         connect: mqtt5.ConnectPacket,
         subscriptions: Sequence[Subscription],
         leaving: bool = False,
+        former_filters: Sequence[str] = (),
         on_refused: Callable[[int], None] | None = None,
         unacknowledged: dict[int, bytes] | None = None,
         waiting: dict[int, OnPuback] | None = None,
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
             connect: the CONNECT packet.
             subscriptions: what to subscribe to; without the required ones the connection ends.
             leaving: unsubscribe from them instead.
+            former_filters: what to unsubscribe from where the session is resumed, once we are subscribed.
             on_refused: called with the reason code of a PUBACK that is no success, where `publish` was not
                 told whom else to tell.
             unacknowledged: our own publishes by packet id that the broker has not acknowledged yet, handed
@@ -98,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._connect = connect
         self._subscriptions = subscriptions
         self._leaving = leaving
+        self._former_filters = former_filters
         # At QoS 1 come only the messages of subscriptions that ask for it [MQTT-3.8.4-8].
         self._on_message = dispatcher([one for one in subscriptions if one.qos] or subscriptions)
         self._on_message_at_qos_0 = dispatcher(subscriptions)
@@ -326,8 +329,8 @@ class Connection(asyncio.Protocol):
             self._connected(packet)
         elif isinstance(packet, mqtt5.SubAckPacket) and self.state is ConnectionState.SUBSCRIBING:
             self._subscribed(packet)
-        elif isinstance(packet, mqtt5.UnsubAckPacket) and self._leaving:
-            self._is_subscribed()
+        elif isinstance(packet, mqtt5.UnsubAckPacket) and (self._leaving or self._former_filters):
+            self._unsubscribed(packet)
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self._disconnected(packet)
         else:
@@ -344,13 +347,15 @@ class Connection(asyncio.Protocol):
             raise ConfigurationError("MQTT: the broker has no shared subscriptions, which the bridge needs")
         if packet.server_keep_alive is not None:
             self._keep_alive_s = packet.server_keep_alive
+        if not packet.session_present:
+            self._former_filters = ()
         self._send_quota = packet.receive_max
         self._keep_alive()
         self.state = ConnectionState.SUBSCRIBING
         if not self._subscriptions:
             self._is_subscribed()
         elif self._leaving:
-            filters = [wanted.topic_filter for wanted in self._subscriptions]
+            filters = [*(wanted.topic_filter for wanted in self._subscriptions), *self._former_filters]
             self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, filters).write())
         else:
             subscriptions = [
@@ -400,6 +405,15 @@ class Connection(asyncio.Protocol):
                 raise ConfigurationError(f"MQTT: {refusal}")
             log.warning("subscription refused", why=refusal)
         self._is_subscribed()
+        # Not before: what is published meanwhile would find no subscription.
+        if self._former_filters:
+            self._write(mqtt5.UnsubscribePacket(_PACKET_ID_MAX, list(self._former_filters)).write())
+
+    def _unsubscribed(self, packet: mqtt5.UnsubAckPacket) -> None:
+        if self._leaving:
+            self._is_subscribed()
+        elif any(int(code) >= FAILURE for code in packet.reason_codes):
+            log.warning("the broker keeps a former subscription, and sends messages twice")
 
     def _is_subscribed(self) -> None:
         self.state = ConnectionState.READY

@@ -9,6 +9,7 @@ from pisync.stores.interfaces.acknowledgements import AcknowledgementStore
 from pisync.stores.interfaces.actions import ActionStore
 from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.bridges import BridgeRegistry
+from pisync.stores.interfaces.broker import BrokerFiguresStore
 from pisync.stores.interfaces.commands import CommandStore
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.device_notes import DeviceNotesReader
@@ -27,6 +28,7 @@ from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.broker import MongoBrokerFigures
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
@@ -63,6 +65,7 @@ class Stores:
     acknowledgements: AcknowledgementStore
     commands: CommandStore
     presence: PresenceStore
+    broker: BrokerFiguresStore
     incidents: IncidentStore
     recipients: RecipientStore
     notifications: NotificationStore
@@ -99,6 +102,7 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             acknowledgements=MongoAcknowledgementStore(mongodb),
             commands=MongoCommandStore(mongodb),
             presence=MongoPresenceStore(mongodb),
+            broker=MongoBrokerFigures(mongodb),
             incidents=MongoIncidentStore(mongodb),
             recipients=MongoRecipientStore(mongodb),
             notifications=MongoNotificationStore(mongodb),

@@ -86,6 +86,13 @@ async def test_why_it_was_closed_is_kept_and_who_is_later_changes_nothing(store:
     assert recovered.close_reason is CloseReason.RECOVERED
 
 
+async def test_open_alerts_are_counted(store: AlertStore) -> None:
+    assert await store.count_open() == dict.fromkeys(Rule, 0)
+    await store.open(STREAK, {"PB-1": 3, "PB-2": 3, "PB-3": 3}, NOW)
+    await store.resolve(STREAK, ["PB-2"], LATER)
+    assert await store.count_open() == dict.fromkeys(Rule, 0) | {STREAK: 2}
+
+
 async def test_each_state_is_published(store: AlertStore) -> None:
     await store.open(STREAK, {"PB-1": 3}, NOW)
     [opened] = await store.unpublished(10)

@@ -22,6 +22,7 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterQuery,
     DeadLetterStore,
     DroppedLetters,
+    LetterCounts,
     Replay,
 )
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
@@ -326,6 +327,35 @@ async def test_a_letter_of_several_reasons_is_found_by_each(letters: Letters) ->
     assert pieces(kept.entry.holds, kept.entry.parts, kept.raw) == [b"0", b'{"a":[1,2]}', b'"\\\\,]"']
 
 
+async def test_letters_are_tallied_by_reason_up_to_a_limit(
+    letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DEAD_LETTERS_COUNTED_MAX", 4)
+    since = NOW + timedelta(minutes=1)
+    assert await letters.store.tally(since) == (LetterCounts(0, 0), {})
+    both = [
+        Rejection(index=index, reason=reason, detail="")
+        for index, reason in enumerate((Reason.CONFLICT, Reason.SCHEMA))
+    ]
+    await letters.add(letter(b"old", reason=Reason.SCHEMA))
+    new = await letters.add(
+        dead_letter(topic="t", device_id="PB-1", payload=b"[0,1]", rejections=both),
+        letter(b"1", reason=Reason.CONFLICT, device_id=None),
+        minute=2,
+    )
+    conflict, schema = LetterCounts(2, 2), LetterCounts(2, 1)
+    by_reason = {Reason.SCHEMA: schema, Reason.CONFLICT: conflict}
+    assert await letters.store.tally(since) == (LetterCounts(3, 2), by_reason)
+    await letters.store.record_replay(new[0], REPLAY)
+    by_reason = {Reason.SCHEMA: LetterCounts(1, 1), Reason.CONFLICT: LetterCounts(1, 2)}
+    assert await letters.store.tally(since) == (LetterCounts(2, 2), by_reason)
+    await letters.add(*(letter(b"%d" % number, reason=Reason.SCHEMA) for number in range(9)), minute=3)
+    assert await letters.store.tally(since) == (
+        LetterCounts(4, 4),
+        {Reason.SCHEMA: LetterCounts(4, 4), Reason.CONFLICT: LetterCounts(1, 2)},
+    )
+
+
 async def test_a_purge_takes_what_its_filter_chooses_a_bounded_number_at_once(
     letters: Letters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +486,33 @@ class TestInMongodb:
         assert len(await store.find(DeadLetterQuery(limit=30))) == 30
         [find] = commands.sent
         assert find["projection"] == {"rest": 0}
+        await connection.close()
+
+    async def test_a_tally_is_one_command_that_reads_keys_alone(
+        self, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = commands_of_stores(monkeypatch)
+        connection = MongoConnection(mongodb_url)
+        store = MongoDeadLetterStore(connection)
+        await store.prepare()
+        await store.add([letter(b"%d" % number) for number in range(300)], NOW)
+        commands.sent.clear()
+        await store.tally(NOW - timedelta(days=1))
+        assert commands.names == ["aggregate"]
+        [first, *others] = [
+            [step for step in commands.sent[0]["pipeline"] if "$unionWith" not in step],
+            *(
+                step["$unionWith"]["pipeline"]
+                for step in commands.sent[0]["pipeline"]
+                if "$unionWith" in step
+            ),
+        ]
+        assert len(others) == 2 * len(Reason) + 1
+        for steps in (first, *others):
+            count = {"aggregate": "dead_letters", "pipeline": steps, "cursor": {}}
+            explained = await connection.database.command("explain", count, verbosity="executionStats")
+            assert "'totalDocsExamined': 0" in str(explained), steps
+            assert "COLLSCAN" not in str(explained)
         await connection.close()
 
     async def test_a_flood_is_written_once_and_only_what_is_kept(

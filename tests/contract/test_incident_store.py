@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from pisync import clock, limits
 from pisync.domain.incidents import Evidence, Incident, IncidentKey, IncidentKind
+from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.incidents import IncidentQuery, IncidentStore
 from pisync.stores.memory.incidents import MemoryIncidentStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.incidents import MongoIncidentStore
 from tests.support.samples import NOW
+from tests.unit.test_incidents import EIGHT, World, morning
 
 HOUR = timedelta(hours=1)
 FAILING, SILENT, SPREADING = IncidentKind
@@ -141,6 +144,22 @@ async def test_pages_give_each_once(store: IncidentStore, limit: int) -> None:
     assert await ids(site="S-0") == "10"
     assert await ids(code="E_0") == "420"
     assert await ids(site="S-1", code="E_0", is_open=True, kind=FAILING) == "2"
+
+
+async def test_when_it_began_is_read_from_the_events_of_each_store(
+    event_store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which the newest failures alone are known without that."""
+    monkeypatch.setattr(limits, "INCIDENT_OPENS_AFTER_S", 0)
+    world = World()
+    monkeypatch.setattr(clock, "now", world.now)
+    world.events = event_store
+    world.duty = world.another()
+    ids = await world.school(devices=6, days=3)
+    await world.take(morning(ids)[::-1])
+    await world.duty.look()
+    found = await world.only()
+    assert (found.since, found.evidence) == (EIGHT, Evidence(6, 6))
 
 
 async def test_it_survives_a_restart(mongodb_url: str) -> None:

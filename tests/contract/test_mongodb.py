@@ -1,7 +1,9 @@
 """What only the event store in MongoDB can show: dead letters as documents, refusals, being unavailable."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from local_stack.process import running
 from local_stack.servers import MongodbServer
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
-from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter
+from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter, ReplayPosition
 from pisync.stores.mongodb import enrichment
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.buckets import BucketWatch
@@ -50,6 +52,37 @@ async def test_a_field_of_another_version_is_not_given_out(
     (entry,) = await store.history(query)
     assert entry.event == event("PB-1", errors=1)
     assert await replayed(store, None) == [entry]
+
+
+async def test_a_replay_of_everything_reads_some_days_and_then_those_after_them(
+    store: MongoEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of documents has those of all buckets, of the days at which it was written: it is read once."""
+    monkeypatch.setattr(limits, "REPLAY_DAYS_EVENTS", 4 * limits.BUCKETS)
+    monkeypatch.setattr(limits, "REPLAY_BATCH_EVENTS", 20)
+    devices = [f"PB-{number}" for number in range(3 * limits.BUCKETS)]
+    events = [event(device_id, 1440 * day) for day in range(9) for device_id in devices]
+    await store.insert(events, NOW)
+    position, seen, parts = ReplayPosition(), set[tuple[str, datetime]](), list[tuple[datetime, int]]()
+    is_interrupted = True
+    while is_interrupted:
+        is_interrupted = False
+        async with aclosing(store.replay(None, position)) as replay:  # type: ignore[type-var]
+            taken = 0
+            async for batch in replay:
+                identities = [document["_id"] for document in batch.documents]
+                seen.update((each["device_id"], each["timestamp"]) for each in identities)
+                parts += [(each["timestamp"], each["bucket"]) for each in identities]
+                taken += 1
+                if is_interrupted := taken == 40:
+                    break
+    assert seen == {(one.device_id, one.timestamp.replace(tzinfo=None)) for one in events}
+    assert len(parts) < len(events) * 1.2
+    # The days of a part are behind those of the one before.
+    starts = [at for at in range(1, len(parts)) if parts[at][1] < parts[at - 1][1]]
+    assert len(starts) > 2
+    for start, end in pairwise([*starts, len(parts)]):
+        assert max(parts[:start])[0] < min(parts[start:end])[0]
 
 
 async def test_large_integers_of_others_are_plain_wherever_they_stand(

@@ -45,6 +45,11 @@ def fleet(devices: int = 7, each: int = 9) -> list[SyncEvent]:
     ]
 
 
+def fleet_of_days() -> list[SyncEvent]:
+    """An event a day of each device of a fleet that has some in every bucket."""
+    return [event(f"PB-{device}", 1440 * day) for day in range(9) for device in range(3 * limits.BUCKETS)]
+
+
 class StoresRig:
     """Stores that hold the events of a fleet, and its alerts."""
 
@@ -85,22 +90,23 @@ def rig(event_store: EventStore, projection_store: Projection, monkeypatch: pyte
     return StoresRig(event_store, projection_store)
 
 
-async def test_a_whole_replay_goes_bucket_after_bucket(event_store: EventStore) -> None:
-    fleet_of_days = [
-        event(f"PB-{device}", 1440 * day) for day in range(9) for device in range(3 * limits.BUCKETS)
-    ]
-    for at in range(0, len(fleet_of_days), 90):
-        await event_store.insert(fleet_of_days[at : at + 90], NOW)
+@pytest.mark.parametrize("by_bucket", [True, False])
+async def test_a_whole_replay_goes_bucket_after_bucket(
+    event_store: EventStore, monkeypatch: pytest.MonkeyPatch, by_bucket: bool
+) -> None:
+    """Or some days, bucket after bucket, and then the days after them."""
+    monkeypatch.setattr("pisync.limits.REPLAY_DAYS_EVENTS", 4 * limits.BUCKETS)
+    await event_store.insert(fleet_of_days(), NOW)
     buckets: list[int] = []
-    found: list[str] = []
-    async for batch in event_store.replay(None):
+    found: list[tuple[str, datetime]] = []
+    async for batch in event_store.replay(None, by_bucket=by_bucket):
         assert batch.bucket is not None
-        device_ids = [entry.event.device_id for entry in entries_of(batch)]
-        assert {bucket_of(device_id) for device_id in device_ids} == {batch.bucket}
+        events = [entry.event for entry in entries_of(batch)]
+        assert {bucket_of(event.device_id) for event in events} == {batch.bucket}
         buckets.append(batch.bucket)
-        found += device_ids
-    assert sorted(found) == sorted(one.device_id for one in fleet_of_days)
-    assert buckets == sorted(buckets)
+        found += [(event.device_id, event.timestamp) for event in events]
+    assert sorted(found) == sorted((one.device_id, one.timestamp) for one in fleet_of_days())
+    assert not by_bucket or buckets == sorted(buckets)
 
 
 @pytest.mark.parametrize("since", [None, NOW])

@@ -19,6 +19,7 @@ from local_stack import ports
 from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
 from pisync import clock
+from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.settings import child_environment
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
@@ -28,6 +29,7 @@ from pisync.stores.redis.keys import ROOTS
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
 from tests.support.api_client import EVENT, START_MS
+from tests.support.expositions import values
 from tests.support.samples import attach_anew, event_at
 from tests.support.waiting import until
 
@@ -102,7 +104,8 @@ async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[st
     await attach_anew(projection)
     await projection.apply(project(events))
     await projection.close()
-    async with served(tmp_path, settings) as (_, client):
+    metrics_port = ports.any_free()
+    async with served(tmp_path, settings | {"metrics_port": str(metrics_port)}) as (_, client):
         found = []
         following: str | None = "/api/device/PB-1/sync-history?limit=3"
         while following:
@@ -114,6 +117,20 @@ async def test_it_answers_from_the_real_stores(tmp_path: Path, settings: dict[st
         assert [row["failures"] for row in response.json()["devices"]] == [5]
         assert (await client.get("/api/device/PB-2/sync-history")).status_code == 404
         assert "server" not in response.headers
+        assert (await client.get("/metrics")).status_code == 404
+
+        async def metrics() -> str:
+            return (await client.get(f"http://{ports.HOST}:{metrics_port}/metrics")).text
+
+        async def is_read() -> bool:
+            return bool(values(await metrics(), "pisync_fleet_devices", "state"))
+
+        await until(is_read)
+        text = await metrics()
+        assert values(text, "pisync_fleet_devices", "state")["wobbly"] == 1
+        assert values(text, "pisync_alerts_open", "rule") == {rule.value: 0 for rule in Rule}
+        routes = values(text, "pisync_api_request_duration_seconds_count", "route")
+        assert routes["/api/device/{device_id}/sync-history"] >= 1
 
 
 async def test_sigterm_finishes_what_is_under_way_and_exits_0(

@@ -123,6 +123,32 @@ async def test_an_event_posted_over_http_is_stored_once(outside: Outside) -> Non
     assert len(await outside.history(2)) == 2
 
 
+async def test_events_of_several_devices_in_one_body_are_stored_under_each(outside: Outside) -> None:
+    others = [
+        members(device_id=f"PB-{number % 40}", timestamp=f"2026-05-08T1{number % 9}:00:00Z")
+        for number in range(360)
+    ]
+    bad = [members(total_errors=-1), {"device_id": "a/b"}]
+    events = [members(), *others, *bad, members(timestamp="2026-05-08T12:30:00Z")]
+    lines = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    for raw, media_type, stored, status in (
+        (backlog(*events), "application/json", 362, 201),
+        (lines, "application/x-ndjson", 0, 200),
+    ):
+        answer = await outside.http.post("/api/sync-event", content=raw, headers={"content-type": media_type})
+        assert answer.status_code == status
+        told = answer.json()
+        assert (told["stored"], told["duplicates"]) == (stored, 362 - stored)
+        rejected = [(one["index"], one["reason"]) for one in told["rejected"]]
+        assert rejected == [(361, "schema"), (362, "device_id")]
+    assert len(await outside.history(2)) == 2
+    for number in (0, 39):
+        page = (await outside.http.get(f"/api/device/PB-{number}/sync-history")).json()
+        assert len(page["events"]) == 9
+    letters = (await outside.http.get("/api/dead-letters")).json()["dead_letters"]
+    assert {letter["device_id"] for letter in letters} == {DEVICE, None}
+
+
 async def test_the_largest_counts_are_read_and_rebuilt(outside: Outside, redis_url: str) -> None:
     largest = 2**53 - 1
     raw = payload(total_files_synced=largest, sync_duration_ms=2**31, total_errors=2**40)

@@ -30,6 +30,7 @@ from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
 from pisync.stores.mongodb.bridges import MongoBridgeRegistry
+from pisync.stores.mongodb.broker import MongoBrokerFigures
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
@@ -128,6 +129,7 @@ async def costs(
             listening=listening,
             rollups=MongoRollupStore(connection),
             leases=MongoLeaseStore(connection),
+            broker=MongoBrokerFigures(connection),
             known_bridges=KnownBridges(bridges),
             commands=MongoCommandStore(connection),
             fleet=fleet,

@@ -19,10 +19,12 @@ from pisync import limits
 from pisync.domain import topics
 from tests.fuzz.device import connected as bare_device
 from tests.support.samples import members
+from tests.support.waiting import until
 from tests.support.world import World
 
 DEVICE = "PB-000123"
-PROTOCOL = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+ROOT = Path(__file__).parents[2]
+PROTOCOL, README = (ROOT / "docs" / "protocol.md").read_text(), (ROOT / "README.md").read_text()
 
 
 @asynccontextmanager
@@ -146,14 +148,83 @@ async def test_a_resend_may_change_what_the_protocol_says_it_may(world: World) -
         assert rejected["reason"] == "conflict"
 
 
-async def test_the_documents_example_prints_the_correlation_data_it_sent(world: World) -> None:
-    (command,) = re.findall(r"^    mosquitto_rr (?:.|\n)*?\]'$", PROTOCOL, re.MULTILINE)
+async def shell(command: str, world: World) -> str:
+    """What the commands of a document print, run against this world's broker."""
     assert "-p 11883" in command
     process = await asyncio.create_subprocess_shell(
         command.replace("11883", str(world.mosquitto.port)), stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await process.communicate()
-    correlation_data, _, answer = output.decode().partition(" ")
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    return output.decode()
+
+
+async def test_the_documents_examples_of_mqtt_311_print_receipts(world: World) -> None:
+    """And what has a wrong token is kept."""
+    (lasting,) = re.findall(r"^    mosquitto_sub .*-V mqttv311(?:.|\n)*?-C 1 -v$", PROTOCOL, re.MULTILINE)
+    (at_once,) = re.findall(r"^    mosquitto_sub .*-V mqttv311.*\n    mosquitto_pub.*$", README, re.MULTILINE)
+    for command, token, stored in ((lasting, "1", 1), (at_once, "42", 0)):  # of one and the same event
+        topic, _, answer = (await shell(command, world)).partition(" ")
+        assert topic == topics.receipts(DEVICE, token)
+        assert json.loads(answer) == {"stored": stored, "duplicates": 1 - stored, "rejected": []}
+    wrong = f"mosquitto_pub -p 11883 -V mqttv311 -q 1 -t {topics.sync(DEVICE, 'a/b')} -m {{}}"
+    await shell(wrong, world)
+
+    async def is_kept() -> bool:
+        found = await world.truth.database.dead_letters.find({}).to_list()
+        return [(one["topic"], one["device_id"]) for one in found] == [(topics.sync(DEVICE, "a/b"), DEVICE)]
+
+    await until(is_kept)
+
+
+async def test_a_bridge_of_before_tokens_is_upgraded_without_a_gap_or_a_second_copy(world: World) -> None:
+    await world.bridge.terminate()
+    await publish_as_before(world)
+    await world.bridge.start()
+    await world.said("connected", times=2)
+    async with connected(world, clean_start=True, session_expiry_s=0) as client:
+
+        async def answered() -> tuple[bytes, int]:
+            message = await asyncio.wait_for(anext(aiter(client.messages)), 30)
+            assert isinstance(message.payload, bytes)
+            return correlation_data_of(message), json.loads(message.payload)["duplicates"]
+
+        async def send(minute: int) -> None:
+            event = members(device_id=DEVICE, timestamp=f"2026-05-08T13:{minute:02}:00Z")
+            await publish(client, json.dumps(event), b"%d" % minute)
+
+        # The broker had handled what the bridge sent before this receipt, an UNSUBSCRIBE among it.
+        await send(0)
+        assert (await answered())[0] == b"0"
+        await send(1)
+        await send(2)
+        # Of the first there may have been a second copy, of no other.
+        told = [await answered() for _ in range(2)]
+        if told[0] == (b"0", 1):
+            told = [*told[1:], await answered()]
+        assert told == [(b"1", 0), (b"2", 0)]
+    assert await world.truth.events() == 4  # what waited in the session, too
+
+
+async def publish_as_before(world: World) -> None:
+    """Have the broker hold an event for the bridge by the subscription that it had before tokens."""
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 3600
+    async with aiomqtt.Client(
+        ports.HOST,
+        world.mosquitto.port,
+        identifier=topics.program_client_id("bridge-0"),
+        protocol=aiomqtt.ProtocolVersion.V5,
+        clean_start=True,
+        properties=properties,
+    ) as client:
+        await client.subscribe(topics.FORMER_SHARED_SYNC_FILTER, qos=1)
+    async with connected(world, clean_start=True, session_expiry_s=0, subscribe=False) as client:
+        await client.publish(topics.sync(DEVICE), json.dumps(members(device_id=DEVICE)), qos=1)
+
+
+async def test_the_documents_example_prints_the_correlation_data_it_sent(world: World) -> None:
+    (command,) = re.findall(r"^    mosquitto_rr (?:.|\n)*?\]'$", PROTOCOL, re.MULTILINE)
+    correlation_data, _, answer = (await shell(command, world)).partition(" ")
     assert correlation_data == "1"
     assert json.loads(answer)["stored"] == 1
     assert [rejected["reason"] for rejected in json.loads(answer)["rejected"]] == ["clock_unset"]

@@ -71,6 +71,8 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
                 metrics = (await client.get("/metrics")).text
                 assert 'pisync_worker_lease_held{duty="rollups"} 1.0' in metrics
                 assert "pisync_worker_rollup_since_timestamp_seconds 0.0" in metrics
+                # All of it was received before there was a worker.
+                assert 'pisync_worker_event_lateness_seconds_bucket{le="+Inf"} 0.0' in metrics
                 assert (await client.get("/healthz")).status_code == 200
             await second.terminate()
             assert second.how_it_ended() == "ended with exit code 0"

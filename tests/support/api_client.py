@@ -35,6 +35,7 @@ from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
+from pisync.stores.memory.broker import MemoryBrokerFigures
 from pisync.stores.memory.commands import MemoryCommandStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.device_notes import MemoryDeviceNotes
@@ -228,6 +229,7 @@ class Api:
         self.recipients = MemoryRecipientStore()
         self.notifications = MemoryNotificationStore()
         self.leases = MemoryLeaseStore()
+        self.broker = MemoryBrokerFigures()
         self.known_bridges = KnownBridges(self.bridges)
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
         self.commands = commands or MemoryCommandStore()
@@ -250,6 +252,7 @@ class Api:
             listening=self.listening,
             rollups=self.rollups,
             leases=self.leases,
+            broker=self.broker,
             known_bridges=self.known_bridges,
             fleet=self.fleet,
             commands=self.commands,

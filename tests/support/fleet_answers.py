@@ -138,6 +138,99 @@ def sync(timestamp: str = "2026-05-03T08:00:00.000Z", **members: Any) -> Json:
     }
 
 
+ACTIVITY: Json = {
+    "site_id": "S-17",
+    "name": "Kampala Primary",
+    "device_count": 40,
+    "days": [
+        {
+            "day": f"2026-05-{day:02}",
+            "events": 100 * day,
+            "failures": day,
+            "partial": 1,
+            "files": 9,
+            "devices": 3,
+            "heard": 4,
+            "speed": 0.4,
+        }
+        for day in range(1, 29)
+    ],
+    "usual_speed": 3.1,
+    "why": None,
+    **TRUTH,
+}
+
+
+def one_cause(**members: Any) -> Json:
+    """The answer of `/api/cause/{code}`."""
+    return {
+        **cause(),
+        "by_site": [{"site": "S-17", "devices": 2, "of": 40}, {"site": None, "devices": 1, "of": 3}],
+        "days": [{"day": f"2026-05-{day:02}", "failures": None if day < 5 else day} for day in range(1, 29)],
+        "samples": ["no answer from #.#.#.#"],
+        "devices_url": "/api/devices?cause=E_TIMEOUT",
+        **TRUTH,
+        **members,
+    }
+
+
+def one_site(*device_ids: str, **members: Any) -> Json:
+    """The answer of `/api/site/{id}`."""
+    devices = site()["devices"]
+    return {
+        **{name: value for name, value in site().items() if name != "devices"},
+        "device_count": devices,
+        "days": [f"2026-05-{day:02}" for day in range(1, 29)],
+        "causes": [{"code": "E_TIMEOUT", "devices": 3, "failing": 2, "wobbly": 1}],
+        "devices": [
+            {"device_id": each, "name": None, "state": "failing", "cells": "oxmh." + "." * 23}
+            for each in device_ids
+        ],
+        **TRUTH,
+        "next": None,
+        **members,
+    }
+
+
+def acknowledgement(**members: Any) -> Json:
+    """A row of `/api/acknowledgements`."""
+    return {
+        "id": "a-1",
+        "kind": "causes",
+        "alert_id": None,
+        "device_id": None,
+        "rule": None,
+        "code": "E_TIMEOUT",
+        "by": "unknown",
+        "at": "2026-05-03T08:12:00.000Z",
+        "reason": "Ada: They know",
+        "until": {"more_devices": 10},
+        "devices": 38,
+        "devices_now": 41,
+        "back_at": 48,
+        "ended": None,
+        **members,
+    }
+
+
+def command(command_id: str = "019dffba7e400123456789abcdef", **members: Any) -> Json:
+    """A row of `/api/commands`."""
+    return {
+        "id": command_id,
+        "device_id": "PB-1",
+        "command": "sync_now",
+        "state": "queued",
+        "site": "S-17",
+        "who": "unknown",
+        "requested_at": "2026-05-08T12:00:00.000Z",
+        "expires_at": "2026-05-09T12:00:00.000Z",
+        "history": [{"state": "queued", "at": "2026-05-08T12:00:00.000Z"}],
+        "detail": None,
+        "proof": None,
+        **members,
+    }
+
+
 STATES: Json = {"failing": 0, "wobbly": 0, "overdue": 0, "never_heard": 0, "good": 8}
 STATS: Json = {
     "states": STATES,
@@ -161,6 +254,7 @@ STATS: Json = {
         }
         for events in (10, 40)
     ],
+    "dead_letters": {"open": 0, "received": 0, "counted_max": 1000, "by_reason": []},
     **TRUTH,
 }
 HEALTH: Json = {
@@ -185,7 +279,15 @@ HEALTH: Json = {
     "worker": [],
     "rollups": {"lag_s": 2.0, "until": NOW, "closed_until": NOW, "reaches_back": False},
     "fleet": {"devices": 8, **TRUTH},
-    "broker": {"held": 0, "dropped": None},
+    "broker": {
+        "held": 0,
+        "retained": 61,
+        "stored_bytes": 4096,
+        "dropped": 0,
+        "connected": 12,
+        "as_of": NOW,
+        "why": None,
+    },
 }
 
 Answer = Json | bytes | tuple[int, Json]
@@ -193,17 +295,28 @@ Answer = Json | bytes | tuple[int, Json]
 
 @dataclass
 class FakeApi:
-    """Answers by path; a function is given the query. What was asked is in `asked`."""
+    """Answers by path, or by method and path; a function is given the query, and where one came the body.
+
+    What was asked is in `asked`, and what was sent with another method than GET in `sent`.
+    """
 
     answers: dict[str, Any]
     url: str = ""
     asked: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    sent: list[tuple[str, str, dict[str, list[str]], Any]] = field(default_factory=list)
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
         self.asked.append((path, query))
-        found = self.answers.get(path, (404, {"detail": "There is nothing at this path."}))
-        answer: Answer = found(query) if callable(found) else found
+        return self._found(path, query)
+
+    def take(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Answer:
+        self.sent.append((method, path, query, body))
+        return self._found(f"{method} {path}", query, *([] if body is None else [body]))
+
+    def _found(self, name: str, *given: Any) -> Answer:
+        found = self.answers.get(name, (404, {"detail": "There is nothing at this path."}))
+        answer: Answer = found(*given) if callable(found) else found
         return answer
 
     def query(self, path: str) -> dict[str, list[str]]:
@@ -221,12 +334,13 @@ def calm() -> dict[str, Any]:
             "/api/causes": {"causes": [], **TRUTH, "next": None},
             "/api/sites": {"sites": [], **TRUTH, "next": None},
             "/api/alerts": {"alerts": [], "next": None},
-            "/api/dead-letters": {"dead_letters": [], "dropped": [], "next": None},
         }
     )
 
 
-def paged(name: str, rows: list[Json], path: str, **members: Any) -> Callable[[dict[str, list[str]]], Answer]:
+def paged(
+    name: str, rows: list[Json], path: str, /, **members: Any
+) -> Callable[[dict[str, list[str]]], Answer]:
     """A list that gives as many rows a page as it is asked for."""
 
     def answer(query: dict[str, list[str]]) -> Answer:
@@ -249,7 +363,21 @@ def serving(answers: dict[str, Any]) -> Iterator[FakeApi]:
         def do_GET(self) -> None:
             fake.keys.append(self.headers["Authorization"])
             parts = urlsplit(self.path)
-            found = fake.answer(parts.path, parse_qs(parts.query))
+            self._give(fake.answer(parts.path, parse_qs(parts.query)))
+
+        def do_POST(self) -> None:
+            parts = urlsplit(self.path)
+            content = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            body = json.loads(content) if content else None
+            self._give(fake.take(self.command, parts.path, parse_qs(parts.query), body))
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
+        def do_DELETE(self) -> None:
+            self.do_POST()
+
+        def _give(self, found: Answer) -> None:
             status, body = found if isinstance(found, tuple) else (200, found)
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)

@@ -2,14 +2,18 @@
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock
 
+import msgspec
 import pytest
 
 from api.routes import health
 from pisync import clock, limits
-from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.clock import from_ms, read_rfc3339, rfc3339, to_ms
+from pisync.domain.broker import BrokerFigures
 from pisync.domain.rollups import Progress, Span
 from pisync.errors import BrokerUnavailable, MongodbUnavailable
+from pisync.stores.interfaces.broker import BrokerTold
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.api_client import Api, CatchingUpProjection, UnavailableProjection, api
@@ -95,7 +99,66 @@ async def test_when_all_is_well() -> None:
     assert 4 <= answer["rollups"]["lag_s"] < 30
     assert answer["rollups"]["reaches_back"]
     assert (answer["fleet"]["devices"], answer["fleet"]["complete"]) == (0, True)
-    assert answer["broker"] == {"held": None, "dropped": None}
+    assert answer["broker"] == {
+        **dict.fromkeys(("held", "retained", "stored_bytes", "dropped", "connected", "as_of")),
+        "why": "no worker has heard the broker yet",
+    }
+
+
+FIGURES = BrokerFigures(stored=70, stored_bytes=4096, retained=53, dropped=2, connected=9)
+
+
+async def test_what_waits_at_the_broker_is_what_it_stores_without_what_it_retains() -> None:
+    async with api() as pisync:
+        await pisync.broker.tell(FIGURES, 4)
+        told = (await body(pisync))["broker"]
+    assert 4 <= (clock.now() - read_rfc3339(told.pop("as_of"))[0]).total_seconds() < 30
+    assert told == {
+        "held": 17,
+        "retained": 53,
+        "stored_bytes": 4096,
+        "dropped": 2,
+        "connected": 9,
+        "why": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("figures", "written_s_ago", "heard_s_ago", "why"),
+    [
+        (FIGURES, limits.BROKER_TOLD_S_MAX + 1, 0, "no worker has heard the broker for 31 s"),
+        (FIGURES, 0, limits.BROKER_TOLD_S_MAX + 1, "says nothing of itself"),
+        (BrokerFigures(), 0, None, "says nothing of itself"),
+        (msgspec.structs.replace(FIGURES, retained=None), 0, 1, "does not say all"),
+    ],
+)
+async def test_what_the_broker_holds_is_unknown_where_nobody_said_it_of_late(
+    monkeypatch: pytest.MonkeyPatch,
+    figures: BrokerFigures,
+    written_s_ago: float,
+    heard_s_ago: float | None,
+    why: str,
+) -> None:
+    async with api() as pisync:
+        monkeypatch.setattr(
+            pisync.broker,
+            "told",
+            AsyncMock(return_value=BrokerTold(figures, written_s_ago, heard_s_ago)),
+        )
+        told = (await body(pisync))["broker"]
+    assert told["held"] is None
+    assert why in told["why"]
+    assert (told["as_of"] is None) == (heard_s_ago is None)
+
+
+async def test_where_mongodb_does_not_answer_what_the_broker_holds_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with api() as pisync:
+        monkeypatch.setattr(pisync.broker, "told", AsyncMock(side_effect=MongodbUnavailable("refused")))
+        answer = await body(pisync)
+    assert (answer["broker"]["held"], answer["broker"]["why"]) == (None, "MongoDB is unavailable")
+    assert answer["parts"]["mongodb"] == {"ok": False, "why": "MongoDB is unavailable"}
 
 
 async def test_before_anything_is_there_nothing_is_claimed() -> None:

@@ -2,16 +2,21 @@
 
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
+
+import pytest
 
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.directory import DirectoryDevice
+from pisync.domain.events import Reason
 from pisync.domain.rollups import Figures, Progress, Span, Unit
 from pisync.errors import MongodbUnavailable
+from pisync.stores.interfaces.dead_letters import Replay
 from pisync.stores.interfaces.rollups import Part
 from pisync.stores.memory.rollups import MemoryRollupStore
 from tests.support.api_client import START_MS, api, is_problem
-from tests.support.samples import event_at
+from tests.support.samples import event_at, letter
 
 FIGURES = Figures(events=10, failures=4, partial=1, files=70, lateness=(3, 2, 4, 1, 0))
 
@@ -97,6 +102,43 @@ async def test_rollups_that_cannot_be_read_are_no_empty_curve() -> None:
 
     async with api(rollups=Away()) as pisync:
         await pisync.feed()
+        assert is_problem(await pisync.get("/api/stats"), 503)["part"] == "mongodb"
+
+
+async def test_dead_letters_are_counted_by_reason_open_ones_and_those_of_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "DEAD_LETTERS_COUNTED_MAX", 3)
+    async with api() as pisync:
+        await pisync.feed()
+        nothing = {"open": 0, "received": 0, "counted_max": 3, "by_reason": []}
+        assert (await pisync.get("/api/stats")).json()["dead_letters"] == nothing
+        before, now = clock.now() - timedelta(hours=25), clock.now()
+        old = [letter(b"%d" % number, reason=Reason.SCHEMA) for number in range(2)]
+        new = [letter(b"n%d" % number, reason=Reason.CONFLICT) for number in range(4)]
+        await pisync.dead_letters.add(old, before)
+        await pisync.dead_letters.add(new, now)
+        await pisync.dead_letters.record_replay(
+            old[0].dead_letter_id, Replay(replayed_at=now, stored=1, duplicates=0, rejected=0)
+        )
+        answer = (await pisync.get("/api/stats?unit=day")).json()["dead_letters"]
+    assert answer == {
+        "open": 3,
+        "received": 3,
+        "counted_max": 3,
+        "by_reason": [
+            {"reason": "conflict", "open": 3, "received": 3},
+            {"reason": "schema", "open": 1, "received": 0},
+        ],
+    }
+
+
+async def test_letters_that_cannot_be_counted_are_not_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with api() as pisync:
+        await pisync.feed()
+        monkeypatch.setattr(
+            pisync.dead_letters, "tally", AsyncMock(side_effect=MongodbUnavailable("refused"))
+        )
         assert is_problem(await pisync.get("/api/stats"), 503)["part"] == "mongodb"
 
 

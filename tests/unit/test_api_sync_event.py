@@ -138,11 +138,14 @@ async def test_bad_input_is_422_naming_the_member_and_goes_to_the_bridge_to_be_k
         assert device_id in {"PB-000123", None}
 
 
-async def test_an_event_of_another_device_in_an_array_is_rejected_alone() -> None:
+async def test_an_array_in_which_one_device_is_named_is_published_as_it_came() -> None:
+    body = json.dumps([5, EVENT, edited(device_id="a/b")], indent=1).encode() + b"]"
     async with api() as pisync:
-        response = await pisync.post([EVENT, edited(device_id="PB-000999")])
+        response = await pisync.post(body)
         assert response.status_code == 201
-        assert [fault["reason"] for fault in response.json()["rejected"]] == ["device_mismatch"]
+        told = [(fault["index"], fault["reason"]) for fault in response.json()["rejected"]]
+        assert told == [(0, "schema"), (2, "device_mismatch"), (3, "malformed")]
+        assert pisync.publisher.published == [("PB-000123", body)]
 
 
 async def test_a_body_of_the_largest_size_is_taken() -> None:
@@ -204,7 +207,7 @@ async def test_the_status_follows_from_the_receipt(
             assert {fault["member"] for fault in errors} == {"timestamp"}
 
 
-@pytest.mark.parametrize("name", ["one", "backlog"])
+@pytest.mark.parametrize("name", ["one", "backlog", "several"])
 async def test_a_documented_example_is_stored(name: str) -> None:
     async with api() as pisync:
         operation = pisync.document["paths"]["/api/sync-event"]["post"]

@@ -70,7 +70,7 @@ class HugeEventStore(MemoryEventStore):
         return 0
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None
+        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
     ) -> AsyncIterator[StoredEvents]:
         position = position or ReplayPosition()
         start: Any = position.after or 0

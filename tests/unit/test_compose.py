@@ -17,6 +17,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 STAYING = [name for name in SERVICES if name != "simulator"]
 OURS = [name for name, service in SERVICES.items() if service["image"] == "pisync"]
+MONITORING = ROOT / "deploy" / "monitoring"
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
 
@@ -79,7 +80,7 @@ def test_nothing_runs_as_root_or_may_become_it(name: str) -> None:
         assert "user" not in service
         assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
     else:
-        assert service["user"] in {"mosquitto", "mongodb", "redis"}
+        assert service["user"] in {"mosquitto", "mongodb", "redis", "nobody", "grafana"}
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -116,9 +117,43 @@ def test_the_programs_wait_until_what_they_need_is_healthy() -> None:
 
 def test_the_worker_is_asked_on_the_port_of_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = load(monkeypatch, "worker", settings.WorkerSettings)
-    assert f"http://{worker.metrics_host}:{worker.metrics_port}/healthz" in str(
-        SERVICES["worker"]["healthcheck"]["test"]
-    )
+    assert f"http://127.0.0.1:{worker.metrics_port}/healthz" in str(SERVICES["worker"]["healthcheck"]["test"])
+
+
+@pytest.mark.parametrize("name", ["bridge", "api", "worker"])
+def test_prometheus_reaches_the_metrics_of_every_program_and_nobody_else_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = load(monkeypatch, name, settings.PROGRAMS[name])
+    assert isinstance(program, settings.BridgeSettings | settings.ApiSettings | settings.WorkerSettings)
+    assert program.metrics_host == "0.0.0.0"
+    scraped = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped}
+    assert targets[f"pisync-{name}"] == [f"{name}:{program.metrics_port}"]
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert not [port for port in ports if by_default(port).endswith(f":{program.metrics_port}")]
+
+
+def test_monitoring_comes_only_on_request() -> None:
+    assert [name for name in SERVICES if SERVICES[name].get("profiles") == ["monitoring"]] == [
+        "prometheus",
+        "grafana",
+    ]
+    needed = [need for service in SERVICES.values() for need in service.get("depends_on", {})]
+    assert needed.count("prometheus") == 1, "grafana alone"
+    assert "grafana" not in needed
+
+
+def test_grafana_asks_the_prometheus_there_is_and_signs_nobody_in() -> None:
+    [source] = yaml.safe_load((MONITORING / "grafana/datasource.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    [provider] = yaml.safe_load((MONITORING / "grafana/dashboards.yml").read_text())["providers"]
+    mounted = [entry["target"] for entry in SERVICES["grafana"]["configs"]]
+    assert f"{provider['options']['path']}/pisync.json" in mounted
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in mounted
 
 
 def test_the_bridge_is_asked_for_its_connection_to_the_brokers_port(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +166,7 @@ def test_mongodb_is_set_up_as_in_the_local_stack() -> None:
     assert MONGOD_EVICTION in (ROOT / "docs/operations.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["mosquitto", "mongodb", "redis"])
+@pytest.mark.parametrize("name", ["mosquitto", "mongodb", "redis", "prometheus", "grafana"])
 def test_data_is_in_a_named_volume(name: str) -> None:
     assert [volume.split(":")[0] for volume in SERVICES[name]["volumes"]] == [name]
     assert name in COMPOSE["volumes"]
@@ -140,7 +175,8 @@ def test_data_is_in_a_named_volume(name: str) -> None:
 @pytest.mark.parametrize("persistence", ["sqlite", "snapshot"])
 def test_the_brokers_files_are_there_whatever_its_persistence(persistence: str) -> None:
     mounted = {entry["source"]: entry["target"] for entry in SERVICES["mosquitto"]["configs"]}
-    assert mounted.keys() == COMPOSE["configs"].keys()
+    used = [entry["source"] for service in SERVICES.values() for entry in service.get("configs", [])]
+    assert sorted(used) == sorted(COMPOSE["configs"])
     for config in COMPOSE["configs"].values():
         assert (ROOT / by_default(config["file"]).replace("sqlite", persistence)).is_file()
     included = "/mosquitto/config/include"

@@ -1,7 +1,7 @@
 """A connection against a scripted broker: handshake, flow, and bytes of every kind."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -85,6 +85,7 @@ class Bench:
         *,
         subscribed: bool = True,
         leaving: bool = False,
+        former_filters: Sequence[str] = (),
         waiting: dict[int, OnPuback] | None = None,
     ) -> None:
         self.received: list[Message] = []
@@ -99,6 +100,7 @@ class Bench:
                 Subscription("$SYS/+", 0, self.told.append, required=False),
             ],
             leaving=leaving,
+            former_filters=former_filters,
             on_refused=self.refused.append,
             unacknowledged=self.unacknowledged,
             waiting=self.waiting,
@@ -336,6 +338,44 @@ async def test_leaving_unsubscribes_from_both() -> None:
     gone = [mqtt5.UnsubAckReasonCode.SUCCESS, mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED]
     bench.connection.data_received(mqtt5.UnsubAckPacket(65_535, gone).write())
     assert bench.connection.state is ConnectionState.READY
+
+
+RESUMED = mqtt5.ConnAckPacket(session_present=True).write()
+
+
+async def test_a_resumed_session_is_rid_of_former_subscriptions_once_it_has_the_new_ones() -> None:
+    bench = Bench(subscribed=False, former_filters=["$share/g/t"])
+    bench.connection.data_received(RESUMED)
+    assert isinstance(bench.written()[-1], mqtt5.SubscribePacket)
+    bench.connection.data_received(SUBACK)
+    assert bench.connection.state is ConnectionState.READY
+    (unsubscribe,) = bench.written()
+    assert isinstance(unsubscribe, mqtt5.UnsubscribePacket)
+    assert unsubscribe.patterns == ["$share/g/t"]
+    for code, warnings in (
+        (mqtt5.UnsubAckReasonCode.SUCCESS, 0),
+        (mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED, 0),
+        (mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED, 1),
+    ):
+        with structlog.testing.capture_logs() as logs:
+            bench.connection.data_received(mqtt5.UnsubAckPacket(unsubscribe.packet_id, [code]).write())
+        assert len(logs) == warnings
+    assert bench.connection.state is ConnectionState.READY
+
+
+async def test_a_new_session_has_no_former_subscriptions() -> None:
+    bench = Bench(subscribed=False, former_filters=["$share/g/t"])
+    bench.connection.data_received(CONNACK)
+    bench.written()
+    bench.connection.data_received(SUBACK)
+    assert bench.written() == []
+
+
+async def test_leaving_unsubscribes_from_former_filters_too() -> None:
+    bench = Bench(subscribed=False, leaving=True, former_filters=["$share/g/t"])
+    bench.connection.data_received(RESUMED)
+    (unsubscribe,) = [packet for packet in bench.written() if isinstance(packet, mqtt5.UnsubscribePacket)]
+    assert unsubscribe.patterns == ["$share/g/t/+", "$SYS/+", "$share/g/t"]
 
 
 @pytest.mark.parametrize("waited_for", ["accepted", "ready", "closed"])

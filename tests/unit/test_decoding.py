@@ -252,7 +252,7 @@ def test_a_nul_or_a_byte_order_mark_around_the_json(before: bytes, after: bytes)
         decoded = decode(message, DEVICE, NOW)
         assert (len(decoded.events), [each.index for each in decoded.rejections]) == (1, [1])
         assert raw_of(message, decoded.rejections) == [array.split(b", ")[-1][:-1]]
-        assert decoding.claimed_device_id(message) == DEVICE
+        assert decoding.claims(message) == DEVICE
     message = before + payload(total_errors=-1) + after
     assert raw_of(message, [only_rejection(message)]) == [message]
 
@@ -386,7 +386,12 @@ def test_what_is_too_short_for_an_event_costs_no_parse_beyond_the_first_ones(
     ("raw", "expected"),
     [
         (payload(), DEVICE),
-        (backlog(members(device_id="B"), members()), "B"),
+        (backlog(members(device_id="B"), members(device_id="B")), "B"),
+        (backlog(*[members()] * 500, members(device_id="B")), DEVICE),
+        (backlog(*[{}] * 500, members(device_id="B")), "B"),
+        (b"[" + b"0," * 500 + b"0]", Reason.SCHEMA),
+        (backlog(members(), members())[:-5], DEVICE),
+        (b"[{", Reason.MALFORMED),
         (backlog(members(device_id="a/b"), members()), DEVICE),
         (b"[5, {}, " + payload() + b"]", DEVICE),
         (payload(device_id="a/b"), Reason.DEVICE_ID),
@@ -403,8 +408,28 @@ def test_what_is_too_short_for_an_event_costs_no_parse_beyond_the_first_ones(
     ],
 )
 def test_the_device_that_a_body_is_about(raw: bytes, expected: str | Reason) -> None:
-    claimed = decoding.claimed_device_id(raw)
+    claimed = decoding.claims(raw)
     assert (claimed.reason if isinstance(claimed, Rejection) else claimed) == expected
+
+
+def test_the_elements_of_a_body_about_several_devices() -> None:
+    events = [members(), members(device_id="B"), members(device_id="a/b"), {}]
+    raws = [json.dumps(event).encode() for event in events]
+    claimed = decoding.claims(b" [" + b" , ".join([*raws, b"NaN"]) + b"] [1]")
+    assert isinstance(claimed, list)
+    assert [one.raw for one in claimed] == [*raws, b"NaN", b"[1]"]
+    told = [
+        one.device if isinstance(one.device, str) else (one.device.index, one.device.reason)
+        for one in claimed
+    ]
+    assert told == [
+        DEVICE,
+        "B",
+        (2, Reason.DEVICE_ID),
+        (3, Reason.SCHEMA),
+        (4, Reason.MALFORMED),
+        (5, Reason.MALFORMED),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+import api.metrics
 import bridge.metrics
 import worker.metrics
 from api.routes import sync_event
@@ -66,7 +67,12 @@ def metrics_table(registry: CollectorRegistry) -> str:
 
 
 @pytest.mark.parametrize(
-    "registry", [bridge.metrics.Metrics(BridgeSettings()).registry, worker.metrics.Metrics().registry]
+    "registry",
+    [
+        bridge.metrics.Metrics(BridgeSettings()).registry,
+        api.metrics.Metrics().registry,
+        worker.metrics.Metrics().registry,
+    ],
 )
 def test_every_metric_is_in_the_operations_document(registry: CollectorRegistry) -> None:
     table = metrics_table(registry)
@@ -89,6 +95,8 @@ def test_every_rule_of_alerts_is_in_the_protocol_document() -> None:
     [
         topics.sync("{device_id}"),
         topics.receipts("{device_id}"),
+        topics.sync("{device_id}", "{token}"),
+        topics.receipts("{device_id}", "{token}"),
         topics.commands("{device_id}"),
         topics.command_replies("{device_id}"),
         topics.status("{device_id}"),

@@ -410,6 +410,8 @@ def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) ->
     _, closed = terminal.run("alerts", "--state", "closed", "--rule", "overdue")[1].splitlines()
     assert terminal.fake.query("/api/alerts")["rule"] == ["overdue"]
     assert (closed.split()[1], closed.split()[-1]) == ("overdue", "heard")
+    cells = list(csv.DictReader(io.StringIO(terminal.run("alerts", "--csv")[1])))
+    assert [row["acknowledged"] for row in cells] == ["", json.dumps(SAID, separators=(",", ":"))]
     _, cause, _ = terminal.run("causes")[1].splitlines()
     assert cause.split()[:7] == ["-", "3", "2", "1", "2", DASH, DASH]
     _, _, nowhere, _ = terminal.run("sites")[1].splitlines()
@@ -452,6 +454,11 @@ def test_incidents_are_a_table_of_their_evidence(terminal: Terminal) -> None:
         ("History", {"device_id": "PB-1", "events": [answers.sync()], "next": None}),
         ("Stats", answers.STATS),
         ("SystemHealth", answers.HEALTH),
+        ("OneCause", answers.one_cause()),
+        ("OneSite", answers.one_site("PB-1")),
+        ("Activity", answers.ACTIVITY),
+        ("Acknowledgements", {"acknowledgements": [answers.acknowledgement()], "next": None}),
+        ("Commands", {"commands": [answers.command()], "next": None}),
     ],
 )
 def test_the_answers_of_these_tests_are_in_the_shapes_of_the_api(model: str, answer: dict[str, Any]) -> None:
@@ -468,6 +475,10 @@ def test_the_answers_of_these_tests_are_in_the_shapes_of_the_api(model: str, ans
         ("incidents", "/api/incidents", set()),
         ("failures", "/api/devices/repeated-failures", set()),
         ("history", "/api/device/{device_id}/sync-history", {"before", "after"}),
+        ("site", "/api/site/{site_id}", set()),
+        ("cause", "/api/cause/{code}", set()),
+        ("acknowledgements list", "/api/acknowledgements", set()),
+        ("commands list", "/api/commands", set()),
         ("export devices", "/api/devices.csv", set()),
         ("export causes", "/api/causes.csv", set()),
         ("export sites", "/api/sites.ndjson", set()),

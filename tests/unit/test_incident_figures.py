@@ -29,7 +29,7 @@ def test_an_outage_is_found_at_almost_all_sites_and_only_there(rate: float, sure
     assert all(count >= 27 for size, count in of_size.items() if size >= sure_from), of_size
 
 
-@pytest.mark.parametrize("habit", ["daily", "school days", "weekly"])
+@pytest.mark.parametrize("habit", ["daily", "school days", "twice a week", "weekly"])
 def test_a_site_that_is_silent_as_usual_is_no_incident_on_any_weekday(habit: str) -> None:
     for back in range(0, 7, 2):
         made = MadeFleet(13 + back, 20, NOW_MS - back * DAY_MS)

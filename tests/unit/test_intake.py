@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bridge.kinds import sync_events
@@ -168,7 +171,16 @@ async def test_letters_that_gave_way_are_counted_and_logged(monkeypatch: pytest.
     assert [(entry["device_id"], entry["count"]) for entry in dropped] == [(DEVICE, 1), (DEVICE, 1)]
 
 
-@pytest.mark.parametrize("topic", ["pisync/v1/devices/a b/sync", "pisync/v1/devices/x/y/sync", "elsewhere"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "pisync/v1/devices/a b/sync",
+        "pisync/v1/devices/x/y/sync",
+        "pisync/v1/devices/a b/sync/7",
+        "pisync/v1/devices/-/sync/7",
+        "elsewhere",
+    ],
+)
 async def test_a_topic_that_names_no_device(topic: str) -> None:
     async with running(Rig()) as rig:
         rig.send(payload(), topic=topic, response_topic=topics.receipts(DEVICE))
@@ -181,6 +193,97 @@ async def test_a_topic_that_names_no_device(topic: str) -> None:
         )
         assert rig.published == []
         assert rig.connection.acknowledged == [1]
+
+
+async def test_a_token_brings_the_receipt_to_a_topic_of_its_own() -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload(), topic=topics.sync(DEVICE, "7"), correlation_data=b"")
+        rig.send(payload(), topic=topics.sync(DEVICE, "sync"), correlation_data=b"")
+        rig.send(payload(total_errors=-1), topic=topics.sync(DEVICE, "x" * 64), correlation_data=b"")
+        await rig.drain()
+        assert [(topic, (one.stored, one.duplicates)) for topic, one, _ in rig.published] == [
+            (topics.receipts(DEVICE, "7"), (1, 0)),
+            (topics.receipts(DEVICE, "sync"), (0, 1)),
+            (topics.receipts(DEVICE, "x" * 64), (0, 0)),
+        ]
+        (rejected,) = rig.published[2][1].rejected
+        assert (rejected.index, rejected.reason) == (0, Reason.SCHEMA)
+        assert rig.connection.acknowledged == [1, 2, 3]
+        assert len(rig.store.events) == 1
+
+
+async def test_a_receipt_by_a_token_is_as_small_as_any() -> None:
+    async with running(Rig()) as rig:
+        unset = [members(timestamp=f"1970-01-01T00:00:{second:02}Z") for second in range(15)]
+        rig.send(backlog(*unset), topic=topics.sync(DEVICE, "7"))
+        await rig.drain()
+        [(_, receipt, _)] = rig.published
+        assert len(receipts.encode(receipt)) <= limits.RECEIPT_BYTES_MAX
+        assert receipts.rejected_places(receipt) == list(range(15))
+
+
+@pytest.mark.parametrize(
+    ("response_topic", "answered_on"),
+    [
+        (topics.receipts(DEVICE), topics.receipts(DEVICE)),
+        (topics.api_receipts("api-1"), topics.api_receipts("api-1")),
+        (topics.receipts("other"), topics.receipts(DEVICE, "7")),
+        (topics.receipts(DEVICE, "8"), topics.receipts(DEVICE, "7")),
+        ("$SYS/x", topics.receipts(DEVICE, "7")),
+    ],
+)
+async def test_a_response_topic_that_may_be_answered_goes_before_the_token(
+    response_topic: str, answered_on: str
+) -> None:
+    async with running(Rig()) as rig:
+        rig.send(payload(), topic=topics.sync(DEVICE, "7"), response_topic=response_topic)
+        await rig.drain()
+        assert [(topic, data) for topic, _, data in rig.published] == [(answered_on, b"c")]
+
+
+async def test_what_is_rejected_again_under_another_token_is_the_same_letter() -> None:
+    async with running(Rig()) as rig:
+        for token in ("1", "2", None):
+            rig.send(payload(total_errors=-1), topic=topics.sync(DEVICE, token))
+        await rig.drain()
+        (letter,) = rig.buried
+        assert (letter.entry.topic, letter.entry.device_id) == (topics.sync(DEVICE), DEVICE)
+
+
+@pytest.mark.parametrize("token", ["", "x" * 65, "a/b", "+", "a b", "é", "7\n", "7/"])
+async def test_a_wrong_token_makes_a_dead_letter_of_its_device(token: str) -> None:
+    topic = topics.sync(DEVICE, token)
+    async with running(Rig()) as rig:
+        rig.send(payload(), topic=topic)
+        rig.send(payload(), topic=topic, response_topic=topics.receipts(DEVICE))
+        await rig.drain()
+        (letter,) = rig.buried
+        (part,) = letter.entry.parts
+        assert (part.reason, letter.entry.device_id, letter.entry.topic) == (Reason.TOKEN, DEVICE, topic)
+        assert "no token" in part.detail
+        assert letter.raw == payload()
+        # By a Response Topic there is a place for a receipt; by such a token there is none.
+        [(answered_on, receipt, _)] = rig.published
+        assert answered_on == topics.receipts(DEVICE)
+        assert [(one.index, one.reason) for one in receipt.rejected] == [(None, Reason.TOKEN)]
+        assert rig.connection.acknowledged == [1, 2]
+        assert not rig.store.events
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(max_size=70) | st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True), max_size=20))
+async def test_whatever_stands_in_the_tokens_place_it_is_answered_or_kept(levels: list[str]) -> None:
+    async with running(Rig()) as rig:
+        sent = [topics.sync(DEVICE, each) for each in levels]
+        for topic in sent:
+            rig.send(payload(), topic=topic)
+        await rig.drain()
+        assert rig.connection.acknowledged == list(range(1, len(sent) + 1))
+        good = [each for each in levels if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", each)]
+        assert [topic for topic, _, _ in rig.published] == [topics.receipts(DEVICE, each) for each in good]
+        assert {letter.entry.topic for letter in rig.buried} == {
+            topics.sync(DEVICE, each) for each in levels if each not in good
+        }
 
 
 async def test_what_came_over_http_and_names_no_device_is_kept_and_answered() -> None:

@@ -11,6 +11,7 @@ from pisync.domain import presence, topics
 from pisync.domain.presence import Presence, StatusMessage, join, presence_of, read_status
 from pisync.mqtt.messages import Message
 from pisync.settings import WorkerSettings
+from pisync.stores.memory.broker import MemoryBrokerFigures
 from pisync.stores.memory.presence import MemoryPresenceStore
 from tests.support.presence import presences
 from tests.support.samples import NOW
@@ -109,7 +110,7 @@ async def test_the_worker_keeps_what_is_new_and_counts_what_is_no_status(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, minutes = CountingStore(), 0.0
-    watch = PresenceWatch(WorkerSettings(), store, "w")
+    watch = PresenceWatch(WorkerSettings(), store, MemoryBrokerFigures(), "w")
     monkeypatch.setattr(clock, "now", lambda: after(minutes))
 
     async def hear(*payloads: bytes, topic: str = topics.status("PB-1")) -> None:

@@ -43,12 +43,12 @@ class ChoppedEventStore(MemoryEventStore):
         self.given: list[SyncEvent] = []
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None
+        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
     ) -> AsyncIterator[StoredEvents]:
         assert position is not None
         start = position.after if isinstance(position.after, int) else 0
         place = 0
-        async for whole in super().replay(since):
+        async for whole in super().replay(since, by_bucket=by_bucket):
             for at in range(0, len(whole), self._size):
                 some = whole.documents[at : at + self._size]
                 place += len(some)

@@ -1,6 +1,7 @@
 """Rollups are a plain count of the events, whoever counts them, in what pieces, wherever it is killed."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -88,6 +89,7 @@ class World:
     mark: datetime = NOW
 
     def __post_init__(self) -> None:
+        self.workers: list[Rolling] = []
         self.mortal = Mortal(self.rollups)
         self.received = Mortal(MemoryReceivedEvents(self.events))
 
@@ -114,8 +116,14 @@ class World:
             registry=self.registry,
             term=self.terms,
         )
+        self.workers.append(rolling)
         await rolling.begin()
         return rolling
+
+    @property
+    def lateness(self) -> tuple[int, ...]:
+        """Events by how late they were received, as all workers that there ever were told it together."""
+        return tuple(map(sum, zip(*(rolling.lateness for rolling in self.workers), strict=True)))
 
     async def settle(self, rolling: Rolling | None = None) -> Rolling:
         """Have all that is there counted and closed."""
@@ -247,6 +255,8 @@ def test_rollups_equal_a_plain_count_whatever_happens(
         before = last.minutes_recounted
         await world.settle(last)
         assert last.minutes_recounted == before, "nothing more was to be mended"
+        plain = plainly((entry.event, entry.received_at) for entry in world.events.events.values())
+        assert all(told <= counted for told, counted in zip(world.lateness, plain["lateness"], strict=True))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "ROLLUP_EVENTS_AT_ONCE", at_once)
@@ -324,6 +334,58 @@ async def test_what_was_stored_after_all_marks_had_passed_is_found_an_hour_later
     world.pass_time(timedelta(seconds=limits.ROLLUP_CONFIRM_AFTER_S))
     await world.settle(rolling)
     await world.agree()
+
+
+async def test_how_late_events_were_received_is_told_once_whoever_closes_their_minutes() -> None:
+    world = World()
+    first = await world.worker()
+    await world.bridge(NOW)
+    await first.follow()
+    lateness_s = [0, 59, 61, 3599, 3601, 90_000, 700_000, 700_001]
+    events = [an_event(number, late_s=late_s) for number, late_s in enumerate(lateness_s)]
+    for number, event in enumerate(events):
+        world.pass_time(timedelta(seconds=40))
+        await world.events.insert([event], NOW + timedelta(seconds=40 * number))
+        await world.bridge(world.registry.now)
+        await first.follow()
+    assert 0 < sum(first.lateness) < len(events)
+    # Another worker takes over in the middle of a minute; what had been counted of it is not told twice.
+    second = await world.settle()
+    await world.settle(second)
+    assert sum(first.lateness) + sum(second.lateness) == len(events)
+    assert (
+        world.lateness
+        == plainly((one.event, one.received_at) for one in world.events.events.values())["lateness"]
+    )
+    # What was there before all workers was received at another time, and is not told.
+    await world.events.insert([an_event(99)], NOW - timedelta(days=2))
+    await world.settle(second)
+    assert sum(world.lateness) == len(events)
+    # Nor once more, when they are looked at again an hour later.
+    world.pass_time(timedelta(seconds=limits.ROLLUP_CONFIRM_AFTER_S))
+    await world.settle(second)
+    assert sum(world.lateness) == len(events)
+
+
+async def test_a_worker_that_is_killed_while_it_closes_minutes_has_none_told_twice() -> None:
+    told = []
+    for calls in range(40):
+        world = World()
+        first = await world.worker()
+        await world.bridge(NOW)
+        await first.follow()
+        await world.events.insert([an_event(1), an_event(2)], NOW + timedelta(seconds=1))
+        world.pass_time(timedelta(milliseconds=CLOSE_MS + 2 * MINUTE_MS))
+        await world.bridge(world.registry.now)
+        world.mortal.calls_left = calls
+        with suppress(Killed):
+            await first.follow()
+        world.mortal.calls_left = None
+        await world.settle()
+        assert sum(world.lateness) <= 2, calls
+        told.append((sum(first.lateness), sum(world.lateness)))
+    # Before it wrote down that it closed them another one tells them; then nobody does, or it did.
+    assert {(0, 2), (2, 2)} <= set(told) <= {(0, 2), (0, 0), (2, 2)}
 
 
 async def test_what_is_added_to_an_event_is_counted_in_its_minute() -> None:

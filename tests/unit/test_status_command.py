@@ -67,8 +67,9 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert "Causes now    none" in lines
     assert "Received      50 today (UTC): 6 failures, 4 late; 50 in 24 h" in lines
     assert any(line.strip().startswith("▃█") for line in lines)
-    assert "Dead letters  0 in 24 h" in lines
+    assert "Dead letters  0 open · 0 in 24 h" in lines
     assert "Bridges       1 of 1 listening" in lines
+    assert "Broker        0 messages wait · 0 dropped since it started · 12 clients" in lines
     assert lines[-1].startswith("Exact · as of ")
     assert lines[-1].endswith(" · bridges 0.8 s, rollups 2.0 s behind · broker holds 0")
 
@@ -207,6 +208,21 @@ def test_a_fleet_that_is_still_being_read_is_not_waited_for(
     )
 
 
+def test_what_the_broker_does_not_say_is_unknown_and_no_fault(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = dict.fromkeys(fake.answers["/api/health"]["broker"])
+    fake.answers["/api/health"]["broker"] = {**unknown, "why": "no worker has heard the broker yet"}
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    lines = out.splitlines()
+    assert (code, lines[0]) == (0, "● Fine")
+    assert (
+        f"Broker        {DASH} messages wait · {DASH} dropped since it started · {DASH} clients"
+        " · no worker has heard the broker yet" in lines
+    )
+    assert lines[-1].endswith(f" · broker holds {DASH}")
+
+
 def test_an_api_that_hangs_is_away(
     fake: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,8 +271,12 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     stats: Any = fake.answers["/api/stats"]
     stats["received"][0] |= {"events": None, "failures": None, "late": None}
     fake.answers["/api/health"] |= {"broker": {"held": None, "dropped": None}, "bridges": None}
-    letters = [{"rejected": {"schema": 2, "clock_unset": 1}}, {"rejected": {"schema": 1}}]
-    fake.answers["/api/dead-letters"] = {"dead_letters": letters, "next": "/more"}
+    by_reason = [
+        {"reason": "schema", "open": 1000, "received": 7},
+        {"reason": "clock_unset", "open": 1, "received": 0},
+        {"reason": "conflict", "open": 0, "received": 1},
+    ]
+    stats["dead_letters"] |= {"open": 1000, "received": 8, "by_reason": by_reason}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
     assert f"              PB-0  {DASH} failures in a row, opened 2" in out
@@ -264,7 +284,7 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     assert r"=cmd [bold]x[/bold]\x1b[2J\u202e  3 devices, 2 sites, + spreading" in out
     assert "-  3 devices, 2 sites\n" in out
     assert "at least 40 today (UTC): at least 3 failures" in out
-    assert "Dead letters  2 or more in 24 h: schema 2, clock_unset 1\n" in out
+    assert "Dead letters  1,000 or more open: schema 1,000 or more, clock_unset 1 · 8 in 24 h\n" in out
     assert f"Bridges       {DASH}\n" in out
     assert f"bridges {DASH}, rollups 2.0 s behind" in out
     assert out.splitlines()[-1].endswith(f"broker holds {DASH}")

@@ -20,7 +20,10 @@ from tests.support.fake_broker import FakeBroker, fake_broker
 KNOWN = [
     topics.sync("PB-1"),
     topics.sync("a b"),  # becomes a dead letter
+    topics.sync("PB-1", "7"),
+    *("pisync/v1/devices/PB-1/sync/", "pisync/v1/devices/PB-1/sync/a/b\n"),  # likewise
     topics.receipts("PB-1"),
+    topics.receipts("PB-1", "7"),
     topics.commands("PB-1"),
     topics.command_replies("PB-1"),
     topics.status("PB-1"),
@@ -30,7 +33,8 @@ KNOWN = [
 STRAYS = [
     "pisync/v1/device/PB-1/sync",
     "pisync/v1/devices/PB-1/sink",
-    "pisync/v1/devices/PB-1/sync/",
+    "pisync/v1/devices/PB-1/syncs/7",
+    "pisync/v1/devices/PB-1/receipts/7/8",
     "pisync/v1/devices/PB-1",
     "pisync/v1/devices/a/b/sync",
     "pisync/v2/devices/PB-1/sync",

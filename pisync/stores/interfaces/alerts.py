@@ -48,6 +48,9 @@ class AlertStore(Protocol):
     async def open_devices(self, rule: Rule) -> list[str]:
         """The devices with an open alert of the rule."""
 
+    async def count_open(self) -> dict[Rule, int]:
+        """How many alerts of each rule are open."""
+
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pisync.domain.dead_letters import DeadLetter, Holds, Part
 from pisync.domain.events import Reason
@@ -109,6 +109,23 @@ class DroppedLetters:
     dropped_at: datetime
 
 
+class LetterCounts(NamedTuple):
+    """How many letters there are of which no replay took anything in, and how many came since a moment.
+
+    Neither is counted beyond `DEAD_LETTERS_COUNTED_MAX`: one that has come to it means so many or more.
+    """
+
+    open: int
+    received: int
+
+
+class LetterTally(NamedTuple):
+    """Letters counted: all of them, and by reason, where a letter of several reasons counts for each."""
+
+    every: LetterCounts
+    by_reason: Mapping[Reason, LetterCounts]
+
+
 class DeadLetterStore(Protocol):
     """Keeps dead letters, and remembers their replays.
 
@@ -167,6 +184,9 @@ class DeadLetterStore(Protocol):
 
     async def count(self, chosen: DeadLetterFilter) -> int:
         """How many dead letters there are of these."""
+
+    async def tally(self, since: datetime) -> LetterTally:
+        """How many are open, and how many came first after a moment; a reason that has none is left out."""
 
     async def purge(self, chosen: DeadLetterFilter) -> int:
         """Delete dead letters, at most `PURGE_MAX` of these; returns how many."""

@@ -1,10 +1,10 @@
 """What PiSync asks of the store of events."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -73,16 +73,27 @@ class HistoryPage:
     is_short: bool
 
 
+class DayFigures(NamedTuple):
+    """What the events of a device and a day come to; `speeds` is the sum of their `internet_speed`."""
+
+    events: int
+    failures: int
+    partial: int
+    files: int
+    speeds: float
+
+
 @dataclass(kw_only=True, slots=True)
 class ReplayPosition:
     """How far a replay has come: one that is given it begins there, and it moves on with what was taken.
 
-    `orders`, `until` and `after` are the store's own.
+    All of it is the store's own.
     """
 
     orders: list[str] | None = None
     until: datetime | None = None
-    after: object = None
+    days: Any = None
+    after: Any = None
 
 
 class EventStore(Protocol):
@@ -131,15 +142,16 @@ class EventStore(Protocol):
         """Whether any event of the device is stored."""
 
     def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None
+        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
     ) -> AsyncIterator[StoredEvents]:
-        """All events received or enriched at `since` or later, in batches; None: all, bucket after bucket.
+        """All events received or enriched at `since` or later, in batches; None: all.
 
-        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`), with others between. Of
-        a replay of everything each batch is of one bucket, and those of a bucket follow each other. While one
-        is worked on, the next is read. What is stored
-        while it runs may be missing; what was stored before is not. Where it is interrupted, another call
-        with the same `since` and `position` goes on behind the last batch that was asked to be followed.
+        All events of a device are in one bucket (`pisync.domain.identity.bucket_of`). Of a replay of
+        everything each batch is of one bucket; it gives some days, bucket after bucket, and then the days
+        after them, or with `by_bucket` all of each bucket, which costs many times as much where MongoDB's
+        cache does not hold everything. While a batch is worked on, the next is read. What is stored while it
+        runs may be missing; what was stored before is not. Where it is interrupted, another call with the
+        same arguments goes on behind the last batch that was asked to be followed.
         """
 
     async def count(self, since: datetime | None) -> int:
@@ -150,6 +162,13 @@ class EventStore(Protocol):
 
         It is for devices of which the projection keeps too few. No event is read for it; what it costs grows
         with what is counted, and with the days there are.
+        """
+
+    async def daily(self, days: Mapping[str, Collection[int]]) -> dict[tuple[str, int], DayFigures]:
+        """What the events of some days of each device come to, by device and day, of those that have any.
+
+        Days are of UTC, by the device's clock, and count from 1970-01-01. Of `DEVICE_DAYS_AT_ONCE` in one
+        round trip.
         """
 
     async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:

@@ -56,6 +56,10 @@ class MemoryAlertStore:
         """The devices with an open alert of the rule."""
         return [alert.device_id for alert in self.alerts if alert.closed_at is None and alert.rule == rule]
 
+    async def count_open(self) -> dict[Rule, int]:
+        """How many alerts of each rule are open."""
+        return {rule: len(await self.open_devices(rule)) for rule in Rule}
+
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts."""
         page = [

@@ -15,6 +15,8 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterQuery,
     DroppedLetters,
     KeptDeadLetter,
+    LetterCounts,
+    LetterTally,
     Replay,
 )
 
@@ -137,6 +139,18 @@ class MemoryDeadLetterStore:
     async def count(self, chosen: DeadLetterFilter) -> int:
         """How many there are of these."""
         return len(self._chosen(chosen))
+
+    async def tally(self, since: datetime) -> LetterTally:
+        """How many are open, and how many came after a moment."""
+
+        def counts(reason: Reason | None) -> LetterCounts:
+            is_open = DeadLetterFilter(reason=reason, replayed=False)
+            chosen = (is_open, DeadLetterFilter(reason=reason, after=since))
+            most = limits.DEAD_LETTERS_COUNTED_MAX
+            return LetterCounts(*(min(len(self._chosen(each)), most) for each in chosen))
+
+        by_reason = {reason: counts(reason) for reason in Reason}
+        return LetterTally(counts(None), {reason: each for reason, each in by_reason.items() if any(each)})
 
     async def purge(self, chosen: DeadLetterFilter) -> int:
         """Delete these."""

@@ -1,6 +1,6 @@
 """Events in memory."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -10,6 +10,7 @@ import msgspec
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.accumulator import StoredEvents
+from pisync.domain.days import DAY_MS
 from pisync.domain.events import (
     ErrorDetail,
     Outcome,
@@ -22,6 +23,7 @@ from pisync.domain.events import (
 )
 from pisync.domain.identity import bucket_of, identities
 from pisync.stores.interfaces.events import (
+    DayFigures,
     DaysHint,
     HistoryEntry,
     HistoryPage,
@@ -105,7 +107,11 @@ class MemoryEventStore:
         return any(known == device_id for known, _ in self.events)
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None
+        self,
+        since: datetime | None,
+        position: ReplayPosition | None = None,
+        *,
+        by_bucket: bool = False,
     ) -> AsyncIterator[StoredEvents]:
         """All events received since then, one batch; or a batch for each bucket."""
         position = ReplayPosition() if position is None else position
@@ -130,6 +136,22 @@ class MemoryEventStore:
     async def count(self, since: datetime | None) -> int:
         """How many that are."""
         return sum(1 for entry in self.events.values() if since is None or entry.received_at >= since)
+
+    async def daily(self, days: Mapping[str, Collection[int]]) -> dict[tuple[str, int], DayFigures]:
+        """What the events of some days come to."""
+        counted: dict[tuple[str, int], DayFigures] = {}
+        for (device_id, moment_ms), entry in self.events.items():
+            day, event = moment_ms // DAY_MS, entry.event
+            if day in days.get(device_id, ()):
+                before = counted.get((device_id, day), DayFigures(0, 0, 0, 0, 0.0))
+                counted[device_id, day] = DayFigures(
+                    before.events + 1,
+                    before.failures + (event.total_errors > 0),
+                    before.partial + (_outcome(event) is Outcome.PARTIAL),
+                    min(before.files + event.total_files_synced, limits.COUNT_MAX),
+                    before.speeds + event.internet_speed,
+                )
+        return counted
 
     async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
         """The first error of each."""

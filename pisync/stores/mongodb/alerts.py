@@ -105,6 +105,14 @@ class MongoAlertStore:
             matching = {"rule": rule.value, "is_open": True}
             return [found["device_id"] async for found in self._alerts.find(matching, {"device_id": 1})]
 
+    async def count_open(self) -> dict[Rule, int]:
+        """How many alerts of each rule are open; the index `rule` knows it."""
+        with map_driver_errors():
+            return {
+                rule: await self._alerts.count_documents({"rule": rule.value, "is_open": True})
+                for rule in Rule
+            }
+
     async def find(self, query: AlertQuery) -> list[Alert]:
         """A page of alerts, newest first."""
         matching: Document = {}

@@ -19,6 +19,7 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterQuery,
     DroppedLetters,
     KeptDeadLetter,
+    LetterTally,
     Replay,
 )
 from pisync.stores.mongodb.connection import (
@@ -30,6 +31,7 @@ from pisync.stores.mongodb.connection import (
     not_permitted,
 )
 from pisync.stores.mongodb.letter_room import NEWEST, LetterRoom
+from pisync.stores.mongodb.letter_tally import OPEN, OPEN_OF_REASON, tally
 from pisync.stores.mongodb.letter_writes import EXPIRES_FROM, LetterWrites
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
@@ -58,6 +60,8 @@ class MongoDeadLetterStore:
                     IndexModel(NEWEST, name="newest"),
                     IndexModel([("device_id", ASCENDING), *NEWEST, ("kept_bytes", ASCENDING)], name="device"),
                     IndexModel([("reasons", ASCENDING), *NEWEST], name="reason"),
+                    IndexModel(OPEN, name="open"),
+                    IndexModel(OPEN_OF_REASON, name="open_of_reason"),
                 ]
             )
             await self._room.prepare()
@@ -182,6 +186,11 @@ class MongoDeadLetterStore:
         """How many there are of these."""
         with map_driver_errors():
             return await self._dead_letters.count_documents(_all_of(_conditions(chosen)))
+
+    async def tally(self, since: datetime) -> LetterTally:
+        """How many are open, and how many came after a moment, in one command."""
+        with map_driver_errors():
+            return await tally(self._dead_letters, since)
 
     async def purge(self, chosen: DeadLetterFilter) -> int:
         """Delete these, the newest first."""

@@ -5,7 +5,7 @@ insert is its own duplicate check and touches the pages of the days that arrive.
 majority and its journal.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
@@ -21,6 +21,7 @@ from pisync.domain.accumulator import StoredEvents
 from pisync.domain.events import ErrorDetail, SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities, identity
 from pisync.stores.interfaces.events import (
+    DayFigures,
     DaysHint,
     HistoryEntry,
     HistoryPage,
@@ -37,6 +38,7 @@ from pisync.stores.mongodb.connection import (
     map_driver_errors,
     not_permitted,
 )
+from pisync.stores.mongodb.daily import daily
 from pisync.stores.mongodb.failing import failing
 from pisync.stores.mongodb.inserting import Inserts
 
@@ -133,46 +135,78 @@ class MongoEventStore:
             return bool(await by_device.newest(self._plain, query, {"_id": 1}))
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None
+        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
     ) -> AsyncIterator[StoredEvents]:
-        """All events received or enriched since then, by that time, or all events, bucket after bucket."""
+        """All events received or enriched since then, by that time, or all events, some days after others."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
             position.orders = ["_id"] if since is None else ["received_at", "enriched_at"]
+            position.days = replaying.DaysRange()
         while position.orders:
-            async for batch in self._replay(position.orders[0], since, position):
-                yield batch
+            order = position.orders[0]
+            if position.until is None:
+                # Not what comes in meanwhile, or a replay beside a drain would run after it and read it
+                # again.
+                position.until = await self._newest("received_at" if order == "_id" else order, since)
+            if position.until is not None:
+                reads = (
+                    self._everything(position, by_bucket)
+                    if since is None
+                    else self._by(order, since, position)
+                )
+                async for batch in reads:
+                    yield batch
             position.orders.pop(0)
             position.until = position.after = None
 
-    async def _replay(
-        self, order: str, since: datetime | None, position: ReplayPosition
-    ) -> AsyncIterator[StoredEvents]:
-        """The events in one order."""
-        clock = "received_at" if order == "_id" else order
-        if position.until is None:
-            # Not what comes in meanwhile, or a replay beside a drain would run after it and read it again.
-            with map_driver_errors():
-                newest = await self._events.find_one(
-                    {} if since is None else {clock: {"$gte": since}}, {clock: 1}, sort=[(clock, DESCENDING)]
+    async def _newest(self, clock: str, since: datetime | None) -> datetime | None:
+        """The newest time by one of MongoDB's clocks that is not before `since`."""
+        asked = {} if since is None else {clock: {"$gte": since}}
+        with map_driver_errors():
+            newest = await self._events.find_one(asked, {clock: 1}, sort=[(clock, DESCENDING)])
+        found: datetime | None = None if newest is None else newest[clock]
+        return found
+
+    async def _by(self, clock: str, since: datetime, position: ReplayPosition) -> AsyncIterator[StoredEvents]:
+        """The events by when they were received, or enriched."""
+        # Several events may have the time at which it was interrupted: merging them again is harmless.
+        start = since if position.after is None else position.after
+        async for found in self._found({clock: {"$gte": start, "$lte": position.until}}, clock, clock):
+            yield StoredEvents(documents=replaying.with_codes(found))
+            position.after = found[-1][clock]
+
+    async def _everything(self, position: ReplayPosition, by_bucket: bool) -> AsyncIterator[StoredEvents]:
+        """The events of some days, bucket after bucket, and then those of the days after them."""
+        while position.days is not None:
+            if position.days.end is None:
+                position.days = (
+                    replaying.ALL_DAYS if by_bucket else await self._days_from(position.days.start)
                 )
-            if newest is None:
-                return
-            position.until = newest[clock]
-        bounds: Document = {clock: {"$lte": position.until}}
-        if since is not None:
-            # Several events may have the time at which it was interrupted: merging them again is harmless.
-            bounds[clock]["$gte"] = since if position.after is None else position.after
-        elif position.after is not None:
-            bounds["_id"] = {"$gt": position.after}
-        found = self._events.find_raw_batches(bounds, replaying.PROJECTION).sort(order, ASCENDING)
-        found = found.hint("_id_" if order == "_id" else order).batch_size(limits.REPLAY_BATCH_EVENTS)
-        async with found, aclosing(replaying.documents(found)) as replies:
-            with map_driver_errors():
-                async for documents in replies:
-                    for batch in replaying.batches(documents, by_bucket=since is None):
+            for identified in position.days.ranges(position.after):
+                bounds = {**identified, "received_at": {"$lte": position.until}}
+                async for found in self._found(bounds, "_id", "_id_"):
+                    for batch in replaying.batches(found):
                         yield batch
-                        position.after = batch.documents[-1][order]
+                        position.after = batch.documents[-1]["_id"]
+            position.days, position.after = position.days.following(), None
+
+    async def _days_from(self, start: int) -> replaying.DaysRange:
+        """The days from one on that have about as many events as MongoDB's cache holds."""
+        asked = self._events.find(
+            replaying.from_day(start), {"_id": 1}, hint="_id_", sort=[("_id", ASCENDING)]
+        )
+        with map_driver_errors():
+            found = await asked.skip(limits.REPLAY_DAYS_EVENTS // limits.BUCKETS).limit(1).to_list()
+        return replaying.DaysRange.until(start, found[0]["_id"]["day"] if found else None)
+
+    async def _found(self, bounds: Document, order: str, hint: str) -> AsyncIterator[list[Document]]:
+        """Some events after others, in the order of an index."""
+        cursor = self._events.find_raw_batches(bounds, replaying.PROJECTION).sort(order, ASCENDING).hint(hint)
+        cursor = cursor.batch_size(limits.REPLAY_BATCH_EVENTS)
+        async with cursor, aclosing(replaying.documents(cursor)) as found:
+            with map_driver_errors():
+                async for documents in found:
+                    yield documents
 
     async def count(self, since: datetime | None) -> int:
         """About how many events that is."""
@@ -182,6 +216,11 @@ class MongoEventStore:
             return await self._events.count_documents(
                 {"received_at": {"$gte": since}}, hint="received_at", maxTimeMS=limits.COUNT_TIMEOUT_MS
             )
+
+    async def daily(self, days: Mapping[str, Collection[int]]) -> dict[tuple[str, int], DayFigures]:
+        """What the events of some days come to."""
+        with map_driver_errors():
+            return await daily(self._events, days)
 
     async def first_errors(self, moments: Sequence[tuple[str, int]]) -> list[ErrorDetail | None]:
         """The first error of each, in one round trip."""

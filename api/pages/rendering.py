@@ -1,0 +1,173 @@
+"""Pages as HTML: templates, what every page has around it, and the headers of its answer."""
+
+import gzip
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlencode
+
+from fastapi import Request, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from api.pages import charts, messages, static_files, texts, truth
+from pisync import clock, limits
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    # Without it a browser would send `Origin: null` with our own forms, and they would be refused.
+    "Referrer-Policy": "same-origin",
+    "Vary": "HX-Request, Accept-Encoding",
+}
+_MEDIA_TYPE: Final = "text/html; charset=utf-8"
+# What every answer has anew, and by which it is not another one: as of when it is.
+_VOLATILE: Final = re.compile(rb'<span id="as-of".*?</span>', re.DOTALL)
+
+
+class Place(NamedTuple):
+    """An entry of the navigation: its title, its path, and the paths below which it is the present one."""
+
+    title: str
+    path: str
+    below: tuple[str, ...]
+
+
+NAVIGATION: Final = (
+    Place("Overview", "/", ()),
+    Place("Devices", "/devices", ("/device/",)),
+    Place("Sites", "/sites", ("/site/",)),
+    Place("Causes", "/causes", ("/cause/",)),
+    Place("Alerts", "/alerts", ("/incident/",)),
+    Place("Dead letters", "/dead-letters", ("/dead-letter/",)),
+    Place("Commands", "/commands", ("/command/",)),
+    Place("Health", "/health", ()),
+)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(texts.filters())
+    environment.globals.update(
+        UNKNOWN=texts.UNKNOWN, NAVIGATION=NAVIGATION, static=static_files.address_of, charts=charts
+    )
+    return environment
+
+
+_templates: Final = _environment()
+
+
+async def page(
+    request: Request, template: str, *, title: str, polls: bool = False, **values: object
+) -> Response:
+    """A page, or, where htmx asks for it again, what of it changes: its block `content`.
+
+    Args:
+        request: from it come the prefix of all addresses, and the message of the action before.
+        template: its name; it extends `layout`.
+        title: in the browser's tab.
+        polls: it shows what no tick tells of (a tick is of devices and alerts), and asks by itself.
+        values: what the template shows.
+    """
+    is_fragment = request.headers.get("hx-request") == "true"
+    context = _around(request) | {"title": title, "polls": polls, "truth": await truth.of(request)} | values
+    found = _templates.get_template(template)
+    if not is_fragment:
+        body = found.render(context | {"layout": "base.html", "message": messages.take(request)})
+        return _answer(request, HTTPStatus.OK, body, messages.forget(request, {}))
+    body = found.render(context | {"layout": "fragment.html"})
+    tag = _tag(body)
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={**_HEADERS, "ETag": tag})
+    return _answer(request, HTTPStatus.OK, body, {"ETag": tag})
+
+
+def error_page(
+    request: Request, status: int, sentences: Iterable[str], headers: Mapping[str, str] | None = None
+) -> Response:
+    """A page that says what went wrong; it tells nothing of the fleet, because the key may be missing."""
+    context = _around(request) | {
+        "title": HTTPStatus(status).phrase.capitalize(),
+        "status": int(status),
+        "sentences": list(sentences),
+        "truth": None,
+        "message": None,
+        "polls": False,
+    }
+    body = _templates.get_template("error.html").render(context)
+    return _answer(request, status, body, dict(headers or {}))
+
+
+def link(request: Request, path: str, parameters: Iterable[tuple[str, str]] = ()) -> str:
+    """An address of ours as the client sees it; the path is not quoted yet."""
+    query = urlencode([(name, value) for name, value in parameters if value])
+    whole = quote(f"{request.scope.get('root_path', '')}{path}")
+    return f"{whole}?{query}" if query else whole
+
+
+def _around(request: Request) -> dict[str, Any]:
+    """What every template may use: addresses, and where it is."""
+    prefix = request.scope.get("root_path", "")
+    path = request.scope["path"].removeprefix(prefix) or "/"
+    given = request.query_params.multi_items()
+
+    def url(to: str, *segments: object, **parameters: object) -> str:
+        """An address of ours; each segment is quoted, with its slashes."""
+        whole = to + "/".join(quote(str(each), safe="") for each in segments)
+        query = urlencode(
+            [
+                (name, str(each))
+                for name, value in parameters.items()
+                for each in (value if isinstance(value, list | tuple) else [value])
+                if each is not None and each != ""
+            ]
+        )
+        return f"{prefix}{whole}?{query}" if query else f"{prefix}{whole}"
+
+    def here(to: str | None = None, **changes: object) -> str:
+        """This address, or another path with this query, with some parameters changed; None: without it."""
+        kept: dict[str, list[str]] = {}
+        for name, value in given:
+            if name not in changes:
+                kept.setdefault(name, []).append(value)
+        return url(quote(path) if to is None else to, **kept, **changes)
+
+    return {
+        "url": url,
+        "here": here,
+        "path": path,
+        "given": {name: request.query_params.getlist(name) for name in request.query_params},
+        "prefix": prefix,
+        "live_note_s": limits.LIVE_POLL_S,
+        # For commands that a page tells somebody to give.
+        "base": f"{request.url.scheme}://{request.headers.get('host', 'HOST')}{prefix}",
+        "has_key": "authorization" in request.headers,
+        "now_text": clock.now().strftime("%Y-%m-%dT%H:%M:00Z"),
+    }
+
+
+def _tag(body: str) -> str:
+    """The entity tag of a fragment: another one where something shown is another."""
+    digest = hashlib.sha256(_VOLATILE.sub(b"", body.encode())).hexdigest()[:24]
+    return f'W/"{digest}"'
+
+
+def _answer(request: Request, status: int, body: str, headers: Mapping[str, str]) -> Response:
+    content = body.encode()
+    every = {**_HEADERS, **headers}
+    if len(content) > limits.PAGE_COMPRESSED_BYTES_MIN and static_files.takes_gzip(request):
+        content = gzip.compress(content, compresslevel=limits.PAGE_COMPRESSION, mtime=0)
+        every["Content-Encoding"] = "gzip"
+    return Response(content, status, every, _MEDIA_TYPE)

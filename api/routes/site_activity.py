@@ -1,0 +1,173 @@
+"""`/api/site/{site_id}/activity`: what the devices of a site did day by day, and how fast their line was."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from api import fleet_truth, models
+from api.fleet_truth import Truth, loaded_fleet
+from api.openapi import LOADING, PARAMETERS, UNEXPECTED, with_example
+from api.parameters import StrictRoute
+from api.routes.site import UNKNOWN, SiteId, known_site
+from api.state import state_of
+from fleet import query
+from fleet.query import FleetDevice, FleetFilter, FleetSort
+from pisync import clock, limits
+from pisync.clock import from_ms, to_ms
+from pisync.domain.days import DAY_MS, Days
+from pisync.stores.interfaces.events import DayFigures
+
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
+
+# Days with a speed that it takes to call one usual.
+_USUAL_DAYS_MIN: Final = 7
+_NOT_COUNTED: Final = "null: not counted, and `why` says why not."
+
+
+class DayOfSite(BaseModel):
+    """A day of UTC. Events are of the day on which they happened, by the devices' clocks."""
+
+    day: Annotated[str, Field(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$", examples=["2026-11-20"])]
+    events: Annotated[int | None, Field(ge=0, description=_NOT_COUNTED)]
+    failures: Annotated[int | None, Field(ge=0, description="Those with errors.")]
+    partial: Annotated[int | None, Field(ge=0, description="Failures with which files got through.")]
+    files: Annotated[int | None, Field(ge=0)]
+    devices: Annotated[int | None, Field(ge=0, description="Devices with an event of that day.")]
+    heard: Annotated[
+        int | None,
+        Field(ge=0, description="Devices of which something was received on that day, by our clock."),
+    ]
+    speed: Annotated[
+        float | None, Field(ge=0, description="The mean of its events, in Mbit/s; null also without one.")
+    ]
+
+
+class Activity(Truth):
+    """A site day by day."""
+
+    site_id: models.DeviceId | None
+    name: str | None
+    device_count: Annotated[int, Field(ge=0, description="All that it has now, wherever they were then.")]
+    days: Annotated[list[DayOfSite], Field(description="Ascending, today the last. It may still grow.")]
+    usual_speed: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="The median of the days before today, in Mbit/s; null: fewer than"
+            f" {_USUAL_DAYS_MIN} of them have a speed.",
+        ),
+    ]
+    why: Annotated[str | None, Field(description="Why nothing is counted; null: it is.")]
+
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "site_id": "S-17",
+    "name": "Kampala Primary",
+    "device_count": 40,
+    "days": [
+        {
+            "day": "2026-11-20",
+            "events": 152,
+            "failures": 140,
+            "partial": 3,
+            "files": 240,
+            "devices": 38,
+            "heard": 38,
+            "speed": 0.4,
+        }
+    ],
+    "usual_speed": 3.1,
+    "why": None,
+    **fleet_truth.EXAMPLE,
+}
+
+
+@router.get(
+    "/site/{site_id}/activity",
+    summary="One site: its events day by day",
+    response_model=None,
+    responses={
+        200: {"model": Activity, "description": "The days."} | with_example(_EXAMPLE),
+        404: UNKNOWN,
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: LOADING,
+    },
+)
+async def activity(
+    *,
+    request: Request,
+    site_id: SiteId,
+    days: Annotated[
+        int, Query(ge=1, le=limits.ACTIVITY_DAYS_MAX, description="How many, back from today.")
+    ] = limits.DAYS_TOLD,
+) -> Response:
+    """Counted when it is asked, of the devices that the site has now, retired ones too, of at most 500.
+
+    An event that came late is in the day on which it happened.
+    """
+    own, counted = known_site(request, site_id)
+    state = state_of(request)
+    now_ms = to_ms(clock.now())
+    found = query.page(
+        loaded_fleet(request),
+        FleetFilter(sites=frozenset({own}), retired=None),
+        sort=FleetSort.DEVICE_ID,
+        limit=limits.ACTIVITY_DEVICES_MAX,
+        now_ms=now_ms,
+    )
+    truth = fleet_truth.truth(request)
+    today = now_ms // DAY_MS
+    asked = range(today - days + 1, today + 1)
+    told = [dict.fromkeys(DayOfSite.model_fields) | {"day": _text(day)} for day in asked]
+    why = f"it has {found.total:,} devices, and events are counted of at most {limits.ACTIVITY_DEVICES_MAX}"
+    usual = None
+    if found.next is None:
+        by_device = await state.daily.of(state.events, found.devices, asked[0])
+        told = [_told(day, found.devices, by_device) for day in asked]
+        usual = _usual([row["speed"] for row in told[:-1]])
+    answer = {
+        "site_id": own or None,
+        "name": counted.name or None,
+        "device_count": found.total,
+        "days": told,
+        "usual_speed": usual,
+        "why": None if found.next is None else why,
+    }
+    return Response(msgspec.json.encode(answer | truth), media_type="application/json")
+
+
+def _told(
+    day: int, devices: Sequence[FleetDevice], by_device: Sequence[Mapping[int, DayFigures]]
+) -> dict[str, Any]:
+    """A row: its events, and of how many devices the projection knows of that day."""
+    figures = [days[day] for days in by_device if day in days]
+    events = sum(each.events for each in figures)
+    return {
+        "day": _text(day),
+        "events": events,
+        "failures": sum(each.failures for each in figures),
+        "partial": sum(each.partial for each in figures),
+        "files": min(sum(each.files for each in figures), limits.COUNT_MAX),
+        "devices": len(figures),
+        "heard": sum(_has(device.heard, day) for device in devices),
+        "speed": round(sum(each.speeds for each in figures) / events, 3) if events else None,
+    }
+
+
+def _has(days: Days, day: int) -> bool:
+    back = days.newest - day
+    return back >= 0 and bool(days.bits >> back & 1)
+
+
+def _usual(speeds: Sequence[float | None]) -> float | None:
+    known = [speed for speed in speeds if speed is not None]
+    return round(median(known), 3) if len(known) >= _USUAL_DAYS_MIN else None
+
+
+def _text(day: int) -> str:
+    return from_ms(day * DAY_MS).date().isoformat()

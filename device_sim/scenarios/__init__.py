@@ -1,0 +1,1 @@
+"""Scenarios: what whole fleets go through, made up from a seed."""
