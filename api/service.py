@@ -80,6 +80,8 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             acknowledgements=stores.acknowledgements,
             incidents=stores.incidents,
             open_incidents=open_incidents,
+            recipients=stores.recipients,
+            notifications=stores.notifications,
             listening=stores.listening,
             rollups=stores.rollups,
             leases=stores.leases,
@@ -138,6 +140,7 @@ async def _check_version(stores: Stores) -> None:
             await stores.acknowledgements.prepare()
             await stores.commands.prepare()
             await stores.incidents.prepare()
+            await stores.notifications.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))

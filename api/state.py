@@ -23,7 +23,9 @@ from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.incidents import IncidentStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
+from pisync.stores.interfaces.notifications import NotificationStore
 from pisync.stores.interfaces.projection import ProjectionReader
+from pisync.stores.interfaces.recipients import RecipientStore
 from pisync.stores.interfaces.rollups import RollupReader
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.open_incidents import OpenIncidents
@@ -34,10 +36,10 @@ class State:
     """The stores that are read, the fleet in memory, and the one way in.
 
     What the api writes itself are operators' acts: on dead letters a replay, a correction, and a purge; the
-    directory, acknowledgements, commands, which a worker publishes, and the actions that tell what was
-    changed. `imports` and `bulks` are the places for imports and for bodies of events a line at once,
-    `publishes` those of messages that wait for receipts of such; `failing` counts devices by cause; `daily`
-    keeps counts of devices' days for a while, `pages` what the web page keeps between requests.
+    directory, acknowledgements, recipients, commands and tests, which a worker sends, and the actions that
+    tell what was changed. `imports` and `bulks` are the places for imports and for bodies of events a line
+    at once, `publishes` those of messages that wait for receipts of such; `failing` counts devices by cause;
+    `daily` keeps counts of devices' days for a while, `pages` what the web page keeps between requests.
     """
 
     events: EventStore
@@ -51,6 +53,8 @@ class State:
     acknowledgements: AcknowledgementStore
     incidents: IncidentStore
     open_incidents: OpenIncidents
+    recipients: RecipientStore
+    notifications: NotificationStore
     listening: ListeningRecord
     rollups: RollupReader
     leases: LeaseStore

@@ -26,6 +26,7 @@ from cli.commands.history import history
 from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
+from cli.commands.recipients import recipients
 from cli.commands.simulate import simulate
 from cli.commands.site import site
 from cli.commands.sites import sites
@@ -75,6 +76,7 @@ _GROUPS: Final = (
     (commands, ACT),
     (dead_letters, ACT),
     (directory, ACT),
+    (recipients, ACT),
     (bridges, MAINTAIN),
 )
 for command, panel, example in _COMMANDS:

@@ -1,12 +1,15 @@
 """By what an open incident is found that explains an alert of a device."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fleet.index import Fleet
 from fleet.order import NO_ROW
+from pisync.clock import from_ms
+from pisync.domain.alerts import Alert
+from pisync.domain.incidents import Incident, explains, may_explain
 
 
 class Explained(NamedTuple):
@@ -31,3 +34,25 @@ def explained_by(fleet: Fleet, device_ids: Sequence[str]) -> dict[str, Explained
         )
         for place in known
     }
+
+
+def folded_into(
+    fleet: Fleet, open_incidents: Iterable[Incident], open_alerts: Collection[Alert]
+) -> dict[str, str]:
+    """The ids of the open incidents that explain open alerts, by the ids of those that are explained."""
+    by_key = {incident.key: incident for incident in open_incidents}
+    devices = explained_by(fleet, list({alert.device_id for alert in open_alerts}))
+    found = {}
+    for alert in open_alerts:
+        device = devices.get(alert.device_id)
+        if device is None:
+            continue
+        received_at = from_ms(device.received_ms)
+        for key in may_explain(alert.rule, device.site, device.code):
+            incident = by_key.get(key)
+            if incident is not None and explains(
+                incident, opened_at=alert.opened_at, received_at=received_at
+            ):
+                found[alert.alert_id] = incident.incident_id
+                break
+    return found

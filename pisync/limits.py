@@ -466,6 +466,59 @@ OPEN_INCIDENTS_INTERVAL_S: Final = 1.0
 OPEN_INCIDENTS_YOUNG_S: Final = 10.0
 INCIDENT_DEVICES_TOLD_MAX: Final = 100
 
+# Notifications. Recipients, and characters of an address; sites or labels that one chooses; characters of the
+# key that signs what is sent to a webhook; hours after which it is told that something still is open.
+RECIPIENTS_MAX: Final = 200
+RECIPIENT_ADDRESS_CHARS_MAX: Final = 2000
+RECIPIENT_CHOICES_MAX: Final = 100
+SIGNING_KEY_CHARS_MIN: Final = 16
+SIGNING_KEY_CHARS_MAX: Final = 200
+SIGNING_KEY_BYTES: Final = 32
+STILL_OPEN_HOURS_MAX: Final = 30 * 24
+# How often a change of a recipient is tried where others change it; attempts that are kept of one; after how
+# many that failed in a row it counts as failing.
+RECIPIENT_CHANGE_TRIES: Final = 10
+RECIPIENT_ATTEMPTS_KEPT: Final = 20
+NOTIFIER_FAILING: Final = 3
+# Schemes of Apprise that act on the worker's own machine.
+APPRISE_REFUSED: Final = frozenset(
+    {"dbus", "qt", "kde", "glib", "gio", "gnome", "macosx", "syslog", "windows"}
+)
+# How often a worker looks for transitions, how many times as long as a look took it pauses; how long an alert
+# of a single device waits for an incident that explains it; transitions that one look tells.
+NOTIFICATIONS_INTERVAL_S: Final = 10.0
+NOTIFICATIONS_PAUSES: Final = 10
+NOTIFICATION_FOLD_S: Final = 600.0
+NOTIFICATIONS_AT_ONCE: Final = 2000
+# How often it looks what is due; what became due within this time is one message of so many notifications at
+# most, of which it tells so many one by one; how late a digest may be.
+NOTIFICATIONS_SEND_INTERVAL_S: Final = 2.0
+NOTIFICATION_GROUP_S: Final = 60.0
+NOTIFICATIONS_GROUPED_MAX: Final = 2000
+NOTIFICATIONS_TOLD_MAX: Final = 50
+NOTIFICATIONS_MESSAGES_READ: Final = 200
+DIGEST_OPEN_TOLD_MAX: Final = 30
+DIGEST_LATE_S: Final = 12 * 3600.0
+# Messages that are sent at once, how long one may take, and after how long one is sent again where a killed
+# worker did not write down what became of it.
+MESSAGES_AT_ONCE: Final = 8
+MESSAGE_TIMEOUT_S: Final = 20.0
+MESSAGE_CLAIMED_S: Final = 120.0
+# After how long one that failed is tried again, doubled each time, up to a most; until when.
+NOTIFICATION_RETRY_S: Final = 30.0
+NOTIFICATION_RETRY_S_MAX: Final = 3600.0
+NOTIFICATION_GIVEN_UP_S: Final = 86_400.0
+# Bytes of a webhook's answer that are read; characters of why a message could not be sent that are kept.
+WEBHOOK_ANSWER_BYTES_MAX: Final = 4096
+ATTEMPT_WHY_CHARS_MAX: Final = 200
+# Characters of a name, of a title, and of a line of a text; how long notifications and messages are kept.
+NOTIFICATION_NAME_CHARS_MAX: Final = 100
+NOTIFICATION_TITLE_CHARS_MAX: Final = 200
+NOTIFICATION_WIDTH: Final = 76
+NOTIFICATIONS_KEPT_S: Final = 90 * 86_400
+# How late notifications may be before health tells it.
+NOTIFICATIONS_LATE_S_MAX: Final = 600.0
+
 # The HTTP layer.
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1000

@@ -45,7 +45,8 @@ def configure(settings: CommonSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    for chatty in ("pymongo", "asyncio", "mqtt"):
+    # An HTTP client logs whole URLs, and those of webhooks are passwords.
+    for chatty in ("pymongo", "asyncio", "mqtt", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

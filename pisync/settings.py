@@ -24,10 +24,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pisync import limits
+from pisync import limits, urls
 from pisync.domain import topics
+from pisync.domain.recipients import is_mail_address
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
+from pisync.smtp_address import SmtpAddress
 from pisync.stores.mongodb.address import check_mongodb_url
 from pisync.stores.redis.address import check_redis_url
 
@@ -279,6 +281,19 @@ class ApiSettings(CommonSettings):
 class WorkerSettings(CommonSettings):
     """The settings of `pisync worker`."""
 
+    smtp_url: str = Field(
+        "",
+        description="Mail server, `smtp://user:password@host:587` with STARTTLS (`?starttls=off` without) or"
+        " `smtps://`; without it no mail is sent.",
+        repr=False,
+    )
+    smtp_from: str = Field("", description="Mail address that mail comes from; needed with a mail server.")
+    public_url: str = Field(
+        "",
+        description="URL under which operators reach the pages, such as `https://pisync.example.org`;"
+        " notifications link to them.",
+    )
+
     metrics_host: str = Field(
         "127.0.0.1",
         description="Address the worker serves its metrics on; everybody who reaches it can read them.",
@@ -290,6 +305,28 @@ class WorkerSettings(CommonSettings):
         description="Port on which the worker serves `/metrics`, `/healthz` and `/livez`; without it, it does"
         " not.",
     )
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _mail_server(cls, url: str) -> str:
+        if url:
+            SmtpAddress(url)
+        return url
+
+    @field_validator("public_url")
+    @classmethod
+    def _pages(cls, url: str) -> str:
+        if url:
+            parts = urls.parse(url, schemes=("http", "https"))
+            if len(parts.hosts) != 1 or parts.username is not None or parts.options:
+                raise ValueError("must name one host, and have no user name and no options")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _mail_has_a_sender(self) -> Self:
+        if self.smtp_url and not is_mail_address(self.smtp_from):
+            raise ValueError("SMTP_FROM must be one mail address, such as pisync@example.org, with SMTP_URL")
+        return self
 
 
 PROGRAMS: Final[Mapping[str, type[CommonSettings]]] = {

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from pisync import limits
 from pisync.domain.incidents import IncidentKind
+from pisync.domain.recipients import Channel
 from pisync.errors import Part
 from pisync.metrics import Reading
 
@@ -79,6 +80,29 @@ class Metrics:
             "pisync_worker_overdue_looks_skipped_total",
             "Looks for overdue devices that opened no alert because their silence was not surely theirs.",
         )
+        self.notifications_lag = self._gauge(
+            "pisync_worker_notifications_lag_seconds",
+            "How long ago the oldest became due that waits; without what quiet hours hold back.",
+        )
+        self.recipients_failing = self._gauge(
+            "pisync_worker_recipients_failing",
+            "Recipients of which the last messages could not be sent.",
+        )
+        self._messages_sent = Counter(
+            "pisync_worker_messages_sent",
+            "Messages that were sent, by the recipient's kind.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._messages_failed = Counter(
+            "pisync_worker_messages_failed",
+            "Attempts to send a message that failed, by the recipient's kind.",
+            ["kind"],
+            registry=self.registry,
+        )
+        for channel in Channel:
+            self._messages_sent.labels(channel.value)
+            self._messages_failed.labels(channel.value)
         self._store_retries = Counter(
             "pisync_worker_store_retries_total",
             "Steps tried again because a store was unavailable.",
@@ -98,6 +122,10 @@ class Metrics:
     def incidents_open(self, kind: IncidentKind, read: Callable[[], int]) -> None:
         """Say where it is known how many incidents of a kind are open."""
         self._incidents_open.labels(kind.value).set_function(read)
+
+    def message_tried(self, channel: Channel, *, is_sent: bool) -> None:
+        """Count an attempt to send a message."""
+        (self._messages_sent if is_sent else self._messages_failed).labels(channel.value).inc()
 
     def store_unavailable(self, part: Part) -> None:
         """Count that a step failed because a store was unavailable, and will be tried again."""

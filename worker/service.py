@@ -12,6 +12,7 @@ import uvloop
 from fleet.failing import FailingDevices
 from pisync import backoff, limits, logs
 from pisync.domain.incidents import IncidentKind
+from pisync.domain.recipients import Channel
 from pisync.domain.rollups import NO_EVENTS
 from pisync.errors import MongodbUnavailable
 from pisync.metrics import Health, serving
@@ -23,11 +24,17 @@ from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
 from worker.incidents import Inferring
 from worker.leased import Leased
+from worker.messages import Sending
 from worker.metrics import Metrics
+from worker.notifications import Notifying
 from worker.overdue import OverdueAlerts
 from worker.presence import PresenceWatch
 from worker.rollups import Rolling
+from worker.senders.apprise import AppriseSender
+from worker.senders.mail import MailSender
+from worker.senders.webhook import WebhookSender
 from worker.shared_fleet import SharedFleet
+from worker.subjects import Subjects
 
 log = logs.get(__name__)
 
@@ -37,6 +44,7 @@ COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
 INCIDENTS: Final = "incidents"
 OVERDUE: Final = "overdue"
+NOTIFICATIONS: Final = "notifications"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -85,6 +93,7 @@ class _Worker:
         self._ended_published = self._ended_ignored = self._ended_statuses_ignored = 0
         self._overdue: OverdueAlerts | None = None
         self._ended_opened = self._ended_closed = self._ended_looks_skipped = 0
+        self._sending: Sending | None = None
         self._holder = secrets.token_hex(8)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
@@ -95,12 +104,14 @@ class _Worker:
                 (PRESENCE, self._watch_presence),
                 (INCIDENTS, self._infer_incidents),
                 (OVERDUE, self._alert_overdue),
+                (NOTIFICATIONS, self._notify),
             )
         ]
         self._tell_rollups()
         self._tell_devices()
         self._tell_incidents()
         self._tell_overdue()
+        self._tell_notifications()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -130,6 +141,7 @@ class _Worker:
                 await self._stores.commands.prepare()
                 await self._stores.presence.prepare()
                 await self._stores.incidents.prepare()
+                await self._stores.notifications.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))
@@ -256,6 +268,45 @@ class _Worker:
         metrics.overdue_alerts_opened.set_function(opened)
         metrics.overdue_alerts_closed.set_function(closed)
         metrics.overdue_looks_skipped.set_function(looks_skipped)
+
+    async def _notify(self, _term: int) -> None:
+        stores, public_url = self._stores, self._settings.public_url or None
+        with self._fleet.used() as fleet:
+            notifying = Notifying(
+                store=stores.notifications,
+                recipients=stores.recipients,
+                incidents=stores.incidents,
+                alerts=stores.alerts,
+                subjects=Subjects(
+                    directory=stores.directory,
+                    acknowledgements=stores.acknowledgements,
+                    failing=FailingDevices(fleet),
+                    served=fleet,
+                ),
+                served=fleet,
+                public_url=public_url,
+            )
+            self._sending = sending = Sending(
+                store=stores.notifications,
+                recipients=stores.recipients,
+                senders={
+                    Channel.WEBHOOK: WebhookSender(),
+                    Channel.EMAIL: MailSender(self._settings),
+                    Channel.APPRISE: AppriseSender(),
+                },
+                public_url=public_url,
+                tried=self._metrics.message_tried,
+            )
+            try:
+                async with supervise({"transitions": notifying.run(), "messages": sending.run()}) as running:
+                    await running.until(asyncio.Event())
+            finally:
+                self._sending = None
+
+    def _tell_notifications(self) -> None:
+        metrics = self._metrics
+        metrics.notifications_lag.set_function(lambda: self._sending.lag_s if self._sending else None)
+        metrics.recipients_failing.set_function(lambda: self._sending.failing if self._sending else None)
 
     def _tell_devices(self) -> None:
         metrics = self._metrics

@@ -52,7 +52,7 @@ class Action(BaseModel):
         dict[str, Any],
         Field(
             description="Of an import: the file (`sha256`, `bytes`), the counts, and the first"
-            f" {limits.IMPORT_CHANGES_TOLD_MAX} changes."
+            f" {limits.IMPORT_CHANGES_TOLD_MAX} changes. Of a test: the `message`."
         ),
     ]
 
@@ -89,7 +89,7 @@ async def actions(
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
-    """Each change of the directory, and each acknowledgement, is an action, which is kept for good.
+    """Each change of the directory or a recipient, and each acknowledgement, is an action, kept for good.
 
     What changes nothing is none.
     """

@@ -52,6 +52,7 @@ class Parts(BaseModel):
     worker: Part
     rollups: Part
     fleet: Part
+    notifications: Part
 
 
 class Projection(BaseModel):
@@ -117,6 +118,15 @@ class FleetHealth(BaseModel):
     stale_why: str | None
 
 
+class NotificationsHealth(BaseModel):
+    """Whether operators are told what happens."""
+
+    lag_s: Annotated[
+        float, Field(ge=0, description="How long what is due waits; without what quiet hours hold back.")
+    ]
+    failing: Annotated[list[str], Field(description="Recipients that cannot be reached, by id.")]
+
+
 class Held(BaseModel):
     """Messages at the broker, as it says it itself to a worker; null: not known, and `why` says why not."""
 
@@ -154,6 +164,7 @@ class SystemHealth(BaseModel):
     worker: list[Duty] | None
     rollups: RollupsHealth | None
     fleet: FleetHealth
+    notifications: NotificationsHealth | None
     broker: Held
 
 
@@ -188,6 +199,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
         "reaches_back": True,
     },
     "fleet": {"devices": 2000, **fleet_truth.EXAMPLE},
+    "notifications": {"lag_s": 0.0, "failing": []},
     "broker": {
         "held": 0,
         "retained": 1261,
@@ -214,13 +226,19 @@ async def health(request: Request) -> Response:
     """Every part is asked at once; one that does not answer within two seconds is told as not answering."""
     state = state_of(request)
     now_ms = to_ms(clock.now())
-    status, marks, intervals, leases, progress, (broker, held) = await asyncio.gather(
-        _asked(state.projection.status),
-        _asked(state.projection.marks),
-        _asked(lambda: state.listening.intervals_since(now_ms - _DAYS_MS)),
-        _asked(state.leases.leases),
-        _asked(state.rollups.progress),
-        asyncio.gather(_asked(lambda: _broker(state)), _asked(state.broker.told)),
+    (status, marks, intervals, leases, progress), (broker, held, notifications) = await asyncio.gather(
+        asyncio.gather(
+            _asked(state.projection.status),
+            _asked(state.projection.marks),
+            _asked(lambda: state.listening.intervals_since(now_ms - _DAYS_MS)),
+            _asked(state.leases.leases),
+            _asked(state.rollups.progress),
+        ),
+        asyncio.gather(
+            _asked(lambda: _broker(state)),
+            _asked(state.broker.told),
+            _asked(lambda: _notifications(state)),
+        ),
     )
     known = state.known_bridges()
     bridges = _bridges(known, marks.told, intervals.told, now_ms)
@@ -235,6 +253,7 @@ async def health(request: Request) -> Response:
             "worker": _part(leases.why or _why_worker(leases.told or [])),
             "rollups": _part(progress.why or _why_rollups(progress.told, now_ms)),
             "fleet": _part(_fleet_truth(freshness)["stale_why"]),
+            "notifications": _part(notifications.why or _why_notifications(notifications.told)),
         },
         "projection": None if status.told is None else _projection(status.told),
         "bridges": bridges,
@@ -242,6 +261,7 @@ async def health(request: Request) -> Response:
         "worker": None if leases.told is None else [_duty(lease) for lease in leases.told],
         "rollups": None if progress.told is None else _rollups(progress.told, now_ms),
         "fleet": {"devices": _devices(state, freshness, now_ms), **_fleet_truth(freshness)},
+        "notifications": notifications.told,
         "broker": broker_figures.members(held.told) if held.why is None else broker_figures.unknown(held.why),
     }
     return Response(msgspec.json.encode(answer), media_type="application/json")
@@ -371,6 +391,29 @@ def _rollups(progress: Progress, now_ms: int) -> dict[str, object]:
         "closed_until": _moment(progress.closed_ms),
         "reaches_back": progress.reaches_back,
     }
+
+
+async def _notifications(state: State) -> dict[str, Any]:
+    now = clock.now()
+    kept, due, unsent = await asyncio.gather(
+        state.recipients.all(), state.notifications.oldest_due(now), state.notifications.oldest_unsent()
+    )
+    loud = {each.recipient.recipient_id for each in kept if not each.recipient.is_quiet(now)}
+    waiting = [at for found in (due, unsent) for name, at in found.items() if name in loud]
+    return {
+        "lag_s": max(((now - at).total_seconds() for at in waiting), default=0.0),
+        "failing": [each.recipient.recipient_id for each in kept if each.is_failing],
+    }
+
+
+def _why_notifications(told: Mapping[str, Any] | None) -> str | None:
+    if told is None:
+        return None
+    if told["failing"]:
+        return f"cannot be reached: {', '.join(told['failing'])}"
+    if told["lag_s"] > limits.NOTIFICATIONS_LATE_S_MAX:
+        return f"what is due has waited for {told['lag_s']:,.0f} s"
+    return None
 
 
 def _fleet_truth(freshness: Freshness) -> dict[str, object]:

@@ -18,6 +18,7 @@ class What(StrEnum):
     IMPORT = "import"
     ACKNOWLEDGE = "acknowledge"
     UNACKNOWLEDGE = "unacknowledge"
+    TEST = "test"
 
 
 class About(StrEnum):
@@ -28,6 +29,7 @@ class About(StrEnum):
     ALERTS = "alerts"
     CAUSES = "causes"
     INCIDENTS = "incidents"
+    RECIPIENTS = "recipients"
 
 
 class Progress(StrEnum):

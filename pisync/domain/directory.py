@@ -199,7 +199,12 @@ def text_reader(chars_max: int) -> Callable[[object], str]:
 _read_label: Final = text_reader(limits.DIRECTORY_LABEL_CHARS_MAX)
 
 
-def _label(value: object) -> str:
+def read_label(value: object) -> str:
+    """A label.
+
+    Raises:
+        ValueError: it is none.
+    """
     label = _read_label(value)
     if not label.strip() or label != label.strip() or SEPARATOR in label:
         raise ValueError(
@@ -282,7 +287,12 @@ def _retired(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
-def _time_zone(value: object) -> str:
+def read_time_zone(value: object) -> str:
+    """The name of a time zone that this machine knows.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not isinstance(value, str) or value not in _time_zones():
         raise ValueError("must be a time zone of the IANA database, such as Africa/Kampala or UTC")
     return value
@@ -324,7 +334,7 @@ def _moment_cell(value: datetime | None) -> str:
 
 _NAME: Final = Member(text_reader(limits.DIRECTORY_NAME_CHARS_MAX), _as_it_is, _plain)
 _NOTE: Final = Member(text_reader(limits.DIRECTORY_NOTE_CHARS_MAX), _as_it_is, _plain)
-_LABELS: Final = Member(_list(_label, limits.DIRECTORY_LABELS_MAX), _split, _joined)
+_LABELS: Final = Member(_list(read_label, limits.DIRECTORY_LABELS_MAX), _split, _joined)
 
 MEMBERS: Final[Mapping[Kind, Mapping[str, Member]]] = {
     Kind.DEVICES: {
@@ -338,7 +348,7 @@ MEMBERS: Final[Mapping[Kind, Mapping[str, Member]]] = {
     },
     Kind.SITES: {
         "name": _NAME,
-        "time_zone": Member(_time_zone, _as_it_is, _plain),
+        "time_zone": Member(read_time_zone, _as_it_is, _plain),
         "days_off": Member(_list(_weekday, len(WEEKDAYS), WEEKDAYS.index), _split, _joined),
         "holidays": Member(_list(_holiday, limits.DIRECTORY_HOLIDAYS_MAX), _split, _joined),
         "note": _NOTE,

@@ -23,7 +23,7 @@ _AHEAD: Final = timedelta(milliseconds=limits.CLOCK_AHEAD_MS_MAX)
 _CHANCE_LOG: Final = math.log(limits.INCIDENT_CHANCE_MAX)
 # Shares such as 0.6 are no binary fractions: 6 of 10 are enough.
 _ROUNDING: Final = 1e-9
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 Condition = TypeVar("Condition", bound=Hashable)
 
 
@@ -254,4 +254,4 @@ def _code(key: IncidentKey) -> str:
 
 def _moment(moment: datetime, time_zone: str) -> str:
     local = moment.astimezone(zone(time_zone))
-    return f"{local.day} {_MONTHS[local.month - 1]} {local:%H:%M} {time_zone}"
+    return f"{local.day} {MONTHS[local.month - 1]} {local:%H:%M} {time_zone}"

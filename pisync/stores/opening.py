@@ -18,8 +18,10 @@ from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.incidents import IncidentStore
 from pisync.stores.interfaces.leases import LeaseStore
 from pisync.stores.interfaces.listening import ListeningRecord
+from pisync.stores.interfaces.notifications import NotificationStore
 from pisync.stores.interfaces.presence import PresenceStore
 from pisync.stores.interfaces.projection import Projection
+from pisync.stores.interfaces.recipients import RecipientStore
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
@@ -36,8 +38,10 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.incidents import MongoIncidentStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
+from pisync.stores.mongodb.notifications import MongoNotificationStore
 from pisync.stores.mongodb.presence import MongoPresenceStore
 from pisync.stores.mongodb.received import MongoReceivedEvents
+from pisync.stores.mongodb.recipients import MongoRecipientStore
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.projection import RedisProjection
@@ -63,6 +67,8 @@ class Stores:
     presence: PresenceStore
     broker: BrokerFiguresStore
     incidents: IncidentStore
+    recipients: RecipientStore
+    notifications: NotificationStore
     device_notes: DeviceNotesReader
     known_bridges: KnownBridges
     projection: Projection
@@ -98,6 +104,8 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             presence=MongoPresenceStore(mongodb),
             broker=MongoBrokerFigures(mongodb),
             incidents=MongoIncidentStore(mongodb),
+            recipients=MongoRecipientStore(mongodb),
+            notifications=MongoNotificationStore(mongodb),
             device_notes=MongoDeviceNotes(mongodb),
             known_bridges=known_bridges,
             projection=RedisProjection(redis, known_bridges),

@@ -40,6 +40,8 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.incidents import MongoIncidentStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
+from pisync.stores.mongodb.notifications import MongoNotificationStore
+from pisync.stores.mongodb.recipients import MongoRecipientStore
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.redis.projection import RedisProjection
@@ -120,6 +122,8 @@ async def costs(
             device_notes=MongoDeviceNotes(connection),
             incidents=(incidents := MongoIncidentStore(connection)),
             open_incidents=OpenIncidents(incidents),
+            recipients=MongoRecipientStore(connection),
+            notifications=MongoNotificationStore(connection),
             actions=MongoActionStore(connection),
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,

@@ -79,7 +79,15 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
             # It let go of its duties at once.
             leases = {found["_id"]: found["until"] async for found in seen.database.leases.find()}
             assert leases.keys() == {
-                *("rollups", "acknowledgements", "commands", "presence", "overdue", "incidents")
+                *(
+                    "rollups",
+                    "acknowledgements",
+                    "commands",
+                    "presence",
+                    "overdue",
+                    "incidents",
+                    "notifications",
+                )
             }
             assert max(leases.values()) <= clock.now()
     finally:

@@ -44,8 +44,10 @@ from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.incidents import MemoryIncidentStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
+from pisync.stores.memory.notifications import MemoryNotificationStore
 from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
+from pisync.stores.memory.recipients import MemoryRecipientStore
 from pisync.stores.memory.rollups import MemoryRollupStore
 from pisync.stores.open_incidents import OpenIncidents
 from tests.support.samples import members
@@ -224,6 +226,8 @@ class Api:
         self.rollups = rollups or MemoryRollupStore()
         self.incidents = MemoryIncidentStore()
         self.open_incidents = OpenIncidents(self.incidents)
+        self.recipients = MemoryRecipientStore()
+        self.notifications = MemoryNotificationStore()
         self.leases = MemoryLeaseStore()
         self.broker = MemoryBrokerFigures()
         self.known_bridges = KnownBridges(self.bridges)
@@ -240,6 +244,8 @@ class Api:
             device_notes=MemoryDeviceNotes(self.directory, self.presence),
             incidents=self.incidents,
             open_incidents=self.open_incidents,
+            recipients=self.recipients,
+            notifications=self.notifications,
             actions=self.actions,
             acknowledgements=self.acknowledgements,
             failing=self.failing,

@@ -70,7 +70,17 @@ async def test_when_all_is_well() -> None:
         await all_is_well(pisync)
         answer = await body(pisync)
     assert set(answer["parts"]) == {
-        *("mongodb", "redis", "broker", "bridges", "projection", "worker", "rollups", "fleet")
+        *(
+            "mongodb",
+            "redis",
+            "broker",
+            "bridges",
+            "projection",
+            "worker",
+            "rollups",
+            "fleet",
+            "notifications",
+        )
     }
     assert all(part == FINE for part in answer["parts"].values())
     assert answer["projection"] == {"complete": True, "replayed": 0, "to_replay": 0, "behind": []}

@@ -1,0 +1,324 @@
+"""`/api/recipients`: whom a worker tells of incidents and alerts, and what became of the last messages."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api import auth, models, problems
+from api import recipients as changing
+from api.bodies import hold_to, read_body
+from api.directory.changes import FaultyMembersError
+from api.directory.reading import read_object
+from api.openapi import PARAMETERS, REFERENCE, UNAVAILABLE, UNEXPECTED, Responses, declare
+from api.parameters import StrictRoute
+from api.recipients import Changed
+from api.state import state_of
+from pisync import limits
+from pisync.clock import rfc3339
+from pisync.domain import recipients as domain
+from pisync.domain import topics
+from pisync.domain.directory import Fault
+from pisync.domain.notifications import MessageState
+from pisync.domain.recipients import CHOICES, QUIET_PATTERN, Channel, KeptRecipient, Mode, Topic
+
+router = APIRouter(tags=["operators"], route_class=StrictRoute)
+
+_JSON: Final = "application/json"
+RecipientId = Annotated[
+    str,
+    Path(
+        pattern=models.DEVICE_ID_PATTERN,
+        description="The recipient's id: " + topics.DEVICE_ID_RULE + ".",
+        examples=["office"],
+    ),
+]
+_CHOICES: Final = {"items": {"type": "string", "enum": [topic.value for topic in CHOICES]}}
+
+
+class _Members(BaseModel):
+    """What operators say of a recipient, but for what is secret."""
+
+    sites: Annotated[
+        list[str], Field(max_length=limits.RECIPIENT_CHOICES_MAX, description="Only of these; empty: of all.")
+    ] = []
+    labels: Annotated[
+        list[str],
+        Field(
+            max_length=limits.RECIPIENT_CHOICES_MAX,
+            description="Only of devices or sites with one of these; empty: of all.",
+        ),
+    ] = []
+    topics: Annotated[
+        list[Topic], Field(json_schema_extra=_CHOICES, description="Only of these; empty: of all.")
+    ] = []
+    mode: Annotated[
+        Mode, Field(description="`immediate`, or a `digest` each morning, also where nothing happened.")
+    ] = Mode.IMMEDIATE
+    morning: Annotated[str, Field(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")] = "07:00"
+    time_zone: Annotated[str, Field(max_length=limits.TIME_ZONE_CHARS_MAX)] = "UTC"
+    quiet_hours: Annotated[
+        str | None,
+        Field(
+            pattern=f"^{QUIET_PATTERN}$",
+            description="Such as `22:00-06:00`: what is told waits for the end; not so digests and tests.",
+        ),
+    ] = None
+    still_open_hours: Annotated[
+        int | None,
+        Field(ge=1, le=limits.STILL_OPEN_HOURS_MAX, description="Then it is told once what still is open."),
+    ] = None
+    disabled: bool = False
+
+
+class RecipientMembers(_Members):
+    """What operators say of a recipient; null is the same as nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Channel
+    address: Annotated[
+        str,
+        Field(
+            max_length=limits.RECIPIENT_ADDRESS_CHARS_MAX,
+            description="The URL of a webhook, a mail address, or a URL as Apprise has it.",
+        ),
+    ]
+    signing_key: Annotated[
+        str,
+        Field(
+            min_length=limits.SIGNING_KEY_CHARS_MIN,
+            max_length=limits.SIGNING_KEY_CHARS_MAX,
+            description="Signs what is sent to a webhook. Without it a new one has a key made, and others"
+            " keep theirs.",
+        ),
+    ] = ""
+
+
+class RecipientChange(RecipientMembers):
+    """Members of a recipient that change."""
+
+    kind: Channel = Channel.WEBHOOK
+    address: str = ""
+
+
+class AttemptRow(BaseModel):
+    """That a message was sent, or why not."""
+
+    at: datetime
+    message_id: str
+    why: Annotated[str | None, Field(description="Why it was not sent; null: it was.")]
+
+
+class RecipientEntry(_Members):
+    """A recipient, and what became of the last messages."""
+
+    recipient_id: str
+    kind: Channel
+    address: Annotated[str, Field(description="Cut where what follows may be secret.")]
+    has_signing_key: bool
+    changed_at: datetime
+    failures: Annotated[int, Field(ge=0, description="So many attempts failed since the last that did not.")]
+    failing_since: datetime | None
+    attempts: Annotated[
+        list[AttemptRow], Field(description=f"The newest {limits.RECIPIENT_ATTEMPTS_KEPT}, newest first.")
+    ]
+
+
+class ChangedRecipient(RecipientEntry):
+    """A recipient that was changed."""
+
+    signing_key: Annotated[
+        str | None,
+        Field(description="The key that was made for it, which is told only here; null: none was."),
+    ]
+
+
+class Recipients(BaseModel):
+    """All recipients, by id."""
+
+    recipients: list[RecipientEntry]
+
+
+class SentTest(BaseModel):
+    """A test that a worker sends within seconds."""
+
+    message_id: str
+    state: MessageState
+
+
+_EXAMPLE: Final = {
+    "kind": "webhook",
+    "address": "https://hooks.example.org/pisync",
+    "labels": ["pilot"],
+    "quiet_hours": "22:00-06:00",
+    "time_zone": "Africa/Kampala",
+}
+_UNKNOWN: Final[Responses] = {404: declare("There is no recipient with this id.")}
+_BODY: Final[Responses] = {
+    400: declare("The body is not what its Content-Encoding says, or ended early."),
+    413: declare("The body is too large, as it came or decoded."),
+    415: declare("The body is not sent as `application/json`, or its Content-Encoding is unknown."),
+    422: declare(
+        "`errors` names the members, or the parameters, at fault.",
+        problems.MembersProblem,
+        problems.ParametersProblem,
+    ),
+}
+
+
+def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template=REFERENCE)
+    schema.pop("$defs", None)  # answers have the same
+    if model is RecipientChange:
+        schema.pop("required", None)
+    content = {_JSON: {"schema": schema, "examples": {"recipient": {"value": example}}}}
+    description = f"At most {limits.HTTP_BODY_BYTES_MAX} bytes."
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+def _answers(description: str, model: type[BaseModel], others: Responses | None = None) -> Responses:
+    found: Responses = {
+        200: {"model": model, "description": description},
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: UNAVAILABLE,
+    }
+    return dict(sorted((found | (others or {})).items(), key=lambda answer: int(answer[0])))
+
+
+@router.get(
+    "/recipients",
+    summary="Who is told what happens",
+    response_model=None,
+    responses=_answers("All of them.", Recipients),
+)
+async def recipients(request: Request) -> Response:
+    """Whom a worker tells of incidents and alerts. What is secret of an address or a key is never told."""
+    kept = await state_of(request).recipients.all()
+    return _answer({"recipients": [_row(each) for each in kept]})
+
+
+@router.get(
+    "/recipients/{recipient_id}",
+    summary="A recipient, and the last messages to it",
+    response_model=None,
+    responses=_answers("The recipient.", RecipientEntry, _UNKNOWN),
+)
+async def recipient(request: Request, recipient_id: RecipientId) -> Response:
+    """What operators said of it, and what became of the last messages."""
+    return _answer(_row(await changing.find(state_of(request), recipient_id)))
+
+
+@router.put(
+    "/recipients/{recipient_id}",
+    summary="Say all of a recipient",
+    response_model=None,
+    openapi_extra=_body(RecipientMembers, _EXAMPLE),
+    responses=_answers(
+        "It is so, now or before.",
+        ChangedRecipient,
+        _BODY | {201: {"model": ChangedRecipient, "description": "The recipient is new."}},
+    ),
+)
+async def put(request: Request, recipient_id: RecipientId) -> Response:
+    """Takes the place of what was said before, but for the signing key. May be repeated."""
+    members = await _read(request)
+    if isinstance(members, Response):
+        return members
+    try:
+        changed = await changing.put(state_of(request), auth.who(request), recipient_id, members)
+    except FaultyMembersError as error:
+        return problems.members(error.faults)
+    return _answer_changed(changed)
+
+
+@router.patch(
+    "/recipients/{recipient_id}",
+    summary="Change members of a recipient",
+    response_model=None,
+    openapi_extra=_body(RecipientChange, {"disabled": True}),
+    responses=_answers("It is so, now or before.", ChangedRecipient, _BODY | _UNKNOWN),
+)
+async def patch(request: Request, recipient_id: RecipientId) -> Response:
+    """Changes the members that are given; null takes back what was said."""
+    members = await _read(request)
+    if isinstance(members, Response):
+        return members
+    try:
+        changed = await changing.patch(state_of(request), auth.who(request), recipient_id, members)
+    except FaultyMembersError as error:
+        return problems.members(error.faults)
+    return _answer_changed(changed)
+
+
+@router.delete(
+    "/recipients/{recipient_id}",
+    summary="Delete a recipient",
+    response_model=None,
+    responses=_answers("It is deleted; this is what it was.", RecipientEntry, _UNKNOWN),
+)
+async def delete(request: Request, recipient_id: RecipientId) -> Response:
+    """What waits for it is not sent any more."""
+    return _answer(_row(await changing.delete(state_of(request), auth.who(request), recipient_id)))
+
+
+@router.post(
+    "/recipients/{recipient_id}/test",
+    summary="Send a test to a recipient",
+    response_model=None,
+    responses=dict(
+        sorted(
+            {
+                202: {
+                    "model": SentTest,
+                    "description": "A worker sends it; `attempts` tell what became of it.",
+                },
+                422: PARAMETERS,
+                500: UNEXPECTED,
+                503: UNAVAILABLE,
+                **_UNKNOWN,
+                409: declare("The recipient is disabled."),
+            }.items(),
+            key=lambda answer: int(answer[0]),
+        )
+    ),
+)
+async def send_test(request: Request, recipient_id: RecipientId) -> Response:
+    """Also in quiet hours, at once, and only once."""
+    message = await changing.send_test(state_of(request), auth.who(request), recipient_id)
+    return _answer({"message_id": message.message_id, "state": message.state}, 202)
+
+
+async def _read(request: Request) -> dict[str, Any] | Response:
+    """The members of the body, or what is wrong with them."""
+    hold_to(request, _JSON)
+    try:
+        given = read_object(await read_body(request))
+    except ValueError as error:
+        return problems.members([Fault(None, str(error))])
+    members, faults = domain.read_members(given)
+    return problems.members(faults) if faults else members
+
+
+def _row(kept: KeptRecipient) -> dict[str, Any]:
+    return {
+        **domain.as_json(kept.recipient),
+        "changed_at": rfc3339(kept.changed_at),
+        "failures": kept.failures,
+        "failing_since": None if kept.failing_since is None else rfc3339(kept.failing_since),
+        "attempts": [
+            {"at": rfc3339(each.at), "message_id": each.message_id, "why": each.why}
+            for each in reversed(kept.attempts)
+        ],
+    }
+
+
+def _answer_changed(changed: Changed) -> Response:
+    return _answer({**_row(changed.kept), "signing_key": changed.made_key}, 201 if changed.is_new else 200)
+
+
+def _answer(members: dict[str, Any], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(members), status, media_type=_JSON)
