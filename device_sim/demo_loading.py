@@ -1,0 +1,58 @@
+"""Loads the made-up fleet into empty stores, as bridges would have stored it: each event when it was received."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from device_sim.scenarios.demo import Demo
+from pisync import clock
+from pisync.clock import from_ms
+from pisync.domain.actions import Action, Progress, What, new_action_id
+from pisync.domain.directory import Entry, Kind
+from pisync.stores.interfaces.directory import EntryWrite
+from pisync.stores.opening import Stores
+
+AT_ONCE: Final = 64
+
+
+async def load(demo: Demo, stores: Stores, progress: Callable[[int, int], None]) -> None:
+    """Store all of it; again after it was interrupted, with the same end, nothing doubles.
+
+    The projection is not written: the first bridge builds it from MongoDB.
+
+    Raises:
+        MongodbUnavailable: MongoDB is unavailable.
+    """
+    for store in (stores.events, stores.dead_letters, stores.listening, stores.directory, stores.actions):
+        await store.prepare()
+    await _enter(stores, Kind.SITES, demo.sites)
+    await _enter(stores, Kind.DEVICES, demo.devices)
+    for interval in demo.listening():
+        await stores.listening.listened(interval.bridge_id, interval.start_ms, interval.until_ms)
+    for each in demo.letters():
+        await stores.dead_letters.add([each.letter], from_ms(each.received_ms))
+    deliveries = demo.deliveries()
+    for begin in range(0, len(deliveries), AT_ONCE):
+        some = deliveries[begin : begin + AT_ONCE]
+        async with asyncio.TaskGroup() as group:
+            for delivery in some:
+                group.create_task(stores.events.insert([delivery.event], from_ms(delivery.received_ms)))
+        progress(begin + len(some), len(deliveries))
+
+
+async def _enter(stores: Stores, kind: Kind, entries: list[Entry]) -> None:
+    now = clock.now()
+    action = Action(
+        action_id=new_action_id(now, 0, secrets.token_hex(8)),
+        at=now,
+        who="pisync up --demo",
+        what=What.IMPORT,
+        kind=kind.value,
+        target=None,
+    )
+    await stores.actions.begin(action)
+    await stores.directory.write(
+        kind, [EntryWrite(entry=each, version=0) for each in entries], action.action_id
+    )
+    await stores.actions.settle(action.action_id, Progress.DONE, {"created": len(entries)})
