@@ -1,4 +1,4 @@
-"""Loads the made-up fleet into empty stores, as bridges would have stored it: each event when it was received."""
+"""Loads the made-up fleet into empty stores, as bridges would have stored it: each event by its receipt."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""Whether a data directory has the made-up fleet: decided before its first start, and kept beside the data."""
+"""Whether a data directory has the made-up fleet: decided at its first start, and kept beside the data."""
 
 import json
 from collections.abc import Callable
