@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from device_sim.scenarios.demo import Demo
@@ -10,10 +10,11 @@ from pisync import clock
 from pisync.clock import from_ms
 from pisync.domain.actions import Action, Progress, What, new_action_id
 from pisync.domain.directory import Entry, Kind
+from pisync.domain.events import SyncEvent
 from pisync.stores.interfaces.directory import EntryWrite
 from pisync.stores.opening import Stores
 
-AT_ONCE: Final = 64
+AT_ONCE: Final = 32
 
 
 async def load(demo: Demo, stores: Stores, progress: Callable[[int, int], None]) -> None:
@@ -32,16 +33,22 @@ async def load(demo: Demo, stores: Stores, progress: Callable[[int, int], None])
         await stores.listening.listened(interval.bridge_id, interval.start_ms, interval.until_ms)
     for each in demo.letters():
         await stores.dead_letters.add([each.letter], from_ms(each.received_ms))
-    deliveries = demo.deliveries()
-    for begin in range(0, len(deliveries), AT_ONCE):
-        some = deliveries[begin : begin + AT_ONCE]
+    together: dict[int, list[SyncEvent]] = {}
+    for delivery in demo.deliveries():
+        together.setdefault(delivery.received_ms, []).append(delivery.event)
+    receipts = list(together.items())
+    total = sum(map(len, together.values()))
+    done = 0
+    for begin in range(0, len(receipts), AT_ONCE):
+        some = receipts[begin : begin + AT_ONCE]
         async with asyncio.TaskGroup() as group:
-            for delivery in some:
-                group.create_task(stores.events.insert([delivery.event], from_ms(delivery.received_ms)))
-        progress(begin + len(some), len(deliveries))
+            for received_ms, events in some:
+                group.create_task(stores.events.insert(events, from_ms(received_ms)))
+        done += sum(len(events) for _, events in some)
+        progress(done, total)
 
 
-async def _enter(stores: Stores, kind: Kind, entries: list[Entry]) -> None:
+async def _enter(stores: Stores, kind: Kind, entries: Sequence[Entry]) -> None:
     now = clock.now()
     action = Action(
         action_id=new_action_id(now, 0, secrets.token_hex(8)),

@@ -27,6 +27,7 @@ LABEL: Final = "demo"
 LINE_DOWN_SITE: Final = "S-2"
 DEVICES_OF_SITE: Final = 12
 _MINUTE_MS: Final = 60_000
+_RECEIVED_EVERY_MS: Final = 20 * _MINUTE_MS
 _LESSONS_MS: Final = 7 * HOUR_MS
 # When no bridge listened, before the end: at night, by the story's own hours.
 _DEAF_MS: Final = (12 * DAY_MS + 14 * HOUR_MS, 12 * DAY_MS + 10 * HOUR_MS)
@@ -155,7 +156,8 @@ class Demo:
         role = role_of(device_id)
         random = Random(f"{self._seed}/{device_id}")
         for moment_ms, code in self._syncs(role, random):
-            received_ms = moment_ms + random.randint(300, 20_000)
+            # Together with others of some minutes: one write for each would take long to load.
+            received_ms = moment_ms - moment_ms % -_RECEIVED_EVERY_MS
             if role is Role.LATE and moment_ms > self._until_ms - 18 * DAY_MS:
                 received_ms = self._until_ms - 2 * HOUR_MS
             event = _event(random, device_id, from_ms(moment_ms), code)
