@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 DEVICES ?= 50
 EVENTS  ?= 40
 SEED    ?= 1
+# 0: an empty system, without the made-up past.
+DEMO    ?= 1
 
 # The rounds of `make chaos`; its seed is drawn where SEED is not given.
 ROUNDS ?= 5
@@ -33,8 +35,9 @@ $(VENV)/.ready: pyproject.toml locks/dev.txt | system
 system:
 	@PYTHON=$(PYTHON) sh scripts/system-packages
 
-run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=50 EVENTS=40 SEED=1)
-	@exec $(BIN)/pisync up --data .pisync --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
+run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=50 EVENTS=40 SEED=1 DEMO=1)
+	@exec $(BIN)/pisync up --data .pisync \
+	  $(if $(filter 0,$(DEMO)),--no-demo,--demo --devices $(DEVICES) --events $(EVENTS) --seed $(SEED))
 
 test: setup ## Run the tests, three at a time: most wait for servers
 	$(BIN)/pytest -n 3 --dist worksteal

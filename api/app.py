@@ -90,6 +90,7 @@ def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | N
         redirect_slashes=False,
     )
     app.state.pisync = state
+    app.state.settings = settings
     problems.install(app)
     guard = auth.guard(settings.api_keys)
     for router in GUARDED:

@@ -10,11 +10,15 @@ from typing import Final
 
 from rich.console import Console
 
+from cli.progress import progress
+from device_sim.demo_loading import load
+from device_sim.scenarios.demo import Demo
 from local_stack import ports, programs
 from local_stack.local import LocalStack, StackPlan, locked
-from pisync import clock
+from pisync import clock, settings
 from pisync.domain import topics
 from pisync.errors import ConfigurationError
+from pisync.stores.opening import open_stores
 
 EXAMPLE_DEVICE: Final = "PB-EXAMPLE"
 
@@ -42,16 +46,23 @@ def serve(plan: StackPlan) -> None:
         if data is None:
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-")))
         stack.enter_context(locked(data, say))
-        local = LocalStack(plan, data, say)
+        local = LocalStack(plan, data, say, _load_demo)
         if len(local.bridges) > plan.bridges:
             say(f"running {len(local.bridges)} bridges, because the broker in {data} knows as many")
         asyncio.run(local.run(lambda: _introduce(console, local, data, kept=plan.data is not None)))
 
 
+async def _load_demo(urls: dict[str, str], until: datetime) -> None:
+    async with open_stores(settings.load(settings.CommonSettings, **urls)) as stores:
+        with progress("Making up a fleet", "events") as update:
+            await load(Demo(until=until), stores, update)
+
+
 def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -> None:
     addresses = {
         "Web page": f"{local.api.url}/",
-        "HTTP api": local.api.url,
+        "Page": f"{local.api.url}/",
+        "HTTP api": f"{local.api.url}/api",
         "API docs": f"{local.api.url}/docs",
         "MQTT broker": local.mosquitto.url,
         "MongoDB": local.mongodb.url,

@@ -6,12 +6,14 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TextIO
 
 from local_stack import ports, private, services
+from local_stack.demo import demo_mark
 from local_stack.process import ChildFailed, ChildProcess
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.errors import ConfigurationError
@@ -27,6 +29,8 @@ RESTART_CAP_S: Final = 10.0
 STEADY_S: Final = 60.0
 
 Say = Callable[[str], None]
+Load = Callable[[dict[str, str], datetime], Awaitable[None]]
+"""Loads the made-up fleet into the servers of these URLs, with a story until a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +43,28 @@ class StackPlan:
     redis_port: int | None = None
     http_port: int | None = None
     bridges: int = 1
+    demo: bool = False
     simulation: services.SimulationPlan | None = None
 
 
 class LocalStack:
     """The children of one `pisync up`."""
 
-    def __init__(self, plan: StackPlan, data: Path, say: Say) -> None:
+    def __init__(self, plan: StackPlan, data: Path, say: Say, load: Load) -> None:
         """Describe the children and choose their ports; nothing runs yet.
 
         Args:
             plan: what to run.
             data: where data and logs are.
             say: gets a line for each thing that happens.
+            load: loads the made-up fleet, where it was asked for and the data directory is empty.
 
         Raises:
             ConfigurationError: a program is not installed, or a port that was asked for is taken.
         """
         logs = data / "logs"
+        self._data, self._load = data, load
+        self._demo = demo_mark(data, wanted=plan.demo, say=say)
         self.mongodb = MongodbServer(
             data / "mongodb",
             port=ports.claimed(plan.mongodb_port, "--mongodb-port"),
@@ -72,7 +80,7 @@ class LocalStack:
             port=ports.claimed(plan.mqtt_port, "--mqtt-port", preferred=MQTT_PORT),
             log=logs / "mosquitto.log",
         )
-        urls = {
+        urls = self._urls = {
             "mongodb_url": self.mongodb.url,
             "redis_url": self.redis.url,
             "mqtt_url": self.mosquitto.url,
@@ -80,7 +88,9 @@ class LocalStack:
         names = [f"bridge-{number}" for number in range(_bridges_known(data, plan.bridges))]
         self.bridges = [services.Bridge(name, urls, log=logs / f"{name}.log") for name in names]
         http_port = ports.claimed(plan.http_port, "--http-port", preferred=HTTP_PORT)
-        self.api = services.Api(http_port, urls, log=logs / "api.log")
+        self.api = services.Api(
+            http_port, urls | {"demo": str(self._demo is not None).lower()}, log=logs / "api.log"
+        )
         self.worker = services.Worker(urls, log=logs / "worker.log")
         self.simulation = (
             services.simulation(plan.simulation, self.mosquitto.url) if plan.simulation else None
@@ -119,8 +129,18 @@ class LocalStack:
     async def _start(self) -> None:
         for child in self._children:
             began = time.monotonic()
+            if child is self.bridges[0]:
+                await self._load_demo()
+                began = time.monotonic()
             await child.start()
             self._say(f"{child.name} is ready ({time.monotonic() - began:.1f} s)")
+
+    async def _load_demo(self) -> None:
+        """The servers run, and nothing of ours does: the first bridge will find what it would have stored."""
+        if self._demo is not None and not self._demo.is_loaded:
+            await self._load(self._urls, self._demo.until)
+            self._demo = replace(self._demo, is_loaded=True)
+            self._demo.write(self._data)
 
     async def _simulate(self, interrupted: asyncio.Event) -> None:
         """Run the simulated fleet once, say how it went, and stay."""

@@ -11,7 +11,7 @@ UMASK: Final = 0o077
 """Group and others get nothing of a new file or directory; children inherit it."""
 
 # All that `pisync up` makes in a data directory.
-ENTRIES: Final = frozenset({"bridges", "lock", "logs", "mongodb", "mosquitto", "redis"})
+ENTRIES: Final = frozenset({"bridges", "demo", "lock", "logs", "mongodb", "mosquitto", "redis"})
 
 
 @contextlib.contextmanager

@@ -187,6 +187,9 @@ class ApiSettings(CommonSettings):
     http_host: str = Field(
         "127.0.0.1", description="Address the api listens on. Beyond loopback it wants `PISYNC_API_KEYS`."
     )
+    demo: bool = Field(
+        False, description="Every page says that the fleet is made up; `pisync up --demo` sets it."
+    )
     http_port: int = Field(8080, ge=0, le=65535, description="Port the api listens on.")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),

@@ -172,6 +172,8 @@ def _around(request: Request) -> dict[str, Any]:
         "live_note_s": limits.LIVE_POLL_S,
         # For commands that a page tells somebody to give.
         "base": f"{request.url.scheme}://{request.headers.get('host', 'HOST')}{prefix}",
+        "is_demo": request.app.state.settings.demo,
+        "broker": request.app.state.settings.mqtt,
         "has_key": "authorization" in request.headers,
         "now_text": clock.now().strftime("%Y-%m-%dT%H:%M:00Z"),
     }

@@ -32,6 +32,10 @@ def up(
         int | None, typer.Option(help="Port of the api; without it 8080 or the next free one.", **_PORT)
     ] = None,
     bridges: Annotated[int, typer.Option(min=1, max=16, help="Bridges that share the work.")] = 1,
+    demo: Annotated[
+        bool,
+        typer.Option(help="Begin an empty data directory with a made-up fleet and five weeks of its syncs."),
+    ] = False,
     devices: Annotated[
         int, typer.Option(min=0, max=100_000, help="Devices of a simulated fleet that runs once; 0: none.")
     ] = 0,
@@ -56,6 +60,7 @@ def up(
             redis_port=redis_port,
             http_port=http_port,
             bridges=bridges,
+            demo=demo,
             simulation=SimulationPlan(devices=devices, events=events, seed=seed) if devices else None,
         )
     )
