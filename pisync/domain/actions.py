@@ -18,6 +18,9 @@ class What(StrEnum):
     IMPORT = "import"
     ACKNOWLEDGE = "acknowledge"
     UNACKNOWLEDGE = "unacknowledge"
+    SYNC_NOW = "sync_now"
+    CANCEL = "cancel"
+    REPLAY = "replay"
 
 
 class About(StrEnum):
@@ -28,6 +31,8 @@ class About(StrEnum):
     ALERTS = "alerts"
     CAUSES = "causes"
     INCIDENTS = "incidents"
+    COMMANDS = "commands"
+    DEAD_LETTERS = "dead_letters"
 
 
 class Progress(StrEnum):
