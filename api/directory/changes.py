@@ -184,7 +184,15 @@ async def _begin(
         then, now = None if before is None else directory.as_json(before), None
     else:
         then, now = directory.differences(before, after)
-    action = new_action(asked.who, asked.what, asked.kind, asked.identifier, before=then, after=now, details=told_why(asked.why))
+    action = new_action(
+        asked.who,
+        asked.what,
+        asked.kind,
+        asked.identifier,
+        before=then,
+        after=now,
+        details=told_why(asked.why),
+    )
     if begun is not None:
         action = Action(
             **{name: getattr(action, name) for name in action.__slots__} | {"action_id": begun.action_id}

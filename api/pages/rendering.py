@@ -88,7 +88,15 @@ def template(name: str) -> Template:
     return _templates.get_template(name)
 
 
-async def page(request: Request, name: str, *, title: str, polls: bool = False, status: int = HTTPStatus.OK, **values: object) -> Response:
+async def page(
+    request: Request,
+    name: str,
+    *,
+    title: str,
+    polls: bool = False,
+    status: int = HTTPStatus.OK,
+    **values: object,
+) -> Response:
     """A page, or, where htmx asks for it again, what of it changes: its block `content`.
 
     Args:
