@@ -7,10 +7,9 @@ from fastapi_offline import FastAPIOffline
 
 from api import auth, middleware, openapi, problems
 from api.pages import acknowledging as acknowledging_page
-from api.pages import command_actions, device_actions, filter_actions
+from api.pages import command_actions, device_actions, filter_actions, live, overview, static_files
 from api.pages import device as device_page
 from api.pages import devices as devices_page
-from api.pages import live, overview, static_files
 from api.pages import replaying as replaying_page
 from api.request_metrics import RequestMetrics
 from api.routes import (

@@ -48,9 +48,9 @@ async def change_many(
             writes, differences = [], {}
             for device_id in some:
                 found = kept.get(device_id)
-                before = None if found is None or found.is_deleted else found.entry
-                present = before or directory.new(_KIND, device_id)
-                assert isinstance(present, DirectoryDevice)
+                present = DirectoryDevice(device_id=device_id)
+                if found is not None and not found.is_deleted and isinstance(found.entry, DirectoryDevice):
+                    present = found.entry
                 after = change(present)
                 if after == present:
                     continue
@@ -79,7 +79,7 @@ async def change_many(
     if waiting:
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            f"Others change these entries all the time; {changed} are changed: the same again changes the rest.",
+            f"Others change these entries all the time; {changed} are changed: repeat it for the rest.",
             {"Retry-After": str(limits.RETRY_AFTER_S)},
         )
     log.info("devices changed", action=action.action_id, changed=changed)

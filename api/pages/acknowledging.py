@@ -29,7 +29,7 @@ _PATH: Final = "/acknowledge/{kind}/{target:any_text}"
 
 
 @router.get(_PATH)
-async def form_page(*, request: Request, kind: KindName, target: Target, back: str = "") -> Response:
+async def form_page(*, request: Request, kind: KindName, target: Target, _back: acting.Back = "") -> Response:
     """Until when it is to be quiet, and why."""
     return await acting.show(request, _form(kind, target))
 

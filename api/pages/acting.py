@@ -3,13 +3,13 @@
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 
 from api import auth
 from api.directory.changes import new_action, told_why
@@ -29,6 +29,9 @@ _BACK: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _WITHOUT_ZONE: Final = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
 _read_who: Final = text_reader(limits.ACTION_WHO_CHARS_MAX)
 _read_reason: Final = text_reader(limits.ACTION_REASON_CHARS_MAX)
+
+
+Back = Annotated[str, Query(alias="back")]
 
 
 class Field(NamedTuple):
@@ -51,7 +54,7 @@ class Form:
     back: str
     sentences: Sequence[str] = ()
     fields: Sequence[Field] = ()
-    hidden: Mapping[str, str] = {}  # noqa: RUF009 - never changed
+    hidden: Mapping[str, str] = field(default_factory=dict)
     is_grave: bool = False
 
 
@@ -141,7 +144,7 @@ def done(request: Request, by: Sent, path: str, text: str, *, undo: Undo | None 
 async def written_down(
     request: Request, by: Sent, what: What, about: About, target: str | None, **details: Any
 ) -> AsyncIterator[dict[str, Any]]:
-    """An action around what it does, for what writes none itself; what it learns goes into what this gives."""
+    """An action around what writes none itself; what is learned goes into what this gives."""
     actions = state_of(request).actions
     told = {**told_why(by.reason), **details}
     action = new_action(by.who, what, about, target, details=told)

@@ -46,7 +46,9 @@ _PATH: Final = "/device/{device_id}/action/{task}"
 
 
 @router.get(_PATH)
-async def form_page(*, request: Request, device_id: DeviceId, task: TaskName, back: str = "") -> Response:
+async def form_page(
+    *, request: Request, device_id: DeviceId, task: TaskName, _back: acting.Back = ""
+) -> Response:
     """What is asked for."""
     await _known(state_of(request), device_id)
     return await acting.show(request, await _form(request, device_id, task))
@@ -136,7 +138,7 @@ async def _change(
         if error.status_code != HTTPStatus.PRECONDITION_FAILED:
             raise
         fault = Fault(None, "was changed by somebody else meanwhile: look at what it is now, and decide anew")
-        return await _again(request, device_id, task, by, [fault], HTTPStatus.CONFLICT)
+        return await _again(request, device_id, task, by, [fault], status=HTTPStatus.CONFLICT)
     # Where nothing changed, the entry's last action is an older one, and there is nothing to take back.
     found = await state.actions.find(ActionQuery(limit=1, kind=Kind.DEVICES.value, target=device_id))
     is_new = bool(found) and found[0].action_id == kept.action_id and found[0].who == by.who
@@ -192,6 +194,7 @@ async def _again(
     task: Task,
     by: Sent,
     faults: Sequence[Fault],
+    *,
     status: int | None = None,
 ) -> Response:
     form = await _form(request, device_id, task)
@@ -200,8 +203,9 @@ async def _again(
 
 async def _form(request: Request, device_id: str, task: Task) -> Form:
     kept = await changes.find(state_of(request), Kind.DEVICES, device_id)
-    entry = directory.new(Kind.DEVICES, device_id) if kept is None else kept.entry
-    assert isinstance(entry, DirectoryDevice)
+    entry = DirectoryDevice(device_id=device_id)
+    if kept is not None and isinstance(kept.entry, DirectoryDevice):
+        entry = kept.entry
     title, button, sentence = _TEXTS[task]
     return Form(
         title=f"{title} {device_id}",

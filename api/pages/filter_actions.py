@@ -1,4 +1,4 @@
-"""What an operator does to all devices of the filter that is shown: the exact count first, and bound to it."""
+"""Actions on all devices of the filter that is shown: the exact count first, and bound to it."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -66,7 +66,7 @@ async def act(*, request: Request, filters: Filters, task: TaskName) -> Response
     state, device_ids = state_of(request), await _meant(request, filters.which)
     if by.members.get("confirm") != _confirmation(task, device_ids):
         fault = Fault(None, f"was not done: these are other devices now, {len(device_ids):,} of them")
-        return await _show(request, task, device_ids, by, [fault], HTTPStatus.CONFLICT)
+        return await _show(request, task, device_ids, by, [fault], status=HTTPStatus.CONFLICT)
     if by.faults:
         return await _show(request, task, device_ids, by, by.faults)
     back = rendering.link(request, "/devices", request.query_params.multi_items()).removeprefix(
@@ -165,6 +165,7 @@ async def _show(
     device_ids: Sequence[str],
     by: Sent | None = None,
     faults: Sequence[Fault] = (),
+    *,
     status: int | None = None,
 ) -> Response:
     title, sentence = _TEXTS[task]

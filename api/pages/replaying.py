@@ -1,4 +1,4 @@
-"""A dead letter published again: as it is, or with a corrected clock after a look at what that makes of it."""
+"""A dead letter published again: as it is, or with a corrected clock after a look at that."""
 
 from typing import Any, Final
 
@@ -27,23 +27,25 @@ _MEMBERS: Final = ("correction", "only", "confirm", "seen")
 
 
 @router.get(_PATH)
-async def form_page(*, request: Request, dead_letter_id: DeadLetterId, back: str = "") -> Response:
+async def form_page(*, request: Request, dead_letter_id: DeadLetterId, _back: acting.Back = "") -> Response:
     """What is asked for."""
     await kept_letter(state_of(request), dead_letter_id)
-    return await acting.show(request, _form(dead_letter_id))
+    return await acting.show(request, _form())
 
 
 @router.post(_PATH)
-async def replay(*, request: Request, dead_letter_id: DeadLetterId) -> Response:
+async def replay(  # noqa: PLR0911 - each way out is another answer
+    *, request: Request, dead_letter_id: DeadLetterId
+) -> Response:
     """Publish it; with a correction the first time it is only shown what that makes of it."""
     by = await acting.sent(request, *_MEMBERS)
     if by.faults:
-        return await acting.show(request, _form(dead_letter_id), given=by.members, faults=by.faults)
+        return await acting.show(request, _form(), given=by.members, faults=by.faults)
     stated, only = by.members.get("correction", "").strip(), by.members.get("only") or None
     try:
         correction = replays.stated(stated) if stated else None
     except ValueError as error:
-        return await _again(request, dead_letter_id, by, Fault("correction", str(error)))
+        return await _again(request, by, Fault("correction", str(error)))
     confirm = by.members.get("confirm") if by.members.get("seen") == f"{stated} {only or ''}" else None
     try:
         if correction is not None and not confirm:
@@ -65,14 +67,12 @@ async def replay(*, request: Request, dead_letter_id: DeadLetterId) -> Response:
     except RequestValidationError as error:
         [fault, *_] = error.errors()
         member = {"reason": "only"}.get(fault["loc"][1], fault["loc"][1])
-        return await _again(request, dead_letter_id, by, Fault(member, fault["msg"]))
+        return await _again(request, by, Fault(member, fault["msg"]))
     except HTTPException as error:
         if error.status_code != 409:
             raise
         fault_ = Fault(None, f"was not sent. {error.detail.removesuffix('.')}")
-        return await acting.show(
-            request, _form(dead_letter_id), given=by.members, faults=[fault_], status=409
-        )
+        return await acting.show(request, _form(), given=by.members, faults=[fault_], status=409)
     back = by.back or "/dead-letters"
     if answer.status_code != 200:
         text = f"Everything in the letter was rejected again: {receipt.get('detail', '')}"
@@ -96,24 +96,24 @@ async def _look(
     )
     seen = await answer_of(asking)
     if "expected" not in seen:
-        return await _again(request, dead_letter_id, by, Fault("correction", str(seen.get("detail"))))
+        return await _again(request, by, Fault("correction", str(seen.get("detail"))))
     expected, first = seen["expected"], seen["events"][0]
     sentences = [
-        f"Nothing is sent yet. With {seen['offset']}: {count(expected['stored'], 'event')} would be stored,"
-        f" {expected['duplicates']:,} known before, {expected['rejected']:,} rejected.",
+        (
+            f"Nothing is sent yet. With {seen['offset']}: {count(expected['stored'], 'event')} stored,"
+            f" {expected['duplicates']:,} known before, {expected['rejected']:,} rejected."
+        ),
         f"The first: {first['timestamp']} becomes {first['corrected']}.",
     ]
     hidden = {"confirm": seen["confirm"], "seen": f"{by.members['correction'].strip()} {only or ''}"}
-    return await acting.show(request, _form(dead_letter_id, sentences, hidden), given=by.members)
+    return await acting.show(request, _form(sentences, hidden), given=by.members)
 
 
-async def _again(request: Request, dead_letter_id: str, by: Sent, fault: Fault) -> Response:
-    return await acting.show(request, _form(dead_letter_id), given=by.members, faults=[fault])
+async def _again(request: Request, by: Sent, fault: Fault) -> Response:
+    return await acting.show(request, _form(), given=by.members, faults=[fault])
 
 
-def _form(
-    dead_letter_id: str, sentences: list[str] | None = None, hidden: dict[str, str] | None = None
-) -> Form:
+def _form(sentences: list[str] | None = None, hidden: dict[str, str] | None = None) -> Form:
     ways = [("", "of whichever reason"), *((each.value, each.value) for each in CLOCK_REASONS)]
     return Form(
         title="Replay a dead letter",
