@@ -28,7 +28,7 @@ class Changed(NamedTuple):
     action_id: str | None
 
 
-async def change_many(
+async def change_many(  # noqa: C901 - one loop within another, nothing shared
     state: State, device_ids: Sequence[str], change: Change, *, who: str, why: str, details: dict[str, Any]
 ) -> Changed:
     """Make the change in each; one that is interrupted may be repeated.

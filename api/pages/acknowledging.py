@@ -13,6 +13,7 @@ from api.pages.acting import Field, Form
 from api.pages.messages import Undo
 from api.pages.routing import page_router
 from api.pages.texts import exact
+from api.routes import causes
 from api.state import state_of
 from pisync import clock, limits
 from pisync.clock import rfc3339
@@ -21,6 +22,8 @@ from pisync.domain.acknowledgements import Subject, SubjectKind, Until
 from pisync.domain.directory import Fault
 
 router = page_router()
+
+_WITH_ANY_TEXT: Final = causes.router  # its module has the convertor of paths `any_text`
 
 KindName = Annotated[SubjectKind, Path()]
 Target = Annotated[str, Path(min_length=1, max_length=limits.ERROR_CODE_CHARS_MAX)]
