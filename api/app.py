@@ -9,6 +9,8 @@ from api import auth, middleware, openapi, problems
 from api.pages import device as device_page
 from api.pages import devices as devices_page
 from api.pages import live, overview, static_files
+from api.pages import site as site_page
+from api.pages import sites as sites_page
 from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
@@ -69,6 +71,8 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     overview.router,
     devices_page.router,
     device_page.router,
+    sites_page.router,
+    site_page.router,
     live.router,
 )
 
