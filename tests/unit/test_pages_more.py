@@ -5,7 +5,20 @@ import pytest
 from tests.support.api_client import api
 from tests.support.pages import read, school
 
-SITES = ["/sites", "/site/S-1", "/site/S-2", "/site/-"]
+SITES = [
+    "/sites",
+    "/site/S-1",
+    "/site/S-2",
+    "/site/-",
+    "/causes",
+    "/cause/E_NET",
+    "/cause/-",
+    "/alerts",
+    "/alerts?state=all&folded=any",
+    "/dead-letters",
+    "/commands",
+    "/health",
+]
 
 
 @pytest.mark.parametrize("path", SITES)
