@@ -7,10 +7,17 @@ from fastapi_offline import FastAPIOffline
 
 from api import auth, middleware, openapi, problems
 from api.pages import acknowledging as acknowledging_page
+from api.pages import alerts as alerts_page
+from api.pages import causes as causes_page
 from api.pages import command_actions, device_actions, filter_actions, live, overview, static_files
+from api.pages import commands as commands_page
+from api.pages import dead_letters as dead_letters_page
 from api.pages import device as device_page
 from api.pages import devices as devices_page
+from api.pages import health as health_page
 from api.pages import replaying as replaying_page
+from api.pages import site as site_page
+from api.pages import sites as sites_page
 from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
@@ -76,6 +83,13 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     acknowledging_page.router,
     command_actions.router,
     replaying_page.router,
+    sites_page.router,
+    site_page.router,
+    causes_page.router,
+    alerts_page.router,
+    dead_letters_page.router,
+    commands_page.router,
+    health_page.router,
     live.router,
 )
 
