@@ -579,10 +579,16 @@ CANCEL_AGAIN_S: Final = 0.5
 PAGE_TITLE_CHARS_MAX: Final = 2000
 PAGE_MESSAGE_CHARS_MAX: Final = 500
 PAGE_MESSAGE_S: Final = 60
+ACTION_WHO_CHARS_MAX: Final = 80
+ACTION_REASON_CHARS_MAX: Final = 500
+ACTION_DEVICES_MAX: Final = 10_000
+ACTION_WHO_S: Final = 365 * 86_400
 PAGE_COMPRESSED_BYTES_MIN: Final = 1024
 PAGE_COMPRESSION: Final = 2
 # Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.
 PAGE_DEVICES: Final = 50
+PAGE_SITE_DEVICES: Final = 100
+CAUSE_DEVICES: Final = 20
 OVERVIEW_ROWS: Final = 10
 # Devices in incidents that are passed over at most, to find those that are not.
 OVERVIEW_FOLDED_MAX: Final = 500

@@ -40,7 +40,7 @@ class FaultyMembersError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """A change that somebody asks for; `if_match` is the request's header."""
+    """A change that somebody asks for; `if_match` is the request's header, `why` what is kept with it."""
 
     who: str
     what: What
@@ -48,6 +48,7 @@ class Asked:
     identifier: str
     members: Mapping[str, Any]
     if_match: str | None = None
+    why: str = ""
 
     def after(self, before: Entry | None) -> Entry:
         """The entry as it is to be.
@@ -90,6 +91,11 @@ def new_action(who: str, what: What, kind: StrEnum, target: str | None, **member
         target=target,
         **members,
     )
+
+
+def told_why(why: str) -> dict[str, Any]:
+    """What an action tells of why it was done."""
+    return {"reason": why} if why else {}
 
 
 async def change(state: State, asked: Asked) -> tuple[KeptEntry, bool]:
@@ -178,7 +184,15 @@ async def _begin(
         then, now = None if before is None else directory.as_json(before), None
     else:
         then, now = directory.differences(before, after)
-    action = new_action(asked.who, asked.what, asked.kind, asked.identifier, before=then, after=now)
+    action = new_action(
+        asked.who,
+        asked.what,
+        asked.kind,
+        asked.identifier,
+        before=then,
+        after=now,
+        details=told_why(asked.why),
+    )
     if begun is not None:
         action = Action(
             **{name: getattr(action, name) for name in action.__slots__} | {"action_id": begun.action_id}

@@ -88,13 +88,22 @@ def template(name: str) -> Template:
     return _templates.get_template(name)
 
 
-async def page(request: Request, name: str, *, title: str, polls: bool = False, **values: object) -> Response:
+async def page(
+    request: Request,
+    name: str,
+    *,
+    title: str,
+    polls: bool = False,
+    status: int = HTTPStatus.OK,
+    **values: object,
+) -> Response:
     """A page, or, where htmx asks for it again, what of it changes: its block `content`.
 
     Args:
         request: from it come the prefix of all addresses, and the message of the action before.
         name: of its template, which extends `layout`.
         title: in the browser's tab.
+        status: of the answer; another where a form is shown again.
         polls: it shows what no tick tells of (a tick is of devices and alerts), and asks by itself.
         values: what the template shows.
     """
@@ -103,7 +112,7 @@ async def page(request: Request, name: str, *, title: str, polls: bool = False, 
     found = _templates.get_template(name)
     if not is_fragment:
         body = found.render(context | {"layout": "base.html", "message": messages.take(request)})
-        return _answer(request, HTTPStatus.OK, body, messages.forget(request, {}))
+        return _answer(request, status, body, messages.forget(request, {}))
     body = found.render(context | {"layout": "fragment.html"})
     tag = _tag(body)
     if request.headers.get("if-none-match") == tag:

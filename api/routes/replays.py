@@ -71,7 +71,7 @@ class CorrectionPreview(BaseModel):
     events: list[CorrectedEvent]
 
 
-def _stated(text: str) -> str:
+def stated(text: str) -> str:
     """A correction as it was stated, with the plus that a URL makes a space."""
     if text == corrections.RECEIVED_AT:
         return text
@@ -125,7 +125,7 @@ _PREVIEW: Final = {
 }
 _SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": corrections.PATTERN})
 CorrectionText = Annotated[
-    str, AfterValidator(_stated), _SCHEMA, Query(description=_CORRECTION, openapi_examples=_EXAMPLES)
+    str, AfterValidator(stated), _SCHEMA, Query(description=_CORRECTION, openapi_examples=_EXAMPLES)
 ]
 OnlyClock = Annotated[
     Literal["clock_ahead", "clock_unset"] | None,
@@ -212,7 +212,7 @@ async def replay(
     dead_letter_id: DeadLetterId,
     correction: Annotated[
         str | None,
-        AfterValidator(_stated),
+        AfterValidator(stated),
         _SCHEMA,
         Query(description=_CORRECTION, openapi_examples=_EXAMPLES),
     ] = None,

@@ -19,6 +19,9 @@ class What(StrEnum):
     ACKNOWLEDGE = "acknowledge"
     UNACKNOWLEDGE = "unacknowledge"
     TEST = "test"
+    SYNC_NOW = "sync_now"
+    CANCEL = "cancel"
+    REPLAY = "replay"
 
 
 class About(StrEnum):
@@ -30,6 +33,8 @@ class About(StrEnum):
     CAUSES = "causes"
     INCIDENTS = "incidents"
     RECIPIENTS = "recipients"
+    COMMANDS = "commands"
+    DEAD_LETTERS = "dead_letters"
 
 
 class Progress(StrEnum):

@@ -1,0 +1,123 @@
+"""Acknowledging an alert, a cause or an incident, and taking that back."""
+
+from typing import Annotated, Final
+from urllib.parse import quote
+
+from fastapi import Path, Request, Response
+from starlette.exceptions import HTTPException
+
+from api import acknowledging
+from api.acknowledging import Asked
+from api.pages import acting
+from api.pages.acting import Field, Form
+from api.pages.messages import Undo
+from api.pages.routing import page_router
+from api.pages.texts import exact
+from api.routes import causes
+from api.state import state_of
+from pisync import clock, limits
+from pisync.clock import rfc3339
+from pisync.domain import acknowledgements as domain
+from pisync.domain.acknowledgements import Subject, SubjectKind, Until
+from pisync.domain.directory import Fault
+
+router = page_router()
+
+_WITH_ANY_TEXT: Final = causes.router  # its module has the convertor of paths `any_text`
+
+KindName = Annotated[SubjectKind, Path()]
+Target = Annotated[str, Path(min_length=1, max_length=limits.ERROR_CODE_CHARS_MAX)]
+_MEMBERS: Final = ("until", "moment", "more_devices")
+_PATH: Final = "/acknowledge/{kind}/{target:any_text}"
+
+
+@router.get(_PATH)
+async def form_page(*, request: Request, kind: KindName, target: Target, _back: acting.Back = "") -> Response:
+    """Until when it is to be quiet, and why."""
+    return await acting.show(request, _form(kind, target))
+
+
+@router.post(_PATH)
+async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Response:
+    """Have it quiet until then; where that cannot be, the form again."""
+    by = await acting.sent(request, *_MEMBERS)
+    given: dict[str, object] = {"until": domain.RECOVERY, "reason": by.reason}
+    chosen = by.members.get("until", domain.RECOVERY)
+    if chosen == "moment":
+        given["until"] = acting.as_rfc3339(by.members.get("moment", ""))
+    elif chosen == "more_devices":
+        number = by.members.get("more_devices", "").strip()
+        is_whole = number.isascii() and number.isdecimal() and len(number) < 10
+        given["until"] = {"more_devices": int(number) if is_whole else number}
+    elif chosen != domain.RECOVERY:
+        given["until"] = chosen
+    until, reason, found = domain.read(kind, given, clock.now())
+    at = chosen if chosen in {"moment", "more_devices"} else "until"
+    read = [Fault(at, each.detail) if each.member == "until" else each for each in found]
+    faults = [*by.faults, *(each for each in read if each.member != "reason" or not by.faults)]
+    form = _form(kind, target)
+    if faults:
+        return await acting.show(request, form, given=by.members, faults=faults)
+    try:
+        asked = Asked(who=by.who, subject=Subject(kind=kind, target=target), until=until, reason=reason)
+        await acknowledging.acknowledge(state_of(request), asked)
+    except HTTPException as error:
+        if error.status_code != 409:
+            raise
+        fault = Fault(None, f"was not acknowledged. {error.detail.removesuffix('.')}")
+        return await acting.show(request, form, given=by.members, faults=[fault], status=409)
+    undo = Undo(path=f"/withdraw/{kind.value}/{_quoted(target)}", members={"back": by.back or form.back})
+    text = f"Acknowledged the {kind.singular} {target}, until {_told(until)}."
+    return acting.done(request, by, form.back, text, undo=undo)
+
+
+@router.post("/withdraw/{kind}/{target:any_text}")
+async def withdraw(*, request: Request, kind: KindName, target: Target) -> Response:
+    """Have it loud again; the way back is to say the same again."""
+    by = await acting.sent(request)
+    told = await acknowledging.take_back(state_of(request), by.who, Subject(kind=kind, target=target))
+    said = told.acknowledgement
+    back = by.back or _back(kind, target)
+    members = {"until": domain.RECOVERY, "reason": said.reason, "back": back}
+    if said.until.moment is not None:
+        members |= {"until": "moment", "moment": rfc3339(said.until.moment)}
+    elif said.until.more_devices is not None:
+        members |= {"until": "more_devices", "more_devices": str(said.until.more_devices)}
+    undo = Undo(path=f"/acknowledge/{kind.value}/{_quoted(target)}", members=members)
+    return acting.done(request, by, back, f"The {kind.singular} {target} is loud again.", undo=undo)
+
+
+def _form(kind: SubjectKind, target: str) -> Form:
+    ways = [(domain.RECOVERY, "it recovers"), ("moment", "the moment below")]
+    fields = [Field("moment", "That moment", "moment", hint="UTC, such as 2026-12-01 or 2026-12-01T08:00")]
+    if kind is not SubjectKind.ALERTS:
+        ways.append(("more_devices", "so many more devices have it"))
+        fields.append(Field("more_devices", "So many more", "number"))
+    return Form(
+        title=f"Acknowledge the {kind.singular} {target}",
+        button="Acknowledge",
+        back=_back(kind, target),
+        sentences=["It stays in the lists, and is quiet until then."],
+        fields=[Field("until", "Quiet until", "choice", domain.RECOVERY, options=ways), *fields],
+    )
+
+
+def _back(kind: SubjectKind, target: str) -> str:
+    match kind:
+        case SubjectKind.ALERTS:
+            return "/alerts"
+        case SubjectKind.CAUSES:
+            return f"/cause/{_quoted(target)}"
+        case SubjectKind.INCIDENTS:
+            return f"/incident/{_quoted(target)}"
+
+
+def _quoted(target: str) -> str:
+    return quote(target, safe="")
+
+
+def _told(until: Until) -> str:
+    if until.moment is not None:
+        return f"{exact(until.moment)} UTC"
+    more = until.more_devices
+    return "it recovers" if more is None else f"{more:,} more devices have it"

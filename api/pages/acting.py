@@ -1,0 +1,171 @@
+"""What every action of a page shares: who does it and why, the form again with its faults, the way back."""
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import quote, unquote
+
+from fastapi import Query, Request, Response
+
+from api import auth
+from api.directory.changes import new_action, told_why
+from api.pages import messages, rendering
+from api.pages.messages import Undo
+from api.pages.routing import read_form
+from api.state import state_of
+from pisync import limits
+from pisync.clock import rfc3339
+from pisync.domain.actions import About, Progress, What
+from pisync.domain.directory import Fault, text_reader
+
+_COOKIE: Final = "pisync_who"
+_COMMON: Final = ("who", "reason", "back")
+# A path of ours with its query: nothing that leads to another host.
+_BACK: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
+_WITHOUT_ZONE: Final = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
+_read_who: Final = text_reader(limits.ACTION_WHO_CHARS_MAX)
+_read_reason: Final = text_reader(limits.ACTION_REASON_CHARS_MAX)
+
+
+Back = Annotated[str, Query(alias="back")]
+
+
+class Field(NamedTuple):
+    """A member of a form; `kind` is `text`, `area`, `choice`, `moment` or `number`."""
+
+    name: str
+    title: str
+    kind: str = "text"
+    value: str = ""
+    hint: str = ""
+    options: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """The page of an action: what it asks for; `sentences` say what it does, `hidden` goes with it."""
+
+    title: str
+    button: str
+    back: str
+    sentences: Sequence[str] = ()
+    fields: Sequence[Field] = ()
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    is_grave: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """A form that was sent: by whom, why, the way back, its own members, and what is wrong so far."""
+
+    who: str
+    reason: str
+    back: str | None
+    members: Mapping[str, str]
+    faults: Sequence[Fault]
+
+
+async def sent(request: Request, *names: str) -> Sent:
+    """Read a form with these members of its own; who sends it is what it says, else what the cookie says."""
+    given = await read_form(request, *_COMMON, *names)
+    faults = []
+    who, reason = given.get("who", remembered(request)).strip(), given.get("reason", "").strip()
+    for name, value, read in (("who", who, _read_who), ("reason", reason, _read_reason)):
+        try:
+            read(value)
+        except ValueError as error:
+            faults.append(Fault(name, str(error)))
+    back = given.get("back", "")
+    return Sent(
+        who=who or auth.who(request),
+        reason=reason,
+        back=back if _BACK.fullmatch(back) else None,
+        members=given,
+        faults=faults,
+    )
+
+
+def remembered(request: Request) -> str:
+    """The name that the last form of this browser was sent under."""
+    try:
+        return _read_who(unquote(request.cookies.get(_COOKIE, ""), errors="strict"))
+    except ValueError:
+        return ""
+
+
+async def show(
+    request: Request,
+    form: Form,
+    *,
+    given: Mapping[str, str] | None = None,
+    faults: Sequence[Fault] = (),
+    status: int | None = None,
+) -> Response:
+    """The page of a form; after one with faults with what was typed, and a sentence at each field."""
+    fields = [*form.fields, Field("reason", "Why", hint="for those who ask later"), _who(request)]
+    typed = given or {}
+    fields = [each._replace(value=typed.get(each.name, each.value)) for each in fields]
+    names = {each.name for each in fields}
+    at = {fault.member: f"It {fault.detail}." for fault in faults if fault.member in names}
+    others = [f"{fault.member or 'It'} {fault.detail}." for fault in faults if fault.member not in names]
+    back = typed.get("back") or request.query_params.get("back", "")
+    return await rendering.page(
+        request,
+        "action.html",
+        title=form.title,
+        status=status or (HTTPStatus.UNPROCESSABLE_ENTITY if faults else HTTPStatus.OK),
+        form=replace(form, hidden={**form.hidden, "back": back} if back else form.hidden),
+        fields=fields,
+        at=at,
+        others=others,
+    )
+
+
+def done(request: Request, by: Sent, path: str, text: str, *, undo: Undo | None = None) -> Response:
+    """Back to a page that says what was done; the browser remembers under which name."""
+    response = messages.done(request, by.back or path, text, undo=undo)
+    if by.who != auth.who(request):
+        response.set_cookie(
+            _COOKIE,
+            quote(by.who),
+            max_age=limits.ACTION_WHO_S,
+            path=f"{request.scope.get('root_path', '')}/",
+            httponly=True,
+            samesite="strict",
+        )
+    return response
+
+
+@asynccontextmanager
+async def written_down(
+    request: Request, by: Sent, what: What, about: About, target: str | None, **details: Any
+) -> AsyncIterator[dict[str, Any]]:
+    """An action around what writes none itself; what is learned goes into what this gives."""
+    actions = state_of(request).actions
+    told = {**told_why(by.reason), **details}
+    action = new_action(by.who, what, about, target, details=told)
+    await actions.begin(action)
+    try:
+        yield told
+    except Exception:
+        await actions.settle(action.action_id, Progress.NOT_DONE)
+        raise
+    await actions.settle(action.action_id, Progress.DONE, told)
+
+
+def as_rfc3339(text: str) -> str:
+    """A moment as a form gives it, in UTC, as requests give it; what is none stays as it is."""
+    if not _WITHOUT_ZONE.fullmatch(text):
+        return text
+    try:
+        return rfc3339(datetime.fromisoformat(text).replace(tzinfo=UTC))
+    except ValueError:
+        return text
+
+
+def _who(request: Request) -> Field:
+    return Field("who", "Your name", value=remembered(request), hint="remembered by this browser")

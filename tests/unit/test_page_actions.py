@@ -1,0 +1,224 @@
+"""Actions of the page: done and written down, refused where they must be, taken back."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from pisync.domain.actions import Progress, What
+from pisync.domain.alerts import Rule
+from pisync.domain.directory import Kind
+from pisync.stores.interfaces.actions import ActionQuery
+from tests.support.api_client import Api
+from tests.support.pages import HOSTILE, Page, read, school
+
+OWN = {"Sec-Fetch-Site": "same-origin", "Accept-Encoding": "identity"}
+
+
+async def send(pisync: Api, path: str, **members: str) -> httpx.Response:
+    return await pisync.client.post(path, data=members or {"reason": ""}, headers=OWN)
+
+
+def landed(answer: httpx.Response, path: str) -> None:
+    assert (answer.status_code, answer.headers.get("Location")) == (303, path), answer.text
+
+
+async def message(pisync: Api, answer: httpx.Response, path: str) -> Page:
+    """A page that stands, with what was done."""
+    pisync.client.cookies.update(answer.cookies)
+    return read(await pisync.client.get(path))
+
+
+async def undo(pisync: Api, answer: httpx.Response) -> httpx.Response:
+    """Press the button of the message."""
+    page = await message(pisync, answer, "/devices")
+    place = next(place for place, (tag, found) in enumerate(page.elements) if found.get("role") == "status")
+    form = next(found for tag, found in page.elements[place:] if tag == "form")
+    start = page.elements.index(("form", form))
+    end = next(at for at, (tag, _) in enumerate(page.elements[start:], start) if tag == "button")
+    inputs = [found for tag, found in page.elements[start:end] if tag == "input"]
+    return await send(pisync, form["action"], **{each["name"]: each["value"] for each in inputs})
+
+
+async def entry(pisync: Api, device_id: str) -> Any:
+    return (await pisync.directory.get(Kind.DEVICES, [device_id]))[device_id].entry
+
+
+async def newest(pisync: Api) -> Any:
+    return (await pisync.actions.find(ActionQuery(limit=1)))[0]
+
+
+async def confirmation(pisync: Api, path: str) -> str:
+    page = read(await pisync.client.get(path))
+    return page.all("input", name="confirm")[0]["value"]
+
+
+@pytest.mark.parametrize(
+    ("task", "members", "expected"),
+    [
+        ("edit", {"name": "New", "site": "S-2", "labels": "a; b", "habit_days": "9"}, {"habit_days": 9}),
+        ("mute", {"muted_until": "2099-01-02"}, {"retired": False}),
+        ("retire", {}, {"retired": True}),
+    ],
+)
+async def test_a_device_is_changed_written_down_and_taken_back(
+    task: str, members: dict[str, str], expected: dict[str, Any]
+) -> None:
+    async with school() as pisync:
+        before = await entry(pisync, "PB-1")
+        form = read(await pisync.client.get(f"/device/PB-1/action/{task}"))
+        assert form.all("input", name="who")
+        answer = await send(pisync, f"/device/PB-1/action/{task}", **members, who="Ada", reason="it moved")
+        landed(answer, "/device/PB-1")
+        assert "HttpOnly" in answer.headers["Set-Cookie"]
+        changed = await entry(pisync, "PB-1")
+        assert changed != before
+        assert {name: getattr(changed, name) for name in expected} == expected
+        action = await newest(pisync)
+        assert (action.who, action.target, action.progress) == ("Ada", "PB-1", Progress.DONE)
+        assert action.details == {"reason": "it moved"}
+        landed(await undo(pisync, answer), "/device/PB-1")
+        assert await entry(pisync, "PB-1") == before
+        assert (await newest(pisync)).who == "Ada"  # the browser remembers
+
+
+async def test_what_is_wrong_is_told_at_its_field_and_what_was_typed_stays() -> None:
+    async with school() as pisync:
+        answer = await send(
+            pisync, "/device/PB-1/action/edit", name=HOSTILE, site="S-9", habit_days="x", who="Ada"
+        )
+        page = read(answer, 422)
+        assert page.all("p", id="fault-name")
+        assert page.all("input", name="habit_days", value="x")
+        page = read(await send(pisync, "/device/PB-1/action/edit", site="S-9"), 422)
+        assert page.all("p", id="fault-site")
+        page = read(await send(pisync, "/device/PB-1/action/mute", muted_until="2001-01-01"), 422)
+        assert "lies in the past" in page.words
+        stale = await send(pisync, "/device/PB-1/action/edit", name="x", version="77")
+        assert "changed by somebody else" in read(stale, 409).words
+        read(await send(pisync, "/device/PB-99/action/retire"), 404)
+        read(await send(pisync, "/device/PB-1/undo", action="nope"), 404)
+        assert (await entry(pisync, "PB-1")).name == "Alpha"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/device/PB-1/action/retire",
+        "/device/PB-1/undo",
+        "/devices/action/retire",
+        "/acknowledge/causes/E_NET",
+        "/withdraw/causes/E_NET",
+    ],
+)
+async def test_a_form_of_another_site_does_nothing(path: str) -> None:
+    async with school() as pisync:
+        count = len(await pisync.actions.find(ActionQuery(limit=100)))
+        answer = await pisync.client.post(path, data={"who": "x"}, headers={"Sec-Fetch-Site": "cross-site"})
+        read(answer, 403)
+        assert len(await pisync.actions.find(ActionQuery(limit=100))) == count
+
+
+async def test_a_filter_is_confirmed_with_its_exact_count() -> None:
+    async with school() as pisync:
+        path = "/devices/action/label?site=S-1"
+        page = read(await pisync.client.get(path))
+        assert "Exactly 2 devices" in page.words
+        confirm = page.all("input", name="confirm")[0]["value"]
+        answer = await send(pisync, path, confirm=confirm, label="new", how="give", who="Ada", reason="r")
+        landed(answer, "/devices?site=S-1")
+        assert "new" in (await entry(pisync, "PB-1")).labels
+        assert {"solar", "pilot"} < set((await entry(pisync, "PB-1")).labels)
+        action = await newest(pisync)
+        assert (action.who, action.what, action.target) == ("Ada", What.PATCH, None)
+        assert action.details["filter"] == "site=S-1"
+        assert (action.details["reason"], action.details["changed"]) == ("r", 2)
+        confirm = await confirmation(pisync, path)
+        landed(await send(pisync, path, confirm=confirm, label="new", how="take"), "/devices?site=S-1")
+        assert "new" not in (await entry(pisync, "PB-1")).labels
+
+
+async def test_a_count_that_changed_is_confirmed_anew() -> None:
+    async with school() as pisync:
+        path = "/devices/action/retire?site=S-1"
+        confirm = await confirmation(pisync, path)
+        # One of the two leaves the filter meanwhile.
+        await send(pisync, "/device/PB-1/action/edit", site="S-2")
+        await pisync.feed()
+        answer = await send(pisync, path, confirm=confirm, reason="kept")
+        page = read(answer, 409)
+        assert "these are other devices now, 1 of them" in page.words
+        assert page.all("input", name="reason", value="kept")
+        assert not (await entry(pisync, "PB-5")).retired
+        other = await confirmation(pisync, "/devices/action/mute?site=S-1")
+        read(await send(pisync, path, confirm=other), 409)
+        read(await pisync.client.get("/devices/action/retire?site=S-77"), 422)
+
+
+async def test_devices_are_asked_to_sync_and_the_command_is_cancelled() -> None:
+    async with school() as pisync:
+        answer = await send(pisync, "/device/PB-1/action/sync-now", who="Ada")
+        landed(answer, "/device/PB-1")
+        action = await newest(pisync)
+        assert (action.what, action.who, action.progress) == (What.SYNC_NOW, "Ada", Progress.DONE)
+        landed(await undo(pisync, answer), "/device/PB-1")
+        action = await newest(pisync)
+        assert (action.what, action.progress) == (What.CANCEL, Progress.DONE)
+        path = "/devices/action/sync-now?site=S-1"
+        answer = await send(pisync, path, confirm=await confirmation(pisync, path))
+        landed(answer, "/devices?site=S-1")
+        assert (await newest(pisync)).details["queued"] == 2
+
+
+@pytest.mark.parametrize("until", ["recovery", "moment", "more_devices"])
+async def test_a_cause_is_acknowledged_and_loud_again_and_acknowledged_again(until: str) -> None:
+    async with school() as pisync:
+        pisync.failing.by_code = {"E_NET": 3}
+        members = {"until": until, "moment": "2099-01-01", "more_devices": "10"}
+        answer = await send(
+            pisync, "/acknowledge/causes/E_NET", **members, who="Ada", reason="known", back="/devices"
+        )
+        landed(answer, "/devices")
+        action = await newest(pisync)
+        assert (action.who, action.what, action.target) == ("Ada", What.ACKNOWLEDGE, "E_NET")
+        loud = await undo(pisync, answer)
+        landed(loud, "/devices")
+        assert (await newest(pisync)).what is What.UNACKNOWLEDGE
+        landed(await undo(pisync, loud), "/devices")
+        assert (await newest(pisync)).what is What.ACKNOWLEDGE
+        assert (await newest(pisync)).after == action.after
+
+
+async def test_an_acknowledgement_that_cannot_be_is_told() -> None:
+    async with school() as pisync:
+        page = read(
+            await send(pisync, "/acknowledge/causes/E_NET", until="more_devices", more_devices="x"), 422
+        )
+        assert page.all("p", id="fault-more_devices")
+        page = read(await send(pisync, "/acknowledge/causes/E_NET", until="moment", moment="soon"), 422)
+        assert page.all("p", id="fault-moment")
+        page = read(await send(pisync, "/acknowledge/causes/E_NONE"), 409)
+        assert "No device fails by this code now" in page.words
+        read(await send(pisync, "/acknowledge/alerts/nope"), 404)
+        code = "%3Cscript%3Ealert(1)%3C%2Fscript%3E"
+        assert "<script>alert(1)" in read(await pisync.client.get(f"/acknowledge/causes/{code}")).words
+        [alert] = [each for each in await pisync.alerts.open_alerts(Rule.STREAK) if each == "PB-1"]
+        assert alert == "PB-1"
+
+
+@pytest.mark.parametrize("back", ["//evil.example/", "/\\evil.example", "https://evil.example", "x"])
+async def test_the_way_back_is_a_page_of_ours(back: str) -> None:
+    async with school() as pisync:
+        landed(await send(pisync, "/device/PB-1/action/retire", back=back), "/device/PB-1")
+
+
+async def test_pages_lead_to_the_actions() -> None:
+    async with school() as pisync:
+        page = read(await pisync.client.get("/devices?site=S-1&sort=name"))
+        assert "/devices/action/mute?site=S-1" in page.links
+        page = read(await pisync.client.get("/device/PB-1"))
+        assert page.all("form", method="post", action="/device/PB-1/action/sync-now")
+        for path in [each for each in page.links if "/action/" in each]:
+            form = read(await pisync.client.get(path))
+            assert re.search("Edit|Mute|Retire", form.words)
