@@ -44,7 +44,7 @@ async def fill(pisync: Api) -> None:
         )
     )
     await pisync.open_incidents.refresh()
-    await pisync.dead_letters.add([letter("PB-1", raw=b"<img src=x>\x1b[31m")], now)
+    await pisync.dead_letters.add([letter(b"<img src=x>\x1b[31m", device_id="PB-1")], now)
     assert (await pisync.request("POST", "/api/device/PB-1/sync-now")).status_code == 202
 
 
