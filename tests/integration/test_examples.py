@@ -3,7 +3,6 @@
 import asyncio
 import importlib.util
 import sqlite3
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,7 +57,7 @@ async def test_the_python_device_confirms_its_backlog(world: World, tmp_path: Pa
     await until(lambda: count(spool, "events") < EVENTS - 200)
     child.kill()
     await child.wait()
-    assert 2 < count(spool, "events")
+    assert count(spool, "events") > 2
     assert await ended([*command, "--receipt-wait", "1", "once"]) == 3
 
     assert (count(spool, "events"), count(spool, "messages"), count(spool, "rejected")) == (0, 0, 2)
@@ -71,7 +70,13 @@ async def test_the_shell_device_confirms_its_backlog(world: World, tmp_path: Pat
     spool = tmp_path / "spool"
     broker = f"-h 127.0.0.1 -p {world.mosquitto.port}"
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin", "ID": DEVICE, "SPOOL": str(spool)}
-    environment |= {"BROKER": broker, "RECEIPT_WAIT_S": "2", "PUBACK_WAIT_S": "1", "LISTEN_S": "2", "RUN_S": "50"}
+    environment |= {
+        "BROKER": broker,
+        "RECEIPT_WAIT_S": "2",
+        "PUBACK_WAIT_S": "1",
+        "LISTEN_S": "2",
+        "RUN_S": "50",
+    }
     script = str(EXAMPLES / "device311.sh")
     for _ in range(3):
         assert await ended([script, "record", "20", "1", "3.2"], environment) == 0
@@ -99,7 +104,3 @@ async def test_the_shell_device_confirms_its_backlog(world: World, tmp_path: Pat
     assert await ended([script, "send"], environment) == 0
     assert len(list((spool / "rejected").iterdir())) == 1
     assert await world.truth.events() == SHELL_EVENTS
-
-
-def test_the_shell_device_is_posix_shell() -> None:
-    subprocess.run(["sh", "-n", str(EXAMPLES / "device311.sh")], check=True)
