@@ -1,11 +1,15 @@
-"""The devices to copy lose nothing and double nothing: a backlog, kill -9, rejections, no bridge for a while."""
+"""The devices to copy lose nothing and double nothing: a backlog, kill -9, rejections, no bridge for now."""
 
 import asyncio
 import importlib.util
+import shutil
 import sqlite3
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from tests.support.waiting import until
 from tests.support.world import World
@@ -104,3 +108,44 @@ async def test_the_shell_device_confirms_its_backlog(world: World, tmp_path: Pat
     assert await ended([script, "send"], environment) == 0
     assert len(list((spool / "rejected").iterdir())) == 1
     assert await world.truth.events() == SHELL_EVENTS
+
+
+def has_node_and_mqtt() -> bool:
+    """Whether node finds the package `mqtt` from the example's folder, or by NODE_PATH."""
+    if shutil.which("node") is None:
+        return False
+    asked = ["node", "-e", "require.resolve('mqtt')"]
+    return subprocess.run(asked, cwd=EXAMPLES, capture_output=True, check=False).returncode == 0
+
+
+async def test_the_javascript_device_confirms_its_backlog(world: World, tmp_path: Path) -> None:
+    if not has_node_and_mqtt():
+        pytest.skip("device.js needs node and its package mqtt (npm install mqtt in examples/, or NODE_PATH)")
+    spool = tmp_path / "spool"
+    device = ["env", f"ID={DEVICE}", f"SPOOL={spool}", f"BROKER={world.mosquitto.url}", "PUBACK_WAIT_S=1"]
+    script = ["node", str(EXAMPLES / "device.js")]
+    assert await ended([*device, *script, "record", "20", "1", "3.2"]) == 0
+    assert await ended([*device, *script, "record", "20", "-1", "3.2"]) == 0
+    start = datetime(2026, 5, 8, tzinfo=UTC)
+    members = '"total_files_synced":1,"total_errors":0,"internet_speed":1}'
+    for number in range(EVENTS):
+        moment = datetime(1970, 1, 1, tzinfo=UTC) if number == 5 else start + timedelta(minutes=number)
+        time = moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        event = f'{{"device_id":"{DEVICE}","timestamp":"{time}",{members}'
+        (spool / "events" / time.replace(":", "")).write_text(event)
+
+    def waiting() -> int:
+        return len(list((spool / "events").iterdir()))
+
+    await world.bridge.kill()
+    assert await ended([*device, "RUN_S=2", *script, "once"]) == 1
+    assert waiting() == EVENTS + 2
+    await world.bridge.start()
+    child = await asyncio.create_subprocess_exec(*device, *script, "once")
+    await until(lambda: waiting() < EVENTS - 200)
+    child.kill()
+    await child.wait()
+    assert waiting() > 2
+    assert await ended([*device, "RECEIPT_WAIT_S=1", *script, "once"]) == 0
+    assert len(list((spool / "rejected").iterdir())) == 2
+    assert await world.truth.events() == EVENTS
