@@ -137,10 +137,10 @@ def with_filters(*without: str) -> Callable[[Endpoint], Endpoint]:
 
         @wraps(endpoint)
         async def filtered(**values: Any) -> Response:
-            if "filters" in values:  # a page asks
-                return await endpoint(**values)
-            given = {name: values.pop(name) for name in _PARAMETERS if name not in without}
-            response: Response = await endpoint(**values, filters=_filters(**given))
+            if "filters" not in values:  # not a page, which has them
+                given = {name: values.pop(name) for name in _PARAMETERS if name not in without}
+                values["filters"] = _filters(**given)
+            response: Response = await endpoint(**values)
             return response
 
         own = [each for name, each in signature.parameters.items() if name != "filters"]

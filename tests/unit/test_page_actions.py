@@ -203,8 +203,7 @@ async def test_an_acknowledgement_that_cannot_be_is_told() -> None:
         read(await send(pisync, "/acknowledge/alerts/nope"), 404)
         code = "%3Cscript%3Ealert(1)%3C%2Fscript%3E"
         assert "<script>alert(1)" in read(await pisync.client.get(f"/acknowledge/causes/{code}")).words
-        [alert] = [each for each in await pisync.alerts.open_alerts(Rule.STREAK) if each == "PB-1"]
-        assert alert == "PB-1"
+        assert ("PB-1", Rule.STREAK) in await pisync.alerts.open_alerts(["PB-1"])
 
 
 @pytest.mark.parametrize("back", ["//evil.example/", "/\\evil.example", "https://evil.example", "x"])
