@@ -100,7 +100,9 @@ async def test_pages_tell_what_they_are_for() -> None:
             page = read(await pisync.get(path))
             for each in words:
                 assert each in page.words, (path, each, page.words)
-        row = [each for each in read(await pisync.get("/site/S-1")).all("svg") if each["class"] == "cells"]
+        row = [
+            each for each in read(await pisync.get("/site/S-1")).all("svg") if each.get("class") == "cells"
+        ]
         assert len(row) == 2
         assert row[0]["aria-label"].startswith("28 days up to today: ")
 
