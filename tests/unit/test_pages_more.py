@@ -91,7 +91,7 @@ async def test_pages_tell_what_they_are_for() -> None:
             ("/sites", ("Kampala Primary", "Devices without a site")),
             ("/site/S-1", ("Open incidents here", "Alpha", "E_NET")),
             ("/cause/E_NET", ("Devices now 1", "Kampala Primary", "of 2", "Open incidents with it")),
-            ("/alerts", ("38 of the 40 that tried", "PB-4", "by nobody")),
+            ("/alerts", ("38 of the 40 that tried", "<b>Gulu</b>", "by nobody")),
             ("/incident/i1", ("38 of the 40 that tried", "At most 39")),
             ("/dead-letters", ("<img src=x>", "Payload")),
             ("/commands", ("sync now", "queued", "none yet")),
@@ -100,7 +100,9 @@ async def test_pages_tell_what_they_are_for() -> None:
             page = read(await pisync.get(path))
             for each in words:
                 assert each in page.words, (path, each, page.words)
-        row = [each for each in read(await pisync.get("/site/S-1")).all("svg") if each["class"] == "cells"]
+        row = [
+            each for each in read(await pisync.get("/site/S-1")).all("svg") if each.get("class") == "cells"
+        ]
         assert len(row) == 2
         assert row[0]["aria-label"].startswith("28 days up to today: ")
 
