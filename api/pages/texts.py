@@ -109,6 +109,11 @@ def text(value: object, chars: int = 80) -> str | Markup:
     return Markup('<span title="{}">{}…</span>').format(whole, shown[: chars - 1].rstrip())
 
 
+def visible(value: str) -> str:
+    """The whole of a text for a field, with its control and bidirectional characters as escapes."""
+    return printable(value)
+
+
 def words(value: str) -> str:
     """A name of the program's own, such as `never_heard`, in words."""
     return value.replace("_", " ")
@@ -121,7 +126,7 @@ def capital(value: str) -> str:
 
 def filters() -> Iterator[tuple[str, object]]:
     """What templates call them."""
-    for each in (number, count, exact, clock_time, day, age, moment, span, text, words, capital):
+    for each in (number, count, exact, clock_time, day, age, moment, span, text, visible, words, capital):
         yield each.__name__, each
 
 

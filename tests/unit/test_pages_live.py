@@ -210,6 +210,7 @@ def _with_form(sent: list[dict[str, str]]) -> FastAPI:
         return messages.done(request, "/devices?state=good", "Muted PB-1.", undo=undo)
 
     app = FastAPI()
+    app.state.settings = settings_of_api()
     app.include_router(router)
     return app
 
