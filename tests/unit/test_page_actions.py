@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from pisync.domain.actions import Progress, What
+from pisync.domain.alerts import Rule
 from pisync.domain.directory import Kind
 from pisync.stores.interfaces.actions import ActionQuery
 from tests.support.api_client import Api

@@ -17,6 +17,7 @@ from api.pages.streams import Streams, Tick
 from api.state import State
 from pisync import limits
 from pisync.errors import MongodbUnavailable
+from pisync.settings import ApiSettings
 from tests.support.api_client import HOST, Api, api
 from tests.support.pages import Page, keep, read, school
 
@@ -210,7 +211,7 @@ def _with_form(sent: list[dict[str, str]]) -> FastAPI:
         return messages.done(request, "/devices?state=good", "Muted PB-1.", undo=undo)
 
     app = FastAPI()
-    app.state.settings = settings_of_api()
+    app.state.settings = ApiSettings()
     app.include_router(router)
     return app
 
