@@ -6,9 +6,16 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api import auth, middleware, openapi, problems
+from api.pages import alerts as alerts_page
+from api.pages import causes as causes_page
+from api.pages import commands as commands_page
+from api.pages import dead_letters as dead_letters_page
 from api.pages import device as device_page
 from api.pages import devices as devices_page
+from api.pages import health as health_page
 from api.pages import live, overview, static_files
+from api.pages import site as site_page
+from api.pages import sites as sites_page
 from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
@@ -69,6 +76,13 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     overview.router,
     devices_page.router,
     device_page.router,
+    sites_page.router,
+    site_page.router,
+    causes_page.router,
+    alerts_page.router,
+    dead_letters_page.router,
+    commands_page.router,
+    health_page.router,
     live.router,
 )
 

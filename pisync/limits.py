@@ -530,6 +530,8 @@ PAGE_COMPRESSED_BYTES_MIN: Final = 1024
 PAGE_COMPRESSION: Final = 2
 # Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.
 PAGE_DEVICES: Final = 50
+PAGE_SITE_DEVICES: Final = 100
+CAUSE_DEVICES: Final = 20
 OVERVIEW_ROWS: Final = 10
 # Devices in incidents that are passed over at most, to find those that are not.
 OVERVIEW_FOLDED_MAX: Final = 500

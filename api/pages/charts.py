@@ -5,15 +5,18 @@ view box, which the style sheet scales.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from api.pages.texts import day
 from pisync import clock
 from pisync.domain.days import Days
 
 STRIP_DAYS: Final = 60
 STRIP_DAY: Final = 3
+CELL_WIDTH: Final = 13
+CELL_HEIGHT: Final = 23
 _LANE: Final = 4
 _LANE_STEP: Final = 5
 # Beside the bars or the line: room for the numbers of the axes.
@@ -150,6 +153,7 @@ class Line(NamedTuple):
     points: list[Mark]
     across: list[Tick]
     up: list[Tick]
+    level: float | None
 
 
 class Point(NamedTuple):
@@ -161,10 +165,19 @@ class Point(NamedTuple):
 
 
 def line(
-    points: Sequence[Point], across: Sequence[tuple[float, str]], *, width: int = 720, height: int = 120
+    points: Sequence[Point],
+    across: Sequence[tuple[float, str]],
+    *,
+    level: float | None = None,
+    width: int = 720,
+    height: int = 120,
 ) -> Line:
-    """A line over moments, in their order; `across` are moments with what stands below them."""
+    """A line over moments, in their order; `across` are moments with what stands below them.
+
+    `level`: a value that has a rule of its own.
+    """
     known = [each.value for each in points if each.value is not None]
+    known += [] if level is None else [level]
     top, up = _scale(max(known, default=0))
     floor = height - _BOTTOM
     first = min((each.at for each in points), default=0)
@@ -195,26 +208,76 @@ def line(
         marks,
         [Tick(x(at), text) for at, text in across],
         [Tick(y(value), _short(value)) for value in up],
+        None if level is None else y(level),
     )
 
 
-class Cell(NamedTuple):
-    """A day of a device in a matrix: `kind` names its class, and `title` says it in words."""
+class Cells(NamedTuple):
+    """A row of a matrix: days of a device, a path for each kind of day, and the same in words.
 
-    x: int
-    y: int
-    kind: str
-    title: str
+    Rows without room between them make columns: failures fill the height of theirs, successes do not.
+    """
+
+    width: int
+    height: int
+    ok: str
+    bad: str
+    heard: str
+    label: str
 
 
-def matrix(rows: Sequence[Sequence[tuple[str, str]]], *, size: int = 12) -> tuple[int, int, list[Cell]]:
-    """Width, height and cells of rows of kinds and titles: a column of one kind stands out."""
-    cells = [
-        Cell(column * size, row * size, kind, title)
-        for row, kinds in enumerate(rows)
-        for column, (kind, title) in enumerate(kinds)
-    ]
-    return size * max(map(len, rows), default=0), size * len(rows), cells
+def cells(days: str) -> Cells:
+    """A row by its characters, as `/api/site/{site_id}` tells them, today the last."""
+    paths: dict[str, list[str]] = {"ok": [], "bad": [], "heard": []}
+    for place, kind in enumerate(days):
+        x = place * CELL_WIDTH
+        if kind in "xm":
+            paths["bad"].append(
+                f"M{x} 0h{CELL_WIDTH - 1}v{CELL_HEIGHT if kind == 'x' else 12}h-{CELL_WIDTH - 1}z"
+            )
+        if kind in "om":
+            paths["ok"].append(f"M{x + 2} {8 if kind == 'o' else 14}h{CELL_WIDTH - 5}v7h-{CELL_WIDTH - 5}z")
+        if kind == "h":
+            paths["heard"].append(f"M{x + 4} 10h4v4h-4z")
+    named = (("o", "succeeded"), ("x", "failed"), ("m", "both"), ("h", "heard only"), (".", "nothing"))
+    counted = ", ".join(f"{words} on {days.count(kind)}" for kind, words in named if kind in days)
+    return Cells(
+        len(days) * CELL_WIDTH,
+        CELL_HEIGHT,
+        *("".join(paths[name]) for name in ("ok", "bad", "heard")),
+        f"{len(days)} days up to today: {counted}",
+    )
+
+
+def weeks_of(days: Sequence[str]) -> list[Tick]:
+    """Where in a matrix weeks begin, and their dates, of days as answers tell them."""
+    found = []
+    for place, each in enumerate(days):
+        if date.fromisoformat(each).weekday() == 0:
+            found.append(Tick(place * CELL_WIDTH, day(each)))
+    return found
+
+
+class Share(NamedTuple):
+    """A part of a bar, by its place among the parts."""
+
+    place: int
+    x: float
+    width: float
+
+
+def shares(amounts: Sequence[int], *, width: int = 120) -> list[Share]:
+    """A bar cut into parts; each that there is can be seen."""
+    total = sum(amounts) or 1
+    found, x = [], 0.0
+    for place, amount in enumerate(amounts):
+        if amount:
+            part = max(amount / total * width, 3.0)
+            found.append(Share(place, _round(x), _round(part)))
+            x += part
+    # What the smallest parts took more is taken from all alike.
+    by = min(1.0, width / x) if x else 1.0
+    return [Share(each.place, _round(each.x * by), _round(each.width * by)) for each in found]
 
 
 def sparkline(values: Sequence[int | None], *, width: int = 84, height: int = 18) -> str:

@@ -204,7 +204,7 @@ async def stats(
     )
     starts = rfc3339_of_utc([from_ms(rollup.start_ms).replace(tzinfo=None) for rollup in rollups])
     answer["received"] = list(map(_received, starts, rollups))
-    answer["dead_letters"] = _letters(tally)
+    answer["dead_letters"] = letters(tally)
     return Response(msgspec.json.encode(answer | truth), media_type="application/json")
 
 
@@ -230,7 +230,8 @@ def _refuse(message: str) -> None:
     raise RequestValidationError([{"loc": ("query", "since"), "msg": message}])
 
 
-def _letters(tally: LetterTally) -> dict[str, object]:
+def letters(tally: LetterTally) -> dict[str, Any]:
+    """What is told of dead letters as a whole."""
     by_reason = sorted(tally.by_reason.items(), key=lambda row: (-row[1].open, -row[1].received, row[0]))
     return {
         **tally.every._asdict(),

@@ -121,7 +121,25 @@ def test_what_is_not_known_has_no_bar_in_a_sparkline() -> None:
     assert charts.sparkline([]) == ""
 
 
-def test_a_matrix_has_a_column_for_each_day() -> None:
-    width, height, cells = charts.matrix([[("ok", "a"), ("bad", "b")], [("ok", "c")]], size=10)
-    assert (width, height) == (20, 20)
-    assert [(cell.x, cell.y, cell.kind) for cell in cells] == [(0, 0, "ok"), (10, 0, "bad"), (0, 10, "ok")]
+def test_a_row_of_a_matrix_has_a_column_for_each_day() -> None:
+    row = charts.cells("oxm.h")
+    assert (row.width, row.height) == (5 * charts.CELL_WIDTH, charts.CELL_HEIGHT)
+    assert [path.count("M") for path in (row.ok, row.bad, row.heard)] == [2, 2, 1]
+    # A failure fills its column from the top to the bottom.
+    assert f"M{charts.CELL_WIDTH} 0h{charts.CELL_WIDTH - 1}v{charts.CELL_HEIGHT}" in row.bad
+    assert row.label.endswith("succeeded on 1, failed on 1, both on 1, heard only on 1, nothing on 1")
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=8))
+def test_shares_fill_a_bar_and_each_can_be_seen(amounts: list[int]) -> None:
+    parts = charts.shares(amounts, width=120)
+    assert [each.place for each in parts] == [place for place, amount in enumerate(amounts) if amount]
+    assert all(each.width >= 2 for each in parts)
+    if parts:
+        assert abs(parts[-1].x + parts[-1].width - 120) < 0.5
+
+
+def test_weeks_of_a_matrix_begin_on_mondays() -> None:
+    days = [f"2026-11-{day:02}" for day in range(1, 29)]
+    ticks = [(tick.at / charts.CELL_WIDTH, tick.text) for tick in charts.weeks_of(days)]
+    assert ticks == [(1, "2 Nov"), (8, "9 Nov"), (15, "16 Nov"), (22, "23 Nov")]
