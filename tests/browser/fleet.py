@@ -72,9 +72,7 @@ async def serving(directory: Path, mongod: MongodbServer) -> AsyncIterator[Site]
         async with open_stores(CommonSettings(**urls)) as stores:
             await _fill(stores)
         await stack.enter_async_context(running(Bridge("bridge-0", urls, log=directory / "bridge.log")))
-        api = await stack.enter_async_context(
-            running(Api(ports.any_free(), urls, log=directory / "api.log"))
-        )
+        api = await stack.enter_async_context(running(Api(ports.any_free(), urls, log=directory / "api.log")))
         worker = ChildProcess(
             "worker",
             [sys.executable, "-c", _WORKER, "worker"],
@@ -157,7 +155,9 @@ async def _describe(http: httpx.AsyncClient) -> None:
             labels=["solar"] if place % 4 == 0 else [],
             **({"habit_days": 3} if place in {5, 13} else {}),
         )
-    await put(f"devices/{HOSTILE}", name=(MARKUP + BIDI)[:200], site="S-9", note=(MARKUP + BIDI), labels=["<i>"])
+    await put(
+        f"devices/{HOSTILE}", name=(MARKUP + BIDI)[:200], site="S-9", note=(MARKUP + BIDI), labels=["<i>"]
+    )
     await put("devices/PB-000099", name="In its box", site="S-1")
     bad = [
         b"{",

@@ -20,9 +20,11 @@ _STATES = {"failing", "wobbly", "overdue", "never heard", "good"}
 async def test_every_page_of_the_navigation_is_reached_by_its_link(views: Views) -> None:
     [page] = await views.open("/")
     for place in NAVIGATION:
-        await page.get_by_role("navigation", name="Pages", exact=True).get_by_text(
-            place.title, exact=True
-        ).click()
+        await (
+            page.get_by_role("navigation", name="Pages", exact=True)
+            .get_by_text(place.title, exact=True)
+            .click()
+        )
         assert page.url == views.url + place.path
         assert await page.locator("nav [aria-current=page]").inner_text() == place.title
         assert await page.locator("h1").count() == 1
