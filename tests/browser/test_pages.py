@@ -96,7 +96,7 @@ async def test_states_are_told_apart_without_colour(views: Views) -> None:
     marks = await page.locator("td .state").evaluate_all(
         "all => all.map(each => [each.innerText.trim(), each.querySelector('svg').innerHTML])"
     )
-    shapes = {word: shape for word, shape in marks}
+    shapes = dict(marks)
     assert set(shapes) == _STATES
     assert len(set(shapes.values())) == len(_STATES)
 

@@ -1,4 +1,4 @@
-"""Windows of a real browser, each held to what every page keeps: quiet, of this host only, within its policy."""
+"""Windows of a real browser, each held to what every page keeps: quiet, of this host, within its policy."""
 
 import importlib.util
 import shutil
@@ -118,7 +118,8 @@ async def findings(page: Page, script: str) -> list[str]:
     answer = await session.send(
         "Runtime.evaluate",
         {
-            "expression": """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.flatMap(
+            "expression": """axe.run(document, {resultTypes: ["violations"]}).then(
+                found => found.violations.flatMap(
                 each => each.nodes.map(node => `${each.id}: ${node.html.slice(0, 160)} ${node.any.map(
                 one => one.message).join(" ")}`)))""",
             "awaitPromise": True,
