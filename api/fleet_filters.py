@@ -138,7 +138,8 @@ def with_filters(*without: str) -> Callable[[Endpoint], Endpoint]:
         @wraps(endpoint)
         async def filtered(**values: Any) -> Response:
             if "filters" in values:  # a page asks
-                return await endpoint(**values)
+                asked: Response = await endpoint(**values)
+                return asked
             given = {name: values.pop(name) for name in _PARAMETERS if name not in without}
             response: Response = await endpoint(**values, filters=_filters(**given))
             return response

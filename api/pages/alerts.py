@@ -47,7 +47,7 @@ async def alerts_page(
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
-    """Incidents, then the alerts that none explains; those of one device whether they are explained or not."""
+    """Incidents, then the alerts that none explains."""
     fleet, now_ms = loaded_fleet(request), to_ms(clock.now())
     shown = folded or (Folded.NO if device_id is None else Folded.ANY)
     told: Told[dict[str, Any]] = await unless_away(

@@ -244,7 +244,9 @@ def cells(days: str) -> Cells:
     return Cells(
         len(days) * CELL_WIDTH,
         CELL_HEIGHT,
-        *("".join(paths[name]) for name in ("ok", "bad", "heard")),
+        "".join(paths["ok"]),
+        "".join(paths["bad"]),
+        "".join(paths["heard"]),
         f"{len(days)} days up to today: {counted}",
     )
 

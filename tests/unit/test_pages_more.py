@@ -1,29 +1,131 @@
-"""Sites, causes, alerts, incidents, dead letters, commands, health: what their pages show, and where a part is away."""
+"""Sites, causes, alerts, incidents, dead letters, commands, health: what their pages show."""
+
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from tests.support.api_client import api
+from pisync import clock
+from pisync.domain.incidents import Evidence, Incident, IncidentKey, IncidentKind
+from pisync.errors import MongodbUnavailable
+from tests.support.api_client import Api, api
 from tests.support.pages import read, school
+from tests.support.samples import letter
 
-SITES = [
+PATHS = [
     "/sites",
     "/site/S-1",
-    "/site/S-2",
     "/site/-",
     "/causes",
     "/cause/E_NET",
     "/cause/-",
     "/alerts",
     "/alerts?state=all&folded=any",
+    "/incident/i1",
     "/dead-letters",
     "/commands",
     "/health",
 ]
 
 
-@pytest.mark.parametrize("path", SITES)
-async def test_a_page_stands(path: str) -> None:
+async def fill(pisync: Api) -> None:
+    """An incident, a letter and a command."""
+    now = clock.now()
+    await pisync.incidents.open(
+        Incident(
+            incident_id="i1",
+            key=IncidentKey(IncidentKind.SITE_FAILING, "S-1", "E_NET"),
+            since=now - timedelta(hours=3),
+            opened_at=now,
+            evidence=Evidence(38, 40),
+            peak=39,
+            sentence="38 of the 40 that tried <i>",
+            updated_at=now,
+        )
+    )
+    await pisync.open_incidents.refresh()
+    await pisync.dead_letters.add([letter(b"<img src=x>\x1b[31m", device_id="PB-1")], now)
+    assert (await pisync.request("POST", "/api/device/PB-1/sync-now")).status_code == 202
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_page_stands_whatever_texts_it_has(path: str) -> None:
     async with school() as pisync:
+        await fill(pisync)
         page = read(await pisync.get(path))
     assert "Exact" in page.words
     assert not page.all("i")
+    assert not page.all("img")
+
+
+@pytest.mark.parametrize("path", ["/sites", "/causes", "/alerts", "/dead-letters", "/commands", "/health"])
+async def test_an_empty_page_stands(path: str) -> None:
+    async with api() as pisync:
+        await pisync.feed()
+        read(await pisync.get(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/sites?sort=nope", 422),
+        ("/site/S-99", 404),
+        ("/site/S-1?cursor=x", 422),
+        ("/cause/nobody", 404),
+        ("/alerts?state=maybe", 422),
+        ("/incident/none", 404),
+        ("/dead-letters?reason=x", 422),
+        ("/commands?state=x", 422),
+        ("/health?x=1", 422),
+    ],
+)
+async def test_what_is_asked_wrong_is_told_by_a_page(path: str, status: int) -> None:
+    async with school() as pisync:
+        read(await pisync.get(path), status)
+
+
+async def test_pages_tell_what_they_are_for() -> None:
+    async with school() as pisync:
+        await fill(pisync)
+        for path, words in (
+            ("/sites", ("Kampala Primary", "Devices without a site")),
+            ("/site/S-1", ("Open incidents here", "Alpha", "E_NET")),
+            ("/cause/E_NET", ("Devices now 1", "Kampala Primary", "of 2", "Open incidents with it")),
+            ("/alerts", ("38 of the 40 that tried", "<b>Gulu</b>", "by nobody")),
+            ("/incident/i1", ("38 of the 40 that tried", "At most 39")),
+            ("/dead-letters", ("<img src=x>", "Payload")),
+            ("/commands", ("sync now", "queued", "none yet")),
+            ("/health", ("bridge-0", "Duties of the workers")),
+        ):
+            page = read(await pisync.get(path))
+            for each in words:
+                assert each in page.words, (path, each, page.words)
+        row = [
+            each for each in read(await pisync.get("/site/S-1")).all("svg") if each.get("class") == "cells"
+        ]
+        assert len(row) == 2
+        assert row[0]["aria-label"].startswith("28 days up to today: ")
+
+
+async def test_without_mongodb_these_pages_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with school() as pisync:
+        await fill(pisync)
+
+        async def away(*_: object, **__: object) -> Any:
+            raise MongodbUnavailable("mongodb-0.internal:27017: connection refused")
+
+        for store, names in (
+            (pisync.alerts, ("find",)),
+            (pisync.incidents, ("find",)),
+            (pisync.rollups, ("known", "failures", "progress")),
+            (pisync.events, ("daily",)),
+            (pisync.dead_letters, ("find", "dropped", "tally")),
+            (pisync.commands, ("find",)),
+        ):
+            for name in names:
+                monkeypatch.setattr(store, name, away)
+        for path in ("/site/S-1", "/causes", "/cause/E_NET", "/alerts", "/dead-letters", "/commands"):
+            page = read(await pisync.get(path))
+            assert "MongoDB does not answer" in page.words, path
+            assert "mongodb-0" not in page.text
+        assert "E_NET" in read(await pisync.get("/causes")).words
