@@ -15,7 +15,7 @@ DEMO    ?= 1
 ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system run test check chaos year bench lock clean
+.PHONY: help setup system browser run test check chaos year bench lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +35,15 @@ $(VENV)/.ready: pyproject.toml locks/dev.txt | system
 system:
 	@PYTHON=$(PYTHON) sh scripts/system-packages
 
+# Likewise, with Chromium, which only the tests of the pages need.
+browser:
+	@PYTHON=$(PYTHON) sh scripts/system-packages browser
+
 run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=50 EVENTS=40 SEED=1 DEMO=1)
 	@exec $(BIN)/pisync up --data .pisync \
 	  $(if $(filter 0,$(DEMO)),--no-demo,--demo --devices $(DEVICES) --events $(EVENTS) --seed $(SEED))
 
-test: setup ## Run the tests, three at a time: most wait for servers
+test: browser setup ## Run the tests, three at a time: most wait for servers
 	$(BIN)/pytest -n 3 --dist worksteal
 
 check: setup ## Check format, lint, walls and types

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 import api.metrics
 import bridge.metrics
 import worker.metrics
+from api.pages.rendering import NAVIGATION
 from api.routes import sync_event
 from bench import rows
 from cli.main import app
@@ -221,3 +222,15 @@ def test_the_protocol_document_has_the_times_after_which_to_publish_again() -> N
     assert f"up to {device.PUBACK_TIMEOUT_S_MAX / 60:g} minutes" in text
     assert f"up to {device.RECEIPT_TIMEOUT_S_MAX / 3600:g} hours" in text
     assert f"at most {device.INFLIGHT_MESSAGES_MAX} messages without a receipt" in text
+
+
+def test_every_page_of_the_navigation_is_in_the_operators_document() -> None:
+    document = (ROOT / "docs/operators.md").read_text()
+    for place in NAVIGATION:
+        assert f"| {place.title} | `{place.path}` |" in document
+
+
+def test_every_image_that_a_document_shows_is_there_and_small() -> None:
+    for document in DOCUMENTS:
+        for image in re.findall(r"!\[[^]]*\]\(([^):]+)\)", document.read_text()):
+            assert (document.parent / image).stat().st_size < 100_000, image
