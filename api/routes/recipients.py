@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api import auth, models, problems
 from api import recipients as changing
@@ -35,7 +35,7 @@ RecipientId = Annotated[
         examples=["office"],
     ),
 ]
-_CHOICES: Final = {"items": {"type": "string", "enum": [topic.value for topic in CHOICES]}}
+_Choice = Annotated[Topic, WithJsonSchema({"type": "string", "enum": [topic.value for topic in CHOICES]})]
 
 
 class _Members(BaseModel):
@@ -51,9 +51,7 @@ class _Members(BaseModel):
             description="Only of devices or sites with one of these; empty: of all.",
         ),
     ] = []
-    topics: Annotated[
-        list[Topic], Field(json_schema_extra=_CHOICES, description="Only of these; empty: of all.")
-    ] = []
+    topics: Annotated[list[_Choice], Field(description="Only of these; empty: of all.")] = []
     mode: Annotated[
         Mode, Field(description="`immediate`, or a `digest` each morning, also where nothing happened.")
     ] = Mode.IMMEDIATE

@@ -30,7 +30,8 @@ BODIES_MAX: Final = 40  # times up to 8 at once
 # the schema allows is not answered 422". A cursor is opaque text that only the api can make, and an event's
 # timestamp must lie between 2015 and now; no schema says either. A replayed letter is mostly rejected again.
 # A time zone, a site that there is, a moment to come, how long a time may be, that of a curve too, and what a
-# file holds are beyond a schema, too.
+# file holds are beyond a schema, too; so are an address of its kind, and two
+# times of day that differ.
 CONFIGURATION: Final = """
 hooks = {hooks}
 [cache]
@@ -157,6 +158,7 @@ async def test_every_answer_is_as_the_document_says(
         "/api/device/{device_id}/sync-now",
         "/api/sync-now",
         "/api/commands/{command_id}/cancel",
+        "/api/recipients/{recipient_id}",
     ] + [
         path
         for path, operations in paths.items()

@@ -109,8 +109,9 @@ async def test_a_worker_killed_while_it_sends_is_followed_by_one_that_sends_the_
         await until(is_settled)
         assert hook.posts[0].body == hook.posts[1].body
         assert hook.posts[0].json["total"] == 2
-        assert len(mail.mails) == 1
-        assert mail.mails[0]["Subject"] == "PiSync: 2 incidents opened"
+        # The first worker may have been killed between sending it and writing that down.
+        assert len({each["Message-ID"] for each in mail.mails}) == 1
+        assert {each["Subject"] for each in mail.mails} == {"PiSync: 2 incidents opened"}
         kept = await recipients.get("hook")
         assert kept is not None
         assert [each.why for each in kept.attempts] == [None]

@@ -201,6 +201,7 @@ def acknowledgement(**members: Any) -> Json:
         "device_id": None,
         "rule": None,
         "code": "E_TIMEOUT",
+        "incident_id": None,
         "by": "unknown",
         "at": "2026-05-03T08:12:00.000Z",
         "reason": "Ada: They know",
@@ -260,7 +261,10 @@ STATS: Json = {
 HEALTH: Json = {
     "parts": {
         name: {"ok": True, "why": None}
-        for name in ("mongodb", "redis", "broker", "bridges", "projection", "worker", "rollups", "fleet")
+        for name in (
+            *("mongodb", "redis", "broker", "bridges", "projection", "worker", "rollups", "fleet"),
+            "notifications",
+        )
     },
     "projection": {"complete": True, "replayed": 0, "to_replay": 0, "behind": []},
     "bridges": [
@@ -288,6 +292,7 @@ HEALTH: Json = {
         "as_of": NOW,
         "why": None,
     },
+    "notifications": {"lag_s": 0.0, "failing": []},
 }
 
 Answer = Json | bytes | tuple[int, Json]

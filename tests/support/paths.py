@@ -9,6 +9,7 @@ VALUES: Final = {
     "alert_id": "0" * 32,
     "command_id": "0" * 28,
     "incident_id": "0" * 28,
+    "recipient_id": "office",
     "code": "E_NET",
 }
 

@@ -43,6 +43,7 @@ async def test_head_asks_for_the_key() -> None:
             f"/api/dead-letters/{'0' * 32}/replay": "GET, HEAD, OPTIONS, POST",
             "/api/directory/devices/PB-1": "GET, HEAD, OPTIONS, PATCH, PUT",
             "/api/directory/sites/S-1": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT",
+            "/api/recipients/office": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT",
         }
     ).items(),
 )

@@ -39,6 +39,7 @@ OPERATIONS = [
             command_id="0" * 28,
             alert_id="0",
             incident_id="0",
+            recipient_id="office",
             code="E_NET",
         ),
         operation,

@@ -405,13 +405,13 @@ def test_alerts_causes_and_sites_are_tables_of_their_rows(terminal: Terminal) ->
     }
     assert (loud.split()[:5], loud.split()[-1]) == (["PB-1", "streak", "3", "7", "19"], "loud")
     assert quiet.endswith("until recovery: A new card comes.")
+    cells = list(csv.DictReader(io.StringIO(terminal.run("alerts", "--csv")[1])))
+    assert [row["acknowledged"] for row in cells] == ["", json.dumps(SAID, separators=(",", ":"))]
     over = {"rule": "overdue", "closed_at": "2026-05-04T08:12:00.000Z", "close_reason": "heard"}
     terminal.fake.answers["/api/alerts"] = {"alerts": [answers.alert(**over)], "next": None}
     _, closed = terminal.run("alerts", "--state", "closed", "--rule", "overdue")[1].splitlines()
     assert terminal.fake.query("/api/alerts")["rule"] == ["overdue"]
     assert (closed.split()[1], closed.split()[-1]) == ("overdue", "heard")
-    cells = list(csv.DictReader(io.StringIO(terminal.run("alerts", "--csv")[1])))
-    assert [row["acknowledged"] for row in cells] == ["", json.dumps(SAID, separators=(",", ":"))]
     _, cause, _ = terminal.run("causes")[1].splitlines()
     assert cause.split()[:7] == ["-", "3", "2", "1", "2", DASH, DASH]
     _, _, nowhere, _ = terminal.run("sites")[1].splitlines()
