@@ -161,6 +161,7 @@ class World:
 
     async def connect(self, device_id: str) -> None:
         """The device is online: it takes what waits for it, and what it sends is stored."""
+        self.now += timedelta(milliseconds=20)  # nothing is there in the moment in which it was sent
         device = self.devices[device_id]
         now_s = (self.now - NOW).total_seconds()
         actions = device.connected(now_s)
