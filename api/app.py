@@ -16,6 +16,7 @@ from api.pages import device as device_page
 from api.pages import devices as devices_page
 from api.pages import health as health_page
 from api.pages import replaying as replaying_page
+from api.pages import routing
 from api.pages import site as site_page
 from api.pages import sites as sites_page
 from api.request_metrics import RequestMetrics
@@ -113,6 +114,7 @@ def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | N
     app.state.pisync = state
     app.state.settings = settings
     problems.install(app)
+    routing.install(app)
     guard = auth.guard(settings.api_keys)
     for router in GUARDED:
         app.include_router(router, prefix="/api", dependencies=guard.dependencies, responses=guard.responses)
