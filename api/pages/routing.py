@@ -150,9 +150,7 @@ def install(app: FastAPI) -> None:
         is_read = request.method in _READING and "text/html" in request.headers.get("accept", "")
         is_nothing = isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND
         if is_read and is_nothing and not path.startswith("/api/"):
-            return rendering.error_page(
-                request, HTTPStatus.NOT_FOUND, ["There is nothing at this address."]
-            )
+            return rendering.error_page(request, HTTPStatus.NOT_FOUND, ["There is nothing at this address."])
         answer: Response = await told(request, error)
         return answer
 
