@@ -9,7 +9,7 @@ from api import auth, middleware, openapi, problems
 from api.pages import acknowledging as acknowledging_page
 from api.pages import alerts as alerts_page
 from api.pages import causes as causes_page
-from api.pages import command_actions, device_actions, filter_actions, live, overview, static_files
+from api.pages import command_actions, device_actions, filter_actions, live, overview, routing, static_files
 from api.pages import commands as commands_page
 from api.pages import dead_letters as dead_letters_page
 from api.pages import device as device_page
@@ -113,6 +113,7 @@ def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | N
     app.state.pisync = state
     app.state.settings = settings
     problems.install(app)
+    routing.install(app)
     guard = auth.guard(settings.api_keys)
     for router in GUARDED:
         app.include_router(router, prefix="/api", dependencies=guard.dependencies, responses=guard.responses)

@@ -13,13 +13,14 @@ from api.pages.acting import Field, Form
 from api.pages.messages import Undo
 from api.pages.routing import page_router
 from api.pages.texts import exact
-from api.routes import causes
+from api.routes import causes, incidents
 from api.state import state_of
 from pisync import clock, limits
 from pisync.clock import rfc3339
 from pisync.domain import acknowledgements as domain
 from pisync.domain.acknowledgements import Subject, SubjectKind, Until
 from pisync.domain.directory import Fault
+from pisync.stores.interfaces.alerts import AlertQuery
 
 router = page_router()
 
@@ -34,7 +35,7 @@ _PATH: Final = "/acknowledge/{kind}/{target:any_text}"
 @router.get(_PATH)
 async def form_page(*, request: Request, kind: KindName, target: Target, _back: acting.Back = "") -> Response:
     """Until when it is to be quiet, and why."""
-    return await acting.show(request, _form(kind, target))
+    return await acting.show(request, _form(kind, target, await _named(request, kind, target)))
 
 
 @router.post(_PATH)
@@ -55,7 +56,8 @@ async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Re
     at = chosen if chosen in {"moment", "more_devices"} else "until"
     read = [Fault(at, each.detail) if each.member == "until" else each for each in found]
     faults = [*by.faults, *(each for each in read if each.member != "reason" or not by.faults)]
-    form = _form(kind, target)
+    named = await _named(request, kind, target)
+    form = _form(kind, target, named)
     if faults:
         return await acting.show(request, form, given=by.members, faults=faults)
     try:
@@ -67,7 +69,7 @@ async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Re
         fault = Fault(None, f"was not acknowledged. {error.detail.removesuffix('.')}")
         return await acting.show(request, form, given=by.members, faults=[fault], status=409)
     undo = Undo(path=f"/withdraw/{kind.value}/{_quoted(target)}", members={"back": by.back or form.back})
-    text = f"Acknowledged the {kind.singular} {target}, until {_told(until)}."
+    text = f"Acknowledged {named}, until {_told(until)}."
     return acting.done(request, by, form.back, text, undo=undo)
 
 
@@ -84,17 +86,33 @@ async def withdraw(*, request: Request, kind: KindName, target: Target) -> Respo
     elif said.until.more_devices is not None:
         members |= {"until": "more_devices", "more_devices": str(said.until.more_devices)}
     undo = Undo(path=f"/acknowledge/{kind.value}/{_quoted(target)}", members=members)
-    return acting.done(request, by, back, f"The {kind.singular} {target} is loud again.", undo=undo)
+    named = await _named(request, kind, target)
+    return acting.done(request, by, back, f"{named[0].upper()}{named[1:]} is loud again.", undo=undo)
 
 
-def _form(kind: SubjectKind, target: str) -> Form:
+async def _named(request: Request, kind: SubjectKind, target: str) -> str:
+    """What is acknowledged, by what people know it by; an id that nothing has is told as it is."""
+    state = state_of(request)
+    match kind:
+        case SubjectKind.ALERTS:
+            for alert in await state.alerts.find(AlertQuery(limit=1, alert_ids=[target])):
+                return f"the {alert.rule.value} alert of {alert.device_id}"
+        case SubjectKind.INCIDENTS:
+            if found := (await state.incidents.get_many([target])).get(target):
+                row = incidents.row(request, found)
+                where = row["site_name"] or row["site"]
+                return f"the incident at {where}" if where else f"the incident of {row['code']}"
+    return f"the {kind.singular} {target}"
+
+
+def _form(kind: SubjectKind, target: str, named: str) -> Form:
     ways = [(domain.RECOVERY, "it recovers"), ("moment", "the moment below")]
     fields = [Field("moment", "That moment", "moment", hint="UTC, such as 2026-12-01 or 2026-12-01T08:00")]
     if kind is not SubjectKind.ALERTS:
         ways.append(("more_devices", "so many more devices have it"))
         fields.append(Field("more_devices", "So many more", "number"))
     return Form(
-        title=f"Acknowledge the {kind.singular} {target}",
+        title=f"Acknowledge {named}",
         button="Acknowledge",
         back=_back(kind, target),
         sentences=["It stays in the lists, and is quiet until then."],

@@ -11,7 +11,7 @@ from api.pages import acting, messages
 from api.pages.acting import Field, Form, Sent
 from api.pages.away import answer_of
 from api.pages.routing import page_router
-from api.pages.texts import count
+from api.pages.texts import count, exact
 from api.replaying import CLOCK_REASONS
 from api.routes import replays
 from api.routes.dead_letters import DeadLetterId, kept_letter
@@ -23,14 +23,19 @@ from pisync.domain.directory import Fault
 router = page_router()
 
 _PATH: Final = "/dead-letter/{dead_letter_id}/replay"
+_AS_IT_IS: Final = "What of it can be taken is published again. Repeating is safe."
 _MEMBERS: Final = ("correction", "only", "confirm", "seen")
 
 
 @router.get(_PATH)
 async def form_page(*, request: Request, dead_letter_id: DeadLetterId, _back: acting.Back = "") -> Response:
     """What is asked for."""
-    await kept_letter(state_of(request), dead_letter_id)
-    return await acting.show(request, _form())
+    letter = (await kept_letter(state_of(request), dead_letter_id)).entry
+    reasons = ", ".join(
+        f"{reason.value.replace('_', ' ')} {number:,}" for reason, number in letter.rejected.items()
+    )
+    which = f"Of {letter.device_id or letter.topic}, received {exact(letter.received_at)} UTC: {reasons}."
+    return await acting.show(request, _form([which, _AS_IT_IS]))
 
 
 @router.post(_PATH)
@@ -119,7 +124,7 @@ def _form(sentences: list[str] | None = None, hidden: dict[str, str] | None = No
         title="Replay a dead letter",
         button="Replay" if not hidden else "Replay so",
         back="/dead-letters",
-        sentences=sentences or ["What of it can be taken is published again. Repeating is safe."],
+        sentences=sentences or [_AS_IT_IS],
         fields=[
             Field("correction", "Clock", hint="empty: as it is; received_at, or such as -60d, to correct it"),
             Field("only", "Events to correct", "choice", options=ways),

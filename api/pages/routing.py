@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -139,3 +139,19 @@ def _loading(error: FleetLoadingError) -> str:
     of = "" if error.of is None else f" of {error.of:,}"
     why = "" if error.why is None else f" ({error.why})"
     return f"The fleet is being read: {error.read:,}{of} devices so far{why}. This takes seconds."
+
+
+def install(app: FastAPI) -> None:
+    """Tell a browser by a page that there is nothing at a path; below `/api` it is told as ever."""
+    told = app.exception_handlers[HTTPException]
+
+    async def nothing_there(request: Request, error: Exception) -> Response:
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        is_read = request.method in _READING and "text/html" in request.headers.get("accept", "")
+        is_nothing = isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND
+        if is_read and is_nothing and not path.startswith("/api/"):
+            return rendering.error_page(request, HTTPStatus.NOT_FOUND, ["There is nothing at this address."])
+        answer: Response = await told(request, error)
+        return answer
+
+    app.add_exception_handler(HTTPException, nothing_there)

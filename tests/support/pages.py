@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -16,6 +17,7 @@ from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail
+from pisync.domain.incidents import Evidence, Incident, IncidentKey, IncidentKind
 from tests.support.api_client import Api, api
 from tests.support.samples import event_at
 
@@ -104,6 +106,21 @@ async def keep(
     events = [msgspec.structs.replace(each, **members) for each in events]
     await pisync.events.insert(events, clock.now())
     await pisync.projection.apply(project(events, [to_ms(event.timestamp) for event in events]))
+
+
+def outage() -> Incident:
+    """An open incident of a site of `school`."""
+    now = clock.now()
+    return Incident(
+        incident_id="i1",
+        key=IncidentKey(IncidentKind.SITE_FAILING, "S-1", "E_NET"),
+        since=now - timedelta(hours=3),
+        opened_at=now,
+        evidence=Evidence(38, 40),
+        peak=39,
+        sentence="38 of the 40 that tried <i>",
+        updated_at=now,
+    )
 
 
 @asynccontextmanager

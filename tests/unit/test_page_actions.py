@@ -9,9 +9,10 @@ import pytest
 from pisync.domain.actions import Progress, What
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import Kind
+from pisync.stores.interfaces.acknowledgements import AcknowledgementQuery
 from pisync.stores.interfaces.actions import ActionQuery
 from tests.support.api_client import Api
-from tests.support.pages import HOSTILE, Page, read, school
+from tests.support.pages import HOSTILE, Page, outage, read, school
 
 OWN = {"Sec-Fetch-Site": "same-origin", "Accept-Encoding": "identity"}
 
@@ -188,6 +189,45 @@ async def test_a_cause_is_acknowledged_and_loud_again_and_acknowledged_again(unt
         landed(await undo(pisync, loud), "/devices")
         assert (await newest(pisync)).what is What.ACKNOWLEDGE
         assert (await newest(pisync)).after == action.after
+
+
+async def test_an_alert_is_acknowledged_on_its_page_and_loud_again() -> None:
+    async with school() as pisync:
+        alert_id = (await pisync.alerts.open_alerts(["PB-1"]))["PB-1", Rule.STREAK].alert_id
+        path = f"/acknowledge/alerts/{alert_id}"
+        listed = read(await pisync.client.get("/alerts"))
+        [link] = [each for each in listed.links if each.startswith(path)]
+        form = read(await pisync.client.get(link))
+        assert "Acknowledge the streak alert of PB-1" in form.words
+        assert not form.all("input", name="more_devices")  # an alert is of one device
+        answer = await send(pisync, path, until="recovery", who="Ada", reason="on it", back="/alerts")
+        landed(answer, "/alerts")
+        told = await message(pisync, answer, "/alerts")
+        assert "Acknowledged the streak alert of PB-1, until it recovers." in told.words
+        assert "Seen to by Ada" in told.words
+        [said] = await pisync.acknowledgements.find(AcknowledgementQuery(limit=9))
+        assert (said.who, said.reason, said.subject.target) == ("Ada", "on it", alert_id)
+        assert (await newest(pisync)).what is What.ACKNOWLEDGE
+        landed(await undo(pisync, answer), "/alerts")
+        assert "Seen to by" not in read(await pisync.client.get("/alerts")).words
+
+
+async def test_an_incident_is_acknowledged_on_its_page_until_it_has_more_devices() -> None:
+    async with school() as pisync:
+        await pisync.incidents.open(outage())
+        form = read(await pisync.client.get("/acknowledge/incidents/i1?back=/incident/i1"))
+        assert "Acknowledge the incident at Kampala Primary" in form.words
+        members = {"until": "more_devices", "more_devices": "5", "who": "Ada", "reason": "the line is down"}
+        answer = await send(pisync, "/acknowledge/incidents/i1", **members)
+        landed(answer, "/incident/i1")
+        page = await message(pisync, answer, "/incident/i1")
+        assert "until 5 more devices have it" in page.words
+        assert "Seen to by Ada" in page.words
+        assert page.all("form", action="/withdraw/incidents/i1")
+        landed(await send(pisync, "/withdraw/incidents/i1"), "/incident/i1")
+        page = read(await pisync.client.get("/incident/i1"))
+        assert "Seen to by" not in page.words
+        assert "/acknowledge/incidents/i1?back=%2Fincident%2Fi1" in page.links
 
 
 async def test_an_acknowledgement_that_cannot_be_is_told() -> None:

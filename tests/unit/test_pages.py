@@ -62,15 +62,16 @@ async def test_while_the_fleet_is_loaded_it_says_so(path: str) -> None:
         ("/?x=1", 422, "x: is no parameter here; this path takes none."),
         ("/device/PB-99", 404, "Neither an event of this device nor an entry of the directory is known."),
         ("/device/-", 422, "device_id: "),
-        ("/device/<script>alert(1)<%2Fscript>", 404, "nothing at this path"),
+        ("/device/<script>alert(1)<%2Fscript>", 404, "There is nothing at this address."),
+        ("/nope", 404, "There is nothing at this address."),
     ],
 )
 async def test_what_is_asked_wrong_is_told_in_words(path: str, status: int, words: str) -> None:
     async with school() as pisync:
-        answer = await pisync.get(path)
-    if path.startswith("/device/<"):  # no route has it: what is no page is a problem document
-        is_problem(answer, status)
-        return
+        answer = await pisync.client.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
+        # What is no page, or is not asked for by a browser, is a problem document.
+        is_problem(await pisync.client.get("/api/nope", headers={"Accept": "text/html"}), 404)
+        is_problem(await pisync.get("/nope"), 404)
     page = read(answer, status)
     assert words in page.words
     assert "Exact" not in page.words  # it tells nothing of the fleet, because the key may be missing

@@ -217,7 +217,7 @@ async def test_an_outage_is_one_line_and_its_devices_are_not_told_again() -> Non
         page = read(await pisync.get("/"))
     assert "Kampala Primary Site failing: 38 of the 40 that tried, <E_NET> 38 of 40 9 h ago" in page.words
     assert rows(page) == ["PB-4", "PB-7"]  # PB-1 is in it
-    assert "/site/S-1" in page.links
+    assert "/incident/1" in page.links
 
 
 async def test_what_was_received_is_told_hour_by_hour_with_what_is_late() -> None:

@@ -1,15 +1,13 @@
 """Sites, causes, alerts, incidents, dead letters, commands, health: what their pages show."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from pisync import clock
-from pisync.domain.incidents import Evidence, Incident, IncidentKey, IncidentKind
 from pisync.errors import MongodbUnavailable
 from tests.support.api_client import Api, api
-from tests.support.pages import read, school
+from tests.support.pages import outage, read, school
 from tests.support.samples import letter
 
 PATHS = [
@@ -31,18 +29,7 @@ PATHS = [
 async def fill(pisync: Api) -> None:
     """An incident, a letter and a command."""
     now = clock.now()
-    await pisync.incidents.open(
-        Incident(
-            incident_id="i1",
-            key=IncidentKey(IncidentKind.SITE_FAILING, "S-1", "E_NET"),
-            since=now - timedelta(hours=3),
-            opened_at=now,
-            evidence=Evidence(38, 40),
-            peak=39,
-            sentence="38 of the 40 that tried <i>",
-            updated_at=now,
-        )
-    )
+    await pisync.incidents.open(outage())
     await pisync.open_incidents.refresh()
     await pisync.dead_letters.add([letter(b"<img src=x>\x1b[31m", device_id="PB-1")], now)
     assert (await pisync.request("POST", "/api/device/PB-1/sync-now")).status_code == 202
