@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from local_stack.demo import demo_mark
 from pisync.clock import to_ms
 from pisync.domain.directory import Kind, as_json, read_members
 from pisync.domain.events import Reason
+from pisync.limits import STREAK_ALERT
 
 UNTIL = datetime(2026, 5, 12, 9, 30, tzinfo=UTC)
 
@@ -54,6 +56,26 @@ def test_every_state_is_present_on_every_weekday(days: int) -> None:
     assert {role_of(each.event.device_id) for each in late} == {Role.LATE}
 
 
+def test_the_day_goes_on_as_each_device_is_there_to_show() -> None:
+    demo, codes = Demo(until=UNTIL), dict[str, str]()
+    found = streaks(demo)
+    for sync in islice(demo.school_day(), 500):
+        role, device_id = role_of(sync.device_id), sync.device_id
+        assert 60 / sync.pause_s >= 3
+        assert role not in {Role.NEVER_HEARD, Role.OVERDUE, Role.WEEKLY, Role.RETIRED}
+        found[device_id] = found[device_id] + 1 if sync.code else 0
+        codes[device_id] = sync.code
+        match role:
+            case Role.LINE_DOWN:
+                assert sync.code == "E_TIMEOUT"
+            case Role.BAD_CARD:
+                assert sync.code == "E_DISK"
+            case _:
+                assert found[device_id] < STREAK_ALERT
+    assert len(codes) == 54
+    assert list(islice(demo.school_day(), 500)) == list(islice(Demo(until=UNTIL).school_day(), 500))
+
+
 def test_what_was_not_taken_in_has_its_reasons() -> None:
     reasons = {reason for each in Demo(until=UNTIL).letters() for reason in each.letter.rejected}
     assert reasons == {Reason.CLOCK_UNSET, Reason.CLOCK_AHEAD, Reason.MALFORMED}
@@ -72,10 +94,12 @@ def test_only_an_empty_data_directory_gets_it_and_it_stays_marked(tmp_path: Path
     assert demo_mark(tmp_path, wanted=False, say=said.append) is None
     mark = demo_mark(tmp_path, wanted=True, say=said.append)
     assert mark is not None
+    assert demo_mark(tmp_path, wanted=True, say=said.append) == mark
+    assert not said
     assert demo_mark(tmp_path, wanted=False, say=said.append) == mark
+    assert "holds the made-up fleet" in said.pop()
     other = tmp_path / "other"
     (other / "mongodb").mkdir(parents=True)
     (other / "mongodb" / "WiredTiger").touch()
-    assert not said
     assert demo_mark(other, wanted=True, say=said.append) is None
     assert "no made-up fleet" in said[0]
