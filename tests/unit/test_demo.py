@@ -4,15 +4,25 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from device_sim.demo_loading import load
 from device_sim.scenarios.demo import LABEL, Demo, Role, role_of
 from local_stack.demo import demo_mark
 from pisync.clock import to_ms
 from pisync.domain.directory import Kind, as_json, read_members
 from pisync.domain.events import Reason
 from pisync.limits import STREAK_ALERT
+from pisync.stores.interfaces.dead_letters import DeadLetterFilter
+from pisync.stores.memory.actions import MemoryActionStore
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.directory import MemoryDirectoryStore
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.listening import MemoryListeningRecord
+from pisync.stores.opening import Stores
 
 UNTIL = datetime(2026, 5, 12, 9, 30, tzinfo=UTC)
 SILENT = {"PB-109", "PB-309", "PB-311", "PB-404", "PB-410"}
@@ -104,3 +114,32 @@ def test_only_an_empty_data_directory_gets_it_and_it_stays_marked(tmp_path: Path
     (other / "mongodb" / "WiredTiger").touch()
     assert demo_mark(other, wanted=True, say=said.append) is None
     assert "no made-up fleet" in said[0]
+
+
+async def test_a_load_that_was_interrupted_goes_on_and_nothing_doubles() -> None:
+    events, dead_letters, directory = MemoryEventStore(), MemoryDeadLetterStore(), MemoryDirectoryStore()
+    listening, actions = MemoryListeningRecord(), MemoryActionStore()
+    found = SimpleNamespace(
+        events=events, dead_letters=dead_letters, directory=directory, listening=listening, actions=actions
+    )
+    stores, demo = cast("Stores", found), Demo(until=UNTIL)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await load(demo, stores, interrupt)
+    assert 0 < await events.count(None) < len(demo.deliveries())
+    says = list[tuple[int, int]]()
+    await load(Demo(until=UNTIL), stores, lambda done, total: says.append((done, total)))
+    deliveries = demo.deliveries()
+    assert await events.count(None) == len(deliveries)
+    received = await events.received([each.event for each in deliveries])
+    assert [to_ms(moment) for moment in received if moment] == [each.received_ms for each in deliveries]
+    assert says[-1] == (len(deliveries), len(deliveries))
+    assert await dead_letters.count(DeadLetterFilter()) == len(demo.letters())
+    assert len(listening.intervals) == 2
+    assert {len(directory.kept[kind]) for kind in Kind} == {len(demo.sites), len(demo.devices)}
+    created = [action.details for action in actions.actions.values()]
+    assert created == [{"created": 5}, {"created": 60}, {"created": 0}, {"created": 0}]
