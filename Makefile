@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# The simulated fleet of `make run`.
-DEVICES ?= 50
+# A simulated fleet that `make run` runs once beside the made-up one; 0: none.
+DEVICES ?= 0
 EVENTS  ?= 40
 SEED    ?= 1
-# 0: an empty system, without the made-up past.
+# 0: an empty system, without the made-up fleet.
 DEMO    ?= 1
 
 # The rounds of `make chaos`; its seed is drawn where SEED is not given.
@@ -39,9 +39,9 @@ system:
 browser:
 	@PYTHON=$(PYTHON) sh scripts/system-packages browser
 
-run: setup ## Run everything here with a simulated fleet, and stay up (DEVICES=50 EVENTS=40 SEED=1 DEMO=1)
-	@exec $(BIN)/pisync up --data .pisync \
-	  $(if $(filter 0,$(DEMO)),--no-demo,--demo --devices $(DEVICES) --events $(EVENTS) --seed $(SEED))
+run: setup ## Run everything here with a made-up fleet, and stay up (DEMO=0: empty; DEVICES=500 EVENTS=400 SEED=1: more)
+	@exec $(BIN)/pisync up --data .pisync $(if $(filter 0,$(DEMO)),--no-demo,--demo) \
+	  --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
 
 test: browser setup ## Run the tests, three at a time: most wait for servers
 	$(BIN)/pytest -n 3 --dist worksteal

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -12,8 +13,10 @@ from rich.console import Console
 
 from cli.progress import progress
 from device_sim.demo_loading import load
+from device_sim.demo_publishing import publish
 from device_sim.scenarios.demo import Demo
 from local_stack import ports, programs
+from local_stack.demo import DemoFleet
 from local_stack.local import LocalStack, StackPlan, locked
 from pisync import clock, settings
 from pisync.domain import topics
@@ -46,21 +49,24 @@ def serve(plan: StackPlan) -> None:
         if data is None:
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-")))
         stack.enter_context(locked(data, say))
-        local = LocalStack(plan, data, say, _load_demo)
+        local = LocalStack(plan, data, say, DemoFleet(load=_load_demo, publish=_publish_demo))
         if len(local.bridges) > plan.bridges:
             say(f"running {len(local.bridges)} bridges, because the broker in {data} knows as many")
         asyncio.run(local.run(lambda: _introduce(console, local, data, kept=plan.data is not None)))
 
 
-async def _load_demo(urls: dict[str, str], until: datetime) -> None:
+async def _load_demo(urls: Mapping[str, str], until: datetime) -> None:
     async with open_stores(settings.load(settings.CommonSettings, **urls)) as stores:
         with progress("Making up a fleet", "events") as update:
             await load(Demo(until=until), stores, update)
 
 
+async def _publish_demo(urls: Mapping[str, str], until: datetime) -> None:
+    await publish(Demo(until=until), settings.load(settings.CommonSettings, **urls).mqtt)
+
+
 def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -> None:
     addresses = {
-        "Web page": f"{local.api.url}/",
         "Page": f"{local.api.url}/",
         "HTTP api": f"{local.api.url}/api",
         "API docs": f"{local.api.url}/docs",
@@ -70,6 +76,8 @@ def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -
         "Data": f"{data}" if kept else f"{data} (temporary; --data DIR keeps it)",
         "Logs": f"{data}/logs",
     }
+    if local.has_demo:
+        addresses["Fleet"] = "made up, each device labelled demo"
     console.print("\n[bold]PiSync is up.[/] Ctrl-C stops it.\n")
     for name, value in addresses.items():
         console.print(f"  [bold]{name:<13}[/]{value}", soft_wrap=True, highlight=False)

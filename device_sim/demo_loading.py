@@ -59,7 +59,7 @@ async def _enter(stores: Stores, kind: Kind, entries: Sequence[Entry]) -> None:
         target=None,
     )
     await stores.actions.begin(action)
-    await stores.directory.write(
+    written = await stores.directory.write(
         kind, [EntryWrite(entry=each, version=0) for each in entries], action.action_id
     )
-    await stores.actions.settle(action.action_id, Progress.DONE, {"created": len(entries)})
+    await stores.actions.settle(action.action_id, Progress.DONE, {"created": len(written)})

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 import aiomqtt
 import msgspec
@@ -32,7 +32,7 @@ from device_sim.device import (
     Wake,
     backoff_s,
 )
-from device_sim.scenario import Period, Scenario, Story
+from device_sim.scenario import Period, Story
 from pisync import clock, limits
 from pisync.domain import receipts, topics
 from pisync.domain.commands import read_order
@@ -51,6 +51,25 @@ REPEATED_FAILURES_MORE_THAN: Final = 3
 
 # CONNACK and SUBACK reason codes that no second attempt can change (MQTT 5, 3.2.2.2 and 3.9.3).
 _HOPELESS: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
+
+
+class Scenario(Protocol):
+    """Who records what: a story for each device, with `events` events."""
+
+    @property
+    def seed(self) -> int:
+        """What the fleet's own choices are drawn from."""
+
+    @property
+    def devices(self) -> int:
+        """How many devices there are."""
+
+    @property
+    def events(self) -> int:
+        """How many events each of them records."""
+
+    def story(self, place: int) -> Story:
+        """The story of the device at this place, from 0 to `devices` - 1."""
 
 
 @dataclass(kw_only=True, slots=True)

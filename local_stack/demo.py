@@ -1,7 +1,7 @@
 """Whether a data directory has the made-up fleet: decided at its first start, and kept beside the data."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +9,17 @@ from pathlib import Path
 from pisync import clock
 
 FILE = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFleet:
+    """What the made-up fleet does: `load` stores its past, `publish` goes on with it until it is cancelled.
+
+    Both take the servers' URLs by the names of their settings, and until when the past goes.
+    """
+
+    load: Callable[[Mapping[str, str], datetime], Awaitable[None]]
+    publish: Callable[[Mapping[str, str], datetime], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +39,8 @@ def demo_mark(data: Path, *, wanted: bool, say: Callable[[str], None]) -> DemoMa
     path = data / FILE
     if path.exists():
         kept = json.loads(path.read_text())
+        if not wanted:
+            say(f"{data} holds the made-up fleet; --data with another directory starts an empty one")
         return DemoMark(until=datetime.fromisoformat(kept["until"]), is_loaded=kept["loaded"])
     if not wanted:
         return None

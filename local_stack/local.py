@@ -6,14 +6,13 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Final, TextIO
 
 from local_stack import ports, private, services
-from local_stack.demo import demo_mark
+from local_stack.demo import DemoFleet, demo_mark
 from local_stack.process import ChildFailed, ChildProcess
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.errors import ConfigurationError
@@ -29,8 +28,6 @@ RESTART_CAP_S: Final = 10.0
 STEADY_S: Final = 60.0
 
 Say = Callable[[str], None]
-Load = Callable[[dict[str, str], datetime], Awaitable[None]]
-"""Loads the made-up fleet into the servers of these URLs, with a story until a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +47,22 @@ class StackPlan:
 class LocalStack:
     """The children of one `pisync up`."""
 
-    def __init__(self, plan: StackPlan, data: Path, say: Say, load: Load) -> None:
+    def __init__(self, plan: StackPlan, data: Path, say: Say, demo_fleet: DemoFleet) -> None:
         """Describe the children and choose their ports; nothing runs yet.
 
         Args:
             plan: what to run.
             data: where data and logs are.
             say: gets a line for each thing that happens.
-            load: loads the made-up fleet, where it was asked for and the data directory is empty.
+            demo_fleet: what the made-up fleet does, where the data directory has it.
 
         Raises:
             ConfigurationError: a program is not installed, or a port that was asked for is taken.
         """
         logs = data / "logs"
-        self._data, self._load = data, load
+        self._data, self._demo_fleet = data, demo_fleet
         self._demo = demo_mark(data, wanted=plan.demo, say=say)
+        self._demo_publishes = plan.demo and self._demo is not None
         self.mongodb = MongodbServer(
             data / "mongodb",
             port=ports.claimed(plan.mongodb_port, "--mongodb-port"),
@@ -121,7 +119,11 @@ class LocalStack:
             if not interrupted.is_set():
                 on_ready()
                 works = {child.name: keep_running(child, self._say) for child in self._children}
-                async with supervise({**works, "simulation": self._simulate(interrupted)}) as running:
+                works |= {
+                    "simulation": self._simulate(interrupted),
+                    "demo": self._publish_demo(interrupted),
+                }
+                async with supervise(works) as running:
                     await running.until(interrupted)
         finally:
             await self._stop()
@@ -138,9 +140,20 @@ class LocalStack:
     async def _load_demo(self) -> None:
         """The servers run, and nothing of ours does: the first bridge will find what it would have stored."""
         if self._demo is not None and not self._demo.is_loaded:
-            await self._load(self._urls, self._demo.until)
+            await self._demo_fleet.load(self._urls, self._demo.until)
             self._demo = replace(self._demo, is_loaded=True)
             self._demo.write(self._data)
+
+    @property
+    def has_demo(self) -> bool:
+        """Whether the data directory has the made-up fleet."""
+        return self._demo is not None
+
+    async def _publish_demo(self, interrupted: asyncio.Event) -> None:
+        """Go on with the made-up fleet, where this start was asked for it, and stay."""
+        if self._demo is not None and self._demo_publishes:
+            await self._demo_fleet.publish(self._urls, self._demo.until)
+        await interrupted.wait()
 
     async def _simulate(self, interrupted: asyncio.Event) -> None:
         """Run the simulated fleet once, say how it went, and stay."""

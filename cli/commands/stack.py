@@ -34,7 +34,10 @@ def up(
     bridges: Annotated[int, typer.Option(min=1, max=16, help="Bridges that share the work.")] = 1,
     demo: Annotated[
         bool,
-        typer.Option(help="Begin an empty data directory with a made-up fleet and five weeks of its syncs."),
+        typer.Option(
+            help="Begin an empty data directory with a made-up fleet and five weeks of its syncs, and have it"
+            " go on syncing a few times a minute."
+        ),
     ] = False,
     devices: Annotated[
         int, typer.Option(min=0, max=100_000, help="Devices of a simulated fleet that runs once; 0: none.")

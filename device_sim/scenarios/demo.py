@@ -1,9 +1,11 @@
 """The made-up fleet that `pisync up --demo` opens on: five schools and 60 devices, and five weeks of theirs.
 
 Pure: the same end gives the same fleet. A school day is the seven hours before the time of day at which the
-story ends, so that one is behind it whenever somebody looks.
+story ends, so that one is behind it whenever somebody looks; the syncs of the same devices after that are a
+slow school day without end.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +22,7 @@ from pisync.domain import decoding, topics
 from pisync.domain.dead_letters import DeadLetter, dead_letter
 from pisync.domain.directory import WEEKDAYS, DirectoryDevice, Site
 from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.limits import STREAK_ALERT
 
 SEED: Final = 1
 DAYS: Final = 35
@@ -27,6 +30,7 @@ LABEL: Final = "demo"
 LINE_DOWN_SITE: Final = "S-2"
 DEVICES_OF_SITE: Final = 12
 _MINUTE_MS: Final = 60_000
+_PAUSE_S: Final = (5.0, 20.0)
 _RECEIVED_EVERY_MS: Final = 20 * _MINUTE_MS
 _LESSONS_MS: Final = 7 * HOUR_MS
 # When no bridge listened, before the end: at night, by the story's own hours.
@@ -71,8 +75,18 @@ _ROLES: Final = {
     "PB-410": Role.WEEKLY,
     "PB-506": Role.LATE,
 }
+_SILENT: Final = {Role.NEVER_HEARD, Role.OVERDUE, Role.WEEKLY, Role.RETIRED}
 _WRONG_CLOCK: Final = "PB-508"
 _CUT_SHORT: Final = "PB-402"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sync:
+    """A sync of the day that goes on; an empty code: it succeeded. The next one follows after the pause."""
+
+    device_id: str
+    code: str
+    pause_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,11 +152,20 @@ class Demo:
             (3, from_ms(self._until_ms + 400 * DAY_MS)),
         ]
         found = [
-            self._letter(_WRONG_CLOCK, hours, _as_sent(_event(Random(hours), _WRONG_CLOCK, moment, "")))
+            self._letter(_WRONG_CLOCK, hours, _as_sent(sync_event(Random(hours), _WRONG_CLOCK, moment, "")))
             for hours, moment in clocks
         ]
         cut_short = b'{"device_id":"PB-402","timestamp":"2026-05-08T12:00:00Z","total_files_'
         return [*found, self._letter(_CUT_SHORT, 26, cut_short)]
+
+    def school_day(self) -> Iterator[Sync]:
+        """Syncs without end that follow the story: every device goes on as what it is there to show."""
+        random = Random(f"{self._seed}/school_day")
+        speaking = [each.device_id for each in self.devices if role_of(each.device_id) not in _SILENT]
+        for turn in itertools.count():
+            for device_id in random.sample(speaking, len(speaking)):
+                code = _code_of_today(role_of(device_id), turn, random)
+                yield Sync(device_id=device_id, code=code, pause_s=random.uniform(*_PAUSE_S))
 
     def _letter(self, device_id: str, hours_ago: int, payload: bytes) -> Letter:
         received_ms = self._until_ms - hours_ago * HOUR_MS
@@ -160,7 +183,7 @@ class Demo:
             received_ms = moment_ms - moment_ms % -_RECEIVED_EVERY_MS
             if role is Role.LATE and moment_ms > self._until_ms - 18 * DAY_MS:
                 received_ms = self._until_ms - 2 * HOUR_MS
-            event = _event(random, device_id, from_ms(moment_ms), code)
+            event = sync_event(random, device_id, from_ms(moment_ms), code)
             yield Delivery(received_ms=min(received_ms, self._until_ms), event=event)
 
     def _syncs(self, role: Role, random: Random) -> Iterator[tuple[int, str]]:
@@ -210,7 +233,21 @@ def _last_hours(role: Role) -> list[tuple[int, str]]:
             return []
 
 
-def _event(random: Random, device_id: str, moment: datetime, code: str) -> SyncEvent:
+def _code_of_today(role: Role, turn: int, random: Random) -> str:
+    match role:
+        case Role.LINE_DOWN:
+            return "E_TIMEOUT"
+        case Role.BAD_CARD:
+            return "E_DISK"
+        case Role.WOBBLY:
+            # Never often enough in a row for an alert.
+            return "E_CHECKSUM" if turn % STREAK_ALERT else ""
+        case _:
+            return "E_TIMEOUT" if random.random() < 0.02 else ""
+
+
+def sync_event(random: Random, device_id: str, moment: datetime, code: str) -> SyncEvent:
+    """A sync of that moment; with a code, a failed one."""
     files = random.randrange(5, 120) if not code else random.choice((0, 0, 3, 8))
     return SyncEvent(
         device_id=device_id,

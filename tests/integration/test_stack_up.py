@@ -1,23 +1,42 @@
 """`pisync up` as a person runs it: a real process with the real servers, bridges and api."""
 
 import asyncio
+import json
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
+from device_sim.scenarios.demo import LABEL, LINE_DOWN_SITE, Demo
 from local_stack import ports
 from pisync import clock
+from pisync.domain.device_status import Status
 from pisync.errors import ConfigurationError
+from tests.support.waiting import until
 
 # A hung start must not hang the tests; no test measures anything against it.
 PATIENCE_S = 90
+# A device of the made-up fleet that is silent today.
+NOT_OF_TODAY = "PB-404"
+
+# `pisync up` and the programs that it starts as they are, but for the worker's patience.
+QUICK = """
+import sys
+from cli.main import main
+from local_stack import services
+from pisync import limits
+limits.INCIDENT_OPENS_AFTER_S, limits.INCIDENTS_INTERVAL_S = 0.0, 0.2
+services.pisync = lambda *arguments: [sys.executable, "-c", sys.orig_argv[2], *arguments]
+main()
+"""
 
 
 @dataclass
@@ -54,9 +73,9 @@ class Up:
 
 
 @asynccontextmanager
-async def up(*options: str) -> AsyncIterator[Up]:
+async def up(*options: str, program: tuple[str, str] = ("-m", "cli")) -> AsyncIterator[Up]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", "up", *options),
+        *(sys.executable, *program, "up", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -117,6 +136,74 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
     assert gone(children)
     assert (data / "logs" / "bridge-1.log").is_file()
     assert [path for path in (data, *data.rglob("*")) if path.lstat().st_mode & 0o077] == []
+
+
+async def test_up_with_the_made_up_fleet_answers_every_question_after_an_interrupted_load(
+    tmp_path: Path,
+) -> None:
+    api = f"http://127.0.0.1:{(http_port := ports.any_free())}"
+    arguments = ["--demo", "--data", str(tmp_path), "--http-port", str(http_port)]
+    async with up(*arguments) as running:
+        await running.prints("mosquitto is ready")
+        running.process.send_signal(signal.SIGINT)
+        assert (await running.ends())[0] == 0
+    kept = json.loads((tmp_path / "demo").read_text())
+    assert not kept["loaded"]
+    loaded_until = datetime.fromisoformat(kept["until"])
+    demo = Demo(until=loaded_until)
+
+    async with up(*arguments, program=("-c", QUICK)) as running, httpx.AsyncClient(base_url=api) as client:
+        await running.prints("events", "made up", "repeated-failures")
+
+        async def ask(path: str) -> Any:
+            answer = await client.get(path, timeout=30)
+            assert answer.status_code == 200, f"{path}: {answer.text}"
+            return answer.json()
+
+        letters = (await ask("/api/dead-letters"))["dead_letters"]
+        assert {letter["reason"] for letter in letters} == {"clock_unset", "clock_ahead", "malformed"}
+        history = (await ask(f"/api/device/{NOT_OF_TODAY}/sync-history?limit=200"))["events"]
+        told = [each for each in demo.deliveries() if each.event.device_id == NOT_OF_TODAY]
+        assert len(history) == len(told)
+
+        async def states() -> bool:
+            counts = (await ask("/api/devices"))["counts"]
+            assert sum(counts.values()) == len(demo.devices) - 1
+            return set(counts) == {*Status} and all(counts.values())
+
+        async def incidents() -> bool:
+            found = (await ask("/api/incidents"))["incidents"]
+            return [(each["kind"], each["site"]) for each in found] == [("site_failing", LINE_DOWN_SITE)]
+
+        async def is_late() -> bool:
+            received = (await ask("/api/stats"))["received"]
+            return sum(each["late"] or 0 for each in received) > 10
+
+        async def goes_on() -> bool:
+            newest = (await ask("/api/devices?sort=last_received&order=desc&limit=1"))["devices"][0]
+            assert newest["labels"] == [LABEL]
+            received_at = datetime.fromisoformat(newest["last_received"])
+            return received_at > loaded_until
+
+        for condition in (states, incidents, is_late, goes_on):
+            await until(condition)
+        for page in (
+            "/",
+            "/devices",
+            "/sites",
+            "/causes",
+            "/alerts",
+            "/dead-letters",
+            "/commands",
+            "/health",
+        ):
+            assert "This fleet is made up" in (await client.get(page)).text
+        children = running.children()
+        running.process.send_signal(signal.SIGINT)
+        code, _ = await running.ends()
+    assert code == 0
+    assert gone(children)
+    assert json.loads((tmp_path / "demo").read_text()) == {**kept, "loaded": True}
 
 
 async def test_up_runs_a_fleet_and_keeps_nothing_without_data() -> None:
