@@ -143,7 +143,7 @@ def _loading(error: FleetLoadingError) -> str:
 
 def install(app: FastAPI) -> None:
     """Tell a browser by a page that there is nothing at a path; below `/api` it is told as ever."""
-    told = app.exception_handlers[HTTPException]
+    told: Any = app.exception_handlers[HTTPException]
 
     async def nothing_there(request: Request, error: Exception) -> Response:
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
