@@ -200,7 +200,12 @@ async def test_an_alert_is_acknowledged_on_its_page_and_loud_again() -> None:
         form = read(await pisync.client.get(link))
         assert "Acknowledge the streak alert of PB-1" in form.words
         assert not form.all("input", name="more_devices")  # an alert is of one device
-        answer = await send(pisync, path, until="recovery", who="Ada", reason="on it", back="/alerts")
+        # As the browser sends it: to where the form says, with all that it holds.
+        [target] = [each["action"] for each in form.all("form") if "action" in each["class"]]
+        members = {each["name"]: each["value"] for each in form.all("input")}
+        answer = await send(
+            pisync, target, **members | {"until": "recovery", "who": "Ada", "reason": "on it"}
+        )
         landed(answer, "/alerts")
         told = await message(pisync, answer, "/alerts")
         assert "Acknowledged the streak alert of PB-1, until it recovers." in told.words

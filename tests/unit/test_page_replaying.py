@@ -32,7 +32,7 @@ async def test_a_letter_is_published_again_as_it_is_and_that_is_written_down() -
         form = read(await pisync.client.get(f"{path}?back=/dead-letters%3Fdevice_id%3DPB-000123"))
         assert "PB-000123" in form.words
         assert hidden(form) == {"back": "/dead-letters?device_id=PB-000123"}
-        answer = await send(pisync, path, **hidden(form), who="Ada", reason="mended")
+        answer = await send(pisync, form.all("form")[0]["action"], **hidden(form), who="Ada", reason="mended")
         landed(answer, "/dead-letters?device_id=PB-000123")
         assert len(pisync.publisher.published) == 1
         action = await newest(pisync)
@@ -71,7 +71,9 @@ async def test_what_cannot_be_replayed_so_is_told_on_the_form() -> None:
         assert page.all("input", name="correction", value="soon")
         shown = read(await send(pisync, path, correction="-60d"))
         stale = await send(pisync, path, **hidden(shown) | {"confirm": "x"}, correction="-60d")
-        assert "not what would be sent" in read(stale, 409).words
+        page = read(stale, 409)
+        assert "not what would be sent" in page.words
+        assert page.all("input", name="correction", value="-60d")
         assert pisync.publisher.published == []
         read(await pisync.client.get("/dead-letter/nope/replay"), 404)
         read(await send(pisync, "/dead-letter/nope/replay"), 404)
