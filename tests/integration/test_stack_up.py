@@ -138,15 +138,17 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
     assert [path for path in (data, *data.rglob("*")) if path.lstat().st_mode & 0o077] == []
 
 
-async def test_up_with_the_made_up_fleet_answers_every_question_after_an_interrupted_load(
+async def test_up_interrupted_as_it_loads_the_made_up_fleet_goes_on_with_it_and_answers_every_question(
     tmp_path: Path,
 ) -> None:
     api = f"http://127.0.0.1:{(http_port := ports.any_free())}"
     arguments = ["--demo", "--data", str(tmp_path), "--http-port", str(http_port)]
     async with up(*arguments) as running:
         await running.prints("mosquitto is ready")
+        children = running.children()
         running.process.send_signal(signal.SIGINT)
         assert (await running.ends())[0] == 0
+    assert gone(children)
     kept = json.loads((tmp_path / "demo").read_text())
     assert not kept["loaded"]
     loaded_until = datetime.fromisoformat(kept["until"])
@@ -219,16 +221,6 @@ async def test_up_runs_a_fleet_and_keeps_nothing_without_data() -> None:
     assert gone(children)
     assert data.parent == Path(tempfile.gettempdir())
     assert data not in list_directory(data.parent)
-
-
-async def test_up_interrupted_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with up("--data", str(tmp_path), "--http-port", str(ports.any_free())) as running:
-        await running.prints("mosquitto is ready")
-        children = running.children()
-        running.process.send_signal(signal.SIGINT)
-        code, _ = await running.ends()
-    assert code == 0
-    assert gone(children)
 
 
 async def test_up_killed_takes_its_children_along(tmp_path: Path) -> None:
