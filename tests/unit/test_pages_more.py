@@ -82,7 +82,7 @@ async def test_pages_tell_what_they_are_for() -> None:
             ("/incident/i1", ("38 of the 40 that tried", "At most 39")),
             ("/dead-letters", ("<img src=x>", "Payload")),
             ("/commands", ("sync now", "queued", "none yet")),
-            ("/health", ("bridge-0", "Duties of the workers")),
+            ("/health", ("bridge-0", "Duties of the workers", "Notifications None waits.")),
         ):
             page = read(await pisync.get(path))
             for each in words:
