@@ -26,10 +26,8 @@ async def store(event_store_url: str | None) -> AsyncIterator[AcknowledgementSto
         yield MemoryAcknowledgementStore()
         return
     connection = MongoConnection(event_store_url)
-    mongodb = MongoAcknowledgementStore(connection)
-    await mongodb.prepare()
-    await mongodb.prepare()
-    yield mongodb
+    # Not prepared: an api acknowledges before it has come to that.
+    yield MongoAcknowledgementStore(connection)
     await connection.close()
 
 

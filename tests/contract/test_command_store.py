@@ -24,10 +24,8 @@ async def store(event_store_url: str | None) -> AsyncIterator[CommandStore]:
         yield MemoryCommandStore()
         return
     connection = MongoConnection(event_store_url)
-    made = MongoCommandStore(connection)
-    await made.prepare()
-    await made.prepare()
-    yield made
+    # Not prepared: an api takes commands before it has come to that.
+    yield MongoCommandStore(connection)
     await connection.close()
 
 

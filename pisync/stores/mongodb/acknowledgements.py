@@ -31,14 +31,19 @@ class MongoAcknowledgementStore:
 
     def __init__(self, connection: MongoConnection) -> None:
         self._kept = connection.database.get_collection("acknowledgements")
+        self._is_prepared = False
 
     async def prepare(self) -> None:
         """Create the indexes where they are absent."""
         with map_driver_errors():
             await self._kept.create_indexes(list(_INDEXES))
+        self._is_prepared = True
 
     async def add(self, acknowledgement: Acknowledgement) -> bool:
         """Keep one that begins; False where another one of its subject is open."""
+        # The api takes requests as soon as it is up: none is to come before the unique index.
+        if not self._is_prepared:
+            await self.prepare()
         document = {
             "_id": acknowledgement.acknowledgement_id,
             "kind": acknowledgement.subject.kind.value,

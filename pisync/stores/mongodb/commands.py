@@ -27,6 +27,7 @@ class MongoCommandStore:
 
     def __init__(self, connection: MongoConnection) -> None:
         self._commands = connection.database.get_collection("commands")
+        self._is_prepared = False
 
     async def prepare(self) -> None:
         """Create the indexes where they are absent."""
@@ -57,12 +58,16 @@ class MongoCommandStore:
                     ),
                 ]
             )
+        self._is_prepared = True
 
     async def add(self, commands: Sequence[Command]) -> set[str]:
         """Keep new commands, in one write; returns the ids of those whose device had none open."""
         added = {command.command_id for command in commands}
         if not commands:
             return added
+        # The api takes requests as soon as it is up: none is to come before the unique index.
+        if not self._is_prepared:
+            await self.prepare()
         with map_driver_errors():
             try:
                 await self._commands.insert_many([_document(command) for command in commands], ordered=False)
