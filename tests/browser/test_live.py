@@ -13,14 +13,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 SOON_MS = 30_000
 
 
-async def streams(site: Site) -> int:
-    """How many streams the api has."""
-    for line in (await site.http.get("/metrics")).text.splitlines():
-        if line.startswith("pisync_api_live_streams "):
-            return int(float(line.split()[1]))
-    raise AssertionError("the api does not count its streams")
-
-
 async def hide(page: Page, is_hidden: bool) -> None:
     """Have the page be hidden, as the browser tells it when another tab is chosen."""
     await page.evaluate(
