@@ -41,6 +41,9 @@ async def api(
 ) -> AsyncIterator[Costs]:
     """An api over a fleet in which many fail for many causes at many sites, and rollups of all its time."""
     publisher = MqttSyncPublisher(ApiSettings())  # nobody connects it
+    # A minute that begins during the test would be one of which nothing is counted yet.
+    at = clock.now()
+    monkeypatch.setattr("pisync.clock.now", lambda: at)
     async with costs(mongodb_url, redis_url, commands, monkeypatch, publisher) as counted:
         await filled(counted)
         await counted.feed()
