@@ -54,16 +54,40 @@ class Period:
 
     `backlog` lies on the spool when the device connects, in the order in which it goes out; `replayed` is
     how many of it were published once before, in an earlier period. `live` is recorded while connected.
+    `connects_ms` is when it connects, epoch milliseconds of the scenario's time; None: whenever it can.
+    `raw` are payloads that go out as they are after the backlog, each one that the bridge must reject.
     """
 
     backlog: tuple[SyncEvent, ...]
     replayed: int
     live: tuple[SyncEvent, ...]
+    connects_ms: int | None = None
+    raw: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Faults:
+    """How often a device, its line or its firmware does wrong: each a share of the messages, from 0 to 1.
+
+    A fault costs messages and time, never an event: what is truncated or claimed in another's name is
+    rejected, and the event goes out again as it should be.
+    """
+
+    duplicates: float = 0
+    disorder: float = 0
+    truncations: float = 0
+    disconnects: float = 0
+    slow_receipts: float = 0
+    identity_lies: float = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
-    """All that one device does. `array_events` is the most events it puts into one message."""
+    """All that one device does. `array_events` is the most events it puts into one message.
+
+    `spool_events_max` bounds its spool (None: it holds all); `tokens`: it speaks MQTT 3.1.1 and names a token
+    in its topic instead of a Response Topic. `name` and `site` are for the directory.
+    """
 
     device_id: str
     device_type: Literal["PiBook", "PiBox"]
@@ -72,6 +96,12 @@ class Story:
     failures: int
     streak: int
     periods: tuple[Period, ...]
+    spool_events_max: int | None = None
+    tokens: bool = False
+    faults: Faults = Faults()
+    firmware: str | None = None
+    name: str | None = None
+    site: str | None = None
 
 
 class Scenario:
