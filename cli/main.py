@@ -27,6 +27,7 @@ from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.recipients import recipients
+from cli.commands.scenarios import scenarios
 from cli.commands.simulate import simulate
 from cli.commands.site import site
 from cli.commands.sites import sites
@@ -69,6 +70,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
+    (scenarios, MAINTAIN, "pisync scenarios school-day > mine.toml"),
 )
 _GROUPS: Final = (
     (export, LOOK),
