@@ -12,7 +12,8 @@ from bench.meter import Peaks
 from bench.results import Result
 from bench.rig import Stalled
 from bench.scale import Scale
-from device_sim.fleet import CONNECTIONS, allow_file_descriptors
+from device_sim.dialing import allow_file_descriptors
+from device_sim.fleet import CONNECTIONS
 from device_sim.report import Summary
 from local_stack.process import ChildProcess, running
 from local_stack.services import pisync

@@ -154,6 +154,11 @@ class Scenario:
         self._flaky = frozenset(places[failing_devices : failing_devices + flaky_devices])
         self._singles = frozenset(random.sample(range(devices), round(_SINGLES_SHARE * devices)))
 
+    @property
+    def events_total(self) -> int:
+        """How many distinct events all devices record."""
+        return self.devices * self.events
+
     def story(self, place: int) -> Story:
         """The story of the device at this place, from 0 to `devices` - 1."""
         random = Random(f"{self.seed}/{place}")

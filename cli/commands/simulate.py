@@ -36,28 +36,68 @@ def simulate(
     report: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the summary to this file, as JSON.")
     ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON instead of a table.")
+    ] = False,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="How many times faster than in the scenario time passes; without it, as fast as can be.",
+            show_default=False,
+        ),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RATE",
+            help="What devices do wrong, and how often (0 to 1): duplicates, disorder, truncations, disconnects,"
+            " slow_receipts, identity_lies. May be repeated; it replaces what the scenario says.",
+            show_default=False,
+        ),
+    ] = None,
+    connect_rate: Annotated[
+        float, typer.Option(min=1.0, help="Connections made in a second, at most.")
+    ] = 2000.0,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that share the devices and the connections.")
+    ] = 1,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Devices stay connected until the last one is done.")
+    ] = False,
 ) -> None:
     """Simulate a fleet: devices go offline, come back, publish their backlog and wait for receipts.
 
     Exits with 0 only when every event was confirmed.
     """
-    from cli.simulate import Run, run  # noqa: PLC0415 - the other commands need none of it
-    from pisync import logs, settings  # noqa: PLC0415
+    import secrets  # noqa: PLC0415 - the other commands need none of it
+
+    from cli.simulate import Run, run  # noqa: PLC0415
+    from device_sim.faults import read_rates  # noqa: PLC0415
+    from device_sim.scenario import Scenario  # noqa: PLC0415
+    from pisync import clock, logs, settings  # noqa: PLC0415
 
     loaded = settings.load(settings.CommonSettings, mqtt_url=mqtt_url)
     logs.configure(loaded)
-    status = run(
-        Run(
-            settings=loaded,
-            devices=devices,
-            events=events,
-            seed=seed,
-            connections=connections,
-            timeout_s=timeout_s,
-            failing=failing,
-            array_events=array_events,
-            receipt_timeout_s=receipt_timeout_s,
-            report=report,
-        )
+    scenario = Scenario(
+        seed=secrets.randbits(32) if seed is None else seed,
+        now=clock.now(),
+        devices=devices,
+        events=events,
+        failing=failing,
+        array_events=array_events,
     )
-    raise typer.Exit(status)
+    what = Run(
+        settings=loaded,
+        connections=connections,
+        timeout_s=timeout_s,
+        receipt_timeout_s=receipt_timeout_s,
+        connect_rate=connect_rate,
+        processes=processes,
+        speed=speed,
+        faults=read_rates(fault) if fault else None,
+        stays=stay,
+        prints_json=json,
+        report=report,
+    )
+    raise typer.Exit(run(what, scenario).status)
