@@ -22,8 +22,7 @@ from rich.table import Table
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import progress
 from device_sim.run_auditor import Connection, Difference, Expected, Letter, compare, expect
-from device_sim.scenario import Period, Story
-from pisync import clock
+from device_sim.scenario import Faults, Period, Story
 from pisync.clock import to_ms
 from pisync.domain.payloads import printable
 from pisync.errors import PiSyncError
@@ -60,8 +59,17 @@ class Audit:
     differences: int = 0
 
 
-def audit(client: ApiClient, stories: Stories, *, received_ms: tuple[int, int], console: Console) -> Audit:
+def audit(
+    client: ApiClient,
+    stories: Stories,
+    *,
+    received_ms: tuple[int, int],
+    console: Console,
+    faults: Faults | None = None,
+) -> Audit:
     """Ask about every device of a run between two moments, and print what differs.
+
+    `faults` were injected in place of those that the stories say.
 
     Raises:
         PiSyncError: the api is away, refuses, or is not complete after some minutes.
@@ -76,7 +84,7 @@ def audit(client: ApiClient, stories: Stories, *, received_ms: tuple[int, int], 
         places = iter(range(stories.devices))
         while some := [*itertools.islice(places, ASKED_AT_ONCE * 8)]:
             for expected, differences in pool.map(
-                lambda place: _judge(client, stories.story(place), received_ms), some
+                lambda place: _judge(client, stories.story(place), received_ms, faults), some
             ):
                 found.devices += 1
                 found.events += len(expected.stored)
@@ -92,14 +100,15 @@ def audit(client: ApiClient, stories: Stories, *, received_ms: tuple[int, int], 
 
 
 def _judge(
-    client: ApiClient, story: Story, received_ms: tuple[int, int]
+    client: ApiClient, story: Story, received_ms: tuple[int, int], injected: Faults | None
 ) -> tuple[Expected, list[Difference]]:
+    faults = injected or story.faults
     expected = expect(
         story.device_id,
         map(_connection, story.periods),
         received_ms=received_ms,
         spool_events_max=story.spool_events_max,
-        faults=[each.name for each in fields(story.faults) if getattr(story.faults, each.name)],
+        faults=[each.name for each in fields(faults) if getattr(faults, each.name)],
     )
     path = f"/api/device/{quote(story.device_id, safe='')}"
     differences = compare(
@@ -208,8 +217,3 @@ def _tell(console: Console, found: Audit, table: Table) -> None:
         console.print(
             f"{found.left_out:,} events had no room in a spool, and were never sent.", highlight=False
         )
-
-
-def now_ms() -> int:
-    """The current moment, for the bounds of a run."""
-    return to_ms(clock.now())

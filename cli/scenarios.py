@@ -1,24 +1,117 @@
-"""What `pisync scenarios` prints, and the files that the directory takes of a scenario."""
+"""The fleets that people ask for: listed, made, written down for the directory, and audited after a run."""
 
 import csv
 import io
+import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import auditing
+from cli.api_client import connect
+from cli.simulate import Outcome
+from device_sim.scenario import Faults, Scenario
 from device_sim.scenarios import bundled
 from device_sim.scenarios.planned import PlannedScenario
 from device_sim.scenarios.reading import DAY_MS, HOUR_MS
 from pisync import clock
 from pisync.clock import to_ms
-from pisync.domain.directory import MEMBERS, Entry, Kind, entry_id
+from pisync.domain.directory import MEMBERS, Entry, Kind, entry_id, read_moment
 from pisync.errors import ConfigurationError
 
 _SEED: Final = 1
+DEVICES: Final = 20
+"""Devices of a fleet without a scenario, where nobody says how many."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """Which fleet a person asked for. Without a scenario it is made up; without a seed one is drawn."""
+
+    scenario: str | None
+    seed: int | None
+    until: str | None
+    devices: int | None
+    events: int
+    failing: float
+    array_events: int
+
+
+def fleet(asked: Asked) -> Scenario | PlannedScenario:
+    """The fleet.
+
+    Raises:
+        ConfigurationError: there is no such scenario, its file says what is not possible, or `until` is no
+            moment of the past.
+    """
+    seed = secrets.randbits(32) if asked.seed is None else asked.seed
+    until = _until(asked.until)
+    if asked.scenario is not None:
+        plan = bundled.load(asked.scenario)
+        return PlannedScenario(plan, seed=seed, now_ms=to_ms(until), devices=asked.devices)
+    return Scenario(
+        seed=seed,
+        now=until,
+        devices=asked.devices or DEVICES,
+        events=asked.events,
+        failing=asked.failing,
+        array_events=asked.array_events,
+    )
+
+
+def _until(text: str | None) -> datetime:
+    now = clock.now()
+    if text is None:
+        return now
+    try:
+        until = read_moment(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--until {text}: {error}") from None
+    if until > now:
+        raise ConfigurationError(f"--until {text}: is in the future")
+    return until
+
+
+@contextmanager
+def auditor(
+    url: str | None, stories: Scenario | PlannedScenario, faults: Faults | None
+) -> Iterator[Callable[[Outcome], int]]:
+    """What makes an exit code of a run's outcome: its own, or, with the url of an api, also of an audit.
+
+    The api is asked whether it is there before the run, so that a mistake in the address costs no run.
+
+    Raises:
+        ConfigurationError: the URL or the key is wrong.
+        PiSyncError: the api does not answer.
+    """
+    if url is None:
+        yield lambda outcome: outcome.status
+        return
+    with connect(url, None) as client:
+        client.get("/api/health")
+
+        def judge(outcome: Outcome) -> int:
+            if outcome.status and outcome.summary.unconfirmed:
+                Console(stderr=True).print("Not audited, because not all was confirmed.", style="bold red")
+                return outcome.status
+            found = auditing.audit(
+                client,
+                stories,
+                received_ms=(outcome.began_ms, outcome.ended_ms),
+                console=Console(stderr=True),
+                faults=faults,
+            )
+            return outcome.status or int(found.differences > 0)
+
+        yield judge
 
 
 def listing(console: Console) -> None:
@@ -42,23 +135,29 @@ def _span(length_ms: int) -> str:
     return f"{length_ms // DAY_MS} d" if length_ms % DAY_MS == 0 else f"{length_ms / HOUR_MS:g} h"
 
 
-def write_directory(scenario: PlannedScenario, file: Path) -> list[Path]:
+def write_directory(scenario: Scenario | PlannedScenario, file: Path) -> bool:
     """Write what `pisync directory import` takes: devices to the file, and their sites to one beside it.
 
-    `-` is standard output, for devices alone.
+    Returns:
+        whether they were printed, because the file is `-`; then there are no sites, and that is all.
 
     Raises:
-        ConfigurationError: a file cannot be written.
+        ConfigurationError: the fleet is no scenario's, or a file cannot be written.
     """
+    if isinstance(scenario, Scenario):
+        raise ConfigurationError("--directory: only a --scenario has names and sites")
     if str(file) == "-":
         sys.stdout.writelines(_lines(Kind.DEVICES, scenario.entries()))
-        return []
-    files = [file]
+        return True
+    files = {Kind.DEVICES: file}
     _write(file, _lines(Kind.DEVICES, scenario.entries()))
     if scenario.sites:
-        files.insert(0, file.with_name(f"{file.stem}-sites{file.suffix}"))
-        _write(files[0], _lines(Kind.SITES, (place.entry for place in scenario.sites)))
-    return files
+        beside = file.with_name(f"{file.stem}-sites{file.suffix}")
+        _write(beside, _lines(Kind.SITES, (place.entry for place in scenario.sites)))
+        files = {Kind.SITES: beside, **files}
+    for kind, written in files.items():
+        typer.echo(f"Bring it in: pisync directory import {written} --kind {kind.value}", err=True)
+    return False
 
 
 def _write(file: Path, lines: Iterable[str]) -> None:
