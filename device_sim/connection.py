@@ -251,9 +251,10 @@ class Connection(asyncio.Protocol):
     def _handle(self, packet: packets.Packet) -> None:
         match packet:
             case packets.Received():
-                self._owner.received(packet)
+                # Before the owner closes the connection, or the broker would deliver it once more.
                 if packet.packet_id is not None:
                     self._outgoing.append(packets.puback(packet.packet_id))
+                self._owner.received(packet)
             case packets.PubAck(packet_id=packet_id, reason_code=reason_code):
                 confirms = self.awaiting.pop(packet_id, b"")
                 self._owner.acknowledged(confirms, reason_code)
