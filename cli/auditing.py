@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from cli.api_client import ApiClient, ApiRefused, Json
 from cli.progress import progress
@@ -76,9 +75,7 @@ def audit(
     """
     _settle(client, received_ms[1])
     found = Audit()
-    table = Table(title="Not as it was sent", title_justify="left")
-    for heading in ("device", "what", "expected", "got"):
-        table.add_column(heading, overflow="fold")
+    lines: list[str] = []
     with progress("Auditing", "devices") as update, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         update(0, stories.devices)
         places = iter(range(stories.devices))
@@ -93,9 +90,9 @@ def audit(
                 for each in differences:
                     found.differences += 1
                     if found.differences <= SHOWN_MAX:
-                        table.add_row(*_cells(each))
+                        lines.append(_line(each))
             update(found.devices, stories.devices)
-    _tell(console, found, table)
+    _tell(console, found, lines)
     return found
 
 
@@ -191,16 +188,15 @@ def _settle(client: ApiClient, ended_ms: int) -> None:
         time.sleep(SETTLE_INTERVAL_S)
 
 
-def _cells(each: Difference) -> Iterator[str]:
-    for cell in (each.device_id, each.what, each.expected, each.got):
-        yield printable(cell).replace("[", r"\[")
+def _line(each: Difference) -> str:
+    return printable(f"{each.device_id}: {each.what}: expected {each.expected}, got {each.got}")
 
 
-def _tell(console: Console, found: Audit, table: Table) -> None:
-    if found.differences:
-        console.print(table)
-        if found.differences > SHOWN_MAX:
-            console.print(f"and {found.differences - SHOWN_MAX:,} more", highlight=False)
+def _tell(console: Console, found: Audit, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if found.differences > SHOWN_MAX:
+        console.print(f"and {found.differences - SHOWN_MAX:,} more", highlight=False)
     verdict = (
         f"{found.differences:,} {'thing is' if found.differences == 1 else 'things are'} not as it was sent"
         if found.differences

@@ -16,15 +16,15 @@ from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
 from pisync.domain.decoding import decode
 from pisync.domain.device_state import project
-from pisync.domain.directory import Kind, as_json, read_members
+from pisync.domain.directory import Entry, Kind, as_json, read_members
 from pisync.domain.events import Reason, SyncEvent
 from pisync.errors import ConfigurationError
 
 NOW = datetime(2026, 5, 8, 12, 30, tzinfo=UTC)
 NAMES = bundled.names()
 
-# What a scenario tells with seed 1 as of `NOW`. Where one changes, so does what people have repeated by a seed:
-# only a change of the scenario's file, or of what it means, may change it.
+# What a scenario tells with seed 1 as of `NOW`. Where one changes, a seed no longer repeats what it did: only a
+# change of the scenario's file, or of what it means, may change it.
 DIGESTS: dict[str, str] = {
     "bad-sd-card": "6c200f017c97a552",
     "duplicate-senders": "554097b373121287",
@@ -135,11 +135,13 @@ def test_no_two_events_of_a_device_have_one_time(name: str) -> None:
 def test_the_directory_takes_every_entry(name: str) -> None:
     made = small(name)
     site_ids = {site.site_id for site in made.sites}
-    entries = [(Kind.DEVICES, entry) for entry in made.entries()]
-    assert len({entry.device_id for _, entry in entries}) == len(entries)
-    for kind, entry in [*entries, *((Kind.SITES, site.entry) for site in made.sites)]:
+    devices = list(made.entries())
+    assert len({entry.device_id for entry in devices}) == len(devices)
+    entries: list[tuple[Kind, Entry]] = [(Kind.DEVICES, entry) for entry in devices]
+    entries += [(Kind.SITES, site.entry) for site in made.sites]
+    for kind, entry in entries:
         assert read_members(kind, msgspec.to_builtins(as_json(entry)))[1] == []
-    assert all(entry.site in site_ids or (entry.site is None and not site_ids) for _, entry in entries)
+    assert all(entry.site in site_ids or (entry.site is None and not site_ids) for entry in devices)
     assert all(topics.is_device_id(story.device_id) for story in stories(name))
 
 

@@ -1,4 +1,4 @@
-"""A scenario's file: what is wrong in it is said with the file, the table, the member and what was expected."""
+"""A scenario's file: what is wrong is said with the file, the table, the member and what was expected."""
 
 from pathlib import Path
 
