@@ -1,8 +1,10 @@
 """Scenarios in TOML: the same everywhere, told one device at a time, and taken or rejected as they say."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -23,8 +25,8 @@ from pisync.errors import ConfigurationError
 NOW = datetime(2026, 5, 8, 12, 30, tzinfo=UTC)
 NAMES = bundled.names()
 
-# What a scenario tells with seed 1 as of `NOW`. Where one changes, a seed no longer repeats what it did: only a
-# change of the scenario's file, or of what it means, may change it.
+# What a scenario tells with seed 1 as of `NOW`. Where one changes, a seed no longer repeats what it did: only
+# a change of its file, or of what that means, may change it.
 DIGESTS: dict[str, str] = {
     "bad-sd-card": "6c200f017c97a552",
     "duplicate-senders": "554097b373121287",
@@ -223,6 +225,18 @@ def test_one_line_away_is_one_cause_of_one_site() -> None:
         failing[story.site] = failing.get(story.site, 0) + (story.streak >= 3)
     assert failing["CUT"] >= 8
     assert sum(failing.values()) == failing["CUT"]
+
+
+def test_every_scenario_and_word_is_in_the_documents() -> None:
+    root = Path(__file__).parents[2]
+    readme, guide = (root / "README.md").read_text(), (root / "docs/scenarios.md").read_text()
+    assert [name for name in NAMES if f"simulate --scenario {name} " not in readme] == []
+    assert [name for name in NAMES if f"| `{name}` |" not in guide] == []
+    source = (root / "device_sim/scenarios/plan.py").read_text()
+    words = set(re.findall(r'(?:take|tables|named)\(\s*"(\w+)"', source)) - {"causes", "lines", "habits"}
+    words -= {"clocks", "sites", "devices"}
+    assert len(words) > 30
+    assert [word for word in sorted(words) if not re.search(rf"\b{word}\b", guide)] == []
 
 
 def test_shares_and_counts_make_the_fleet() -> None:
