@@ -1,7 +1,8 @@
-"""What `pisync simulate` does: one simulation with its deadline, signals, live view, table and exit status."""
+"""What `pisync simulate` does: one simulation with its deadline, signals, live view, table and status."""
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def run(what: Run, scenario: Scenario) -> Outcome:
     began_ms = to_ms(clock.now())
     summary, end, trouble = _simulated(what, scenario)
     if what.prints_json:
-        print(to_json(summary).decode(), end="")
+        sys.stdout.buffer.write(to_json(summary))
     else:
         console.print(_table(summary))
     told = Console(stderr=True) if what.prints_json else console

@@ -1,7 +1,7 @@
 """One device's network connection to the broker: bytes in, packets out, and no task of its own.
 
-It makes the connection ready (CONNECT, SUBSCRIBE), and then hands its owner what comes. Thousands of them run in
-one process, so it holds as little as it can: no futures, no timers, no queue.
+It makes the connection ready (CONNECT, SUBSCRIBE), and then hands its owner what comes. Thousands of them run
+in one process, so it holds as little as it can: no futures, no timers, no queue.
 """
 
 import asyncio

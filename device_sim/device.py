@@ -174,7 +174,8 @@ class _Stage(Enum):
 class _Message:
     """Some events on their way, under one correlation data however often they are published.
 
-    Without events it is one that must be rejected. `sent_s` is when it was published first; `acknowledged` counts the attempts that the broker took, `unacknowledged` those since that it did not.
+    Without events it is one that must be rejected. `sent_s` is when it was published first; `acknowledged`
+    counts the attempts that the broker took, `unacknowledged` those since that it did not.
     """
 
     publish: Publish
@@ -311,13 +312,7 @@ class Device:
         """
         message = self._inflight.get(correlation_data)
         rejected = _rejected(receipt)
-        is_of_events = message is not None and bool(message.keys)
-        if (
-            message is None
-            or rejected is None
-            # What must be rejected is no event, and nobody can say how many a bridge finds in it.
-            or (is_of_events and not _accounts_for(receipt, rejected, len(message.keys)))
-        ):
+        if message is None or rejected is None or not _accounts_for(receipt, rejected, message.keys):
             self.counters.receipts_ignored += 1
             return []
         del self._inflight[correlation_data]
@@ -531,8 +526,11 @@ def _rejected(receipt: Receipt) -> list[int | None] | None:
         return None
 
 
-def _accounts_for(receipt: Receipt, rejected: list[int | None], events: int) -> bool:
-    """Whether a receipt speaks of every event of a message; one that does not must not empty a spool."""
-    if None in rejected:
+def _accounts_for(receipt: Receipt, rejected: list[int | None], keys: tuple[int, ...]) -> bool:
+    """Whether a receipt speaks of every event of a message; one that does not must not empty a spool.
+
+    How many events a bridge sees in what must be rejected is its own affair.
+    """
+    if None in rejected or not keys:
         return True
-    return receipt.stored + receipt.duplicates + len(rejected) == events
+    return receipt.stored + receipt.duplicates + len(rejected) == len(keys)

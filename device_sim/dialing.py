@@ -16,7 +16,7 @@ from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
 
 CONNECT_RATE: Final = 2000.0
-"""Connections a second. Debian's Mosquitto needs about 77 µs of a core for each, so that is a sixth of one."""
+"""Connections a second. Debian's Mosquitto needs about 77 µs of a core for each: that is a sixth of one."""
 DIALING_MAX: Final = 100
 """Connections that are being made at one time: Mosquitto lets so many wait to be accepted (its `listen`)."""
 BURST_S: Final = 0.02
@@ -74,7 +74,7 @@ class Dialer:
         for runner in list(self._connected):
             if runner.connection is not None:
                 runner.connection.abort()
-        while self._connected:
+        while self._connected:  # noqa: ASYNC110 - each hears of its end in a turn of the loop or two
             await asyncio.sleep(0)
 
     def _go_on(self) -> None:

@@ -1,4 +1,4 @@
-"""What a device does wrong, drawn from its seed: payloads that must be rejected, and how a message is sent; pure.
+"""What a device does wrong, drawn from its seed: how it sends messages, and which must be rejected; pure.
 
 A message suffers each fault once at most, when it is published first. So whatever the rates are, it goes out
 as it should be in the end.

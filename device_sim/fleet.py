@@ -11,9 +11,9 @@ from heapq import heapify, heappop
 from random import Random
 from typing import Final, Protocol
 
+from device_sim.connection import Ended
 from device_sim.device import PUBACK_TIMEOUT_S, RECEIPT_TIMEOUT_S, Device, Options
 from device_sim.dialing import CONNECT_RATE, Dialer, allow_file_descriptors
-from device_sim.connection import Ended
 from device_sim.runner import Runner
 from device_sim.scenario import Faults, Story
 from device_sim.tally import State, Tally
@@ -184,9 +184,9 @@ class Fleet:
             self.tally.alerting += runner.alerts
             if self._speed is None:
                 self._begin_next()
-        if self.tally.devices[State.DONE] == len(self._places) and self._ended is not None:
-            if not self._ended.done():
-                self._ended.set_result(None)
+        is_over = self.tally.devices[State.DONE] == len(self._places)
+        if is_over and self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
 
     def crashed(self, error: Exception) -> None:
         """End the fleet with this error."""

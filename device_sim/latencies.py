@@ -1,4 +1,4 @@
-"""How long receipts take: counts in classes that grow by a constant factor, so that fleets can be added up; pure."""
+"""How long receipts take: counts in classes that grow by a constant factor, and can be added up; pure."""
 
 from bisect import bisect_left
 from typing import Final
@@ -27,7 +27,7 @@ class Latencies(msgspec.Struct):
             self.counts[place] = self.counts.get(place, 0) + count
 
     def percentile(self, share: float) -> float | None:
-        """The latency that this share of them does not exceed, from 0 to 1, in seconds; None: there is none."""
+        """The latency in seconds that this share of them (0 to 1) does not exceed; None: there is none."""
         total = sum(self.counts.values())
         wanted = share * total
         seen = 0

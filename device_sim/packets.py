@@ -98,7 +98,7 @@ def connect(
     will_topic: str | None,
     will_payload: bytes,
 ) -> bytes:
-    """CONNECT that resumes the session, which in MQTT 3.1.1 has no end; with a retained last will at QoS 1."""
+    """CONNECT that resumes the session, which in MQTT 3.1.1 has no end; a last will is retained, at QoS 1."""
     flags = 0
     properties = will = credentials = b""
     if version is Version.V5:
@@ -225,7 +225,7 @@ def _read_publish(version: Version, first: int, body: bytes) -> Received:
 
 
 def _find(body: bytes, offset: int, wanted: int) -> bytes | None:
-    """The value of a property, without the length of a text, among those that begin with their length there."""
+    """The value of a property, without the length of a text; those there begin with the length of all."""
     if offset >= len(body):
         return None
     length, offset = _known_length(body, offset)

@@ -10,12 +10,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     `events` are the distinct ones, `replayed` those that devices published again after they were confirmed,
     `commanded` those that commands asked for, `overflowed` those that full spools did not take, and `sent`
-    those that were published at all. `events`
-    + `replayed` + `commanded` - `overflowed` = `confirmed` + `rejected` + `unconfirmed`, and `confirmed` =
-    `stored` + `duplicates`. `messages` counts publishes, `republished` among them those for want of a
-    receipt. `must_be_rejected` are events of devices whose clocks are wrong. `rejected_expected` are messages that were sent to be rejected, and were; `not_rejected` those
-    that were not, and `strays` went to topics of which nobody is told. `receipt_p50_s`, `receipt_p95_s` and `receipt_p99_s` are how long receipts took, from the
-    first publish.
+    those that were published at all. `events` + `replayed` + `commanded` - `overflowed` = `confirmed` +
+    `rejected` + `unconfirmed`, and `confirmed` = `stored` + `duplicates`. `must_be_rejected` are events of
+    devices whose clocks are wrong. `messages` counts publishes, `republished` among them those for want of a
+    receipt. `rejected_expected` are messages that were sent to be rejected, and were, `not_rejected` those
+    that were not, and `strays` went to topics of which nobody is told. `receipt_p50_s`, `receipt_p95_s` and
+    `receipt_p99_s` are how long receipts took, from the first publish.
     """
 
     seed: int

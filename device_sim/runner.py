@@ -67,8 +67,8 @@ class Runner:
 
     __slots__ = (
         "_attempts",
-        "_pinged_s",
         "_device",
+        "_had_session",
         "_host",
         "_is_closing",
         "_is_finished",
@@ -76,8 +76,8 @@ class Runner:
         "_live_until_ms",
         "_period",
         "_periods",
+        "_pinged_s",
         "_random",
-        "_had_session",
         "_spooled",
         "_state",
         "_version",

@@ -21,10 +21,10 @@ class State(StrEnum):
 class Tally:
     """How far a fleet got.
 
-    `devices` counts by state, `online` those that are connected, `online_most` at the most. `events` are those that the devices record
-    over all, as far as is known before the last has begun, and `replayed` those that devices recorded again
-    after they had been confirmed; both count in `counters.recorded`. `must_be_rejected` are events of
-    devices whose clocks are wrong. `repeated_failures` and `alerting` count
+    `devices` counts by state, `online` those that are connected, `online_most` at most. `events` are those
+    that the devices record over all, as far as is known before the last has begun, and `replayed` those that
+    devices recorded again after they had been confirmed; both count in `counters.recorded`.
+    `must_be_rejected` are events of devices whose clocks are wrong. `repeated_failures` and `alerting` count
     devices whose events are all covered by receipts: those with more than three failures in all, and those
     whose latest syncs are a streak of failures. `disconnects` are the connections that could not be made, or
     ended before all was covered; `sessions_lost` those that found their session forgotten.

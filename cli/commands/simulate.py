@@ -96,8 +96,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME=RATE",
-            help="What devices do wrong, and how often (0 to 1): duplicates, disorder, truncations, disconnects,"
-            " slow_receipts, identity_lies. May be repeated; it replaces what the scenario says.",
+            help="What devices do wrong, and how often (0 to 1): duplicates, disorder, truncations,"
+            " disconnects, slow_receipts, identity_lies. May be repeated; replaces what the scenario says.",
             show_default=False,
         ),
     ] = None,
