@@ -15,7 +15,7 @@ def simulate(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="What happens, in place of a made-up fleet: a name that `pisync scenarios` lists, or a .toml.",
+            help="What happens, in place of a made-up fleet: a name of `pisync scenarios`, or a .toml file.",
             show_default=False,
         ),
     ] = None,
@@ -48,8 +48,8 @@ def simulate(
         typer.Option(
             dir_okay=False,
             metavar="FILE.csv",
-            help="Write the scenario's devices for `pisync directory import`, and its sites to FILE-sites.csv;"
-            " `-`: only print the devices.",
+            help="Write the scenario's devices for `pisync directory import`, and its sites to"
+            " FILE-sites.csv; `-`: only print the devices.",
             show_default=False,
         ),
     ] = None,

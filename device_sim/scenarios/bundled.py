@@ -5,7 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from device_sim.scenarios.plan import Plan, read_plan
+from device_sim.scenarios.plan import Plan
+from device_sim.scenarios.plan_file import read_plan
 from pisync.errors import ConfigurationError
 
 SUFFIX: Final = ".toml"

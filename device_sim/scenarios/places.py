@@ -36,6 +36,11 @@ class Place:
         return self.group.id if self.group.count == 1 else f"{self.group.id}-{self.number:02d}"
 
     @property
+    def is_told(self) -> bool:
+        """Whether it is a site of the file."""
+        return bool(self.group.id)
+
+    @property
     def name(self) -> str:
         """What the directory calls it."""
         return self.group.name if self.group.count == 1 else f"{self.group.name} {self.number}"

@@ -1,4 +1,4 @@
-"""The fleet of a scenario's file: what each device recorded, when it connected, and what went wrong.
+"""The fleet of a scenario's file: how many devices of each kind there are, where, and what each of them did.
 
 Pure: the same plan, seed, size and `now` give the same events, byte for byte, on any machine: choices are
 drawn by whole numbers from `Random`s that texts seed, speeds are hundredths, and no set is iterated over. A
@@ -6,58 +6,22 @@ device's story is made when it is asked for.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import date
 from functools import cached_property
 from random import Random
 from typing import Final
 
-from device_sim.scenario import DEVICES_MAX, EVENTS_MAX, Period, Profile, Story, Stray
-from device_sim.scenarios.payloads import PAYLOADS, Payload
+from device_sim.scenario import DEVICES_MAX, Story
 from device_sim.scenarios.places import Place
-from device_sim.scenarios.plan import Cause, Clock, DeviceGroup, Line, Plan, SiteGroup
-from device_sim.scenarios.reading import DAY_MS, HOUR_MS, MINUTE_MS
-from pisync.clock import from_ms, to_ms
+from device_sim.scenarios.plan import Line, Plan, SiteGroup
+from device_sim.scenarios.reading import DAY_MS
+from device_sim.scenarios.telling import Frame, PlannedDevice, tell
 from pisync.domain.directory import WEEKDAYS, DirectoryDevice
-from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.errors import ConfigurationError
-from pisync.limits import CLOCK_EARLIEST_MS, STREAK_ALERT
 
-LABEL: Final = "simulated"
-_FLAKY_SHARE: Final = 0.15
+COUNTED_MAX: Final = 500
+"""Devices whose events are counted; of a larger fleet it is known about how many there are."""
 _TAG_CHARS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _TAG_LENGTH: Final = 5
-# A run takes a while, so that a bridge may take or reject what is stamped in the minutes behind `now`.
-_UNCERTAIN_MS: Final = 6 * HOUR_MS
-_ON_A_CLOCK_MS: Final = 7
-_NOWHERE: Final = SiteGroup(
-    id="-",
-    name="-",
-    count=1,
-    time_zone="UTC",
-    days_off=(),
-    holidays=(),
-    line=Line(),
-    power_cuts=(),
-    labels=(),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sync:
-    """A sync by the true time and by the device's clock, and its event."""
-
-    moment_ms: int
-    event: SyncEvent
-
-
-@dataclass(kw_only=True, slots=True)
-class _Connection:
-    """What a device sent in one connection."""
-
-    at_ms: int
-    backlog: list[_Sync] = field(default_factory=list)
-    live: list[_Sync] = field(default_factory=list)
 
 
 class PlannedScenario:
@@ -72,47 +36,45 @@ class PlannedScenario:
                 f"the scenario {plan.name} has {len(plan.groups)} kinds of devices:"
                 f" it takes {len(plan.groups)} devices at least, and {DEVICES_MAX} at most"
             )
-        self.now_ms = now_ms
         self.end_ms = _end_ms(plan, now_ms)
-        self.first_ms = self.end_ms - plan.span_ms
-        self.drawn_from = f"{plan.name}/{seed}"
-        random = Random(f"{self.drawn_from}/tag")
+        random = Random(f"{plan.name}/{seed}/tag")
         self._tag = "".join(random.choice(_TAG_CHARS) for _ in range(_TAG_LENGTH))
         self._sizes = _sizes(plan, self.devices)
-        groups = plan.sites or (_NOWHERE,)
+        self._frame = Frame(
+            drawn_from=f"{plan.name}/{seed}",
+            first_ms=self.end_ms - plan.span_ms,
+            end_ms=self.end_ms,
+            now_ms=now_ms,
+            causes=plan.causes,
+        )
         self._places = {
-            group.id: [
-                Place(
-                    seed=self.drawn_from,
-                    group=group,
-                    number=number,
-                    first_ms=self.first_ms,
-                    end_ms=self.end_ms,
-                )
-                for number in range(1, group.count + 1)
-            ]
-            for group in groups
+            group.id: [self._place(group, number) for number in range(1, group.count + 1)]
+            for group in plan.sites
         }
+        self._nowhere = [self._place(_nowhere(plan.time_zone), 1)]
 
     @property
     def sites(self) -> list[Place]:
         """All sites."""
-        return [place for places in self._places.values() for place in places] if self.plan.sites else []
+        return [place for places in self._places.values() for place in places]
 
     def story(self, place: int) -> Story:
         """The story of the device at this place, from 0 to `devices` - 1."""
-        return _Telling(self, self.device(place)).story()
+        return tell(self._frame, self.device(place))
 
     @cached_property
     def events_total(self) -> int:
-        """How many distinct events all devices record; every story is made once to count them."""
-        return sum(
+        """How many distinct events all devices record; about as many, where there are many devices."""
+        step = -(-self.devices // COUNTED_MAX)
+        counted = range(0, self.devices, step)
+        events = sum(
             len(period.backlog) - period.replayed + len(period.live)
-            for place in range(self.devices)
+            for place in counted
             for period in self.story(place).periods
         )
+        return events * self.devices // len(counted)
 
-    def device(self, place: int) -> "PlannedDevice":
+    def device(self, place: int) -> PlannedDevice:
         """The device at this place."""
         number = place
         kind = 0
@@ -120,13 +82,19 @@ class PlannedScenario:
             number -= self._sizes[kind]
             kind += 1
         group = self.plan.groups[kind]
-        places = [each for site in group.sites for each in self._places[site]] or self._places[_NOWHERE.id]
+        places = [each for site in group.sites for each in self._places[site]] or self._nowhere
         prefix = "PB" if group.device_type == "PiBook" else "PX"
         return PlannedDevice(
             device_id=f"{prefix}-{self._tag}-{place:05d}",
             group=group,
             place=places[number % len(places)],
             desk=number // len(places) + 1,
+        )
+
+    def _place(self, group: SiteGroup, number: int) -> Place:
+        frame = self._frame
+        return Place(
+            seed=frame.drawn_from, group=group, number=number, first_ms=frame.first_ms, end_ms=frame.end_ms
         )
 
     def entries(self) -> Iterator[DirectoryDevice]:
@@ -137,277 +105,6 @@ class PlannedScenario:
                 yield device.entry
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedDevice:
-    """A device: its kind, and where it stands."""
-
-    device_id: str
-    group: DeviceGroup
-    place: Place
-    desk: int
-
-    @property
-    def site(self) -> str | None:
-        """The id of its site."""
-        return None if self.place.group is _NOWHERE else self.place.site_id
-
-    @property
-    def name(self) -> str:
-        """What the directory calls it."""
-        at = "" if self.site is None else f"{self.place.name}, "
-        return f"{at}{self.group.name} {self.desk}"
-
-    @property
-    def entry(self) -> DirectoryDevice:
-        """It, as the directory is told of it."""
-        labels = tuple(sorted({LABEL, *self.group.labels}))
-        return DirectoryDevice(device_id=self.device_id, name=self.name, site=self.site, labels=labels)
-
-
-class _Telling:
-    """Makes up one story."""
-
-    def __init__(self, scenario: PlannedScenario, device: PlannedDevice) -> None:
-        self._scenario = scenario
-        self._device = device
-        self._group = device.group
-        self._place = device.place
-        self._line = device.place.group.line
-        self._random = Random(f"{scenario.drawn_from}/{device.device_id}")
-        self._stamped: set[int] = set()
-        self._backs: dict[int, int] = {}
-        self._offset_days = self._random.randrange(400)
-        self._hurry_ms = self._random.randrange(DAY_MS)
-        self._boot_ms: tuple[date | None, int] = None, 0
-        self._from_ms, self._until_ms = self._interval(self._group.from_ms, self._group.until_ms)
-
-    def _interval(self, begins: int | None, ends: int) -> tuple[int, int]:
-        """Two moments of the plan, the first None where the story begins, as epoch milliseconds."""
-        end_ms = self._scenario.end_ms
-        return self._scenario.first_ms if begins is None else end_ms + begins, end_ms + ends
-
-    def story(self) -> Story:
-        connections = self._connections()
-        taken = sorted(
-            (
-                sync.event
-                for connection in connections
-                for sync in (*connection.backlog, *connection.live)
-                if self._is_taken(sync.event)
-            ),
-            key=lambda event: event.timestamp,
-        )
-        failed = [event.total_errors > 0 for event in taken]
-        failures = sum(failed)
-        streak = failed[::-1].index(False) if False in failed else len(failed)
-        flaky = failures > _FLAKY_SHARE * len(failed)
-        group = self._group
-        periods = self._periods(connections)
-        return Story(
-            device_id=self._device.device_id,
-            device_type=group.device_type,
-            profile=Profile.FAILING
-            if streak >= STREAK_ALERT
-            else Profile.FLAKY
-            if flaky
-            else Profile.HEALTHY,
-            array_events=group.array_events,
-            failures=failures,
-            streak=streak,
-            periods=periods,
-            spool_events_max=group.spool_events_max,
-            tokens=group.tokens,
-            faults=group.faults,
-            firmware=group.firmware,
-            name=self._device.name if group.listed else None,
-            site=self._device.site if group.listed else None,
-            rejected=sum(
-                not self._is_taken(event)
-                for period in periods
-                for event in (*period.backlog[: group.spool_events_max], *period.live)
-            ),
-        )
-
-    def _is_taken(self, event: SyncEvent) -> bool:
-        return CLOCK_EARLIEST_MS <= to_ms(event.timestamp) <= self._scenario.now_ms
-
-    def _connections(self) -> list[_Connection]:
-        found: list[_Connection] = []
-        for moment_ms in self._moments():
-            at_ms = self._connects_ms(moment_ms)
-            if at_ms > self._scenario.end_ms:
-                break  # it waits in the spool, and so does what comes after it
-            event = self._event(moment_ms)
-            if event is None:
-                continue
-            sync = _Sync(moment_ms=moment_ms, event=event)
-            last = found[-1] if found else None
-            if last is not None and at_ms <= last.at_ms:
-                last.backlog.append(sync)
-            elif last is not None and at_ms == moment_ms and self._stays_online(last.at_ms, moment_ms):
-                last.live.append(sync)
-            else:
-                found.append(_Connection(at_ms=at_ms, backlog=[sync]))
-        return found
-
-    def _stays_online(self, since_ms: int, moment_ms: int) -> bool:
-        """Whether it is still connected: the whole day, unless the line or the power went away."""
-        if self._group.spool_events_max is not None or moment_ms - since_ms >= DAY_MS // 2:
-            return False
-        return not (
-            self._place.line_away.between(since_ms, moment_ms)
-            or self._place.power_away.between(since_ms, moment_ms)
-        )
-
-    def _connects_ms(self, moment_ms: int) -> int:
-        """When it connects with what it recorded at a moment."""
-        at_ms = moment_ms
-        if self._group.connects_every_ms:
-            every_ms = self._group.connects_every_ms
-            at_ms += -(at_ms - self._hurry_ms) % every_ms
-        elif self._group.connects_at_ms is not None:
-            day = from_ms(moment_ms).astimezone(self._place.zone).date()
-            at_ms = self._place.midnight_ms(day) + self._group.connects_at_ms
-            if at_ms < moment_ms:
-                at_ms += DAY_MS
-        while True:
-            back_ms = self._place.line_away.back_ms(at_ms) or self._place.power_away.back_ms(at_ms)
-            if back_ms is None:
-                return at_ms
-            if back_ms not in self._backs:
-                self._backs[back_ms] = back_ms + self._random.randrange(self._line.back_within_ms)
-            at_ms = self._backs[back_ms]
-
-    def _moments(self) -> Iterator[int]:
-        """When it synced, by true time, in order."""
-        habit, place, random = self._group.habit, self._place, self._random
-        count = 0
-        for day in place.dates(self._from_ms, self._until_ms):
-            if (day.toordinal() + self._offset_days) % habit.every_days:
-                continue
-            is_day = place.is_open(day) if habit.days is None else WEEKDAYS[day.weekday()] in habit.days
-            if not is_day or random.random() >= habit.share:
-                continue
-            midnight_ms = place.midnight_ms(day)
-            moments = {
-                midnight_ms + random.randrange(begins_ms, ends_ms)
-                for begins_ms, ends_ms in habit.at
-                for _ in range(random.randint(*habit.syncs))
-            }
-            for moment_ms in sorted(moments):
-                if not self._from_ms <= moment_ms < self._until_ms:
-                    continue
-                if place.power_away.back_ms(moment_ms) is not None:
-                    continue
-                count += 1
-                if count > EVENTS_MAX:
-                    return
-                yield moment_ms
-
-    def _event(self, moment_ms: int) -> SyncEvent | None:
-        """What it recorded; None where nobody can say whether a bridge takes it."""
-        random = self._random
-        cause = self._cause(moment_ms)
-        errors = [] if cause is None else self._errors(cause)
-        files = random.randrange(3, 180)
-        low, high = self._line.speed
-        if cause is not None:
-            files = random.randrange(1, 12) if random.random() < cause.files else 0
-            low, high = low // 4, max(low // 4, high // 10)
-        speed = random.randint(low, high) / 100
-        duration_ms = 800 + files * random.randrange(40, 400) + len(errors) * 30_000
-        stamp_ms = self._stamp_ms(moment_ms)
-        if 0 < stamp_ms - self._scenario.now_ms <= _UNCERTAIN_MS:
-            return None
-        has_code = cause is not None and cause.code
-        return SyncEvent(
-            device_id=self._device.device_id,
-            timestamp=from_ms(stamp_ms),
-            total_files_synced=files,
-            total_errors=len(errors),
-            internet_speed=speed,
-            device_type=self._group.device_type,
-            sync_duration_ms=duration_ms,
-            errors=errors if has_code else None,
-        )
-
-    def _cause(self, moment_ms: int) -> Cause | None:
-        """Why the sync of this moment failed."""
-        causes = self._scenario.plan.causes
-        if self._line.cause is not None and self._place.line_away.back_ms(moment_ms) is not None:
-            return causes[self._line.cause]
-        for each in self._group.fails:
-            begins_ms, ends_ms = self._interval(each.from_ms, each.until_ms)
-            if begins_ms <= moment_ms < ends_ms and self._random.random() < each.share:
-                return causes[each.cause]
-        return None
-
-    def _errors(self, cause: Cause) -> list[ErrorDetail]:
-        number = self._random.randint(*cause.errors)
-        return [ErrorDetail(code=cause.code, message=cause.message) for _ in range(number)]
-
-    def _stamp_ms(self, moment_ms: int) -> int:
-        """The moment by the device's clock; no two of its events have the same."""
-        clock = self._group.clock
-        stamp_ms = moment_ms if clock is None else self._wrong_ms(clock, moment_ms)
-        while stamp_ms in self._stamped:
-            stamp_ms += _ON_A_CLOCK_MS
-        self._stamped.add(stamp_ms)
-        return stamp_ms
-
-    def _wrong_ms(self, clock: Clock, moment_ms: int) -> int:
-        begins_ms, ends_ms = self._interval(clock.from_ms, clock.until_ms)
-        if not begins_ms <= moment_ms < ends_ms:
-            return moment_ms
-        if clock.boots_at_ms is not None:
-            day = from_ms(moment_ms).astimezone(self._place.zone).date()
-            if self._boot_ms[0] != day:
-                self._boot_ms = day, moment_ms - self._random.randrange(MINUTE_MS, 5 * MINUTE_MS)
-            return clock.boots_at_ms + moment_ms - self._boot_ms[1]
-        return moment_ms + clock.offset_ms + clock.drift_ms * (moment_ms - begins_ms) // DAY_MS
-
-    def _periods(self, connections: list[_Connection]) -> tuple[Period, ...]:
-        payloads = self._payloads(connections)
-        found: list[Period] = []
-        before: tuple[SyncEvent, ...] = ()
-        for number, connection in enumerate(connections):
-            again = before if self._group.resends and self._random.random() < self._group.resends else ()
-            backlog = tuple(sync.event for sync in connection.backlog)
-            before = backlog
-            raw = payloads.get(number, [])
-            found.append(
-                Period(
-                    backlog=again + backlog,
-                    replayed=len(again),
-                    live=tuple(sync.event for sync in connection.live),
-                    connects_ms=connection.at_ms,
-                    raw=tuple(each.payload for each in raw if not each.topic),
-                    raw_reasons=tuple(each.reason.value for each in raw if not each.topic),
-                    strays=tuple(
-                        Stray(topic=each.topic, payload=each.payload, reason=each.reason.value)
-                        for each in raw
-                        if each.topic
-                    ),
-                )
-            )
-        return tuple(found)
-
-    def _payloads(self, connections: list[_Connection]) -> dict[int, list[Payload]]:
-        """What the firmware's bugs make, by the number of the connection in which it goes out."""
-        found: dict[int, list[Payload]] = {}
-        if not connections:
-            return found
-        made_of = next((sync.event for sync in connections[0].backlog if self._is_taken(sync.event)), None)
-        last = len(connections) - 1
-        for number, name in enumerate(self._group.payloads):
-            kind = PAYLOADS[name]
-            if made_of is None or (kind.contradicts and not last):
-                continue  # what it contradicts must be stored in a connection before
-            at = last if kind.contradicts else number % len(connections)
-            found.setdefault(at, []).append(kind.of(made_of))
-        return found
-
-
 def _end_ms(plan: Plan, now_ms: int) -> int:
     """When the story ends, by the plan."""
     end_ms = now_ms if plan.end_ms is None else plan.end_ms
@@ -416,7 +113,7 @@ def _end_ms(plan: Plan, now_ms: int) -> int:
     if plan.ends_at_ms is None:
         return end_ms
     zone = Place(
-        seed="", group=_in_zone(plan.time_zone), number=1, first_ms=end_ms - 8 * DAY_MS, end_ms=end_ms
+        seed="", group=_nowhere(plan.time_zone), number=1, first_ms=end_ms - 8 * DAY_MS, end_ms=end_ms
     )
     return max(
         at_ms
@@ -426,10 +123,11 @@ def _end_ms(plan: Plan, now_ms: int) -> int:
     )
 
 
-def _in_zone(time_zone: str) -> SiteGroup:
+def _nowhere(time_zone: str) -> SiteGroup:
+    """Where devices are that are at no site."""
     return SiteGroup(
-        id="-",
-        name="-",
+        id="",
+        name="",
         count=1,
         time_zone=time_zone,
         days_off=(),

@@ -12,7 +12,7 @@ import pytest
 from device_sim.scenario import Story
 from device_sim.scenarios import bundled
 from device_sim.scenarios.payloads import PAYLOADS
-from device_sim.scenarios.plan import read_plan
+from device_sim.scenarios.plan_file import read_plan
 from device_sim.scenarios.planned import PlannedScenario
 from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
@@ -232,7 +232,7 @@ def test_every_scenario_and_word_is_in_the_documents() -> None:
     readme, guide = (root / "README.md").read_text(), (root / "docs/scenarios.md").read_text()
     assert [name for name in NAMES if f"simulate --scenario {name} " not in readme] == []
     assert [name for name in NAMES if f"| `{name}` |" not in guide] == []
-    source = (root / "device_sim/scenarios/plan.py").read_text()
+    source = (root / "device_sim/scenarios/plan_file.py").read_text()
     words = set(re.findall(r'(?:take|tables|named)\(\s*"(\w+)"', source)) - {"causes", "lines", "habits"}
     words -= {"clocks", "sites", "devices"}
     assert len(words) > 30

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from device_sim.scenarios import bundled
-from device_sim.scenarios.plan import Plan, read_plan
+from device_sim.scenarios.plan import Plan
+from device_sim.scenarios.plan_file import read_plan
 from pisync.errors import ConfigurationError
 
 GOOD = """
