@@ -7,18 +7,20 @@ any size is audited in the memory of a few devices.
 import base64
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from datetime import datetime
 from http import HTTPStatus
+from queue import SimpleQueue
 from typing import Final, Protocol
 from urllib.parse import quote
 
 import msgspec
 from rich.console import Console
 
-from cli.api_client import ApiClient, ApiRefused, Json
+from cli.api_client import Answer, ApiAway, ApiClient, ApiRefused, Json
 from cli.progress import progress
 from device_sim.run_auditor import Connection, Difference, Expected, Letter, compare, expect
 from device_sim.scenario import Faults, Period, Story
@@ -29,6 +31,8 @@ from pisync.errors import PiSyncError
 SHOWN_MAX: Final = 50
 """Differences that are printed; of more, how many there are."""
 ASKED_AT_ONCE: Final = 4
+TRIES: Final = 3
+TRIES_INTERVAL_S: Final = 1.0
 SETTLE_S: Final = 300.0
 SETTLE_INTERVAL_S: Final = 0.5
 READ_AFTER_MS: Final = 2000
@@ -59,7 +63,7 @@ class Audit:
 
 
 def audit(
-    client: ApiClient,
+    connect: Callable[[], ApiClient],
     stories: Stories,
     *,
     received_ms: tuple[int, int],
@@ -68,21 +72,34 @@ def audit(
 ) -> Audit:
     """Ask about every device of a run between two moments, and print what differs.
 
+    `connect` makes a client of the api; several work beside each other, each with connections of its own.
     `faults` were injected in place of those that the stories say.
 
     Raises:
         PiSyncError: the api is away, refuses, or is not complete after some minutes.
     """
-    _settle(client, received_ms[1])
     found = Audit()
     lines: list[str] = []
-    with progress("Auditing", "devices") as update, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+    idle: SimpleQueue[ApiClient] = SimpleQueue()
+
+    def judge(place: int) -> tuple[Expected, list[Difference]]:
+        client = idle.get()
+        try:
+            return _persistent(lambda: _judge(client, stories.story(place), received_ms, faults))
+        finally:
+            idle.put(client)
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect()) for _ in range(ASKED_AT_ONCE)]
+        _settle(clients[0], received_ms[1])
+        for client in clients:
+            idle.put(client)
+        update = stack.enter_context(progress("Auditing", "devices"))
+        pool = stack.enter_context(ThreadPoolExecutor(ASKED_AT_ONCE))
         update(0, stories.devices)
         places = iter(range(stories.devices))
         while some := [*itertools.islice(places, ASKED_AT_ONCE * 8)]:
-            for expected, differences in pool.map(
-                lambda place: _judge(client, stories.story(place), received_ms, faults), some
-            ):
+            for expected, differences in pool.map(judge, some):
                 found.devices += 1
                 found.events += len(expected.stored)
                 found.rejected += len(expected.rejected)
@@ -94,6 +111,16 @@ def audit(
             update(found.devices, stories.devices)
     _tell(console, found, lines)
     return found
+
+
+def _persistent(ask: Callable[[], Answer]) -> Answer:
+    """The answer; asked again where a connection broke, as one that nobody used for a while may."""
+    for _ in range(TRIES - 1):
+        try:
+            return ask()
+        except ApiAway:
+            time.sleep(TRIES_INTERVAL_S)
+    return ask()
 
 
 def _judge(
@@ -172,7 +199,7 @@ def _settle(client: ApiClient, ended_ms: int) -> None:
     """Wait until answers have all that was stored until then."""
     began_s = time.monotonic()
     while True:
-        health = client.get("/api/health")
+        health = _persistent(lambda: client.get("/api/health"))
         fleet, projection = health["fleet"], health["parts"]["projection"]
         as_of = fleet["as_of"]
         if (

@@ -5,9 +5,9 @@ import io
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -80,10 +80,9 @@ def _until(text: str | None) -> datetime:
     return until
 
 
-@contextmanager
 def auditor(
     url: str | None, stories: Scenario | PlannedScenario, faults: Faults | None
-) -> Iterator[Callable[[Outcome], int]]:
+) -> Callable[[Outcome], int]:
     """What makes an exit code of a run's outcome: its own, or, with the url of an api, also of an audit.
 
     The api is asked whether it is there before the run, so that a mistake in the address costs no run.
@@ -93,25 +92,24 @@ def auditor(
         PiSyncError: the api does not answer.
     """
     if url is None:
-        yield lambda outcome: outcome.status
-        return
+        return lambda outcome: outcome.status
     with connect(url, None) as client:
         client.get("/api/health")
 
-        def judge(outcome: Outcome) -> int:
-            if outcome.status and outcome.summary.unconfirmed:
-                Console(stderr=True).print("Not audited, because not all was confirmed.", style="bold red")
-                return outcome.status
-            found = auditing.audit(
-                client,
-                stories,
-                received_ms=(outcome.began_ms, outcome.ended_ms),
-                console=Console(stderr=True),
-                faults=faults,
-            )
-            return outcome.status or int(found.differences > 0)
+    def judge(outcome: Outcome) -> int:
+        if outcome.summary.unconfirmed:
+            Console(stderr=True).print("Not audited, because not all was confirmed.", style="bold red")
+            return outcome.status
+        found = auditing.audit(
+            partial(connect, url, None),
+            stories,
+            received_ms=(outcome.began_ms, outcome.ended_ms),
+            console=Console(stderr=True),
+            faults=faults,
+        )
+        return outcome.status or int(found.differences > 0)
 
-        yield judge
+    return judge
 
 
 def listing(console: Console) -> None:

@@ -148,5 +148,5 @@ def simulate(
         prints_json=json,
         report=report,
     )
-    with scenarios.auditor(audit, fleet, what.faults) as judge:
-        raise typer.Exit(judge(run(what, fleet)))
+    judge = scenarios.auditor(audit, fleet, what.faults)
+    raise typer.Exit(judge(run(what, fleet)))

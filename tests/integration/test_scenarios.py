@@ -63,13 +63,12 @@ class Stack:
     def audit(self, ran: Ran, stories: auditing.Stories | None = None) -> tuple[auditing.Audit, str]:
         """The audit of a fleet, or of other stories in its place; and what it says."""
         said = io.StringIO()
-        with ApiClient(self.api_url, None) as client:
-            found = auditing.audit(
-                client,
-                stories or ran.scenario,
-                received_ms=(ran.began_ms, ran.ended_ms),
-                console=Console(file=said, width=400),
-            )
+        found = auditing.audit(
+            lambda: ApiClient(self.api_url, None),
+            stories or ran.scenario,
+            received_ms=(ran.began_ms, ran.ended_ms),
+            console=Console(file=said, width=400),
+        )
         return found, said.getvalue()
 
 
