@@ -1,4 +1,4 @@
-"""Row: a fleet that connects all at once, each device with a backlog."""
+"""Rows: a fleet that connects all at once, each device with a backlog, and as many as one process holds."""
 
 import asyncio
 import resource
@@ -12,7 +12,8 @@ from bench.meter import Peaks
 from bench.results import Result
 from bench.rig import Stalled
 from bench.scale import Scale
-from device_sim.fleet import CONNECTIONS, allow_file_descriptors
+from device_sim.dialing import FILE_DESCRIPTORS_BESIDE, allow_file_descriptors
+from device_sim.fleet import CONNECTIONS
 from device_sim.report import Summary
 from local_stack.process import ChildProcess, running
 from local_stack.services import pisync
@@ -21,6 +22,9 @@ from pisync import settings
 DEVICES: Final = 5_000
 DEVICES_LEAST: Final = 2 * CONNECTIONS
 EVENTS_EACH: Final = 20
+MANY: Final = 20_000
+MANY_EVENTS_EACH: Final = 2
+"""Devices that stay connected in one process, as far as the system lets it open so many files."""
 _SEED: Final = 4
 _TIMEOUT_S: Final = 600
 
@@ -34,14 +38,21 @@ class _Run:
     broker_mb: float
     simulator_mb: float
     simulator_cpu_s: float
+    messages: int
+    connected: int
+
+    @property
+    def cpu_us_per_message(self) -> float:
+        """What the simulator's process used over all, for each message that it published."""
+        return self.simulator_cpu_s / self.messages * 1e6
 
 
 async def connections(scale: Scale) -> list[Result]:
     """Simulate a fleet all of whose devices are connected at once, and the same fleet 200 at a time."""
     devices = scale.of(DEVICES, at_least=DEVICES_LEAST)
     allow_file_descriptors(devices)  # the broker and the simulator inherit it
-    few = await _simulated(devices, CONNECTIONS)
-    all_at_once = await _simulated(devices, devices)
+    few = await _simulated(devices, EVENTS_EACH, CONNECTIONS)
+    all_at_once = await _simulated(devices, EVENTS_EACH, devices)
     against = f"{CONNECTIONS} at a time"
     what = f"connections: {devices:,} devices at once with {EVENTS_EACH} events each"
     more = (devices - CONNECTIONS) / 1e3
@@ -72,11 +83,49 @@ async def connections(scale: Scale) -> list[Result]:
             note=f"peak; {(all_at_once.simulator_mb - few.simulator_mb) / more:.1f} kB for each further"
             " connection",
         ),
+        Result(
+            name=f"{what}, simulator's CPU a message",
+            value=all_at_once.cpu_us_per_message,
+            unit="µs",
+            against=against,
+            against_value=few.cpu_us_per_message,
+            note=f"of {all_at_once.messages:,} messages, with their PUBACKs and receipts, the connections,"
+            " the making of the events and the start of the process",
+        ),
+        *await _many(scale, all_at_once),
     ]
 
 
-async def _simulated(devices: int, connections: int) -> _Run:
-    """Run the fleet on new servers.
+async def _many(scale: Scale, fewer: _Run) -> list[Result]:
+    """As many devices as one process may hold connected, all at the same time."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MANY if hard == resource.RLIM_INFINITY else min(MANY, hard - FILE_DESCRIPTORS_BESIDE)
+    devices = min(most, scale.of(MANY, at_least=2 * DEVICES_LEAST))
+    allow_file_descriptors(devices)
+    many = await _simulated(devices, MANY_EVENTS_EACH, devices)
+    what = f"connections: {many.connected:,} devices connected at one time, in one process"
+    more = (devices - fewer.connected) / 1e3
+    return [
+        Result(
+            name=f"{what}, until all are confirmed",
+            value=many.seconds,
+            unit="s",
+            note=f"{MANY_EVENTS_EACH} events each, {many.messages:,} messages;"
+            f" {many.cpu_us_per_message:.0f} µs of the simulator's CPU for each",
+        ),
+        Result(
+            name=f"{what}, simulator's memory",
+            value=many.simulator_mb,
+            unit="MB",
+            note=f"peak; {many.simulator_mb / devices * 1e3:.1f} kB for each device, the process itself"
+            f" included, {(many.simulator_mb - fewer.simulator_mb) / more:.1f} kB for each more than"
+            f" {fewer.connected:,}",
+        ),
+    ]
+
+
+async def _simulated(devices: int, events: int, connections: int) -> _Run:
+    """Run the fleet on new servers; where all may be connected at once, they stay until all are done.
 
     Raises:
         Stalled: not every event was confirmed.
@@ -86,7 +135,7 @@ async def _simulated(devices: int, connections: int) -> _Run:
         options = {
             "--mqtt-url": rig.mosquitto.url,
             "--devices": devices,
-            "--events": EVENTS_EACH,
+            "--events": events,
             "--connections": connections,
             "--seed": _SEED,
             "--timeout-s": _TIMEOUT_S,
@@ -94,7 +143,11 @@ async def _simulated(devices: int, connections: int) -> _Run:
         }
         simulator = ChildProcess(
             "simulated fleet",
-            pisync("simulate", *(str(part) for option in options.items() for part in option)),
+            pisync(
+                "simulate",
+                *(str(part) for option in options.items() for part in option),
+                *(["--stay"] if connections >= devices else []),
+            ),
             log=rig.directory / "simulation.log",
             environment=settings.child_environment({}),
         )
@@ -113,6 +166,8 @@ async def _simulated(devices: int, connections: int) -> _Run:
             simulator_mb=peaks.resident_mb["simulator"],
             # Of the children that have ended meanwhile; there was no other.
             simulator_cpu_s=_children_cpu_s() - before_s,
+            messages=summary.messages,
+            connected=summary.connected_most,
         )
 
 

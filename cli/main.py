@@ -28,6 +28,7 @@ from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.recipients import recipients
+from cli.commands.scenarios import scenarios
 from cli.commands.simulate import simulate
 from cli.commands.site import site
 from cli.commands.sites import sites
@@ -71,6 +72,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (migrate, MAINTAIN, "pisync migrate"),
     (gateway, MAINTAIN, "pisync gateway PX-000001 PB-000123 PB-000124 --mqtt-url mqtts://mqtt.example.org"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
+    (scenarios, MAINTAIN, "pisync scenarios school-day > mine.toml"),
 )
 _GROUPS: Final = (
     (export, LOOK),

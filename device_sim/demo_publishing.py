@@ -19,7 +19,7 @@ class _OneSync:
     event: SyncEvent
     seed: int = SEED
     devices: int = 1
-    events: int = 1
+    events_total: int = 1
 
     def story(self, place: int) -> Story:  # noqa: ARG002 - there is one
         return Story(
@@ -41,5 +41,5 @@ async def publish(demo: Demo, address: MqttAddress) -> None:
     """
     for number, sync in enumerate(demo.school_day()):
         event = sync_event(Random(f"{SEED}/{number}"), sync.device_id, clock.now(), sync.code)
-        await Fleet(_OneSync(event=event), address, connections=1).run()
+        await Fleet(_OneSync(event=event), address, connections=1, keeps_sessions=True).run()
         await asyncio.sleep(sync.pause_s)

@@ -49,13 +49,24 @@ _FAILURE_SHARE: Final = {Profile.HEALTHY: 0.02, Profile.FLAKY: 0.3, Profile.FAIL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stray:
+    """A message to a topic that is not the device's own, and why the bridge rejects it."""
+
+    topic: str
+    payload: bytes
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Period:
     """An offline period and the connection that ended it.
 
     `backlog` lies on the spool when the device connects, in the order in which it goes out; `replayed` is
     how many of it were published once before, in an earlier period. `live` is recorded while connected.
     `connects_ms` is when it connects, epoch milliseconds of the scenario's time; None: whenever it can.
-    `raw` are payloads that go out as they are after the backlog, each one that the bridge must reject.
+    `raw` are payloads that go out as they are after the backlog, each one that the bridge must reject;
+    `raw_reasons` says of each why. `strays` go out too, to topics that are not the device's own: nobody can
+    be told of them.
     """
 
     backlog: tuple[SyncEvent, ...]
@@ -63,6 +74,8 @@ class Period:
     live: tuple[SyncEvent, ...]
     connects_ms: int | None = None
     raw: tuple[bytes, ...] = ()
+    raw_reasons: tuple[str, ...] = ()
+    strays: tuple[Stray, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +99,8 @@ class Story:
     """All that one device does. `array_events` is the most events it puts into one message.
 
     `spool_events_max` bounds its spool (None: it holds all); `tokens`: it speaks MQTT 3.1.1 and names a token
-    in its topic instead of a Response Topic. `name` and `site` are for the directory.
+    in its topic instead of a Response Topic. `name` and `site` are for the directory. `rejected` is how many
+    of its events the bridge must reject, each time that they go out, because of its clock.
     """
 
     device_id: str
@@ -102,6 +116,7 @@ class Story:
     firmware: str | None = None
     name: str | None = None
     site: str | None = None
+    rejected: int = 0
 
 
 class Scenario:
@@ -138,6 +153,11 @@ class Scenario:
         self._failing = frozenset(places[:failing_devices])
         self._flaky = frozenset(places[failing_devices : failing_devices + flaky_devices])
         self._singles = frozenset(random.sample(range(devices), round(_SINGLES_SHARE * devices)))
+
+    @property
+    def events_total(self) -> int:
+        """How many distinct events all devices record."""
+        return self.devices * self.events
 
     def story(self, place: int) -> Story:
         """The story of the device at this place, from 0 to `devices` - 1."""

@@ -72,11 +72,7 @@ class RecordedFleet(Fleet):
             story.device_id,
             ledger=self._ledger,
             random=random,
-            options=Options(
-                array_events=story.array_events,
-                puback_timeout_s=self._puback_timeout_s,
-                receipt_timeout_s=self._receipt_timeout_s,
-            ),
+            options=self._options(story),
             counters=self.tally.counters,
         )
 

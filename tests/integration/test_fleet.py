@@ -16,7 +16,8 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from device_sim.fleet import Fleet, allow_file_descriptors
+from device_sim.dialing import allow_file_descriptors
+from device_sim.fleet import Fleet
 from device_sim.report import Summary
 from device_sim.scenario import Scenario
 from local_stack.process import running

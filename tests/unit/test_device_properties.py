@@ -69,6 +69,7 @@ class DeviceMachine(RuleBasedStateMachine):
                 self.wake_at_s = action.at_s
                 assert action.at_s >= self.now_s
             else:
+                assert isinstance(action, Publish)
                 publishes.append(action)
                 assert self.device.online
                 assert len(action.payload) <= limits.MESSAGE_BYTES_MAX

@@ -1,0 +1,175 @@
+"""Who may connect now: at most so many connections, at most so many a second, and few at one time."""
+
+import asyncio
+import errno
+import os
+import resource
+import ssl
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from device_sim.connection import Ended
+from device_sim.runner import Runner
+from pisync import limits
+from pisync.errors import ConfigurationError
+from pisync.mqtt.address import MqttAddress
+
+CONNECT_RATE: Final = 2000.0
+"""Connections a second. Debian's Mosquitto needs about 77 µs of a core for each: that is a sixth of one."""
+DIALING_MAX: Final = 100
+"""Connections that are being made at one time: Mosquitto lets so many wait to be accepted (its `listen`)."""
+BURST_S: Final = 0.02
+"""How much of a second's connections may be made at once, for want of a finer timer."""
+FILE_DESCRIPTORS_BESIDE: Final = 64
+"""What the process opens beside its connections."""
+PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+class Dialer:
+    """Connects devices in the order in which they ask."""
+
+    def __init__(
+        self,
+        address: MqttAddress,
+        tls_context: ssl.SSLContext | None,
+        *,
+        connections: int,
+        connect_rate: float,
+    ) -> None:
+        self._address = address
+        self._tls_context = tls_context
+        self._free = connections
+        self._rate = connect_rate
+        self._burst = max(1.0, connect_rate * BURST_S)
+        self._credit = self._burst
+        self._loop = asyncio.get_running_loop()
+        self._credited_s = self._loop.time()
+        self._waiting: deque[Runner] = deque()
+        self._dialing: set[asyncio.Task[None]] = set()
+        self._connected: set[Runner] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def dial(self, runner: Runner) -> None:
+        """Connect this device when it is its turn."""
+        self._waiting.append(runner)
+        self._go_on()
+
+    def hung_up(self, runner: Runner) -> None:
+        """Its connection has ended."""
+        if runner in self._connected:
+            self._connected.discard(runner)
+            self._free += 1
+            self._go_on()
+
+    async def close(self) -> None:
+        """Close all connections without a word, and make none any more."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._dialing:
+            task.cancel()
+        await asyncio.gather(*self._dialing, return_exceptions=True)
+        for runner in list(self._connected):
+            if runner.connection is not None:
+                runner.connection.abort()
+        while self._connected:  # noqa: ASYNC110 - each hears of its end in a turn of the loop or two
+            await asyncio.sleep(0)
+
+    def _go_on(self) -> None:
+        now_s = self._loop.time()
+        self._credit = min(self._burst, self._credit + (now_s - self._credited_s) * self._rate)
+        self._credited_s = now_s
+        while self._waiting and self._free and len(self._dialing) < DIALING_MAX and not self._is_closed:
+            if self._credit < 1:
+                self._try_later((1 - self._credit) / self._rate)
+                return
+            self._credit -= 1
+            self._free -= 1
+            runner = self._waiting.popleft()
+            self._connected.add(runner)
+            task = self._loop.create_task(self._connect(runner), name=f"{runner.device_id}-connects")
+            self._dialing.add(task)
+            task.add_done_callback(self._dialed)
+
+    def _try_later(self, delay_s: float) -> None:
+        if self._timer is None:
+
+            def again() -> None:
+                self._timer = None
+                self._go_on()
+
+            self._timer = self._loop.call_later(max(delay_s, BURST_S / 2), again)
+
+    def _dialed(self, task: asyncio.Task[None]) -> None:
+        self._dialing.discard(task)
+        self._go_on()
+
+    async def _connect(self, runner: Runner) -> None:
+        connection = runner.new_connection()
+        address = self._address
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
+                await self._loop.create_connection(
+                    lambda: connection, address.host, address.port, ssl=self._tls_context
+                )
+        except OSError as error:  # TimeoutError and ssl.SSLError are among them
+            ended = Ended(why=_told(error), for_good=isinstance(error, ssl.SSLCertVerificationError))
+        except asyncio.CancelledError:
+            ended = Ended(why="the fleet ended")
+        else:
+            return
+        if connection.was_made:
+            connection.abort()
+        else:
+            runner.is_down(ended)
+
+
+def _told(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"no port is free to connect from: {_WHAT_TO_DO}"
+    if isinstance(error, ConnectionError):  # whose text is the event loop's, and not the same in all of them
+        return os.strerror(error.errno or errno.ECONNABORTED)
+    return str(error) or "no answer in time"
+
+
+_WHAT_TO_DO: Final = (
+    "widen net.ipv4.ip_local_port_range, or give part of the fleet another address of the broker"
+)
+
+
+def check_ports(connections: int) -> None:
+    """Whether the system has a port for each connection to one address.
+
+    Raises:
+        ConfigurationError: it has not.
+    """
+    try:
+        first, last = map(int, PORT_RANGE.read_text().split())
+    except (OSError, ValueError):  # not Linux
+        return
+    if connections > last - first + 1:
+        raise ConfigurationError(
+            f"{connections:,} connections to one address need as many ports to connect from, and this system"
+            f" gives {last - first + 1:,} ({first} to {last}): {_WHAT_TO_DO}"
+        )
+
+
+def allow_file_descriptors(connections: int) -> None:
+    """Raise the limit of open files as far as the connections need it.
+
+    Raises:
+        ConfigurationError: the hard limit is too low.
+    """
+    needed = connections + FILE_DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ConfigurationError(
+            f"{connections} connections need {needed} file descriptors, but this process may open {hard}:"
+            f" use at most {max(1, hard - FILE_DESCRIPTORS_BESIDE)} connections a process (--processes), or"
+            " raise the hard limit"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
