@@ -636,13 +636,13 @@ static void serve(struct mosquitto *client, bool is_service, double end, int *at
         if (!ready || ended)
             continue;
         *attempts = 0;
-        publish_due(client);
         bool waiting = something_waits();
         if (told_at == 0 || (waiting != told_waiting && !waiting) || (waiting && fabs(now_s() - told_at) > 60)) {
             status(client, true, false);
             told_at = now_s();
             told_waiting = waiting;
         }
+        publish_due(client);
         if (!waiting)
             shorten();
     }

@@ -45,8 +45,8 @@ def record(spool, device_id, moment=None, *, files=0, errors=0, speed=0.0):
     while True:
         event = {"device_id": device_id, "timestamp": moment.isoformat(timespec="milliseconds")}
         body = json.dumps(event | {"total_files_synced": files, "total_errors": errors, "internet_speed": speed})
-        new = "INSERT OR IGNORE INTO events (timestamp, body) VALUES (?, ?)"
-        if spool.execute(new, (event["timestamp"], body)).rowcount:
+        insert = "INSERT OR IGNORE INTO events (timestamp, body) VALUES (?, ?)"
+        if spool.execute(insert, (event["timestamp"], body)).rowcount:
             return  # whoever calls commits
         moment += timedelta(milliseconds=1)
 
@@ -193,16 +193,15 @@ class Connection(mqtt.Client):
     def advance(self):
         self.loop(timeout=0.5)  # ends sooner when something comes
         if self.ready and not self.ended:
-            self.publish_due()
             if time.monotonic() > self.tell_at:
                 oldest = first(self.spool, "SELECT min(timestamp) FROM events")
                 said = self.status("online", pending=count(self.spool), oldest_pending=oldest)
                 self.publish(self.topic + "/status", said, qos=1, retain=True)
                 self.tell_at = time.monotonic() + 60
+            self.publish_due()
 
 
-def run(spool, options, until):
-    """Send until nothing waits or `until` (monotonic) has come; as a service (infinity), for ever."""
+def run(spool, options, until):  # monotonic; infinity: as a service, also while nothing waits
     attempts = 0
     while goes_on := until == math.inf or (count(spool) and time.monotonic() < until):
         try:
