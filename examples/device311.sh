@@ -6,15 +6,15 @@
 #
 # From cron, one at a time:  * * * * * ID=PB-000123 flock -n /var/lock/pisync device311.sh send
 #
-# An event is a file in $SPOOL/events. A message is a file in $SPOOL/messages, an event a line, and the file's name is its
-# token. It goes when its receipt came; what that rejects is then in $SPOOL/rejected. `send` ends with 0 where nothing waits
-# any more, with 1 where something does, with 3 where something was rejected in this run. Receipts and commands wait in the
-# broker's session of this id, so that nothing has to listen between two runs.
+# An event is a file in $SPOOL/events. A message is a file in $SPOOL/messages, an array with an event a line; its name is its
+# token, and ends with how many they are. It goes when its receipt came; what that rejects is then in $SPOOL/rejected. `send`
+# ends with 0 where nothing waits any more, with 1 where something does, with 3 where something was rejected in this run.
+# Receipts and commands wait in the broker's session of this id, so that nothing has to listen between two runs.
 set -u
 : "${ID:?the device id}" "${SPOOL:=spool}" "${BROKER:=-h 127.0.0.1 -p 1883}" "${BATCH:=500}"
-: "${PUBACK_WAIT_S:=20}" "${RECEIPT_WAIT_S:=600}" "${RUN_S:=50}" "${LISTEN_S:=5}"
+: "${PUBACK_WAIT_S:=20}" "${RECEIPT_WAIT_S:=600}" "${RUN_S:=50}"
 TOPIC=pisync/v1/devices/$ID SINCE=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-mkdir -p "$SPOOL/events" "$SPOOL/messages" "$SPOOL/sent" "$SPOOL/new" "$SPOOL/rejected"
+mkdir -p "$SPOOL/events" "$SPOOL/messages" "$SPOOL/sent" "$SPOOL/new" "$SPOOL/rejected" && SPOOL=$(cd "$SPOOL" && pwd) || exit 1
 
 wait_s() { # $1 seconds, doubled $2 times, $3 at most, times 0.5 to 1.5: a fleet must not march in step
     seconds=$1 doubled=0
@@ -46,29 +46,31 @@ record() {
     for old in "$SPOOL"/new/*; do case ${old##*/} in "$(echo "$second" | tr -d :)"*) ;; *) rmdir "$old" 2>/dev/null ;; esac; done
 }
 
-keep() { # $1 a name in $SPOOL/messages for what standard input holds
-    cat >"$SPOOL/new.$$" && flush "$SPOOL/new.$$" && mv "$SPOOL/new.$$" "$SPOOL/messages/$1"
+keep() { # a message of so many events ($1), which standard input holds, one a line
+    token=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')-$1
+    sed '1s/^/[/; 2,$s/^/,/; $s/$/]/' >"$SPOOL/new.$$" && flush "$SPOOL/new.$$" && mv "$SPOOL/new.$$" "$SPOOL/messages/$token"
 }
 
-token() { od -An -N8 -tx1 /dev/urandom | tr -d ' \n'; }
+events() { sed 's/^[[,]//; s/}]$/}/' "$SPOOL/messages/$1"; }
 
-pack() { # the oldest events into a message, $1 at most; killed between the two, it sends them twice, which is harmless
-    names=$(cd "$SPOOL/events" && ls | head -n "$1")
-    [ -n "$names" ] || return 1
-    (cd "$SPOOL/events" && echo "$names" | xargs cat) | keep "$(token)"
-    (cd "$SPOOL/events" && echo "$names" | xargs rm)
-}
+pack() ( # the oldest events into a message; killed before `rm`, it sends them twice, which is harmless
+    cd "$SPOOL/events" || exit 1
+    for event in *; do
+        [ -f "$event" ] && set -- "$@" "$event"
+        [ $# -lt "$BATCH" ] || break
+    done
+    [ $# -gt 0 ] && cat "$@" | keep $# && rm "$@"
+)
 
 receipt() { # $1 token, $2 receipt, which PiSync writes without white space
-    message=$SPOOL/messages/$1
-    [ -f "$message" ] || return # of an earlier life
-    events=$(wc -l <"$message")
+    [ -f "$SPOOL/messages/$1" ] || return # of an earlier life
+    events=${1##*-}
     case $2 in
         *'"index":null'*) # not taken as a whole: its events go again, in two messages; one alone is rejected
             if [ "$events" -gt 1 ]; then
-                head -n $((events / 2)) "$message" | keep "$(token)"
-                tail -n +$((events / 2 + 1)) "$message" | keep "$(token)"
-                rm -f "$message" "$SPOOL/sent/$1"
+                events "$1" | head -n $((events / 2)) | keep $((events / 2))
+                events "$1" | tail -n +$((events / 2 + 1)) | keep $((events - events / 2))
+                rm -f "$SPOOL/messages/$1" "$SPOOL/sent/$1"
                 return
             fi
             places=0 ;;
@@ -80,11 +82,11 @@ receipt() { # $1 token, $2 receipt, which PiSync writes without white space
     if [ -n "$places" ]; then
         echo "rejected: $1 $2" >&2
         echo "$2" >"$SPOOL/rejected/$1.receipt"
-        awk -v places="$places" 'BEGIN { count = split(places, runs, " ") }
+        events "$1" | awk -v places="$places" 'BEGIN { count = split(places, runs, " ") }
             { for (i = 1; i <= count; i++) { split(runs[i] "-" runs[i], ends, "-"); if (ends[1] < NR && NR <= ends[2] + 1) { print; next } } }' \
-            "$message" >"$SPOOL/rejected/$1"
+            >"$SPOOL/rejected/$1"
     fi
-    rm -f "$message" "$SPOOL/sent/$1"
+    rm -f "$SPOOL/messages/$1" "$SPOOL/sent/$1"
 }
 
 command() { # $1 as it came: {"command":"sync_now","id":"…","expires":"…"}
@@ -103,32 +105,53 @@ command() { # $1 as it came: {"command":"sync_now","id":"…","expires":"…"}
     mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/commands/reply" -m "{\"id\":\"$id\",\"state\":\"$state\"}"
 }
 
-listen() { # with `-E`: only subscribe; with `-C 4`: until so many came
+listen() { # the messages of our session; more options of mosquitto_sub
     # shellcheck disable=SC2086
     mosquitto_sub $BROKER -V mqttv311 -i "$ID" -c -q 1 -t "$TOPIC/receipts/+" -t "$TOPIC/commands" -F '%t %p' "$@" \
-        --will-topic "$TOPIC/status" --will-payload "{\"state\":\"offline\",\"since\":\"$SINCE\"}" --will-qos 1 --will-retain |
-        while read -r topic payload; do
-            case $topic in
-                */commands) command "$payload" ;;
-                *) receipt "${topic##*/}" "$payload" ;;
-            esac
-        done
+        --will-topic "$TOPIC/status" --will-payload "{\"state\":\"offline\",\"since\":\"$SINCE\"}" --will-qos 1 --will-retain
+}
+
+hear() { # what comes, and a tick each second, until nobody reads it any more, which may have been killed
+    trap '' PIPE
+    listen -W $((RUN_S + 1)) &
+    while sleep 1 && echo tick; do :; done 2>/dev/null
+    kill $! 2>/dev/null
+}
+
+handle() { # $1 topic, $2 payload
+    case $1 in
+        tick) ticked=yes ;;
+        */commands) command "$2" ;;
+        *) receipt "${1##*/}" "$2" ;;
+    esac
 }
 
 publish() { # $1 token; $SPOOL/sent/$1 holds: when to send again, PUBACKs that it had, attempts without one since
-    due=0 acknowledged=0 attempts=0 now=$(date +%s)
+    due=0 acknowledged=0 attempts=0
     [ -s "$SPOOL/sent/$1" ] && read -r due acknowledged attempts <"$SPOOL/sent/$1"
     # A clock that was set back must not make the wait longer than it can be.
     [ "$due" -gt "$now" ] && [ "$due" -lt $((now + 21600)) ] && return
     # shellcheck disable=SC2086
-    if awk -v events="$(wc -l <"$SPOOL/messages/$1")" 'BEGIN { if (events > 1) print "[" }
-        NR > 1 { print "," } { print } END { if (events > 1) print "]" }' "$SPOOL/messages/$1" |
-        mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/sync/$1" -s; then
+    if mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/sync/$1" -f "$SPOOL/messages/$1"; then
         due=$((now + $(wait_s "$RECEIPT_WAIT_S" "$acknowledged" 14400))) acknowledged=$((acknowledged + 1)) attempts=0
     else # no PUBACK
         due=$((now + $(wait_s "$PUBACK_WAIT_S" "$attempts" 600))) attempts=$((attempts + 1))
     fi
-    echo "$due $acknowledged $attempts" >"$SPOOL/new.$$" && mv "$SPOOL/new.$$" "$SPOOL/sent/$1"
+    echo "$due $acknowledged $attempts" >"$SPOOL/sent/$1"
+}
+
+advance() { # at most four messages without a receipt
+    now=$(date +%s)
+    while set -- "$SPOOL"/messages/* && [ $# -lt 4 ] && pack; do :; done
+    for message in "$SPOOL"/messages/*; do
+        set -- "$SPOOL"/sent/*
+        [ -f "$message" ] && { [ -f "$SPOOL/sent/${message##*/}" ] || [ $# -lt 4 ] || continue; } && publish "${message##*/}"
+    done
+}
+
+waits() {
+    set -- "$SPOOL"/events/* "$SPOOL"/messages/*
+    [ $# -gt 2 ] || [ -f "$1" ] || [ -f "$2" ]
 }
 
 status() { # $1 online or offline
@@ -140,24 +163,23 @@ status() { # $1 online or offline
 }
 
 send() {
-    end=$(($(date +%s) + RUN_S)) rejected=$(ls "$SPOOL/rejected" | wc -l)
-    rm -f "$SPOOL"/new.*
-    # The session and its subscriptions must be there before the first publish.
-    listen -E; status online || return 1
-    listen -C 1 -W 1 # a command may wait for us, also where no event does
-    while [ "$(date +%s)" -lt "$end" ]; do
-        while [ "$(ls "$SPOOL/messages" | wc -l)" -lt 4 ] && pack "$BATCH"; do :; done
-        # At most four without a receipt, those that are under way first.
-        names=$(cd "$SPOOL/sent" && ls; cd - >/dev/null && cd "$SPOOL/messages" && ls)
-        names=$(echo "$names" | awk 'NF && !seen[$0]++' | head -n 4)
-        [ -n "$names" ] || break
-        for name in $names; do
-            if [ -f "$SPOOL/messages/$name" ]; then publish "$name"; else rm -f "$SPOOL/sent/$name"; fi
-        done
-        listen -C "$(echo "$names" | wc -l)" -W "$LISTEN_S"
+    end=$(($(date +%s) + RUN_S)) ticked= rejected=$(ls "$SPOOL/rejected" | wc -l)
+    rm -rf "$SPOOL"/new.* "$SPOOL/heard" && mkfifo "$SPOOL/heard" || return 1
+    for sent in "$SPOOL"/sent/*; do [ -f "$SPOOL/messages/${sent##*/}" ] || rm -f "$sent"; done
+    # The session and its subscriptions must be there before the first publish (-E: end once subscribed).
+    listen -E >"$SPOOL/new.$$" && status online || return 1
+    while read -r topic payload; do handle "$topic" "$payload"; done <"$SPOOL/new.$$"
+    hear >"$SPOOL/heard" &
+    exec 3<"$SPOOL/heard"
+    advance
+    while { waits || [ -z "$ticked" ]; } && [ "$now" -lt "$end" ] && read -r topic payload <&3; do
+        handle "$topic" "$payload"
+        advance
     done
+    exec 3<&-
+    wait # until the listener has left: it has our client id
     status offline
-    [ -z "$(ls "$SPOOL/events" && ls "$SPOOL/messages")" ] || return 1
+    ! waits || return 1
     [ "$(ls "$SPOOL/rejected" | wc -l)" -eq "$rejected" ] || return 3
 }
 

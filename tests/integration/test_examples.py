@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.example_devices import DEVICES, CDevice, ExampleDevice, ended
+from tests.support.example_devices import DEVICES, RECEIPT_WAIT_S, CDevice, ExampleDevice, ended
 from tests.support.waiting import until
 from tests.support.world import World
 
@@ -34,9 +34,11 @@ def backlog(count: int) -> Iterator[dict[str, Any]]:
 async def killed_in_the_middle(device: ExampleDevice) -> None:
     """Run it until a part of its backlog is confirmed, and kill it with SIGKILL."""
     child = await asyncio.create_subprocess_exec(*device.service())
-    await until(lambda: device.waiting() < EVENTS - 200)
-    child.kill()
-    await child.wait()
+    try:
+        await until(lambda: device.waiting() < EVENTS - 200)
+    finally:
+        child.kill()
+        await child.wait()
     assert device.waiting() > 2
 
 
@@ -54,10 +56,13 @@ async def test_a_device_to_copy_confirms_its_backlog(
     assert device.waiting() == EVENTS + 2
 
     await world.bridge.kill()
-    assert await ended(device.once(run_s=2)) == 1
+    device.receipt_wait_s = 1
+    assert await ended(device.once(run_s=3)) == 1
+    device.receipt_wait_s = RECEIPT_WAIT_S
     assert device.waiting() == EVENTS + 2
 
     await world.bridge.start()
+    await world.said("connected", times=2)
     await killed_in_the_middle(device)
     assert await ended(device.once()) == 3
 

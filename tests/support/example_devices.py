@@ -17,9 +17,9 @@ NODE_MODULES: Final = Path(sys.prefix) / "node" / "node_modules"
 """Where `make devices` puts the package that device.js needs."""
 PUBACK_WAIT_S: Final = 1
 """Of the tests' devices, in the place of 20 s."""
-RECEIPT_WAIT_S: Final = 2
+RECEIPT_WAIT_S: Final = 5
 """Likewise, in the place of 600 s."""
-BATCH: Final = 20
+BATCH: Final = 50
 
 
 class ExampleDevice(ABC):
@@ -31,10 +31,11 @@ class ExampleDevice(ABC):
         """Nothing is made yet; `directory` is to be the device's own."""
         self.device_id = device_id
         self.port = port
+        self.receipt_wait_s = RECEIPT_WAIT_S
         self.spool = directory / "spool"
 
     @abstractmethod
-    def command(self, *arguments: str, run_s: float = 40) -> list[str]:
+    def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """Its command line; `run_s` is how long `once` may take."""
 
     @abstractmethod
@@ -53,7 +54,7 @@ class ExampleDevice(ABC):
         """The command line that records a sync."""
         return self.command("record", str(files), str(errors), str(speed))
 
-    def once(self, *, run_s: float = 40) -> list[str]:
+    def once(self, *, run_s: float = 60) -> list[str]:
         """The command line that sends until nothing waits."""
         return self.command("once", run_s=run_s)
 
@@ -67,11 +68,11 @@ class PythonDevice(ExampleDevice):
 
     name = "device.py"
 
-    def command(self, *arguments: str, run_s: float = 40) -> list[str]:
+    def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says."""
         command = [sys.executable, str(EXAMPLES / "device.py"), "--id", self.device_id]
         command += ["--spool", str(self.spool), "--port", str(self.port), "--batch", str(BATCH)]
-        command += ["--puback-wait", str(PUBACK_WAIT_S), "--receipt-wait", str(RECEIPT_WAIT_S)]
+        command += ["--puback-wait", str(PUBACK_WAIT_S), "--receipt-wait", str(self.receipt_wait_s)]
         action, *figures = arguments
         named = zip(("--files", "--errors", "--speed"), figures, strict=False)
         return [*command, "--wait", str(run_s), action, *(part for pair in named for part in pair)]
@@ -111,7 +112,7 @@ class FileDevice(ExampleDevice):
             "BATCH": BATCH,
             "RUN_S": run_s,
             "PUBACK_WAIT_S": PUBACK_WAIT_S,
-            "RECEIPT_WAIT_S": RECEIPT_WAIT_S,
+            "RECEIPT_WAIT_S": self.receipt_wait_s,
         }
         return ["env", *(f"{name}={value}" for name, value in settings.items())]
 
@@ -136,7 +137,7 @@ class JavaScriptDevice(FileDevice):
 
     name = "device.js"
 
-    def command(self, *arguments: str, run_s: float = 40) -> list[str]:
+    def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says, with mqtt.js from where `make devices` puts it."""
         settings = [f"BROKER=mqtt://127.0.0.1:{self.port}", f"NODE_PATH={node_modules()}"]
         return [*self.environment(run_s), *settings, "node", str(EXAMPLES / "device.js"), *arguments]
@@ -147,16 +148,15 @@ class ShellDevice(FileDevice):
 
     name = "device311.sh"
 
-    def command(self, *arguments: str, run_s: float = 40) -> list[str]:
+    def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says; it sends for as long as it is told, and has no service."""
         action = ["send"] if arguments[0] in {"once", "run"} else list(arguments)
-        settings = [f"BROKER=-h 127.0.0.1 -p {self.port}", f"RUN_S={int(run_s)}", "LISTEN_S=2"]
+        settings = [f"BROKER=-h 127.0.0.1 -p {self.port}", f"RUN_S={int(run_s)}"]
         return [*self.environment(run_s), *settings, str(EXAMPLES / "device311.sh"), *action]
 
     def waiting(self) -> int:
         """Files, and lines of those that are on their way."""
-        packed = [read(path).count("\n") for path in (self.spool / "messages").iterdir()]
-        return super().waiting() + sum(packed)
+        return super().waiting() + sum(int(name.split("-")[1]) for name in os.listdir(self.spool / "messages"))
 
 
 class CDevice(ExampleDevice):
@@ -164,11 +164,11 @@ class CDevice(ExampleDevice):
 
     name = "device.c"
 
-    def command(self, *arguments: str, run_s: float = 40) -> list[str]:
+    def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says, compiled by `compiled`."""
         command = [str(self.spool.parent / "device"), "--id", self.device_id, "--spool", str(self.spool)]
         command += ["--port", str(self.port), "--batch", str(BATCH), "--wait", str(run_s)]
-        command += ["--puback-wait", str(PUBACK_WAIT_S), "--receipt-wait", str(RECEIPT_WAIT_S)]
+        command += ["--puback-wait", str(PUBACK_WAIT_S), "--receipt-wait", str(self.receipt_wait_s)]
         return [*command, *arguments]
 
     def compile(self) -> None:
