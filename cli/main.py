@@ -16,6 +16,7 @@ from cli.commands.bridges import bridges
 from cli.commands.cause import cause
 from cli.commands.causes import causes
 from cli.commands.commands import commands, sync_now
+from cli.commands.conformance import conformance
 from cli.commands.dead_letters import dead_letters
 from cli.commands.device import device
 from cli.commands.devices import devices
@@ -68,6 +69,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (doctor, MAINTAIN, "pisync doctor"),
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
+    (conformance, MAINTAIN, "pisync conformance --device PB-000123 --duration 1800"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
 )
 _GROUPS: Final = (

@@ -1,19 +1,38 @@
-"""The devices to copy lose nothing and double nothing, whatever is killed or away: one matrix for all of them."""
+"""The devices to copy lose nothing and double nothing, whatever is killed or away: one matrix for all."""
 
 import asyncio
-from collections.abc import Iterator
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from tests.support.example_devices import DEVICES, RECEIPT_WAIT_S, CDevice, ExampleDevice, ended
+from cli.conformance import Watch, collect
+from device_sim.conformance import Rule, Seen, judge
+from pisync import clock
+from pisync.domain import topics
+from pisync.settings import CommonSettings
+from tests.support.example_devices import (
+    DEVICES,
+    PUBACK_WAIT_S,
+    RECEIPT_WAIT_S,
+    CDevice,
+    ExampleDevice,
+    ended,
+)
 from tests.support.waiting import until
 from tests.support.world import World
+from tests.support.world import device as publisher
 
 DEVICE = "PB-000123"
 EVENTS = 2000
+COMMAND = "0" * 28
 UNSET = "1970-01-01T00:05:00.000Z"
 
 
@@ -48,6 +67,55 @@ async def test_a_device_to_copy_confirms_its_backlog(
 ) -> None:
     device = kind(tmp_path / "device", DEVICE, world.mosquitto.port)
     device.spool.parent.mkdir()
+    seen: list[Seen] = []
+    async with watching(world, seen):
+        await lives_through_the_matrix(device, world)
+    verdicts = judge(DEVICE, seen, until=clock.now(), puback_wait_s=PUBACK_WAIT_S)
+    # One event whose clock was not set, and one that no event may be, are in the backlog on purpose.
+    broken = {verdict.rule: verdict.evidence for verdict in verdicts if verdict.broken}
+    assert set(broken) == {Rule.CLOCK, Rule.EVENTS}, broken
+    never_seen = {verdict.rule for verdict in verdicts if verdict.state == "not seen"}
+    assert never_seen == {Rule.SESSION}
+
+
+@asynccontextmanager
+async def watching(world: World, seen: list[Seen]) -> AsyncIterator[None]:
+    """What `pisync conformance` sees of the device meanwhile."""
+    settings = CommonSettings(mqtt_url=world.mosquitto.url)
+    watch = Watch(
+        settings=settings, device_id=DEVICE, duration_s=0, puback_wait_s=PUBACK_WAIT_S, as_json=False
+    )
+    collecting = asyncio.create_task(collect(watch, seen, None))
+    probe = topics.receipts(DEVICE, "probe")
+    async with publisher(world) as client:
+
+        async def hears() -> bool:
+            await client.publish(probe, b"", qos=1)
+            return bool(seen) or collecting.done()
+
+        await until(hears)
+        try:
+            yield
+        finally:
+            collecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await collecting
+
+
+async def asked_to_sync(device: ExampleDevice, world: World) -> None:
+    """Send it a command, twice, which it does once; while it is away, so that its session has to keep them."""
+    expires = clock.rfc3339(clock.now() + timedelta(hours=1))
+    order = json.dumps({"command": "sync_now", "id": COMMAND, "expires": expires})
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.ResponseTopic = topics.command_replies(DEVICE)
+    properties.CorrelationData = COMMAND.encode()
+    async with publisher(world) as client:
+        for _ in range(2):
+            await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
+
+
+async def lives_through_the_matrix(device: ExampleDevice, world: World) -> None:
+    """A backlog, no bridge, kill -9, rejections, a clock that was not set, a command: none lost, none doubled."""
     if isinstance(device, CDevice):
         device.compile()
     assert await ended(device.record(20, 1, 3.2)) == 0
@@ -64,11 +132,46 @@ async def test_a_device_to_copy_confirms_its_backlog(
     await world.bridge.start()
     await world.said("connected", times=2)
     await killed_in_the_middle(device)
+    await asked_to_sync(device, world)
     assert await ended(device.once()) == 3
 
     assert device.waiting() == 0
     assert UNSET in device.rejected()
     assert len(device.rejected()) == 2
-    assert await world.truth.events() == EVENTS
+    assert await world.truth.events() == EVENTS + 1  # with the one that the command asked for
     letters = [letter async for letter in world.truth.database.dead_letters.find()]
     assert sorted(reason for letter in letters for reason in letter["reasons"]) == ["clock_unset", "schema"]
+
+
+async def test_a_bad_device_is_told_each_of_its_faults(world: World) -> None:
+    seen: list[Seen] = []
+    event = next(backlog(1))
+    asks = Properties(PacketTypes.PUBLISH)
+    asks.ResponseTopic, asks.CorrelationData = topics.receipts(DEVICE), b"1"
+    async with watching(world, seen), publisher(world) as client:
+
+        async def publish(
+            body: object, qos: int = 1, retain: bool = False, asks: Properties | None = asks
+        ) -> None:
+            topic = topics.sync(DEVICE)
+            await client.publish(topic, json.dumps(body), qos=qos, retain=retain, properties=asks)
+
+        await publish(event, qos=0)
+        await publish(event, qos=2)
+        await publish(event, retain=True)
+        await publish(event | {"device_id": "PB-999999"})
+        await publish(event, asks=None)
+        await client.publish(f"pisync/v1/devices/{DEVICE}/synch", b"", qos=1)
+        await until(lambda: seen[-1].topic.endswith("synch"))
+    verdicts = {verdict.rule: verdict for verdict in judge(DEVICE, seen, until=clock.now())}
+    broken = {rule: verdict.broken for rule, verdict in verdicts.items() if verdict.broken}
+    expected = {
+        Rule.TOPIC: 1,
+        Rule.DEVICE_ID: 1,
+        Rule.QOS: 2,
+        Rule.RETAINED: 1,
+        Rule.ANSWERABLE: 1,
+        Rule.RESEND: 2,
+    }
+    assert {rule: broken.get(rule) for rule in expected} == expected
+    assert [each.why for each in verdicts[Rule.QOS].evidence] == ["published at QoS 0", "published at QoS 2"]

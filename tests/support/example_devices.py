@@ -124,7 +124,7 @@ class FileDevice(ExampleDevice):
 
     def waiting(self) -> int:
         """Files."""
-        return len(os.listdir(self.spool / "events"))
+        return len(names(self.spool / "events"))
 
     def rejected(self) -> set[str]:
         """Files likewise."""
@@ -156,7 +156,7 @@ class ShellDevice(FileDevice):
 
     def waiting(self) -> int:
         """Files, and lines of those that are on their way."""
-        return super().waiting() + sum(int(name.split("-")[1]) for name in os.listdir(self.spool / "messages"))
+        return super().waiting() + sum(int(name.split("-")[1]) for name in names(self.spool / "messages"))
 
 
 class CDevice(ExampleDevice):
@@ -206,6 +206,11 @@ def read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
+
+
+def names(directory: Path) -> list[str]:
+    """The names of the files in a directory."""
+    return [path.name for path in directory.iterdir()]
 
 
 def node_modules() -> str:
