@@ -16,6 +16,7 @@ from cli.commands.bridges import bridges
 from cli.commands.cause import cause
 from cli.commands.causes import causes
 from cli.commands.commands import commands, sync_now
+from cli.commands.conformance import conformance
 from cli.commands.dead_letters import dead_letters
 from cli.commands.device import device
 from cli.commands.devices import devices
@@ -71,6 +72,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
     (gateway, MAINTAIN, "pisync gateway PX-000001 PB-000123 PB-000124 --mqtt-url mqtts://mqtt.example.org"),
+    (conformance, MAINTAIN, "pisync conformance --device PB-000123 --duration 1800"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
     (scenarios, MAINTAIN, "pisync scenarios school-day > mine.toml"),
 )

@@ -1,153 +1,177 @@
-"""The devices to copy lose nothing and double nothing: a backlog, kill -9, rejections, no bridge for now."""
+"""The devices to copy lose nothing and double nothing, whatever is killed or away: one matrix for all."""
 
 import asyncio
-import importlib.util
-import shutil
-import sqlite3
-import subprocess
-import sys
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import aiomqtt
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
+from cli.conformance import Watch, collect
+from device_sim.conformance import Rule, Seen, judge
+from pisync import clock
+from pisync.domain import topics
+from pisync.settings import CommonSettings
+from tests.support.example_devices import (
+    DEVICES,
+    PUBACK_WAIT_S,
+    RECEIPT_WAIT_S,
+    CDevice,
+    ExampleDevice,
+    ended,
+)
 from tests.support.waiting import until
 from tests.support.world import World
+from tests.support.world import device as publisher
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 DEVICE = "PB-000123"
 EVENTS = 2000
-SHELL_EVENTS = 100
-FILE_EVENTS = 200
+COMMAND = "0" * 28
+UNSET = "1970-01-01T00:05:00.000Z"
 
 
-def count(spool: Path, table: str) -> int:
-    with sqlite3.connect(spool, timeout=30) as connection:
-        found: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
-    connection.close()
-    return found
-
-
-async def ended(command: list[str], environment: dict[str, str] | None = None) -> int:
-    child = await asyncio.create_subprocess_exec(*command, env=environment)
-    return await child.wait()
-
-
-async def test_the_python_device_confirms_its_backlog(world: World, tmp_path: Path) -> None:
-    spool = tmp_path / "spool.db"
-    command = [sys.executable, str(EXAMPLES / "device.py"), "--id", DEVICE, "--spool", str(spool)]
-    command += ["--port", str(world.mosquitto.port), "--batch", "20", "--puback-wait", "1"]
-    assert await ended([*command, "record", "--files", "3"]) == 0
-    specification = importlib.util.spec_from_file_location("device_to_copy", EXAMPLES / "device.py")
-    assert specification is not None
-    assert specification.loader is not None
-    device = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(device)
-    connection = sqlite3.connect(spool)
+def backlog(count: int) -> Iterator[dict[str, Any]]:
+    """Events of some days, and one whose clock was not set."""
     start = datetime(2026, 5, 8, tzinfo=UTC)
-    with connection:
-        for number in range(EVENTS - 1):
-            device.record(connection, DEVICE, start + timedelta(minutes=number // 2))
-        device.record(connection, DEVICE, datetime(1970, 1, 1, tzinfo=UTC))
-        device.record(connection, DEVICE, start, errors=-1)
-    connection.close()
+    moments = [start + timedelta(minutes=number) for number in range(count)]
+    for timestamp in [*(moment.strftime("%Y-%m-%dT%H:%M:%S.000Z") for moment in moments), UNSET]:
+        yield {
+            "device_id": DEVICE,
+            "timestamp": timestamp,
+            "total_files_synced": 1,
+            "total_errors": 0,
+            "internet_speed": 1,
+        }
+
+
+async def killed_in_the_middle(device: ExampleDevice) -> None:
+    """Run it until a part of its backlog is confirmed, and kill it with SIGKILL."""
+    child = await asyncio.create_subprocess_exec(*device.service())
+    try:
+        await until(lambda: device.waiting() < EVENTS - 200)
+    finally:
+        child.kill()
+        await child.wait()
+    assert device.waiting() > 2
+
+
+@pytest.mark.parametrize("kind", DEVICES, ids=lambda kind: kind.name)
+async def test_a_device_to_copy_confirms_its_backlog(
+    kind: type[ExampleDevice], world: World, tmp_path: Path
+) -> None:
+    device = kind(tmp_path / "device", DEVICE, world.mosquitto.port)
+    device.spool.parent.mkdir()
+    seen: list[Seen] = []
+    async with watching(world, seen):
+        await lives_through_the_matrix(device, world)
+    verdicts = judge(DEVICE, seen, until=clock.now(), puback_wait_s=PUBACK_WAIT_S)
+    # One event whose clock was not set, and one that no event may be, are in the backlog on purpose.
+    broken = {verdict.rule: verdict.evidence for verdict in verdicts if verdict.broken}
+    assert set(broken) == {Rule.CLOCK, Rule.EVENTS}, broken
+    never_seen = {verdict.rule for verdict in verdicts if verdict.state == "not seen"}
+    assert never_seen == {Rule.SESSION}
+
+
+@asynccontextmanager
+async def watching(world: World, seen: list[Seen]) -> AsyncIterator[None]:
+    """What `pisync conformance` sees of the device meanwhile."""
+    settings = CommonSettings(mqtt_url=world.mosquitto.url)
+    watch = Watch(
+        settings=settings, device_id=DEVICE, duration_s=0, puback_wait_s=PUBACK_WAIT_S, as_json=False
+    )
+    collecting = asyncio.create_task(collect(watch, seen, None))
+    probe = topics.receipts(DEVICE, "probe")
+    async with publisher(world) as client:
+
+        async def hears() -> bool:
+            await client.publish(probe, b"", qos=1)
+            return bool(seen) or collecting.done()
+
+        await until(hears)
+        try:
+            yield
+        finally:
+            collecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await collecting
+
+
+async def asked_to_sync(device: ExampleDevice, world: World) -> None:
+    """Send it a command, twice, which it does once; while it is away, so that its session has to keep them."""
+    expires = clock.rfc3339(clock.now() + timedelta(hours=1))
+    order = json.dumps({"command": "sync_now", "id": COMMAND, "expires": expires})
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.ResponseTopic = topics.command_replies(DEVICE)
+    properties.CorrelationData = COMMAND.encode()
+    async with publisher(world) as client:
+        for _ in range(2):
+            await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
+
+
+async def lives_through_the_matrix(device: ExampleDevice, world: World) -> None:
+    """A backlog, no bridge, kill -9, rejections, a clock that was not set, a command: none lost, none doubled."""
+    if isinstance(device, CDevice):
+        device.compile()
+    assert await ended(device.record(20, 1, 3.2)) == 0
+    assert await ended(device.record(20, -1, 3.2)) == 0
+    device.fill(backlog(EVENTS - 1))
+    assert device.waiting() == EVENTS + 2
 
     await world.bridge.kill()
-    assert await ended([*command, "--wait", "2", "once"]) == 1
-    assert count(spool, "events") == EVENTS + 2
-    assert count(spool, "messages") == 4
+    device.receipt_wait_s = 1
+    assert await ended(device.once(run_s=3)) == 1
+    device.receipt_wait_s = RECEIPT_WAIT_S
+    assert device.waiting() == EVENTS + 2
 
     await world.bridge.start()
-    child = await asyncio.create_subprocess_exec(*command, "run")
-    await until(lambda: count(spool, "events") < EVENTS - 200)
-    child.kill()
-    await child.wait()
-    assert count(spool, "events") > 2
-    assert await ended([*command, "--receipt-wait", "1", "once"]) == 3
+    await world.said("connected", times=2)
+    await killed_in_the_middle(device)
+    await asked_to_sync(device, world)
+    assert await ended(device.once()) == 3
 
-    assert (count(spool, "events"), count(spool, "messages"), count(spool, "rejected")) == (0, 0, 2)
-    assert await world.truth.events() == EVENTS
+    assert device.waiting() == 0
+    assert UNSET in device.rejected()
+    assert len(device.rejected()) == 2
+    assert await world.truth.events() == EVENTS + 1  # with the one that the command asked for
     letters = [letter async for letter in world.truth.database.dead_letters.find()]
     assert sorted(reason for letter in letters for reason in letter["reasons"]) == ["clock_unset", "schema"]
 
 
-async def test_the_shell_device_confirms_its_backlog(world: World, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    broker = f"-h 127.0.0.1 -p {world.mosquitto.port}"
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin", "ID": DEVICE, "SPOOL": str(spool)}
-    environment |= {
-        "BROKER": broker,
-        "RECEIPT_WAIT_S": "2",
-        "PUBACK_WAIT_S": "1",
-        "LISTEN_S": "2",
-        "RUN_S": "50",
+async def test_a_bad_device_is_told_each_of_its_faults(world: World) -> None:
+    seen: list[Seen] = []
+    event = next(backlog(1))
+    asks = Properties(PacketTypes.PUBLISH)
+    asks.ResponseTopic, asks.CorrelationData = topics.receipts(DEVICE), b"1"
+    async with watching(world, seen), publisher(world) as client:
+
+        async def publish(
+            body: object, qos: int = 1, retain: bool = False, asks: Properties | None = asks
+        ) -> None:
+            topic = topics.sync(DEVICE)
+            await client.publish(topic, json.dumps(body), qos=qos, retain=retain, properties=asks)
+
+        await publish(event, qos=0)
+        await publish(event, qos=2)
+        await publish(event, retain=True)
+        await publish(event | {"device_id": "PB-999999"})
+        await publish(event, asks=None)
+        await client.publish(f"pisync/v1/devices/{DEVICE}/synch", b"", qos=1)
+        await until(lambda: seen[-1].topic.endswith("synch"))
+    verdicts = {verdict.rule: verdict for verdict in judge(DEVICE, seen, until=clock.now())}
+    broken = {rule: verdict.broken for rule, verdict in verdicts.items() if verdict.broken}
+    expected = {
+        Rule.TOPIC: 1,
+        Rule.DEVICE_ID: 1,
+        Rule.QOS: 2,
+        Rule.RETAINED: 1,
+        Rule.ANSWERABLE: 1,
+        Rule.RESEND: 2,
     }
-    script = str(EXAMPLES / "device311.sh")
-    for _ in range(3):
-        assert await ended([script, "record", "20", "1", "3.2"], environment) == 0
-    assert await ended([script, "record", "20", "-1", "3.2"], environment) == 0
-    start = datetime(2026, 5, 8, tzinfo=UTC)
-    members = '"total_files_synced":1,"total_errors":0,"internet_speed":1}'
-    for number in range(SHELL_EVENTS - 3):
-        time = (start + timedelta(minutes=number)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        event = f'{{"device_id":"{DEVICE}","timestamp":"{time}",{members}'
-        (spool / "events" / time.replace(":", "")).write_text(event)
-
-    def waiting() -> int:
-        return len(list((spool / "events").iterdir()))
-
-    assert waiting() == SHELL_EVENTS + 1
-    await world.bridge.kill()
-    assert await ended([script, "send"], environment | {"RUN_S": "2", "LISTEN_S": "1"}) == 1
-    assert waiting() == SHELL_EVENTS + 1
-    await world.bridge.start()
-    child = await asyncio.create_subprocess_exec(script, "send", env=environment)
-    await until(lambda: waiting() < SHELL_EVENTS - 20)
-    child.kill()
-    await child.wait()
-    assert waiting() > 1
-    assert await ended([script, "send"], environment) == 0
-    assert len(list((spool / "rejected").iterdir())) == 1
-    assert await world.truth.events() == SHELL_EVENTS
-
-
-def has_node_and_mqtt() -> bool:
-    """Whether node finds the package `mqtt` from the example's folder, or by NODE_PATH."""
-    if shutil.which("node") is None:
-        return False
-    asked = ["node", "-e", "require.resolve('mqtt')"]
-    return subprocess.run(asked, cwd=EXAMPLES, capture_output=True, check=False).returncode == 0
-
-
-async def test_the_javascript_device_confirms_its_backlog(world: World, tmp_path: Path) -> None:
-    if not has_node_and_mqtt():
-        pytest.skip("device.js needs node and its package mqtt (npm install mqtt in examples/, or NODE_PATH)")
-    spool = tmp_path / "spool"
-    device = ["env", f"ID={DEVICE}", f"SPOOL={spool}", f"BROKER={world.mosquitto.url}", "PUBACK_WAIT_S=1"]
-    device += ["RECEIPT_WAIT_S=2", "RUN_S=40"]
-    script = ["node", str(EXAMPLES / "device.js")]
-    assert await ended([*device, *script, "record", "20", "1", "3.2"]) == 0
-    assert await ended([*device, *script, "record", "20", "-1", "3.2"]) == 0
-    start = datetime(2026, 5, 8, tzinfo=UTC)
-    members = '"total_files_synced":1,"total_errors":0,"internet_speed":1}'
-    for number in range(FILE_EVENTS):
-        moment = datetime(1970, 1, 1, tzinfo=UTC) if number == 5 else start + timedelta(minutes=number)
-        time = moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        event = f'{{"device_id":"{DEVICE}","timestamp":"{time}",{members}'
-        (spool / "events" / time.replace(":", "")).write_text(event)
-
-    def waiting() -> int:
-        return len(list((spool / "events").iterdir()))
-
-    await world.bridge.kill()
-    assert await ended([*device, "RUN_S=2", *script, "once"]) == 1
-    assert waiting() == FILE_EVENTS + 2
-    await world.bridge.start()
-    child = await asyncio.create_subprocess_exec(*device, *script, "once")
-    await until(lambda: waiting() < FILE_EVENTS - 30)
-    child.kill()
-    await child.wait()
-    assert waiting() > 2
-    assert await ended([*device, *script, "once"]) == 0
-    assert len(list((spool / "rejected").iterdir())) == 2
-    assert await world.truth.events() == FILE_EVENTS
+    assert {rule: broken.get(rule) for rule in expected} == expected
+    assert [each.why for each in verdicts[Rule.QOS].evidence] == ["published at QoS 0", "published at QoS 2"]
