@@ -27,6 +27,8 @@ from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.recipients import recipients
+from cli.commands.record import record
+from cli.commands.replay import replay
 from cli.commands.simulate import simulate
 from cli.commands.site import site
 from cli.commands.sites import sites
@@ -68,6 +70,12 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (doctor, MAINTAIN, "pisync doctor"),
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
+    (record, MAINTAIN, "pisync record hour.ndjson --duration 1h"),
+    (
+        replay,
+        MAINTAIN,
+        "pisync replay log.csv --map timestamp=Date,device_id=Unit --set total_errors=0 --zone Europe/Paris",
+    ),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
 )
 _GROUPS: Final = (
