@@ -117,39 +117,36 @@ def _replay(what: Asked, plan: Plan, zone: ZoneInfo | None, loaded: ApiSettings)
         start.shift_ms = _shift_ms(seen, what.speed)
     report = FaultReport(what.report, start.report_bytes)
     pace = Pace(speed=what.speed, rate=what.rate)
-    try:
 
-        def made() -> Replayer:
-            return Replayer(
-                plan,
-                _way(what, loaded),
-                start=start,
-                times=times,
-                pace=pace,
-                report=report,
-                checkpoint_file=checkpoint_file,
-                messages_at_once=limits.REPLAY_MESSAGES_AT_ONCE if what.via is None else MESSAGES_AT_ONCE,
-            )
-
-        replayer, elapsed_s, is_whole = uvloop.run(_run(plan, made))
-        result = Result(
-            counts=replayer.counts,
-            first_faults=replayer.first_faults,
-            unused=replayer.unused,
-            twice=times.twice,
-            never=times.never,
-            fell_back=pace.fell_back,
-            elapsed_s=elapsed_s,
-            is_whole=is_whole,
-            report=what.report,
+    def made() -> Replayer:
+        return Replayer(
+            plan,
+            _way(what, loaded),
+            start=start,
+            times=times,
+            pace=pace,
+            report=report,
             checkpoint_file=checkpoint_file,
+            messages_at_once=limits.REPLAY_MESSAGES_AT_ONCE if what.via is None else MESSAGES_AT_ONCE,
         )
-        if is_whole:
-            report.end(result.summary())
-            if checkpoint_file is not None:
-                checkpoints.remove(checkpoint_file)
-    finally:
-        report.close()
+
+    replayer, elapsed_s, is_whole = uvloop.run(_run(plan, made))
+    result = Result(
+        counts=replayer.counts,
+        first_faults=replayer.first_faults,
+        unused=replayer.unused,
+        twice=times.twice,
+        never=times.never,
+        fell_back=pace.fell_back,
+        elapsed_s=elapsed_s,
+        is_whole=is_whole,
+        report=what.report,
+        checkpoint_file=checkpoint_file,
+    )
+    if is_whole:
+        report.end(result.summary())
+        if checkpoint_file is not None:
+            checkpoints.remove(checkpoint_file)
     show(result)
     return result.exit_code if is_whole else _INTERRUPTED + signal.SIGINT
 

@@ -14,20 +14,17 @@ class FaultReport:
     """Written, in the order of the files, before the checkpoint that covers it; without a path, nowhere."""
 
     def __init__(self, path: Path | None, keep_bytes: int) -> None:
-        """Open it, and keep what was written of what is before the checkpoint.
+        """Keep what was written of what is before the checkpoint, and nothing else.
 
         Raises:
-            PiSyncError: it cannot be opened.
+            PiSyncError: it cannot be written.
         """
         self._path = path
         self.size_bytes = keep_bytes
-        self._file = None
         if path is not None:
-            with _told(path):
-                self._file = path.open("r+b" if path.exists() else "w+b")
-                self._file.truncate(keep_bytes)
-                self._file.seek(0, 2)
-                self.size_bytes = self._file.tell()
+            with _told(path), path.open("ab") as file:
+                file.truncate(keep_bytes)
+                self.size_bytes = keep_bytes
 
     def add(self, faults: Sequence[Fault]) -> None:
         """Write faults down, and let the system have them.
@@ -38,21 +35,14 @@ class FaultReport:
         self._write(msgspec.json.Encoder().encode_lines(faults))
 
     def end(self, summary: dict[str, Any]) -> None:
-        """Write the summary, and close."""
+        """Write the summary."""
         self._write(msgspec.json.encode({"summary": summary}) + b"\n")
-        self.close()
-
-    def close(self) -> None:
-        """Close."""
-        if self._file is not None:
-            self._file.close()
 
     def _write(self, data: bytes) -> None:
-        if self._file is None or self._path is None or not data:
+        if self._path is None or not data:
             return
-        with _told(self._path):
-            self._file.write(data)
-            self._file.flush()
+        with _told(self._path), self._path.open("ab") as file:
+            file.write(data)
         self.size_bytes += len(data)
 
 

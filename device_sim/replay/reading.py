@@ -237,6 +237,8 @@ class Reader:
             if not self._has_read:
                 raise ConfigurationError(f"{self._name}: line {line.number}: {error}") from None
             return left_out(line, Reason.SCHEMA, str(error))
+        if not self._has_read and self.head is not None:
+            self.head.unused = [name for name in members if name not in mapped.used]
         return self._event(mapped, members, line)
 
     def _mapped(self, names: list[str], *, decimal_comma: bool = False) -> Mapped:
