@@ -221,7 +221,7 @@ def _way(what: Asked, loaded: ApiSettings) -> Way:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         raise ConfigurationError(
             f"--zone {name}: there is no such time zone; give one such as Europe/Paris"
         ) from None

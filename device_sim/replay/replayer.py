@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -270,8 +271,7 @@ class Replayer:
             for half, its_owners in zip(message.halves(), (owners[:middle], owners[middle:]), strict=True):
                 await self._deliver(half, its_owners)
             return
-        counts = Counts(stored=receipt.stored, duplicates=receipt.duplicates)
-        self._count(owners[0], counts)
+        self._confirm(receipt, frozenset(places), owners, is_recorded=message.topic is not None)
         for rejection in _one_by_one(receipt.rejected):
             place = 0 if rejection.index is None or message.topic is not None else rejection.index
             self._fault(owners[place], _fault(message.entries[place], rejection))
@@ -279,6 +279,31 @@ class Replayer:
             owner.waiting -= 1
             self._inflight_events -= 1
             self._inflight_bytes -= len(entry.payload)
+
+    def _confirm(
+        self,
+        receipt: Receipt,
+        rejected: frozenset[int | None],
+        owners: Sequence[_Batch],
+        *,
+        is_recorded: bool,
+    ) -> None:
+        """Count what a receipt confirms with the batches that it is of.
+
+        It does not say which events were there already: those of the last batches are taken for these.
+        """
+        if is_recorded or owners[0] is owners[-1]:
+            self._count(owners[0], Counts(stored=receipt.stored, duplicates=receipt.duplicates))
+            return
+        stored = receipt.stored
+        place = 0
+        for _, group in groupby(owners, key=id):
+            size = len(list(group))
+            taken = sum(at not in rejected for at in range(place, place + size))
+            counts = Counts(stored=min(stored, taken), duplicates=taken - min(stored, taken))
+            self._count(owners[place], counts)
+            stored -= counts.stored
+            place += size
 
     def _fault(self, batch: _Batch, fault: Fault) -> None:
         fault = msgspec.structs.replace(fault, file=self._plan.inputs[batch.file].name)
