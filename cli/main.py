@@ -30,6 +30,8 @@ from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.recipients import recipients
 from cli.commands.scenarios import scenarios
+from cli.commands.record import record
+from cli.commands.replay import replay
 from cli.commands.simulate import simulate
 from cli.commands.site import site
 from cli.commands.sites import sites
@@ -73,6 +75,12 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (migrate, MAINTAIN, "pisync migrate"),
     (gateway, MAINTAIN, "pisync gateway PX-000001 PB-000123 PB-000124 --mqtt-url mqtts://mqtt.example.org"),
     (conformance, MAINTAIN, "pisync conformance --device PB-000123 --duration 1800"),
+    (record, MAINTAIN, "pisync record hour.ndjson --duration 1h"),
+    (
+        replay,
+        MAINTAIN,
+        "pisync replay log.csv --map timestamp=Date,device_id=Unit --set total_errors=0 --zone Europe/Paris",
+    ),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
     (scenarios, MAINTAIN, "pisync scenarios school-day > mine.toml"),
 )

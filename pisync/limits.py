@@ -607,3 +607,27 @@ LIVE_SIGN_S: Final = 10.0
 LIVE_POLL_S: Final = 15
 LIVE_STREAMS_MAX: Final = 300
 LIVE_STREAMS_OF_BROWSER_MAX: Final = 3
+
+# Recording and replaying. How long the broker keeps a recorder's session while its connection is away.
+RECORDER_SESSION_EXPIRY_S: Final = 600
+# The longest line of a file that is read: a packet that the broker takes, as base64.
+REPLAY_LINE_BYTES_MAX: Final = 2 * 1024 * 1024
+REPLAY_PIECE_BYTES: Final = 256 * 1024
+# Physical lines that one record of CSV may have, and how much of a line a report repeats.
+CSV_RECORD_LINES_MAX: Final = 20
+REPLAY_TEXT_CHARS_MAX: Final = 200
+# What is read of a file and not confirmed yet, in events and bytes: beyond it no more is read.
+REPLAY_INFLIGHT_EVENTS_MAX: Final = 50_000
+REPLAY_INFLIGHT_BYTES_MAX: Final = 32 * 1024 * 1024
+REPLAY_BATCH_ITEMS: Final = 5000
+# Messages that wait for their receipts at once, of which each device has one: half of WAITING_MAX.
+REPLAY_MESSAGES_AT_ONCE: Final = 128
+# How long a receipt is waited for before a message is sent again, and how long after a refusal, in seconds.
+REPLAY_RECEIPT_TIMEOUT_S: Final = 60.0
+REPLAY_REFUSED_WAIT_S: Final = 5.0
+REPLAY_WAIT_S_MAX: Final = 600.0
+# How often the checkpoint is written, and how exactly the time of an event is kept, in seconds.
+REPLAY_CHECKPOINT_INTERVAL_S: Final = 1.0
+REPLAY_PACE_S: Final = 0.02
+# What is listed at the end of a replay; the report has all.
+REPLAY_FAULTS_SHOWN_MAX: Final = 20

@@ -122,7 +122,7 @@ def replay(
     before, and with 1 otherwise. Repeating is safe.
     """
     from cli import dead_letters as run  # noqa: PLC0415
-    from cli import replaying  # noqa: PLC0415
+    from cli import letter_replays  # noqa: PLC0415
     from cli.api_client import connect  # noqa: PLC0415
 
     chosen = {"reason": reason, "device_id": device, "replayed": False}
@@ -131,16 +131,16 @@ def replay(
             raise typer.BadParameter("--dry-run, --confirm and --confirmed-by belong to a --correction")
         if [bool(dead_letter_ids), reason is not None, every].count(True) != 1:
             raise typer.BadParameter("give either ids, or --reason, or --all")
-    elif every or not (dead_letter_ids or reason in replaying.CLOCK_REASONS):
+    elif every or not (dead_letter_ids or reason in letter_replays.CLOCK_REASONS):
         raise typer.BadParameter("a --correction is for ids, or for --reason clock_ahead or clock_unset")
     if dead_letter_ids and device is not None:
         raise typer.BadParameter("--device chooses among letters that are not named")
     with connect(url, key) as client:
         ids = dead_letter_ids or run.find_ids(client, chosen)
         if correction is None:
-            raise typer.Exit(replaying.replay(client, ids))
-        stated = replaying.Stated(correction=correction, reason=reason, confirmed_by=confirmed_by)
-        raise typer.Exit(replaying.correct(client, ids, stated, dry_run=dry_run, confirm=confirm))
+            raise typer.Exit(letter_replays.replay(client, ids))
+        stated = letter_replays.Stated(correction=correction, reason=reason, confirmed_by=confirmed_by)
+        raise typer.Exit(letter_replays.correct(client, ids, stated, dry_run=dry_run, confirm=confirm))
 
 
 @dead_letters.command(epilog="Example: pisync dead-letters export letters.ndjson")

@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import mqtt5
 
@@ -119,6 +119,11 @@ class Client:
     def is_ready(self) -> bool:
         """Whether we are connected and subscribed."""
         return self._connection is not None and self._connection.state is ConnectionState.READY
+
+    @property
+    def send_quota(self) -> int:
+        """How many publishes the broker takes now at QoS 1."""
+        return 0 if self._connection is None else self._connection.send_quota
 
     @property
     def published_at_qos_0(self) -> int:
@@ -320,9 +325,13 @@ class Client:
             raise BrokerUnavailable(str(error) or "no answer in time") from None
 
     def _new_connection(self) -> Connection:
+        return Connection(**self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """What each connection is made with."""
         password = self._address.password
-        return Connection(
-            connect=mqtt5.ConnectPacket(
+        return {
+            "connect": mqtt5.ConnectPacket(
                 self._client_id,
                 username=self._address.username,
                 password=None if password is None else password.encode(),
@@ -332,10 +341,10 @@ class Client:
                 receive_max=limits.RECEIVE_MAXIMUM,
                 max_packet_size=limits.BRIDGE_PACKET_BYTES_MAX,
             ),
-            subscriptions=self._subscriptions,
-            leaving=self._leaving,
-            former_filters=self._former_filters,
-            on_refused=self._on_refused,
-            unacknowledged=self._unacknowledged,
-            waiting=self._waiting if self._session_expiry_s else {},
-        )
+            "subscriptions": self._subscriptions,
+            "leaving": self._leaving,
+            "former_filters": self._former_filters,
+            "on_refused": self._on_refused,
+            "unacknowledged": self._unacknowledged,
+            "waiting": self._waiting if self._session_expiry_s else {},
+        }

@@ -463,7 +463,11 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._outgoing and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(self._outgoing))
+            try:
+                self._transport.write(b"".join(self._outgoing))
+            except RuntimeError:
+                # Where connecting was cancelled, uvloop has closed the transport, which does not say so.
+                log.debug("not sent, the transport is closed")
         self._outgoing.clear()
 
     def _end(self, error: PiSyncError | None) -> None:

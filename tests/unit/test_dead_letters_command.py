@@ -22,7 +22,7 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from api import corrections
-from cli import dead_letters, replaying
+from cli import dead_letters, letter_replays
 from cli.api_client import ApiClient
 from cli.main import main
 from local_stack import ports
@@ -310,7 +310,7 @@ def test_the_same_events_are_counted_before_and_after_and_a_rejected_one_is_name
 def test_of_many_rejected_events_some_are_named_and_all_are_counted(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaying, "REJECTED_NAMED_MAX", 2)
+    monkeypatch.setattr(letter_replays, "REJECTED_NAMED_MAX", 2)
     bad = json.dumps([5, EVENT | {"total_errors": -1}, 5]).encode()
     ids = served.keep(letter(bad, reason=Reason.REFUSED), letter(b"{"))
     code, out, _ = served.run("replay", *ids)

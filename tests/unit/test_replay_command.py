@@ -1,0 +1,141 @@
+"""`pisync replay` and `pisync record` as they are typed, without a server: what is told, exit codes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from cli.replay import Asked
+from cli.replay_texts import time_left
+from device_sim.replay.posting import Poster
+from pisync.errors import ConfigurationError
+from tests.support.samples import members
+
+SAMPLE = Path(__file__).parents[2] / "tests/data/broadband.csv"
+MAPPED = (
+    "--map",
+    "timestamp=Date,internet_speed=Down",
+    "--set",
+    "device_id=PB-9,total_files_synced=0,total_errors=0",
+    "--zone",
+    "Europe/Paris",
+)
+
+
+def pisync(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def refusal(*arguments: str) -> str:
+    result = pisync(*arguments)
+    assert isinstance(result.exception, ConfigurationError), result.output
+    return str(result.exception)
+
+
+def test_a_dry_run_says_what_would_be_sent_and_what_is_left_out() -> None:
+    result = pisync("replay", str(SAMPLE), *MAPPED, "--dry-run")
+    assert result.exit_code == 1, "lines are left out"
+    assert "36 events" in result.output
+    assert "4 lines left out" in result.output
+    assert "not used: Ping, Up" in result.output
+    assert "broadband.csv:9 left out: no_record" in result.output
+    assert "8 times come twice" in result.output
+    assert "Nothing was sent." in result.output
+
+
+def test_a_dry_run_of_what_is_in_order_succeeds(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text(json.dumps(members()))
+    assert pisync("replay", str(file), "--dry-run").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--map", "timestamp=Dat"), "did you mean 'Date'"),
+        (("--map", "when=Date"), "no member 'when'"),
+        (MAPPED[:4], "line 2: the time '2025-10-25 22:00' has no offset"),
+        (("--zone", "Paris"), "--zone Paris: there is no such time zone"),
+        ((*MAPPED, "--from", "tomorrow"), "--from: 'tomorrow"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_sent(arguments: tuple[str, ...], words: str) -> None:
+    assert words in refusal("replay", str(SAMPLE), *arguments)
+    assert not SAMPLE.with_name("broadband.csv.replay-checkpoint").exists()
+
+
+def test_what_contradicts_itself_or_is_not_there_is_told(tmp_path: Path) -> None:
+    assert pisync("replay", str(SAMPLE), "--speed", "2", "--rate", "2").exit_code == 2
+    assert "no such file" in refusal("replay", str(tmp_path / "none"))
+    assert "can be read once" in refusal("replay", "-", "-")
+
+
+@pytest.mark.parametrize("words", ["a+b", "x/#/y", "a#", ""])
+def test_a_filter_that_no_broker_takes_is_told(tmp_path: Path, words: str) -> None:
+    assert "no topic filter" in refusal("record", str(tmp_path / "a"), "--filter", words)
+
+
+def test_a_recorder_takes_no_share_of_the_bridges(tmp_path: Path) -> None:
+    assert "take messages away" in refusal(
+        "record", str(tmp_path / "a"), "--filter", "$share/pisync-bridge/#"
+    )
+    assert "--duration soon" in refusal("record", str(tmp_path / "a"), "--duration", "soon")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_time_left_is_told_in_a_unit_that_fits() -> None:
+    assert [time_left(seconds) for seconds in (5, 300, 9000)] == ["5 s left", "5 min left", "2.5 h left"]
+
+
+def test_what_is_asked_has_a_default_for_everything_but_the_files() -> None:
+    assert Asked(files=[], mapping=[], constants=[]).speed is None
+
+
+# Through the api
+
+
+def poster(*answers: Callable[[httpx.Request], httpx.Response]) -> tuple[Poster, list[httpx.Request]]:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answers[min(len(asked), len(answers)) - 1](request)
+
+    found = Poster("http://api/pisync", "a key of sixteen", retry_s=0.0)
+    found._http = httpx.AsyncClient(
+        base_url="http://api/pisync", headers=found._http.headers, transport=httpx.MockTransport(answer)
+    )
+    return found, asked
+
+
+def says(status: int, body: Any) -> Callable[[httpx.Request], httpx.Response]:
+    return lambda _: httpx.Response(status, json=body)
+
+
+def away(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("refused", request=request)
+
+
+async def test_what_the_api_does_not_answer_is_posted_again() -> None:
+    found, asked = poster(away, says(503, {}), says(201, {"stored": 1, "duplicates": 0, "rejected": []}))
+    receipt = await found.send("", b"{}")
+    assert receipt.stored == 1
+    assert [str(one.url) for one in asked] == ["http://api/pisync/api/sync-event"] * 3
+    assert asked[0].headers["Authorization"] == "Bearer a key of sixteen"
+    assert found.sent_again == 2
+
+
+async def test_what_the_api_rejects_is_a_receipt_and_what_it_refuses_is_told() -> None:
+    errors = [{"index": 0, "reason": "conflict", "detail": "d", "member": None}]
+    found, _ = poster(says(409, {"errors": errors}))
+    receipt = await found.send("", b"{}")
+    assert [(one.index, one.reason) for one in receipt.rejected] == [(0, "conflict")]
+    for status, words in ((401, "--key"), (404, "not PiSync"), (415, "415")):
+        refused, _ = poster(says(status, {}))
+        with pytest.raises(ConfigurationError, match=words):
+            await refused.send("", b"{}")
