@@ -66,9 +66,14 @@ class _Members(BaseModel):
         ),
     ] = None
     still_open_hours: Annotated[
-        int | None,
-        Field(ge=1, le=limits.STILL_OPEN_HOURS_MAX, description="Then it is told once what still is open."),
-    ] = None
+        int,
+        Field(
+            ge=0,
+            le=limits.STILL_OPEN_HOURS_MAX,
+            description="Each so many hours, counted from `morning`, one that is `immediate` is told what still is"
+            f" open, of each at most {limits.STILL_OPEN_TOLD_MAX} times; 0: never.",
+        ),
+    ] = limits.STILL_OPEN_HOURS
     disabled: bool = False
 
 

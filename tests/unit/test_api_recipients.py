@@ -53,7 +53,7 @@ async def test_a_recipient_is_made_read_changed_and_deleted() -> None:
             "morning": "07:00",
             "time_zone": "UTC",
             "quiet_hours": None,
-            "still_open_hours": None,
+            "still_open_hours": 24,
             "disabled": False,
             "failures": 0,
             "failing_since": None,
