@@ -467,8 +467,8 @@ OPEN_INCIDENTS_YOUNG_S: Final = 10.0
 INCIDENT_DEVICES_TOLD_MAX: Final = 100
 
 # Notifications. Recipients, and characters of an address; sites or labels that one chooses; characters of the
-# key that signs what is sent to a webhook; hours after which it is told again that something still is open, and
-# how often at most.
+# key that signs what is sent to a webhook; after how many hours it is told again that something still is
+# open, and how often at most.
 RECIPIENTS_MAX: Final = 200
 RECIPIENT_ADDRESS_CHARS_MAX: Final = 2000
 RECIPIENT_CHOICES_MAX: Final = 100
@@ -589,6 +589,11 @@ ACTION_WHO_CHARS_MAX: Final = 80
 ACTION_REASON_CHARS_MAX: Final = 500
 ACTION_DEVICES_MAX: Final = 10_000
 ACTION_WHO_S: Final = 365 * 86_400
+# How long a form waits for what becomes of the test that it had sent, how often it looks; characters of a
+# form that a browser keeps to take a change back.
+PAGE_TEST_S: Final = 8.0
+PAGE_TEST_INTERVAL_S: Final = 0.25
+PAGE_UNDO_CHARS_MAX: Final = 1500
 PAGE_COMPRESSED_BYTES_MIN: Final = 1024
 PAGE_COMPRESSION: Final = 2
 # Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.

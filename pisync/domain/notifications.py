@@ -40,8 +40,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     `place` is what it is called: a site, a device and its site, a recipient; None: a code says it. `labels`
     are those of the site and of the device. `quiet_by` is the acknowledgement that has been holding since.
-    `devices_first` is how many devices were told first, `growth` how often that has multiplied since as far as
-    operators were told, at `grew_at` last.
+    `devices_first` is how many devices were told first, `growth` how often that has multiplied since, as far
+    as operators were told, at `grew_at` last.
     """
 
     subject_id: str
@@ -223,17 +223,14 @@ def grown(subject: Subject, now: datetime) -> Subject | None:
 
 
 def reminder_due(subject: Subject, kept: KeptRecipient, now: datetime) -> int | None:
-    """The number of the reminder that a recipient is to have had by now of what still is open; None: of none.
+    """The number of the reminder that a recipient is to have had by now of what still is open; None: none.
 
-    Reminders come in the morning, or at fixed hours after it, so that all that is open is told in one message.
-    The first comes at least half of the hours after something was told. A digest has what is open anyway.
+    Reminders come in the morning, or at fixed hours after it, so that all that is open is told together. The
+    first comes at least half of the hours after something was told. A digest has what is open anyway.
     """
     recipient = kept.recipient
-    if (
-        not recipient.still_open_hours
-        or recipient.mode is Mode.DIGEST
-        or subject.kind is SubjectKind.NOTIFIER
-    ):
+    is_wanted = recipient.still_open_hours and recipient.mode is Mode.IMMEDIATE
+    if not is_wanted or subject.kind is SubjectKind.NOTIFIER:
         return None
     at = recipient.last_reminder(now)
     if at <= kept.changed_at:

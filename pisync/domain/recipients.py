@@ -118,7 +118,7 @@ class Recipient(msgspec.Struct, frozen=True, kw_only=True):
         return next(moment for moment in mornings if moment <= now)
 
     def last_reminder(self, now: datetime) -> datetime:
-        """The last moment up to now at which it is told of what still is open: a morning, or hours after it."""
+        """The last moment up to now at which it is told what still is open: a morning, or hours after it."""
         morning = self.last_morning(now)
         if not 0 < self.still_open_hours < limits.STILL_OPEN_HOURS:
             return morning

@@ -20,7 +20,7 @@ from tests.support.notifications import after, subject
 def test_growth_is_told_at_most_once_a_doubling_whoever_looks(
     first: int, looks: list[tuple[int, int, int]]
 ) -> None:
-    """Three workers that each remember what they last saw: one of them writes it down, the others never read."""
+    """Three workers that each remember what they told themselves, and know nothing of the others."""
     opened = subject(devices=first, devices_first=first)
     seen = [opened] * 3
     told: dict[int, datetime] = {}

@@ -344,10 +344,9 @@ async def test_still_open_is_told_each_morning_but_not_of_what_is_quiet_and_not_
     await world.acknowledge(AcknowledgedKind.INCIDENTS, "002")
     morning = 19 * 60  # after 12:00
     assert await world.look(morning - 1) == []
-    first = LINE.replace("14:30", "1 Jun 14:30")
+    first, since = LINE.replace("14:30", "1 Jun 14:30"), "since 1 Jun 12:00 (UTC)"
     told = [
-        "office still_open: Still open: PB-1 at S-3: fails again and again with E_TIMEOUT,"
-        " since 1 Jun 12:00 (UTC)",
+        f"office still_open: Still open: PB-1 at S-3: fails again and again with E_TIMEOUT, {since}",
         f"office still_open: Still open: {first}",
     ]
     assert sorted(await world.look(morning)) == sorted(told)
