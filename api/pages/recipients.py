@@ -10,7 +10,6 @@ from api.pages.routing import page_router
 from api.routes import recipients
 from api.routes.recipients import RecipientId
 from api.state import state_of
-from pisync import limits
 from pisync.errors import Part
 
 router = page_router()
@@ -25,6 +24,7 @@ async def recipients_page(request: Request) -> Response:
         request, Part.MONGODB, answer_of(recipients.recipients(request))
     )
     rows = [] if told.value is None else told.value["recipients"]
+    loud = [row for row in rows if not row["disabled"]]
     return await rendering.page(
         request,
         "recipients.html",
@@ -32,7 +32,8 @@ async def recipients_page(request: Request) -> Response:
         polls=True,
         told=told,
         rows=rows,
-        failing=[row["recipient_id"] for row in rows if row["failures"] >= limits.NOTIFIER_FAILING],
+        not_reached=[row["recipient_id"] for row in loud if row["failures"]],
+        is_silent=not loud,
         has_worker=await has_worker(request),
     )
 

@@ -70,7 +70,7 @@ async def test_a_recipient_is_added_edited_paused_and_removed_each_written_down_
         answer = await send(pisync, "/recipient/office/action/pause", back="/recipients")
         landed(answer, "/recipients")
         assert (await kept(pisync)).disabled
-        assert "all of them paused" in read(await pisync.get("/recipients")).words
+        assert "All recipients are paused" in read(await pisync.get("/recipients")).words
         landed(await undo(pisync, answer), "/recipients")
         assert not (await kept(pisync)).disabled
         assert "is paused" not in read(await pisync.get("/recipient/office")).words
@@ -229,7 +229,7 @@ async def test_pages_stand_with_and_without_recipients_a_worker_and_mongodb() ->
             await pisync.recipients.attempted("office", attempt)
         page = read(await pisync.get("/recipients"))
         assert "No worker has the duty" not in page.words
-        assert "of which 1 cannot be reached: office." in page.words
+        assert "Of 1 recipient the last message did not reach 1: office." in page.words
         assert "0 of the last 3 sent" in page.words
         page = read(await pisync.get("/recipient/office"))
         assert "3 attempts in a row" in page.words
