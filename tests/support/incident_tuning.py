@@ -25,7 +25,7 @@ _LOOK_S: Final = 10
 
 
 class Counts(NamedTuple):
-    """Sites that are found by chance, true outages that are missed, sites found where a part of them fails."""
+    """Sites that are found by chance, true outages that are missed, sites found where a part of it fails."""
 
     false: int
     missed: int
@@ -49,7 +49,7 @@ def figures(
 
 
 class Fleets:
-    """Fleets in which nothing is, half of the sites have an outage, or a third of their devices share a fault."""
+    """Fleets in which nothing is, half of the sites have an outage, or a third of their devices a fault."""
 
     def __init__(self, sites_of_size: int = 200) -> None:
         self._quiet, self._down, self._part = [], [], []
