@@ -156,21 +156,15 @@ def _story(place: int, now_ms: int) -> list[tuple[int, SyncEvent]]:
 async def _describe(http: httpx.AsyncClient, hook: str) -> None:
     """The directory, recipients, something that cannot be read, and a command."""
 
-    async def put(path: str, *, below: str = "/api/directory", **entry: Any) -> None:
+    async def put(path: str, below: str = "/api/directory", /, **entry: Any) -> None:
         answer = await http.put(f"{below}/{path}", json=entry)
         assert answer.is_success, answer.text
 
-    mail = {"below": "/api", "kind": "email"}
-    await put("recipients/hook", below="/api", kind="webhook", address=hook, quiet_hours="22:00-05:00")
-    await put(
-        "recipients/ministry",
-        **mail,
-        address="a@example.org",
-        mode="digest",
-        sites=["S-2", "S-3"],
-        labels=["solar"],
-    )
-    await put("recipients/away", **mail, address="b@example.org", disabled=True, topics=["incident_opened"])
+    mail = {"kind": "email", "address": "a@example.org"}
+    chosen = {"mode": "digest", "sites": ["S-2", "S-3"], "labels": ["solar"]}
+    await put("hook", "/api/recipients", kind="webhook", address=hook, quiet_hours="22:00-05:00")
+    await put("ministry", "/api/recipients", **mail, **chosen)
+    await put("away", "/api/recipients", **mail, disabled=True, topics=["incident_opened"])
     for number, name in enumerate(_SITES):
         await put(f"sites/S-{number}", name=name, time_zone="Africa/Kampala")
     await put("sites/S-9", name=MARKUP + BIDI)

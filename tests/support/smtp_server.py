@@ -68,9 +68,12 @@ class SmtpServer:
 
 @asynccontextmanager
 async def smtp_server(
-    *, tls: ssl.SSLContext | None = None, starttls: ssl.SSLContext | None = None, **answers: str
+    answers: dict[str, str] | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    starttls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[SmtpServer]:
     """Such a server on a port of its own; `tls` is spoken from the first byte on."""
-    made = SmtpServer(answers=answers, starttls=starttls)
+    made = SmtpServer(answers=answers or {}, starttls=starttls)
     async with listening(made.talk, tls) as made.port:
         yield made

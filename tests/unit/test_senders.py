@@ -197,7 +197,7 @@ async def test_a_mail_is_sent_with_an_id_that_stays() -> None:
     ],
 )
 async def test_a_mail_server_that_refuses_is_told(answers: dict[str, str], why: str) -> None:
-    async with smtp_server(**answers) as server:
+    async with smtp_server(answers) as server:
         assert await why_not(mail_sender(server, "user:s3cret@"), TO) == why
 
 
