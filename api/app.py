@@ -9,12 +9,22 @@ from api import auth, middleware, openapi, problems
 from api.pages import acknowledging as acknowledging_page
 from api.pages import alerts as alerts_page
 from api.pages import causes as causes_page
-from api.pages import command_actions, device_actions, filter_actions, live, overview, routing, static_files
+from api.pages import (
+    command_actions,
+    device_actions,
+    filter_actions,
+    live,
+    overview,
+    recipient_actions,
+    routing,
+    static_files,
+)
 from api.pages import commands as commands_page
 from api.pages import dead_letters as dead_letters_page
 from api.pages import device as device_page
 from api.pages import devices as devices_page
 from api.pages import health as health_page
+from api.pages import recipients as recipients_page
 from api.pages import replaying as replaying_page
 from api.pages import site as site_page
 from api.pages import sites as sites_page
@@ -84,6 +94,8 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     filter_actions.router,
     acknowledging_page.router,
     command_actions.router,
+    recipients_page.router,
+    recipient_actions.router,
     replaying_page.router,
     sites_page.router,
     site_page.router,

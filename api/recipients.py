@@ -5,14 +5,15 @@ action is `done`.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
 
-from api.directory.changes import FaultyMembersError, new_action
+from api.directory.changes import FaultyMembersError, new_action, told_why
 from api.state import State
 from pisync import clock, limits, logs
 from pisync.domain import recipients as domain
@@ -27,11 +28,47 @@ log = logs.get("api.recipients")
 _NONCE_BYTES: Final = 12
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A change that somebody asks for; with PUT, what is not among the members is by default.
+
+    `version` is what whoever asks has seen, 0 where there was none; `why` is kept with the action.
+    """
+
+    who: str
+    what: What
+    recipient_id: str
+    members: Mapping[str, Any]
+    version: int | None = None
+    why: str = ""
+
+    def after(self, before: Recipient | None, made_key: str) -> Recipient:
+        """The recipient as it is to be.
+
+        Raises:
+            HTTPException: 404, it must be there, and is not.
+        """
+        if self.what is What.PUT:
+            kept_key = "" if before is None else before.signing_key
+            after = Recipient(
+                recipient_id=self.recipient_id, **{"signing_key": kept_key or made_key, **self.members}
+            )
+        elif before is None:
+            raise _missing()
+        else:
+            after = msgspec.structs.replace(before, **self.members)
+            if after.kind is Channel.WEBHOOK and not after.signing_key:
+                after = msgspec.structs.replace(after, signing_key=made_key)
+        if after.kind is not Channel.WEBHOOK and "signing_key" not in self.members:
+            return msgspec.structs.replace(after, signing_key="")
+        return after
+
+
 class Changed(NamedTuple):
-    """A recipient as it is now, whether it is new, and the key that was made for it, which is told once."""
+    """A recipient as it is now and as it was, and the key that was made for it, which is told once."""
 
     kept: KeptRecipient
-    is_new: bool
+    before: Recipient | None
     made_key: str | None
 
 
@@ -43,55 +80,48 @@ async def find(state: State, recipient_id: str) -> KeptRecipient:
     """
     kept = await state.recipients.get(recipient_id)
     if kept is None:
-        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no recipient with this id.")
+        raise _missing()
     return kept
 
 
-async def put(state: State, who: str, recipient_id: str, members: Mapping[str, Any]) -> Changed:
-    """Say all of a recipient; one without a signing key keeps its own, and a new webhook is given one.
+async def change(state: State, asked: Asked) -> Changed:
+    """Make the change; one that changes nothing is no action. A webhook without a signing key is given one.
 
     Raises:
         FaultyMembersError: members are missing, or wrong together; or there are too many recipients.
-        HTTPException: 503, others change it all the time.
+        HTTPException: 404, there is none; 412, it is in another version; 503, others change it all the time.
     """
-    missing = [Fault(name, "is missing") for name in ("kind", "address") if name not in members]
-    if missing:
-        raise FaultyMembersError(missing)
+    if asked.what is What.PUT:
+        missing = [Fault(name, "is missing") for name in ("kind", "address") if name not in asked.members]
+        if missing:
+            raise FaultyMembersError(missing)
     made_key = secrets.token_urlsafe(limits.SIGNING_KEY_BYTES)
-    is_webhook = members["kind"] is Channel.WEBHOOK
-
-    def change(before: Recipient | None) -> Recipient:
-        key = ""
-        if is_webhook:
-            key = (before.signing_key if before is not None else "") or made_key
-        return Recipient(recipient_id=recipient_id, **({"signing_key": key} | dict(members)))
-
-    kept, is_new = await _change(state, who, What.PUT, recipient_id, change)
-    is_made = kept.recipient.signing_key == made_key
-    return Changed(kept, is_new, made_key if is_made else None)
-
-
-async def patch(state: State, who: str, recipient_id: str, members: Mapping[str, Any]) -> Changed:
-    """Change members of a recipient.
-
-    Raises:
-        FaultyMembersError: members are wrong together.
-        HTTPException: 404, there is none; 503, others change it all the time.
-    """
-
-    def change(before: Recipient | None) -> Recipient:
-        if before is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "There is no recipient with this id.")
-        after = msgspec.structs.replace(before, **members)
-        if after.kind is not Channel.WEBHOOK and "signing_key" not in members:
-            return msgspec.structs.replace(after, signing_key="")
-        return after
-
-    kept, is_new = await _change(state, who, What.PATCH, recipient_id, change)
-    return Changed(kept, is_new, None)
+    for _ in range(limits.RECIPIENT_CHANGE_TRIES):
+        kept = await state.recipients.get(asked.recipient_id)
+        version = 0 if kept is None else kept.version
+        if asked.version not in {None, version}:
+            raise HTTPException(HTTPStatus.PRECONDITION_FAILED, "Somebody else changed the recipient.")
+        before = None if kept is None else kept.recipient
+        after = asked.after(before, made_key)
+        faults = domain.check(after)
+        if before is None and len(await state.recipients.all()) >= limits.RECIPIENTS_MAX:
+            faults.append(Fault(None, f"there are {limits.RECIPIENTS_MAX} recipients already"))
+        if faults:
+            raise FaultyMembersError(faults)
+        if kept is not None and after == before:
+            return Changed(kept, before, None)
+        differences = _differences(before, after)
+        action = _action(asked.who, asked.what, asked.recipient_id, asked.why, **differences)
+        await state.actions.begin(action)
+        if await state.recipients.write(after, version, clock.now()):
+            await _settle(state, action, Progress.DONE)
+            is_made = after.signing_key == made_key
+            return Changed(await find(state, asked.recipient_id), before, made_key if is_made else None)
+        await _settle(state, action, Progress.NOT_DONE)
+    raise _busy()
 
 
-async def delete(state: State, who: str, recipient_id: str) -> KeptRecipient:
+async def delete(state: State, who: str, recipient_id: str, why: str = "") -> KeptRecipient:
     """Delete a recipient, and have nothing wait for it; returns what it was.
 
     Raises:
@@ -100,7 +130,7 @@ async def delete(state: State, who: str, recipient_id: str) -> KeptRecipient:
     for _ in range(limits.RECIPIENT_CHANGE_TRIES):
         kept = await find(state, recipient_id)
         before = domain.as_json(kept.recipient)
-        action = new_action(who, What.DELETE, About.RECIPIENTS, recipient_id, before=before)
+        action = _action(who, What.DELETE, recipient_id, why, before=before)
         await state.actions.begin(action)
         if await state.recipients.delete(recipient_id, kept.version):
             await state.notifications.drop([recipient_id])
@@ -110,7 +140,7 @@ async def delete(state: State, who: str, recipient_id: str) -> KeptRecipient:
     raise _busy()
 
 
-async def send_test(state: State, who: str, recipient_id: str) -> Message:
+async def send_test(state: State, who: str, recipient_id: str, why: str = "") -> Message:
     """Have a worker send a test, also in quiet hours.
 
     Raises:
@@ -130,41 +160,16 @@ async def send_test(state: State, who: str, recipient_id: str) -> Message:
         members=(f"test:{message_id}",),
         next_at=now,
     )
-    details = {"message": message_id}
-    action = new_action(who, What.TEST, About.RECIPIENTS, recipient_id, details=details)
+    action = _action(who, What.TEST, recipient_id, why, details={"message": message_id})
     await state.actions.begin(action)
     await state.notifications.gather(message)
     await _settle(state, action, Progress.DONE)
     return message
 
 
-async def _change(
-    state: State,
-    who: str,
-    what: What,
-    recipient_id: str,
-    change: Callable[[Recipient | None], Recipient],
-) -> tuple[KeptRecipient, bool]:
-    """Make the change; one that changes nothing is no action."""
-    for _ in range(limits.RECIPIENT_CHANGE_TRIES):
-        kept = await state.recipients.get(recipient_id)
-        before = None if kept is None else kept.recipient
-        after = change(before)
-        faults = domain.check(after)
-        if before is None and len(await state.recipients.all()) >= limits.RECIPIENTS_MAX:
-            faults.append(Fault(None, f"there are {limits.RECIPIENTS_MAX} recipients already"))
-        if faults:
-            raise FaultyMembersError(faults)
-        if kept is not None and after == before:
-            return kept, False
-        action = new_action(who, what, About.RECIPIENTS, recipient_id, **_differences(before, after))
-        await state.actions.begin(action)
-        version = 0 if kept is None else kept.version
-        if await state.recipients.write(after, version, clock.now()):
-            await _settle(state, action, Progress.DONE)
-            return await find(state, recipient_id), before is None
-        await _settle(state, action, Progress.NOT_DONE)
-    raise _busy()
+def _action(who: str, what: What, recipient_id: str, why: str, **members: Any) -> Action:
+    details = {**told_why(why), **members.pop("details", {})}
+    return new_action(who, what, About.RECIPIENTS, recipient_id, details=details, **members)
 
 
 def _differences(before: Recipient | None, after: Recipient) -> dict[str, Any]:
@@ -183,6 +188,10 @@ async def _settle(state: State, action: Action, progress: Progress) -> None:
     await state.actions.settle(action.action_id, progress)
     if progress is Progress.DONE:
         log.info("recipient changed", action=action.action_id, what=action.what.value, id=action.target)
+
+
+def _missing() -> HTTPException:
+    return HTTPException(HTTPStatus.NOT_FOUND, "There is no recipient with this id.")
 
 
 def _busy() -> HTTPException:

@@ -53,8 +53,6 @@ def set_one(client: ApiClient, recipient_id: str, members: dict[str, Any]) -> No
         members["address"] = sys.stdin.readline().strip()
     if members.get("quiet_hours") == "none":
         members["quiet_hours"] = None
-    if members.get("still_open_hours") == 0:
-        members["still_open_hours"] = None
     try:
         done = client.send("PATCH", _path(recipient_id), members)
     except ApiRefused as refused:

@@ -467,14 +467,17 @@ OPEN_INCIDENTS_YOUNG_S: Final = 10.0
 INCIDENT_DEVICES_TOLD_MAX: Final = 100
 
 # Notifications. Recipients, and characters of an address; sites or labels that one chooses; characters of the
-# key that signs what is sent to a webhook; hours after which it is told that something still is open.
+# key that signs what is sent to a webhook; after how many hours it is told again that something still is
+# open, and how often at most.
 RECIPIENTS_MAX: Final = 200
 RECIPIENT_ADDRESS_CHARS_MAX: Final = 2000
 RECIPIENT_CHOICES_MAX: Final = 100
 SIGNING_KEY_CHARS_MIN: Final = 16
 SIGNING_KEY_CHARS_MAX: Final = 200
 SIGNING_KEY_BYTES: Final = 32
+STILL_OPEN_HOURS: Final = 24
 STILL_OPEN_HOURS_MAX: Final = 30 * 24
+STILL_OPEN_TOLD_MAX: Final = 7
 # How often a change of a recipient is tried where others change it; attempts that are kept of one; after how
 # many that failed in a row it counts as failing.
 RECIPIENT_CHANGE_TRIES: Final = 10
@@ -485,11 +488,14 @@ APPRISE_REFUSED: Final = frozenset(
     {"dbus", "qt", "kde", "glib", "gio", "gnome", "macosx", "syslog", "windows"}
 )
 # How often a worker looks for transitions, how many times as long as a look took it pauses; how long an alert
-# of a single device waits for an incident that explains it; transitions that one look tells.
+# of a single device waits for an incident that explains it; transitions that one look tells. An incident is
+# told again each time that it has so many times as many devices, not more often than this.
 NOTIFICATIONS_INTERVAL_S: Final = 10.0
 NOTIFICATIONS_PAUSES: Final = 10
 NOTIFICATION_FOLD_S: Final = 600.0
 NOTIFICATIONS_AT_ONCE: Final = 2000
+INCIDENT_GREW_TIMES: Final = 2
+INCIDENT_GREW_S: Final = 600.0
 # How often it looks what is due; what became due within this time is one message of so many notifications at
 # most, of which it tells so many one by one; how late a digest may be.
 NOTIFICATIONS_SEND_INTERVAL_S: Final = 2.0
@@ -583,6 +589,11 @@ ACTION_WHO_CHARS_MAX: Final = 80
 ACTION_REASON_CHARS_MAX: Final = 500
 ACTION_DEVICES_MAX: Final = 10_000
 ACTION_WHO_S: Final = 365 * 86_400
+# How long a form waits for what becomes of the test that it had sent, how often it looks; characters of a
+# form that a browser keeps to take a change back.
+PAGE_TEST_S: Final = 8.0
+PAGE_TEST_INTERVAL_S: Final = 0.25
+PAGE_UNDO_CHARS_MAX: Final = 1500
 PAGE_COMPRESSED_BYTES_MIN: Final = 1024
 PAGE_COMPRESSION: Final = 2
 # Devices on a page of the fleet; what the overview lists of a kind; syncs that a device's page shows.

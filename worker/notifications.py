@@ -67,8 +67,8 @@ class Notifying:
         self._served = served
         self._public_url = public_url
         self._told: dict[str, Subject] | None = None
-        # Of these it is known that they were made.
-        self._made: set[tuple[str, str]] = set()
+        # The newest reminders of which it is known that they were made, by subject and recipient.
+        self._reminded: dict[tuple[str, str], int] = {}
         self._mornings: dict[str, datetime] = {}
 
     async def run(self) -> None:
@@ -132,12 +132,17 @@ class Notifying:
                 kept, devices=evidence.devices, of=evidence.of, sites=evidence.sites, since=incident.began_at
             )
             told[kept.subject_id] = present
+            grown = notifications.grown(present, now) if quiet_by is None else None
             if kept.quiet_by != quiet_by:
                 if quiet_by is None:
                     again += self._made_of(
                         present, Topic.ACKNOWLEDGEMENT_OVER, recipients, now, nonce=kept.quiet_by or ""
                     )
-                changed.append(replace(present, quiet_by=quiet_by))
+                # What it has come to by now is told with it.
+                changed.append(replace(grown or present, quiet_by=quiet_by))
+            elif grown is not None:
+                again += self._made_of(grown, Topic.INCIDENT_GREW, recipients, now, nonce=str(grown.growth))
+                changed.append(grown)
         await self._keep(again, changed)
         await self._open(await self._subjects.of_incidents(new, now), recipients, now)
 
@@ -260,20 +265,22 @@ class Notifying:
         incidents: Collection[Incident],
         now: datetime,
     ) -> None:
-        """Tell those who want it that something still is open, once."""
-        due: dict[str, list[Recipient]] = {}
+        """Tell those who want it that something still is open, now and then."""
+        due: dict[str, list[tuple[Recipient, int]]] = {}
         for name, subject in self._all_told().items():
             for each in kept:
-                key = name, each.recipient.recipient_id
-                if key not in self._made and notifications.is_still_open_due(subject, each, now):
-                    due.setdefault(name, []).append(each.recipient)
+                number = notifications.reminder_due(subject, each, now)
+                if number is not None and self._reminded.get((name, each.recipient.recipient_id)) != number:
+                    due.setdefault(name, []).append((each.recipient, number))
         loud = await self._loud(due, alerts, incidents, now)
         made = []
-        for name, recipients in due.items():
-            if name in loud:
-                made += self._made_of(self._all_told()[name], Topic.STILL_OPEN, recipients, now)
+        for name in loud:
+            for recipient, number in due[name]:
+                subject = self._all_told()[name]
+                made += self._made_of(subject, Topic.STILL_OPEN, [recipient], now, nonce=str(number))
         await self._store.add(made)
-        self._made |= {(name, each.recipient_id) for name in loud for each in due[name]}
+        for name in loud:
+            self._reminded |= {(name, each.recipient_id): number for each, number in due[name]}
 
     async def _loud(
         self,

@@ -151,6 +151,7 @@ def _of_incident(incident: Incident, site: Site | None, now: datetime) -> Subjec
         incident_kind=key.kind,
         code=key.code,
         devices=evidence.devices,
+        devices_first=evidence.devices,
         of=evidence.of,
         sites=evidence.sites,
         usual=evidence.usual,

@@ -35,7 +35,11 @@ Back = Annotated[str, Query(alias="back")]
 
 
 class Field(NamedTuple):
-    """A member of a form; `kind` is `text`, `area`, `choice`, `moment` or `number`."""
+    """A member of a form; `kind` is `text`, `area`, `choice`, `moment`, `number`, `secret` or `checks`.
+
+    What is secret is never shown. Checks are members of their own; the value has the names of those that are
+    chosen.
+    """
 
     name: str
     title: str
@@ -128,6 +132,12 @@ async def show(
 def done(request: Request, by: Sent, path: str, text: str, *, undo: Undo | None = None) -> Response:
     """Back to a page that says what was done; the browser remembers under which name."""
     response = messages.done(request, by.back or path, text, undo=undo)
+    remember(request, response, by)
+    return response
+
+
+def remember(request: Request, response: Response, by: Sent) -> None:
+    """Have the browser remember under which name somebody did it."""
     if by.who != auth.who(request):
         response.set_cookie(
             _COOKIE,
@@ -137,7 +147,6 @@ def done(request: Request, by: Sent, path: str, text: str, *, undo: Undo | None 
             httponly=True,
             samesite="strict",
         )
-    return response
 
 
 @asynccontextmanager

@@ -52,7 +52,9 @@ NAVIGATION: Final = (
     Place("Devices", "/devices", ("/device/",)),
     Place("Sites", "/sites", ("/site/",)),
     Place("Causes", "/causes", ("/cause/", "/acknowledge/causes/")),
-    Place("Alerts", "/alerts", ("/incident/", "/acknowledge/alerts/", "/acknowledge/incidents/")),
+    Place(
+        "Alerts", "/alerts", ("/incident/", "/acknowledge/alerts/", "/acknowledge/incidents/", "/recipient")
+    ),
     Place("Dead letters", "/dead-letters", ("/dead-letter/",)),
     Place("Commands", "/commands", ("/command/",)),
     Place("Health", "/health", ()),

@@ -14,12 +14,13 @@ from api.directory.changes import FaultyMembersError
 from api.directory.reading import read_object
 from api.openapi import PARAMETERS, REFERENCE, UNAVAILABLE, UNEXPECTED, Responses, declare
 from api.parameters import StrictRoute
-from api.recipients import Changed
+from api.recipients import Asked
 from api.state import state_of
-from pisync import limits
+from pisync import clock, limits
 from pisync.clock import rfc3339
 from pisync.domain import recipients as domain
 from pisync.domain import topics
+from pisync.domain.actions import What
 from pisync.domain.directory import Fault
 from pisync.domain.notifications import MessageState
 from pisync.domain.recipients import CHOICES, QUIET_PATTERN, Channel, KeptRecipient, Mode
@@ -66,9 +67,14 @@ class _Members(BaseModel):
         ),
     ] = None
     still_open_hours: Annotated[
-        int | None,
-        Field(ge=1, le=limits.STILL_OPEN_HOURS_MAX, description="Then it is told once what still is open."),
-    ] = None
+        int,
+        Field(
+            ge=0,
+            le=limits.STILL_OPEN_HOURS_MAX,
+            description="Each so many hours, counted from `morning`, one that is `immediate` is told what"
+            f" still is open, of each at most {limits.STILL_OPEN_TOLD_MAX} times; 0: never.",
+        ),
+    ] = limits.STILL_OPEN_HOURS
     disabled: bool = False
 
 
@@ -118,6 +124,7 @@ class RecipientEntry(_Members):
     kind: Channel
     address: Annotated[str, Field(description="Cut where what follows may be secret.")]
     has_signing_key: bool
+    next_digest: Annotated[datetime | None, Field(description="When it is due; null: it has none.")]
     changed_at: datetime
     failures: Annotated[int, Field(ge=0, description="So many attempts failed since the last that did not.")]
     failing_since: datetime | None
@@ -224,14 +231,7 @@ async def recipient(request: Request, recipient_id: RecipientId) -> Response:
 )
 async def put(request: Request, recipient_id: RecipientId) -> Response:
     """Takes the place of what was said before, but for the signing key. May be repeated."""
-    members = await _read(request)
-    if isinstance(members, Response):
-        return members
-    try:
-        changed = await changing.put(state_of(request), auth.who(request), recipient_id, members)
-    except FaultyMembersError as error:
-        return problems.members(error.faults)
-    return _answer_changed(changed)
+    return await _change(request, What.PUT, recipient_id)
 
 
 @router.patch(
@@ -243,14 +243,7 @@ async def put(request: Request, recipient_id: RecipientId) -> Response:
 )
 async def patch(request: Request, recipient_id: RecipientId) -> Response:
     """Changes the members that are given; null takes back what was said."""
-    members = await _read(request)
-    if isinstance(members, Response):
-        return members
-    try:
-        changed = await changing.patch(state_of(request), auth.who(request), recipient_id, members)
-    except FaultyMembersError as error:
-        return problems.members(error.faults)
-    return _answer_changed(changed)
+    return await _change(request, What.PATCH, recipient_id)
 
 
 @router.delete(
@@ -291,20 +284,31 @@ async def send_test(request: Request, recipient_id: RecipientId) -> Response:
     return _answer({"message_id": message.message_id, "state": message.state}, 202)
 
 
-async def _read(request: Request) -> dict[str, Any] | Response:
-    """The members of the body, or what is wrong with them."""
+async def _change(request: Request, what: What, recipient_id: str) -> Response:
+    """Make the change that the body asks for."""
     hold_to(request, _JSON)
     try:
         given = read_object(await read_body(request))
     except ValueError as error:
         return problems.members([Fault(None, str(error))])
     members, faults = domain.read_members(given)
-    return problems.members(faults) if faults else members
+    if faults:
+        return problems.members(faults)
+    asked = Asked(who=auth.who(request), what=what, recipient_id=recipient_id, members=members)
+    try:
+        changed = await changing.change(state_of(request), asked)
+    except FaultyMembersError as error:
+        return problems.members(error.faults)
+    answer = {**_row(changed.kept), "signing_key": changed.made_key}
+    return _answer(answer, 201 if changed.before is None else 200)
 
 
 def _row(kept: KeptRecipient) -> dict[str, Any]:
+    recipient = kept.recipient
+    has_digests = recipient.mode is Mode.DIGEST and not recipient.disabled
     return {
-        **domain.as_json(kept.recipient),
+        **domain.as_json(recipient),
+        "next_digest": rfc3339(recipient.next_morning(clock.now())) if has_digests else None,
         "changed_at": rfc3339(kept.changed_at),
         "failures": kept.failures,
         "failing_since": None if kept.failing_since is None else rfc3339(kept.failing_since),
@@ -313,10 +317,6 @@ def _row(kept: KeptRecipient) -> dict[str, Any]:
             for each in reversed(kept.attempts)
         ],
     }
-
-
-def _answer_changed(changed: Changed) -> Response:
-    return _answer({**_row(changed.kept), "signing_key": changed.made_key}, 201 if changed.is_new else 200)
 
 
 def _answer(members: dict[str, Any], status: int = 200) -> Response:

@@ -56,7 +56,7 @@ def set_one(
         str | None, typer.Option(help="Such as 22:00-06:00; `none`: there are none.")
     ] = None,
     still_open_hours: Annotated[
-        int | None, typer.Option(help="After so many hours it is told what still is open; 0: never.")
+        int | None, typer.Option(help="Each so many hours it is told what still is open; 0: never.")
     ] = None,
     disabled: Annotated[
         bool | None, typer.Option("--disable/--enable", help="Tell it nothing, or again.", show_default=False)

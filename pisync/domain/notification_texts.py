@@ -25,6 +25,7 @@ _HARMFUL: Final = re.compile(r"\s*'*[=+\-@]")
 _WORDS: Final = {
     Topic.INCIDENT_OPENED: ("incident opened", "incidents opened"),
     Topic.INCIDENT_REOPENED: ("incident opened again", "incidents opened again"),
+    Topic.INCIDENT_GREW: ("incident grew", "incidents grew"),
     Topic.ACKNOWLEDGEMENT_OVER: ("acknowledgement over", "acknowledgements over"),
     Topic.INCIDENT_CLOSED: ("incident closed", "incidents closed"),
     Topic.STREAK_OPENED: ("device keeps failing", "devices keep failing"),
@@ -84,6 +85,7 @@ def again_line(subject: Subject, topic: Topic, now: datetime) -> str:
     """The same, where operators were told before."""
     word = {
         Topic.INCIDENT_REOPENED: "Again: ",
+        Topic.INCIDENT_GREW: f"Grew from {subject.devices_first:,}: ",
         Topic.STILL_OPEN: "Still open: ",
         Topic.ACKNOWLEDGEMENT_OVER: "No longer acknowledged: ",
     }.get(topic, "")

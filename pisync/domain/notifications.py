@@ -5,6 +5,7 @@ as opened, a subject that is open no longer as closed. Ids follow from what happ
 again makes the same ones.
 """
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -16,9 +17,12 @@ import msgspec
 from pisync import limits
 from pisync.domain.alerts import Alert, Rule
 from pisync.domain.incidents import Incident, IncidentKind
-from pisync.domain.recipients import KeptRecipient, Recipient, Topic
+from pisync.domain.recipients import KeptRecipient, Mode, Recipient, Topic
 
 _GROUPED: Final = timedelta(seconds=limits.NOTIFICATION_GROUP_S)
+_GREW: Final = timedelta(seconds=limits.INCIDENT_GREW_S)
+# Logarithms of powers are not always whole.
+_ROUNDING: Final = 1e-9
 _GIVEN_UP: Final = timedelta(seconds=limits.NOTIFICATION_GIVEN_UP_S)
 
 
@@ -36,6 +40,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     `place` is what it is called: a site, a device and its site, a recipient; None: a code says it. `labels`
     are those of the site and of the device. `quiet_by` is the acknowledgement that has been holding since.
+    `devices_first` is how many devices were told first, `growth` how often that has multiplied since, as far
+    as operators were told, at `grew_at` last.
     """
 
     subject_id: str
@@ -55,6 +61,9 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     reopened: int = 0
     time_zone: str = "UTC"
     quiet_by: str | None = None
+    devices_first: int = 0
+    growth: int = 0
+    grew_at: datetime | None = None
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,13 +200,43 @@ def notifications_of(
     ]
 
 
-def is_still_open_due(subject: Subject, kept: KeptRecipient, now: datetime) -> bool:
-    """Whether a recipient is to be told that something still is open; once, and not of what was before it."""
-    hours = kept.recipient.still_open_hours
-    if hours is None or subject.kind is SubjectKind.NOTIFIER:
-        return False
-    due_at = subject.told_at + timedelta(hours=hours)
-    return kept.changed_at < due_at <= now
+def growth(subject: Subject) -> int:
+    """How often the devices of an incident have multiplied since it was told first; never told as less.
+
+    It follows from the counts alone, so that whoever looks numbers the same growth alike.
+    """
+    if subject.devices <= subject.devices_first or not subject.devices_first:
+        return subject.growth
+    times = math.log(subject.devices / subject.devices_first, limits.INCIDENT_GREW_TIMES)
+    return max(subject.growth, math.floor(times + _ROUNDING))
+
+
+def grown(subject: Subject, now: datetime) -> Subject | None:
+    """The subject as one of which it is told now that it grew; None: it is not to be told.
+
+    What grows in leaps within a short time is told once for all of them.
+    """
+    came_to = growth(subject)
+    if came_to == subject.growth or now - (subject.grew_at or subject.told_at) < _GREW:
+        return None
+    return msgspec.structs.replace(subject, growth=came_to, grew_at=now)
+
+
+def reminder_due(subject: Subject, kept: KeptRecipient, now: datetime) -> int | None:
+    """The number of the reminder that a recipient is to have had by now of what still is open; None: none.
+
+    Reminders come in the morning, or at fixed hours after it, so that all that is open is told together. The
+    first comes at least half of the hours after something was told. A digest has what is open anyway.
+    """
+    recipient = kept.recipient
+    is_wanted = recipient.still_open_hours and recipient.mode is Mode.IMMEDIATE
+    if not is_wanted or subject.kind is SubjectKind.NOTIFIER:
+        return None
+    at = recipient.last_reminder(now)
+    if at <= kept.changed_at:
+        return None
+    number = math.floor((at - subject.told_at) / timedelta(hours=recipient.still_open_hours) + 0.5)
+    return number if 1 <= number <= limits.STILL_OPEN_TOLD_MAX else None
 
 
 def digest_due_at(kept: KeptRecipient, now: datetime) -> datetime | None:

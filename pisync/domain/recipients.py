@@ -36,6 +36,7 @@ class Topic(StrEnum):
 
     INCIDENT_OPENED = "incident_opened"
     INCIDENT_REOPENED = "incident_reopened"
+    INCIDENT_GREW = "incident_grew"
     INCIDENT_CLOSED = "incident_closed"
     ACKNOWLEDGEMENT_OVER = "acknowledgement_over"
     STREAK_OPENED = "streak_opened"
@@ -62,8 +63,8 @@ class Recipient(msgspec.Struct, frozen=True, kw_only=True):
 
     `address` is the URL of a webhook or for Apprise, or a mail address; `signing_key` signs what is sent to a
     webhook. Of `sites`, `labels` and `topics` an empty one takes all. `morning`, and the times in
-    `quiet_hours`, such as `22:00-06:00`, are by the clocks of `time_zone`. After `still_open_hours` it is
-    told that something still is.
+    `quiet_hours`, such as `22:00-06:00`, are by the clocks of `time_zone`. Each `still_open_hours` it is told
+    of what still is open; 0: never.
     """
 
     recipient_id: str
@@ -77,7 +78,7 @@ class Recipient(msgspec.Struct, frozen=True, kw_only=True):
     morning: str = "07:00"
     time_zone: str = "UTC"
     quiet_hours: str | None = None
-    still_open_hours: int | None = None
+    still_open_hours: int = limits.STILL_OPEN_HOURS
     disabled: bool = False
 
     def __repr__(self) -> str:
@@ -115,6 +116,14 @@ class Recipient(msgspec.Struct, frozen=True, kw_only=True):
         local = now.astimezone(zone(self.time_zone)).date()
         mornings = (self._morning_of(datetime.combine(local, time()) - days * _DAY) for days in range(3))
         return next(moment for moment in mornings if moment <= now)
+
+    def last_reminder(self, now: datetime) -> datetime:
+        """The last moment up to now at which it is told what still is open: a morning, or hours after it."""
+        morning = self.last_morning(now)
+        if not 0 < self.still_open_hours < limits.STILL_OPEN_HOURS:
+            return morning
+        every = timedelta(hours=self.still_open_hours)
+        return morning + (now - morning) // every * every
 
     def _morning_of(self, day: datetime) -> datetime:
         """The morning of a local date; one that the clocks leave out is told by the clock before it."""
@@ -288,9 +297,9 @@ def _quiet_hours(value: object) -> str:
 
 def _still_open_hours(value: object) -> int:
     most = limits.STILL_OPEN_HOURS_MAX
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
         return value
-    raise ValueError(f"must be a whole number of hours from 1 to {most}, or null")
+    raise ValueError(f"must be a whole number of hours from 1 to {most}, or 0 for never")
 
 
 def _signing_key(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The fleet that the browser looks at: each state of a device, a site that fails as one, hostile texts."""
+"""What the browser looks at: each state of a device, a site that fails as one, recipients, hostile texts."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -20,10 +20,12 @@ from pisync import clock, settings
 from pisync.clock import to_ms
 from pisync.domain.days import DAY_MS
 from pisync.domain.events import ErrorDetail, SyncEvent
+from pisync.domain.recipients import Attempt, Channel, Recipient
 from pisync.settings import CommonSettings
 from pisync.stores.opening import Stores, open_stores
 from tests.support.samples import JSON, event_at, members
 from tests.support.waiting import until
+from tests.support.webhook_server import webhook_server
 
 LONG: Final = "10,000 characters without a space: " + "W" * 9_965
 MARKUP: Final = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -47,6 +49,8 @@ class Site:
     """Where the pages are."""
 
     url: str
+    hook: str
+    """A webhook that takes what it is sent."""
     http: httpx.AsyncClient
     paths: tuple[str, ...]
     """Of each kind of page one, those of the navigation first."""
@@ -71,6 +75,7 @@ async def serving(directory: Path, mongod: MongodbServer) -> AsyncIterator[Site]
         }
         async with open_stores(settings.load(CommonSettings, **urls)) as stores:
             await _fill(stores)
+            await _attempts(stores)
         await stack.enter_async_context(running(Bridge("bridge-0", urls, log=directory / "bridge.log")))
         api = await stack.enter_async_context(running(Api(ports.any_free(), urls, log=directory / "api.log")))
         worker = ChildProcess(
@@ -80,9 +85,10 @@ async def serving(directory: Path, mongod: MongodbServer) -> AsyncIterator[Site]
             environment=settings.child_environment(urls),
         )
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=api.url, timeout=30))
-        await _describe(http)
+        hook = await stack.enter_async_context(webhook_server())
+        await _describe(http, hook.url)
         await stack.enter_async_context(running(worker))
-        yield Site(url=api.url, http=http, paths=await _paths(http))
+        yield Site(url=api.url, hook=hook.url, http=http, paths=await _paths(http))
 
 
 async def _fill(stores: Stores) -> None:
@@ -98,6 +104,16 @@ async def _fill(stores: Stores) -> None:
             by_day.setdefault(days_ago, []).append(event)
     for days_ago, events in sorted(by_day.items(), reverse=True):
         await stores.events.insert(events, now - timedelta(days=days_ago))
+
+
+async def _attempts(stores: Stores) -> None:
+    """What became of messages to a recipient of which more will be said."""
+    recipient = Recipient(recipient_id="ministry", kind=Channel.EMAIL, address="a@example.org")
+    await stores.recipients.write(recipient, 0, clock.now())
+    for days_ago in range(12, 0, -1):
+        why = "the mail server refuses the address: 451 try again later" if days_ago in {1, 7} else None
+        at = clock.now() - timedelta(days=days_ago)
+        await stores.recipients.attempted("ministry", Attempt(at=at, message_id=f"{days_ago:024x}", why=why))
 
 
 def _story(place: int, now_ms: int) -> list[tuple[int, SyncEvent]]:
@@ -137,13 +153,18 @@ def _story(place: int, now_ms: int) -> list[tuple[int, SyncEvent]]:
     return found
 
 
-async def _describe(http: httpx.AsyncClient) -> None:
-    """The directory, something that cannot be read, and a command."""
+async def _describe(http: httpx.AsyncClient, hook: str) -> None:
+    """The directory, recipients, something that cannot be read, and a command."""
 
-    async def put(path: str, **entry: Any) -> None:
-        answer = await http.put(f"/api/directory/{path}", json=entry)
+    async def put(path: str, below: str = "/api/directory", /, **entry: Any) -> None:
+        answer = await http.put(f"{below}/{path}", json=entry)
         assert answer.is_success, answer.text
 
+    mail = {"kind": "email", "address": "a@example.org"}
+    chosen = {"mode": "digest", "sites": ["S-2", "S-3"], "labels": ["solar"]}
+    await put("hook", "/api/recipients", kind="webhook", address=hook, quiet_hours="22:00-05:00")
+    await put("ministry", "/api/recipients", **mail, **chosen)
+    await put("away", "/api/recipients", **mail, disabled=True, topics=["incident_opened"])
     for number, name in enumerate(_SITES):
         await put(f"sites/S-{number}", name=name, time_zone="Africa/Kampala")
     await put("sites/S-9", name=MARKUP + BIDI)
@@ -187,6 +208,9 @@ async def _paths(http: httpx.AsyncClient) -> tuple[str, ...]:
     await until(told)
     return (
         *(place.path for place in NAVIGATION),
+        "/recipients",
+        "/recipient/ministry",
+        "/recipient/ministry/action/edit",
         "/device/PB-000001",
         f"/device/{HOSTILE}",
         "/site/S-2",

@@ -169,6 +169,7 @@ async def test_workers_side_by_side_that_are_killed_tell_everything_and_nothing_
     """Three that all believe they have the duty; only a message of a killed one is sent again."""
     chance = random.Random(seed)
     monkeypatch.setattr(notifications, "_GROUPED", timedelta())
+    monkeypatch.setattr(notifications, "_GREW", timedelta())
     monkeypatch.setattr(messages, "_CLAIMED", timedelta(milliseconds=100))
     connection = MongoConnection(mongodb_url)
     store, recipients = MongoNotificationStore(connection), MongoRecipientStore(connection)
@@ -207,11 +208,14 @@ async def test_workers_side_by_side_that_are_killed_tell_everything_and_nothing_
         for name in ("a", "b"):
             await recipients.write(recipient(name), 0, clock.now())
         opened = [incident(number) for number in range(6)]
-        for round_ in range(12):
+        for round_ in range(18):
+            one = opened[round_ % 6]
             if round_ < 6:
-                await incidents.open(opened[round_])
+                await incidents.open(one)
+            elif round_ < 12:
+                await incidents.write(replace(one, evidence=Evidence(80 + round_, 100)))
             else:
-                await incidents.write(replace(opened[round_ - 6], closed_at=clock.now()))
+                await incidents.write(replace(one, closed_at=clock.now()))
             await asyncio.gather(
                 *(
                     until_killed(work)
@@ -226,10 +230,10 @@ async def test_workers_side_by_side_that_are_killed_tell_everything_and_nothing_
         expected = {
             f"incident:{number:03}:0:incident_{change}@{name}"
             for number in range(6)
-            for change in ("opened", "closed")
+            for change in ("opened", "grew:1", "closed")
             for name in ("a", "b")
         }
-        # One that opened and closed while every worker was killed has been told of neither way.
+        # What was so only while every worker was killed has been told of neither way.
         assert sender.members.keys() <= expected
         assert len(sender.members) >= len(expected) - 8
         assert set(sender.members.values()) == {1}

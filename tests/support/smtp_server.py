@@ -1,54 +1,56 @@
 """A mail server for tests: takes every mail, or answers as it is told, without a network beyond loopback."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import Any
 
-from local_stack import ports
-from pisync.tasks import cancel
+from tests.support.tcp_server import listening
 
 
 @dataclass
 class SmtpServer:
-    """What it was sent; `answers` take the place of its own, by the command's first word."""
+    """What it was sent; `answers` take the place of its own, by the command's first word.
+
+    `starttls` is what it speaks from that command on. `readable` is what everybody on the way could read.
+    """
 
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
     envelopes: list[str] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
+    starttls: ssl.SSLContext | None = None
+    commands: list[str] = field(default_factory=list)
+    readable: list[str] = field(default_factory=list)
 
-    connections: set[asyncio.Task[Any]] = field(default_factory=set)
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Do as mail servers do."""
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.connections.add(task)
-        try:
-            await self._talk(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            self.connections.discard(task)
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def say(line: str) -> None:
             writer.write(f"{line}\r\n".encode())
 
         say("220 test")
         while line := (await reader.readline()).decode().rstrip("\r\n"):
             word = line.split(maxsplit=1)[0].upper()
+            is_readable = writer.get_extra_info("ssl_object") is None
+            self.commands.append(word)
+            if is_readable:
+                self.readable.append(line)
             if word in {"MAIL", "RCPT"}:
                 self.envelopes.append(line)
             if word in self.answers:
                 say(self.answers[word])
             elif word == "EHLO":
                 say("250-test")
+                if self.starttls is not None and is_readable:
+                    say("250-STARTTLS")
                 say("250 AUTH PLAIN")
+            elif word == "STARTTLS" and self.starttls is not None:
+                say("220 go on")
+                await writer.start_tls(self.starttls)
             elif word == "DATA":
                 say("354 go on")
                 content = await reader.readuntil(b"\r\n.\r\n")
@@ -65,13 +67,13 @@ class SmtpServer:
 
 
 @asynccontextmanager
-async def smtp_server(**answers: str) -> AsyncIterator[SmtpServer]:
-    """Such a server on a port of its own."""
-    made = SmtpServer(answers=answers)
-    server = await asyncio.start_server(made._serve, ports.HOST)
-    made.port = server.sockets[0].getsockname()[1]
-    try:
+async def smtp_server(
+    answers: dict[str, str] | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    starttls: ssl.SSLContext | None = None,
+) -> AsyncIterator[SmtpServer]:
+    """Such a server on a port of its own; `tls` is spoken from the first byte on."""
+    made = SmtpServer(answers=answers or {}, starttls=starttls)
+    async with listening(made.talk, tls) as made.port:
         yield made
-    finally:
-        server.close()
-        await cancel(list(made.connections))

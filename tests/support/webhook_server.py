@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from local_stack import ports
-from pisync.tasks import cancel
+from tests.support.tcp_server import listening
 
 
 @dataclass
@@ -34,21 +34,8 @@ class WebhookServer:
     posts: list[Post] = field(default_factory=list)
     answer: bytes | None = b"HTTP/1.1 204 No Content\r\n\r\n"
 
-    connections: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.connections.add(task)
-        try:
-            await self._talk(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            self.connections.discard(task)
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take a request."""
         line, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
         headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in rest)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
@@ -64,10 +51,6 @@ class WebhookServer:
 async def webhook_server() -> AsyncIterator[WebhookServer]:
     """Such a server on a port of its own."""
     made = WebhookServer()
-    server = await asyncio.start_server(made._serve, ports.HOST)
-    made.url = f"http://{ports.HOST}:{server.sockets[0].getsockname()[1]}/hook?token=s3cret"
-    try:
+    async with listening(made.talk) as port:
+        made.url = f"http://{ports.HOST}:{port}/hook?token=s3cret"
         yield made
-    finally:
-        server.close()
-        await cancel(list(made.connections))

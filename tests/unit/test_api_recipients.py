@@ -40,7 +40,8 @@ async def test_a_recipient_is_made_read_changed_and_deleted() -> None:
         assert response.status_code == 201
         made = response.json()
         assert made.pop("signing_key") is None
-        changed_at = made.pop("changed_at")
+        changed_at, next_digest = made.pop("changed_at"), made.pop("next_digest")
+        assert next_digest.endswith("T07:00:00.000Z")
         assert made == {
             "recipient_id": "office",
             "kind": "email",
@@ -53,19 +54,22 @@ async def test_a_recipient_is_made_read_changed_and_deleted() -> None:
             "morning": "07:00",
             "time_zone": "UTC",
             "quiet_hours": None,
-            "still_open_hours": None,
+            "still_open_hours": 24,
             "disabled": False,
             "failures": 0,
             "failing_since": None,
             "attempts": [],
         }
-        assert (await pisync.get(f"{URL}/office")).json() == made | {"changed_at": changed_at}
+        assert (await pisync.get(f"{URL}/office")).json() == made | {
+            "changed_at": changed_at,
+            "next_digest": next_digest,
+        }
         again = await pisync.request("PUT", f"{URL}/office", json=MAIL | {"sites": ["S-1"], "mode": "digest"})
         assert again.status_code == 200
         changed = await pisync.request(
             "PATCH", f"{URL}/office", json={"mode": None, "quiet_hours": "22:00-06:00"}
         )
-        assert changed.status_code == 200
+        assert (changed.status_code, changed.json()["next_digest"]) == (200, None)
         kept = await pisync.recipients.get("office")
         assert kept is not None
         assert (kept.recipient.mode, kept.recipient.sites) == (Mode.IMMEDIATE, ("S-1",))

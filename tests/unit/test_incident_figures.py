@@ -1,13 +1,16 @@
 """What chance makes of fleets is no incident, and what is true is found; all of it seeded.
 
-`python -m tests.support.incident_fleets` counts the same over more sites; docs/decisions.md has what it says.
+`python -m tests.support.incident_fleets` counts the same over more sites, and `incident_tuning` beside it for
+other figures; docs/decisions.md has what they say.
 """
 
 import numpy as np
 import pytest
 
+from pisync import limits
 from pisync.domain.days import DAY_MS
 from tests.support.incident_fleets import NOW_MS, MadeFleet, by_size
+from tests.support.incident_tuning import Fleets, backlogs_that_seem_an_outage, figures
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.4])
@@ -46,3 +49,23 @@ def test_a_site_that_fell_silent_is_found_within_nine_days(habit: str) -> None:
     hit = np.arange(1, len(made.sizes) + 1)[np.arange(1, len(made.sizes) + 1) % 2 == 0]
     large = hit[made.sizes[hit - 1] >= 8]
     assert np.isin(large, found).all()
+
+
+def test_neighbours_of_the_figures_are_worse_at_one_thing_or_the_other() -> None:
+    fleets = Fleets(20)
+    chosen = fleets.counts()
+    assert chosen.false == 0
+    assert chosen.missed < 0.35 * fleets.sites
+    assert chosen.overdone < 0.1 * fleets.sites
+    with figures(share=0.4):
+        assert fleets.counts().overdone > 2 * chosen.overdone
+    with figures(share=0.8):
+        assert fleets.counts().missed > 1.3 * chosen.missed
+    with figures(devices_min=5):
+        assert fleets.counts().missed > chosen.missed
+    assert fleets.counts() == chosen
+
+
+def test_a_school_that_comes_back_with_its_backlog_seldom_seems_an_outage_for_so_long() -> None:
+    assert backlogs_that_seem_an_outage(limits.INCIDENT_OPENS_AFTER_S, schools=200) <= 6
+    assert backlogs_that_seem_an_outage(30, schools=200) >= 20

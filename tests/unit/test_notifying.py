@@ -331,16 +331,66 @@ async def test_muted_retired_and_acknowledged_devices_and_causes_are_quiet(world
     assert [each.split(" at")[0] for each in await world.look(FOLD * 3)] == ["office streak_closed: PB-4"]
 
 
-async def test_still_open_is_told_once_to_those_who_want_it_and_not_of_what_is_quiet(world: World) -> None:
-    await world.tells(recipient("patient", still_open_hours=2))
+async def test_still_open_is_told_each_morning_but_not_of_what_is_quiet_and_not_for_ever(
+    world: World,
+) -> None:
+    await world.tells(recipient("never", still_open_hours=0))
     await world.incidents.open(world.incident(1))
     await world.incidents.open(world.incident(2))
     await world.look(0)
+    world.devices("S-3", "PB-1")
+    await world.alerts.open(Rule.STREAK, {"PB-1": 3}, world.now())
+    await world.look(FOLD)
     await world.acknowledge(AcknowledgedKind.INCIDENTS, "002")
-    assert await world.look(119) == []
-    assert await world.look(121) == [f"patient still_open: Still open: {LINE}"]
+    morning = 19 * 60  # after 12:00
+    assert await world.look(morning - 1) == []
+    first, since = LINE.replace("14:30", "1 Jun 14:30"), "since 1 Jun 12:00 (UTC)"
+    told = [
+        f"office still_open: Still open: PB-1 at S-3: fails again and again with E_TIMEOUT, {since}",
+        f"office still_open: Still open: {first}",
+    ]
+    assert sorted(await world.look(morning)) == sorted(told)
     world.duty = world.worker()
-    assert await world.look(500) == []
+    assert await world.look(morning + 23 * 60) == []
+    days = 0
+    for day in range(1, 20):
+        days += bool(await world.look(morning + day * 24 * 60))
+    assert days == limits.STILL_OPEN_TOLD_MAX - 1
+
+
+async def test_an_incident_that_grows_is_told_each_time_it_doubles_and_no_device_is(world: World) -> None:
+    start = replaced(world.incident(devices=5), evidence=Evidence(5, 400))
+    await world.incidents.open(start)
+    await world.look(0)
+    told = []
+    for minute in range(1, 120):
+        devices = min(5 + 3 * minute, 320)
+        await world.incidents.write(replaced(start, evidence=Evidence(devices, 400), peak=devices))
+        if minute % 7 == 0:
+            world.duty = world.worker()  # it knows only what is written down
+        told += await world.look(minute)
+    numbers = [int(each.split(": ")[3].split()[0]) for each in told]
+    assert [each.split(":")[0] for each in told] == ["office incident_grew"] * len(told)
+    # At twice, four times, … as many as at first, and where that comes within ten minutes once for both.
+    assert numbers == [35, 65, 95, 161, 320]
+    assert told[0].startswith("office incident_grew: Grew from 5: Kampala Primary: 35 of the 400 devices")
+    # It shrinks, and grows again to what was told.
+    for minute, devices in ((130, 20), (150, 320)):
+        await world.incidents.write(replaced(start, evidence=Evidence(devices, 400), peak=320))
+        assert await world.look(minute) == []
+
+
+async def test_what_grew_while_it_was_acknowledged_is_told_with_the_end_of_that(world: World) -> None:
+    start = world.incident(devices=10)
+    await world.incidents.open(start)
+    await world.look(0)
+    await world.acknowledge(AcknowledgedKind.INCIDENTS, "001", Until(more_devices=80))
+    for minute, devices in ((20, 45), (40, 90)):
+        await world.incidents.write(replaced(start, evidence=Evidence(devices, 200), peak=devices))
+        assert await world.look(minute) == []
+    await world.incidents.write(replaced(start, evidence=Evidence(120, 200), peak=120))
+    assert [each.split(":")[0] for each in await world.look(60)] == ["office acknowledgement_over"]
+    assert await world.look(80) == []
 
 
 async def test_a_digest_is_made_once_a_morning(world: World) -> None:

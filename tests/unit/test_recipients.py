@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pisync import limits
 from pisync.clock import EPOCH
 from pisync.domain import notifications
 from pisync.domain import recipients as domain
+from pisync.domain.notifications import SubjectKind
 from pisync.domain.recipients import CHOICES, Channel, Mode, Recipient, Topic
-from tests.support.notifications import after, kept, recipient, subject
+from tests.support.notifications import kept, recipient, subject
+from tests.support.samples import NOW
 
 # With clocks that change by an hour, by half an hour, at midnight, and one that skipped a whole day.
 ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/Havana", "Pacific/Apia", "Asia/Kathmandu")
@@ -128,13 +131,48 @@ def test_a_filter_takes_what_all_its_parts_take(
     assert not recipient(disabled=True).takes(topic, site, its_labels)
 
 
-def test_a_reminder_is_due_once_after_its_time_and_not_of_what_was_before() -> None:
-    one = kept(still_open_hours=2)
-    told = subject(told_at=after(1))
-    assert not notifications.is_still_open_due(told, one, after(120))
-    assert notifications.is_still_open_due(told, one, after(121))
-    assert not notifications.is_still_open_due(subject(told_at=after(-121)), one, after(500))
-    assert not notifications.is_still_open_due(told, kept(), after(5000))
+def test_a_reminder_is_not_of_a_morning_before_the_recipient_nor_for_a_digest() -> None:
+    told, noon = subject(told_at=NOW - timedelta(days=2)), NOW + timedelta(hours=12)
+    for now, one, number in (
+        (noon, kept(since=noon), None),
+        (noon + timedelta(days=1), kept(), 3),
+        (noon + timedelta(days=1), kept(still_open_hours=48), 2),
+        (noon + timedelta(days=1), kept(still_open_hours=0), None),
+        (noon + timedelta(days=1), kept(mode=Mode.DIGEST), None),
+    ):
+        assert notifications.reminder_due(told, one, now) == number, one
+    failing = subject(kind=SubjectKind.NOTIFIER, told_at=told.told_at)
+    assert notifications.reminder_due(failing, kept(), noon + timedelta(days=1)) is None
+
+
+@settings(max_examples=40)
+@given(
+    MOMENTS, st.integers(0, 2000), st.sampled_from([1, 2, 5, 8, 24, 36, 168]), CLOCKS, st.sampled_from(ZONES)
+)
+def test_reminders_come_at_few_moments_each_once_and_never_for_ever(
+    start: datetime, minute: int, hours: int, morning: str, zone: str
+) -> None:
+    """Whoever looks, and however often: what is open at the same time is told of in the same message."""
+    one = kept(since=start - timedelta(days=9), still_open_hours=hours, morning=morning, time_zone=zone)
+    both = [subject(number, told_at=start + timedelta(minutes=minute * number)) for number in (0, 1)]
+    seen: dict[tuple[str, int], datetime] = {}
+    for look in range(12 * 24):
+        now = start + timedelta(hours=look)
+        for each in both:
+            number = notifications.reminder_due(each, one, now)
+            if number is not None:
+                assert 1 <= number <= limits.STILL_OPEN_TOLD_MAX
+                seen.setdefault((each.subject_id, number), now)
+    for each in both:
+        moments = [at for (name, _), at in sorted(seen.items()) if name == each.subject_id]
+        assert moments == sorted(moments)
+        if hours < 24:
+            assert len(moments) == limits.STILL_OPEN_TOLD_MAX
+        assert all(at - each.told_at >= timedelta(hours=hours / 2) for at in moments)
+    slots = {one.recipient.last_reminder(at) for at in seen.values()}
+    # What is due is due from a slot on, so that none makes a message of its own.
+    assert all(at - one.recipient.last_reminder(at) < timedelta(hours=1) for at in seen.values())
+    assert len(slots) <= 2 * limits.STILL_OPEN_TOLD_MAX
 
 
 @pytest.mark.parametrize(
@@ -218,7 +256,7 @@ def test_members_are_read_and_every_fault_is_told() -> None:
         "morning": "7:00",
         "time_zone": "Kampala",
         "quiet_hours": "22:00-22:00",
-        "still_open_hours": 0,
+        "still_open_hours": -1,
         "disabled": "no",
         "recipient": 1,
     }

@@ -111,7 +111,7 @@ def test_a_recipient_is_set_changed_listed_and_removed(run: Run, address: tuple[
     kept = address[0].recipients.kept["office"].recipient
     assert (kept.quiet_hours, kept.still_open_hours, kept.disabled, kept.labels) == (
         None,
-        None,
+        0,
         True,
         ("pilot",),
     )

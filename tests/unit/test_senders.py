@@ -17,6 +17,7 @@ from pisync.domain.recipients import Channel, Recipient
 from pisync.errors import ConfigurationError
 from pisync.settings import WorkerSettings, load
 from pisync.smtp_address import SmtpAddress
+from tests.support import certificates
 from tests.support.notifications import message, notification, recipient
 from tests.support.smtp_server import SmtpServer, smtp_server
 from tests.support.waiting import until
@@ -196,7 +197,7 @@ async def test_a_mail_is_sent_with_an_id_that_stays() -> None:
     ],
 )
 async def test_a_mail_server_that_refuses_is_told(answers: dict[str, str], why: str) -> None:
-    async with smtp_server(**answers) as server:
+    async with smtp_server(answers) as server:
         assert await why_not(mail_sender(server, "user:s3cret@"), TO) == why
 
 
@@ -213,6 +214,54 @@ async def test_a_mail_is_not_sent_without_encryption_where_that_is_required() ->
         sender = MailSender(WorkerSettings(smtp_url=url, smtp_from="pisync@example.org"))
         assert await why_not(sender, TO) == "the mail server could not be reached (SMTPException)"
     assert server.mails == []
+
+
+async def sent_over_tls(
+    kind: str, certificate: Path, host: str = "127.0.0.1"
+) -> tuple[SmtpServer, NotSentError | None]:
+    """A mail server with a password, from the first byte on or by STARTTLS; why a mail was not sent to it."""
+    context = certificates.serving(certificate)
+    is_first = kind == "smtps"
+    async with smtp_server(
+        tls=context if is_first else None, starttls=None if is_first else context
+    ) as server:
+        url = f"{kind}://user:s3cret@{host}:{server.port}"
+        sender = MailSender(WorkerSettings(smtp_url=url, smtp_from="pisync@example.org"))
+        try:
+            await sender.send(TO, MESSAGE)
+        except NotSentError as error:
+            return server, error
+    return server, None
+
+
+@pytest.mark.parametrize("kind", ["smtp", "smtps"])
+async def test_a_mail_is_sent_over_tls_and_nothing_of_it_can_be_read_on_the_way(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By STARTTLS, or by TLS from the first byte on."""
+    certificate = certificates.made(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server, why = await sent_over_tls(kind, certificate)
+    assert why is None
+    assert [mail["Subject"] for mail in server.mails] == ["PiSync: one thing"]
+    assert "AUTH" in server.commands
+    words = [line.split()[0] for line in server.readable]
+    assert words == (["EHLO", "STARTTLS"] if kind == "smtp" else [])
+
+
+@pytest.mark.parametrize("kind", ["smtp", "smtps"])
+@pytest.mark.parametrize("fault", ["nobody trusts it", "it is another server's"])
+async def test_a_mail_server_that_is_not_trusted_gets_neither_the_password_nor_the_mail(
+    kind: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certificates.made(tmp_path, "DNS:mail.example.org")
+    if fault == "it is another server's":
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server, why = await sent_over_tls(kind, certificate)
+    assert "the mail server could not be reached" in str(why)
+    assert "s3cret" not in str(why)
+    assert server.mails == []
+    assert not {"AUTH", "MAIL"} & {*server.commands}
 
 
 @pytest.mark.parametrize(
@@ -293,6 +342,23 @@ async def test_apprise_that_takes_too_long_is_killed(fake_apprise: Path) -> None
         await sending
     with pytest.raises(ProcessLookupError):
         os.kill(int(written.read_text()), 0)
+
+
+async def test_apprise_itself_delivers_what_it_is_given_or_says_that_it_could_not() -> None:
+    """The library, which the development environment has, against a server of two of its kinds."""
+    async with webhook_server() as server:
+        server.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        address = server.url.replace("http://", "json://s3cret-user:s3cret@")
+        to = recipient(**APPRISE, address=address)
+        other = recipient(**APPRISE, address=address.replace("json:", "xml:"))
+        await asyncio.gather(AppriseSender().send(to, MESSAGE), AppriseSender().send(other, MESSAGE))
+        bodies = sorted(post.body.decode() for post in server.posts)
+        server.answer = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+        assert await why_not(AppriseSender(), to) == "Apprise could not deliver the message"
+    as_xml, as_json = bodies
+    assert "<Message>One thing.</Message>" in as_xml
+    assert '"message": "One thing."' in as_json
+    assert all("PiSync: one thing" in each for each in bodies)
 
 
 async def test_apprise_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
