@@ -16,6 +16,7 @@ from api.pages import device as device_page
 from api.pages import devices as devices_page
 from api.pages import health as health_page
 from api.pages import replaying as replaying_page
+from api.pages import replaying_many as replaying_many_page
 from api.pages import site as site_page
 from api.pages import sites as sites_page
 from api.request_metrics import RequestMetrics
@@ -38,6 +39,7 @@ from api.routes import (
     probes,
     recipients,
     replays,
+    replays_many,
     site,
     site_activity,
     sites,
@@ -62,6 +64,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     recipients.router,
     dead_letters.router,
     replays.router,
+    replays_many.router,
     directory.router,
     directory_files.router,
     actions.router,
@@ -85,6 +88,7 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     acknowledging_page.router,
     command_actions.router,
     replaying_page.router,
+    replaying_many_page.router,
     sites_page.router,
     site_page.router,
     causes_page.router,

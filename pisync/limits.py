@@ -83,6 +83,12 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # because letters of theirs gave way.
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
+# Of one replay of many: letters, those that are sent at once, how long another part of them is begun, in
+# seconds, and letters of which it says why nothing was taken in.
+REPLAY_LETTERS_MAX: Final = 500
+REPLAYS_AT_ONCE: Final = 8
+REPLAY_S_MAX: Final = 20.0
+REPLAY_FAULTS_TOLD_MAX: Final = 20
 # Letters that are counted of one reason; more than that is "so many or more".
 DEAD_LETTERS_COUNTED_MAX: Final = 1000
 DROPS_LISTED_MAX: Final = 20
@@ -190,6 +196,8 @@ COMMAND_EXPIRY: Final = "1d"
 COMMAND_DEVICES_MAX: Final = 10_000
 COMMANDS_WRITTEN_AT_ONCE: Final = 500
 COMMAND_CHANGE_TRIES: Final = 10
+# Commands that are counted of one state; more than that is "so many or more".
+COMMANDS_COUNTED_MAX: Final = 10_000
 # Devices that nobody knows, which an answer names.
 COMMAND_DEVICES_TOLD_MAX: Final = 20
 # How often a worker looks, and how many commands it publishes then; so many under way in all, beyond which
@@ -597,6 +605,8 @@ DEVICE_ROWS: Final = 10
 # How old what the overview tells of rollups may be: what was received, and whether causes spread.
 OVERVIEW_RECEIVED_S: Final = 5.0
 OVERVIEW_TRENDS_S: Final = 60.0
+# How old counts of commands by state may be: none is older than an operator's own press of a button.
+PAGE_COUNTS_S: Final = 1.0
 # How old what the truth line tells of the broker may be.
 PAGE_BROKER_S: Final = 5.0
 # Live pages: how often a replica looks whether something changed; after how long a stream says that it is

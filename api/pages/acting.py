@@ -125,9 +125,11 @@ async def show(
     )
 
 
-def done(request: Request, by: Sent, path: str, text: str, *, undo: Undo | None = None) -> Response:
+def done(
+    request: Request, by: Sent, path: str, text: str, *, undo: Undo | None = None, is_fault: bool = False
+) -> Response:
     """Back to a page that says what was done; the browser remembers under which name."""
-    response = messages.done(request, by.back or path, text, undo=undo)
+    response = messages.done(request, by.back or path, text, undo=undo, is_fault=is_fault)
     if by.who != auth.who(request):
         response.set_cookie(
             _COOKIE,

@@ -81,7 +81,7 @@ async def test_pages_tell_what_they_are_for() -> None:
             ("/alerts", ("38 of the 40 that tried", "<b>Gulu</b>", "by nobody")),
             ("/incident/i1", ("38 of the 40 that tried", "At most 39")),
             ("/dead-letters", ("<img src=x>", "Payload")),
-            ("/commands", ("sync now", "queued", "none yet")),
+            ("/commands", ("sync now", "queued", "none yet", "All 1", "Queued 1", "Published 0")),
             ("/health", ("bridge-0", "Duties of the workers", "Notifications None waits.")),
         ):
             page = read(await pisync.get(path))

@@ -9,6 +9,7 @@ import msgspec
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 from pymongo.errors import BulkWriteError
 
+from pisync import limits
 from pisync.domain.commands import INFLIGHT, Command, CommandKind, CommandState, Proof, Step
 from pisync.stores.interfaces.commands import CommandQuery
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConnection, map_driver_errors
@@ -121,6 +122,28 @@ class MongoCommandStore:
         with map_driver_errors():
             found = self._commands.find(matching).sort("_id", DESCENDING).limit(query.limit)
             return [_command(document) async for document in found]
+
+    async def counts(self, device_id: str | None) -> dict[CommandState, int]:
+        """How many are in each state: of a device all, of all a range of an index each; in one command."""
+        if device_id is not None:
+            own = [{"$match": {"device_id": device_id}}, {"$group": {"_id": "$state", "count": {"$sum": 1}}}]
+            return await self._count(own)
+        first, *others = (
+            [
+                {"$match": {"state": state.value}},
+                {"$limit": limits.COMMANDS_COUNTED_MAX},
+                {"$group": {"_id": "$state", "count": {"$sum": 1}}},
+            ]
+            for state in CommandState
+        )
+        return await self._count(
+            first + [{"$unionWith": {"coll": self._commands.name, "pipeline": each}} for each in others]
+        )
+
+    async def _count(self, steps: list[dict[str, Any]]) -> dict[CommandState, int]:
+        with map_driver_errors():
+            found = await self._commands.aggregate(steps, batchSize=len(CommandState) + 1)
+            return {CommandState(row["_id"]): row["count"] for row in await found.to_list()}
 
     async def queued(self, now: datetime, limit: int, *, without_sites: Collection[str]) -> list[Command]:
         """Commands that wait to be published, oldest first."""
