@@ -602,6 +602,8 @@ OVERVIEW_ROWS: Final = 10
 OVERVIEW_FOLDED_MAX: Final = 500
 DEVICE_SYNCS: Final = 50
 DEVICE_ROWS: Final = 10
+# Sites that the table of dead letters names of a reason.
+LETTER_SITES_SHOWN: Final = 4
 # How old what the overview tells of rollups may be: what was received, and whether causes spread.
 OVERVIEW_RECEIVED_S: Final = 5.0
 OVERVIEW_TRENDS_S: Final = 60.0

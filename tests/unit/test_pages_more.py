@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from pisync import clock
+from pisync.domain.events import Reason
 from pisync.errors import MongodbUnavailable
 from tests.support.api_client import Api, api
 from tests.support.pages import outage, read, school
-from tests.support.samples import letter
+from tests.support.samples import NOW, letter
 
 PATHS = [
     "/sites",
@@ -94,6 +95,28 @@ async def test_pages_tell_what_they_are_for() -> None:
         assert row[0]["aria-label"].startswith("28 days up to today: ")
 
 
+async def test_open_letters_are_counted_by_reason_type_and_site() -> None:
+    async with school() as pisync:
+        await pisync.dead_letters.add(
+            [
+                *(letter(b"%d" % number, device_id="PB-1", reason=Reason.SCHEMA) for number in range(3)),
+                letter(b"x", device_id="PB-2", reason=Reason.SCHEMA),
+                letter(b"y", device_id="PB-4", reason=Reason.CONFLICT),
+                letter(b"z", device_id=None, reason=Reason.DEVICE_ID),
+            ],
+            NOW,
+        )
+        page = read(await pisync.get("/dead-letters"))
+        for row in (
+            "Reason PiBook PiBox Type not known All Sites with most of them",
+            "Schema 3 1 0 4 Kampala Primary 3",
+            "Conflict 0 0 1 1 <b>Gulu</b> & sons 1",
+            "Device id 0 0 1 1 no site",
+        ):
+            assert row in page.words, page.words
+        assert {"/dead-letters?reason=schema&replayed=false", "/site/S-1"} <= page.links
+
+
 async def test_without_mongodb_these_pages_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     async with school() as pisync:
         await fill(pisync)
@@ -106,8 +129,8 @@ async def test_without_mongodb_these_pages_stand(monkeypatch: pytest.MonkeyPatch
             (pisync.incidents, ("find",)),
             (pisync.rollups, ("known", "failures", "progress")),
             (pisync.events, ("daily",)),
-            (pisync.dead_letters, ("find", "dropped", "tally")),
-            (pisync.commands, ("find",)),
+            (pisync.dead_letters, ("find", "dropped", "tally_by_device")),
+            (pisync.commands, ("find", "counts")),
         ):
             for name in names:
                 monkeypatch.setattr(store, name, away)
