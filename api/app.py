@@ -19,6 +19,7 @@ from api.pages import replaying as replaying_page
 from api.pages import replaying_many as replaying_many_page
 from api.pages import site as site_page
 from api.pages import sites as sites_page
+from api.pages import undoing as undoing_page
 from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
@@ -85,6 +86,7 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     device_page.router,
     device_actions.router,
     filter_actions.router,
+    undoing_page.router,
     acknowledging_page.router,
     command_actions.router,
     replaying_page.router,

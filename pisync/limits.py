@@ -587,6 +587,8 @@ CANCEL_AGAIN_S: Final = 0.5
 PAGE_TITLE_CHARS_MAX: Final = 2000
 PAGE_MESSAGE_CHARS_MAX: Final = 500
 PAGE_MESSAGE_S: Final = 60
+# How long what an action changed of many devices is kept, so that it can be taken back.
+UNDO_S: Final = 86_400
 ACTION_WHO_CHARS_MAX: Final = 80
 ACTION_REASON_CHARS_MAX: Final = 500
 ACTION_DEVICES_MAX: Final = 10_000

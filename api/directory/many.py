@@ -12,6 +12,7 @@ from pisync import limits, logs
 from pisync.domain import directory
 from pisync.domain.actions import Action, Progress, What
 from pisync.domain.directory import DirectoryDevice, Kind
+from pisync.stores.interfaces import actions
 from pisync.stores.interfaces.directory import EntryWrite
 
 log = logs.get("api.directory")
@@ -63,6 +64,10 @@ async def change_many(  # noqa: C901 - one loop within another, nothing shared
                 meant = {**told_why(why), **details, "devices": len(device_ids)}
                 action = new_action(who, What.PATCH, _KIND, None, details=meant)
                 await state.actions.begin(action)
+            await state.actions.keep_changes(
+                action.action_id,
+                {name: actions.Change(each["before"], each["after"]) for name, each in differences.items()},
+            )
             written = await state.directory.write(_KIND, writes, action.action_id)
             changed += len(written)
             missed += [each for each in differences if each not in written]

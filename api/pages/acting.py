@@ -145,18 +145,19 @@ def done(
 @asynccontextmanager
 async def written_down(
     request: Request, by: Sent, what: What, about: About, target: str | None, **details: Any
-) -> AsyncIterator[dict[str, Any]]:
-    """An action around what writes none itself; what is learned goes into what this gives."""
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """An action around what writes none itself: its id, and what takes what is learned in between."""
     actions = state_of(request).actions
     told = {**told_why(by.reason), **details}
     action = new_action(by.who, what, about, target, details=told)
     await actions.begin(action)
+    learned: dict[str, Any] = {}
     try:
-        yield told
+        yield action.action_id, learned
     except Exception:
         await actions.settle(action.action_id, Progress.NOT_DONE)
         raise
-    await actions.settle(action.action_id, Progress.DONE, told)
+    await actions.settle(action.action_id, Progress.DONE, told | learned)
 
 
 def as_rfc3339(text: str) -> str:

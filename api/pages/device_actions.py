@@ -64,7 +64,7 @@ async def act(*, request: Request, device_id: DeviceId, task: TaskName) -> Respo
     path = f"/device/{device_id}"
     if task is Task.SYNC_NOW:
         about = acting.written_down(request, by, What.SYNC_NOW, About.DEVICES, device_id)
-        async with about as told:
+        async with about as (_, told):
             requested = await commanding.request(
                 state, {device_id: site}, who=by.who, expires_in=limits.COMMAND_EXPIRY
             )

@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pisync import clock
+from pisync.domain import commands
 from pisync.domain.actions import Progress, What
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import Kind
@@ -170,6 +172,63 @@ async def test_devices_are_asked_to_sync_and_the_command_is_cancelled() -> None:
         answer = await send(pisync, path, confirm=await confirmation(pisync, path))
         landed(answer, "/devices?site=S-1")
         assert (await newest(pisync)).details["queued"] == 2
+
+
+async def test_what_was_done_to_many_is_taken_back_but_for_what_changed_since() -> None:
+    async with school() as pisync:
+        await send(pisync, "/device/PB-5/action/mute", muted_until="2098-01-02")
+        before = {name: await entry(pisync, name) for name in ("PB-1", "PB-5")}
+        path = "/devices/action/mute?site=S-1"
+        confirm = await confirmation(pisync, path)
+        muted = await send(pisync, path, confirm=confirm, muted_until="2099-01-02", who="Ada")
+        # Somebody says something else of one of them, and mutes the other one for longer.
+        await send(pisync, "/device/PB-1/action/edit", name="New")
+        await send(pisync, "/device/PB-5/action/mute", muted_until="2097-01-02")
+        answer = await undo(pisync, muted)
+        landed(answer, "/devices?site=S-1")
+        page = await message(pisync, answer, "/devices?site=S-1")
+        assert "Taken back: 1 device as before. 1 (PB-5) was changed since, and left as it is." in page.words
+        first, second = await entry(pisync, "PB-1"), await entry(pisync, "PB-5")
+        assert (first.name, first.muted_until) == ("New", None)
+        assert second.muted_until.year == 2097
+        assert before["PB-5"].muted_until.year == 2098
+        # Pressed again, nothing is left to take back; the way back from it is offered, too.
+        again = await send(pisync, "/devices/undo", action=(await newest(pisync)).details["undo_of"])
+        assert "Taken back: 0 devices" in (await message(pisync, again, "/devices")).words
+        landed(await undo(pisync, answer), "/devices?site=S-1")
+        assert (await entry(pisync, "PB-1")).muted_until.year == 2099
+        read(await send(pisync, "/devices/undo", action="nope"), 404)
+
+
+async def test_devices_that_were_moved_are_back_where_their_site_still_is() -> None:
+    async with school() as pisync:
+        path = "/devices/action/move?site=S-1"
+        moved = await send(pisync, path, confirm=await confirmation(pisync, path), site="S-2")
+        assert [(await entry(pisync, name)).site for name in ("PB-1", "PB-5")] == ["S-2", "S-2"]
+        assert (await pisync.request("DELETE", "/api/directory/sites/S-1")).is_success
+        page = await message(pisync, await undo(pisync, moved), "/devices")
+        assert "Taken back: 0 devices" in page.words
+        assert (await pisync.request("PUT", "/api/directory/sites/S-1", json={})).is_success
+        await undo(pisync, moved)
+        assert [(await entry(pisync, name)).site for name in ("PB-1", "PB-5")] == ["S-1", "S-1"]
+
+
+async def test_many_commands_are_cancelled_where_they_are_not_sent_yet() -> None:
+    async with school() as pisync:
+        path = "/devices/action/sync-now?site=S-1"
+        answer = await send(pisync, path, confirm=await confirmation(pisync, path), who="Ada")
+        one = next(each for each in pisync.commands.commands.values() if each.device_id == "PB-5")
+        sent = commands.publish(one, clock.now(), None)
+        assert sent is not None
+        await pisync.commands.write([sent])
+        back = await undo(pisync, answer)
+        landed(back, "/devices?site=S-1")
+        page = await message(pisync, back, "/devices")
+        assert "Cancelled 1 command. 1 (PB-5) was sent or over already: too late for it." in page.words
+        states = {each.device_id: each.state.value for each in pisync.commands.commands.values()}
+        assert states == {"PB-1": "cancelled", "PB-5": "published"}
+        action = await newest(pisync)
+        assert (action.what, action.details["cancelled"], action.details["left"]) == (What.CANCEL, 1, 1)
 
 
 @pytest.mark.parametrize("until", ["recovery", "moment", "more_devices"])
