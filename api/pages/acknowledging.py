@@ -30,6 +30,7 @@ KindName = Annotated[SubjectKind, Path()]
 Target = Annotated[str, Path(min_length=1, max_length=limits.ERROR_CODE_CHARS_MAX)]
 _MEMBERS: Final = ("until", "moment", "more_devices")
 _PATH: Final = "/acknowledge/{kind}/{target:any_text}"
+_WITHDRAW: Final = "/withdraw/{kind}/{target:any_text}"
 
 
 @router.get(_PATH)
@@ -73,11 +74,23 @@ async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Re
     return acting.done(request, by, form.back, text, undo=undo)
 
 
-@router.post("/withdraw/{kind}/{target:any_text}")
+@router.get(_WITHDRAW)
+async def withdrawal_page(
+    *, request: Request, kind: KindName, target: Target, _back: acting.Back = ""
+) -> Response:
+    """Why it is to be loud again."""
+    return await acting.show(request, _withdrawal(kind, target, await _named(request, kind, target)))
+
+
+@router.post(_WITHDRAW)
 async def withdraw(*, request: Request, kind: KindName, target: Target) -> Response:
     """Have it loud again; the way back is to say the same again."""
     by = await acting.sent(request)
-    told = await acknowledging.take_back(state_of(request), by.who, Subject(kind=kind, target=target))
+    if by.faults:
+        form = _withdrawal(kind, target, await _named(request, kind, target))
+        return await acting.show(request, form, given=by.members, faults=by.faults)
+    subject = Subject(kind=kind, target=target)
+    told = await acknowledging.take_back(state_of(request), by.who, subject, why=by.reason)
     said = told.acknowledgement
     back = by.back or _back(kind, target)
     members = {"until": domain.RECOVERY, "reason": said.reason, "back": back}
@@ -117,6 +130,15 @@ def _form(kind: SubjectKind, target: str, named: str) -> Form:
         back=_back(kind, target),
         sentences=["It stays in the lists, and is quiet until then."],
         fields=[Field("until", "Quiet until", "choice", domain.RECOVERY, options=ways), *fields],
+    )
+
+
+def _withdrawal(kind: SubjectKind, target: str, named: str) -> Form:
+    return Form(
+        title=f"Take back: {named}",
+        button="Take back",
+        back=_back(kind, target),
+        sentences=["What was said of it is over, and it is loud again. Why is kept with it."],
     )
 
 

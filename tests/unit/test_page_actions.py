@@ -242,9 +242,11 @@ async def test_a_cause_is_acknowledged_and_loud_again_and_acknowledged_again(unt
         landed(answer, "/devices")
         action = await newest(pisync)
         assert (action.who, action.what, action.target) == ("Ada", What.ACKNOWLEDGE, "E_NET")
+        assert "Seen to by Ada" in read(await pisync.client.get("/cause/E_NET")).words
         loud = await undo(pisync, answer)
         landed(loud, "/devices")
         assert (await newest(pisync)).what is What.UNACKNOWLEDGE
+        assert "took that back just now" in read(await pisync.client.get("/cause/E_NET")).words
         landed(await undo(pisync, loud), "/devices")
         assert (await newest(pisync)).what is What.ACKNOWLEDGE
         assert (await newest(pisync)).after == action.after
@@ -287,10 +289,15 @@ async def test_an_incident_is_acknowledged_on_its_page_until_it_has_more_devices
         page = await message(pisync, answer, "/incident/i1")
         assert "until 5 more devices have it" in page.words
         assert "Seen to by Ada" in page.words
-        assert page.all("form", action="/withdraw/incidents/i1")
-        landed(await send(pisync, "/withdraw/incidents/i1"), "/incident/i1")
+        [link] = [each for each in page.links if each.startswith("/withdraw/incidents/i1")]
+        form = read(await pisync.client.get(link))
+        assert "Take back: the incident at Kampala Primary" in form.words
+        [target] = [each["action"] for each in form.all("form") if "action" in each["class"]]
+        landed(await send(pisync, target, who="Bo", reason="not ours", back="/incident/i1"), "/incident/i1")
+        assert ((await newest(pisync)).who, (await newest(pisync)).details) == ("Bo", {"reason": "not ours"})
         page = read(await pisync.client.get("/incident/i1"))
         assert "Seen to by" not in page.words
+        assert "Bo took that back just now: not ours." in page.words
         assert "/acknowledge/incidents/i1?back=%2Fincident%2Fi1" in page.links
 
 
