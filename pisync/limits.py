@@ -119,6 +119,8 @@ ROLLUPS_LATE_S_MAX: Final = 3600.0
 # Days that are told one by one of a cause and of a site's devices; points of a curve that one answer has, and
 # gaps in which no bridge listened, the newest.
 DAYS_TOLD: Final = 28
+# After so many days without a failure a code that comes again is back; and so long it is called that.
+BACK_AFTER_DAYS: Final = 7
 STATS_POINTS_MAX: Final = 2000
 # The events of a site by day: of how many devices they are counted, and how many days back, of which the
 # projection knows all on which a device has events (one less, for a clock that is ahead). How many devices

@@ -118,6 +118,9 @@ def _without_history(cause: summaries.Cause) -> dict[str, Any]:
         "first_seen": None,
         "last_seen": None,
         "trend": None,
+        "standing": None,
+        "failures_today": None,
+        "failures_week_ago": None,
     }
 
 

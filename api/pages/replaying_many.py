@@ -13,6 +13,7 @@ from api.pages import acting, rendering
 from api.pages.acting import Form, Sent
 from api.pages.routing import page_router
 from api.pages.texts import count, exact
+from api.replaying import CLOCK_REASONS
 from api.replaying_many import Chosen, Outcome
 from api.routes.dead_letters import Filters, TheseFilters
 from api.routes.replays_many import following, position
@@ -122,6 +123,12 @@ def _sentences(filters: Filters, chosen: Chosen) -> list[str]:
             " twice: what is stored already stays as it is. What is stored now cannot be taken back."
         ),
     ]
+    clocks = max((chosen.by_reason.get(reason, 0) for reason in CLOCK_REASONS), default=0)
+    if clocks:
+        sentences.append(
+            "What was rejected for the device's clock is taken only where its time has come by now. To correct a"
+            " clock, replay such a letter by itself."
+        )
     if chosen.impossible:
         sentences.append(
             f"{chosen.impossible:,} of them will be refused: their topic names no device, or only the"

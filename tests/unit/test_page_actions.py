@@ -4,8 +4,10 @@ import re
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from api.pages import texts
 from pisync import clock
 from pisync.domain import commands
 from pisync.domain.actions import Progress, What
@@ -140,6 +142,35 @@ async def test_a_filter_is_confirmed_with_its_exact_count() -> None:
         confirm = await confirmation(pisync, path)
         landed(await send(pisync, path, confirm=confirm, label="new", how="take"), "/devices?site=S-1")
         assert "new" not in (await entry(pisync, "PB-1")).labels
+
+
+async def test_what_a_form_shows_as_escapes_is_kept_where_nobody_changed_it() -> None:
+    odd = {
+        "name": "Room \u202e1\u200b",
+        "note": "back\\slash \u2066 and \u061c",
+        "labels": ["<i>", "a\u200eb"],
+    }
+    async with school() as pisync:
+        for each in ("name", "note", "labels"):
+            answer = await pisync.request("PATCH", "/api/directory/devices/PB-1", json={each: odd[each]})
+            if not answer.is_success:  # what the directory does not take cannot be in it
+                odd.pop(each)
+        assert odd
+        before = await entry(pisync, "PB-1")
+        form = read(await pisync.client.get("/device/PB-1/action/edit"))
+        fields = {each["name"]: each["value"] for each in form.all("input")}
+        fields["note"] = texts.visible(before.note)
+        assert not any(char in "".join(fields.values()) for char in "\u202e\u200b\u2066")
+        answer = await send(pisync, "/device/PB-1/action/edit", **fields)
+        assert "Nothing of PB-1 was another than it is." in (await message(pisync, answer, "/")).words
+        assert await entry(pisync, "PB-1") == before
+        version = (await pisync.directory.get(Kind.DEVICES, ["PB-1"]))["PB-1"].version
+        answer = await send(
+            pisync, "/device/PB-1/action/edit", **fields | {"habit_days": "9", "version": str(version)}
+        )
+        landed(answer, "/device/PB-1")
+        after = await entry(pisync, "PB-1")
+        assert after == msgspec.structs.replace(before, habit_days=9)
 
 
 async def test_a_count_that_changed_is_confirmed_anew() -> None:
