@@ -7,9 +7,18 @@ from fastapi_offline import FastAPIOffline
 
 from api import auth, middleware, openapi, problems
 from api.pages import acknowledging as acknowledging_page
+from api.pages import (
+    alert_actions,
+    command_actions,
+    device_actions,
+    filter_actions,
+    live,
+    overview,
+    routing,
+    static_files,
+)
 from api.pages import alerts as alerts_page
 from api.pages import causes as causes_page
-from api.pages import command_actions, device_actions, filter_actions, live, overview, routing, static_files
 from api.pages import commands as commands_page
 from api.pages import dead_letters as dead_letters_page
 from api.pages import device as device_page
@@ -95,6 +104,7 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     site_page.router,
     causes_page.router,
     alerts_page.router,
+    alert_actions.router,
     dead_letters_page.router,
     commands_page.router,
     health_page.router,

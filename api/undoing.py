@@ -36,7 +36,7 @@ async def undo_changes(state: State, action_id: str, *, who: str) -> Undone:
     Raises:
         HTTPException: 404, nothing is kept of such an action; 503, others change these entries all the time.
     """
-    changes = await _changes_of(state, action_id)
+    changes = await changes_of(state, action_id)
     sites = {change.before["site"] for change in changes.values() if change.before.get("site")}
     found = await state.directory.get(Kind.SITES, sorted(sites))
     gone = {site for site in sites if site not in found or found[site].is_deleted}
@@ -62,7 +62,7 @@ async def undo_commands(state: State, action_id: str, *, who: str) -> Undone:
     Raises:
         HTTPException: 404, nothing is kept of such an action.
     """
-    changes = await _changes_of(state, action_id)
+    changes = await changes_of(state, action_id)
     action = new_action(who, What.CANCEL, About.COMMANDS, None, details={"undo_of": action_id})
     await state.actions.begin(action)
     cancelled: set[str] = set()
@@ -79,7 +79,12 @@ async def undo_commands(state: State, action_id: str, *, who: str) -> Undone:
     return Undone(len(cancelled), [ids[each] for each in every if each not in cancelled], action.action_id)
 
 
-async def _changes_of(state: State, action_id: str) -> Mapping[str, Change]:
+async def changes_of(state: State, action_id: str) -> Mapping[str, Change]:
+    """What an action changed of each.
+
+    Raises:
+        HTTPException: 404, nothing is kept of such an action.
+    """
     changes = await state.actions.changes_of(action_id)
     if not changes:
         raise HTTPException(

@@ -594,6 +594,9 @@ UNDO_S: Final = 86_400
 ACTION_WHO_CHARS_MAX: Final = 80
 ACTION_REASON_CHARS_MAX: Final = 500
 ACTION_DEVICES_MAX: Final = 10_000
+# Alerts that one action acknowledges, and how many of them at once: each is written down by itself.
+ACTION_ALERTS_MAX: Final = 500
+ACKNOWLEDGED_AT_ONCE: Final = 8
 ACTION_WHO_S: Final = 365 * 86_400
 PAGE_COMPRESSED_BYTES_MIN: Final = 1024
 PAGE_COMPRESSION: Final = 2

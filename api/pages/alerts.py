@@ -34,7 +34,7 @@ class Folded(StrEnum):
     ANY = "any"
 
 
-_IS_FOLDED = {Folded.YES: True, Folded.NO: False, Folded.ANY: None}
+IS_FOLDED = {Folded.YES: True, Folded.NO: False, Folded.ANY: None}
 
 
 @router.get("/alerts")
@@ -62,7 +62,7 @@ async def alerts_page(
                 rule=rule,
                 device_id=device_id,
                 acknowledged=acknowledged,
-                folded=_IS_FOLDED[shown],
+                folded=IS_FOLDED[shown],
                 limit=limit,
                 cursor=cursor,
             )

@@ -126,8 +126,8 @@ def _sentences(filters: Filters, chosen: Chosen) -> list[str]:
     clocks = max((chosen.by_reason.get(reason, 0) for reason in CLOCK_REASONS), default=0)
     if clocks:
         sentences.append(
-            "What was rejected for the device's clock is taken only where its time has come by now. To correct a"
-            " clock, replay such a letter by itself."
+            "What was rejected for the device's clock is taken only where its time has come by now. To"
+            " correct a clock, replay such a letter by itself."
         )
     if chosen.impossible:
         sentences.append(

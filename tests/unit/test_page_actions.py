@@ -10,6 +10,7 @@ import pytest
 from api.pages import texts
 from pisync import clock
 from pisync.domain import commands
+from pisync.domain.acknowledgements import SubjectKind
 from pisync.domain.actions import Progress, What
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import Kind
@@ -307,6 +308,35 @@ async def test_an_alert_is_acknowledged_on_its_page_and_loud_again() -> None:
         assert (await newest(pisync)).what is What.ACKNOWLEDGE
         landed(await undo(pisync, answer), "/alerts")
         assert "Seen to by" not in read(await pisync.client.get("/alerts")).words
+
+
+async def test_all_alerts_of_a_filter_are_acknowledged_and_taken_back_but_for_what_was_said_since() -> None:
+    async with school() as pisync:
+        listed = read(await pisync.client.get("/alerts?rule=streak"))
+        path = "/alerts/action/acknowledge?rule=streak"
+        assert path in listed.links
+        page = read(await pisync.client.get(path))
+        assert "Exactly 2 alerts of this filter" in page.words
+        read(await send(pisync, path, confirm="x", until="recovery"), 409)
+        confirm = page.all("input", name="confirm")[0]["value"]
+        read(await send(pisync, path, confirm=confirm, until="moment", moment="soon"), 422)
+        members = {"until": "recovery", "who": "Ada", "reason": "holidays"}
+        answer = await send(pisync, path, confirm=confirm, **members)
+        landed(answer, "/alerts?rule=streak")
+        open_ones = await pisync.alerts.open_alerts(["PB-1", "PB-4"])
+        first, second = (open_ones[name, Rule.STREAK].alert_id for name in ("PB-1", "PB-4"))
+        said = await pisync.acknowledgements.open_ones(SubjectKind.ALERTS, [first, second])
+        assert {(each.who, each.reason) for each in said.values()} == {("Ada", "holidays")}
+        whole = next(each for each in pisync.actions.actions.values() if each.details.get("alerts") == 2)
+        assert (whole.details["filter"], whole.details["acknowledged"]) == ("rule=streak", 2)
+        read(await pisync.client.get(path), 422)  # none is loud any more
+        # Somebody says something else of one of them.
+        await send(pisync, f"/acknowledge/alerts/{second}", until="recovery", reason="a new card", who="Bo")
+        told = await message(pisync, await undo(pisync, answer), "/alerts")
+        assert "Taken back: 1 alert loud again. 1 alert closed, or said anew, since: left." in told.words
+        left = await pisync.acknowledgements.open_ones(SubjectKind.ALERTS, [first, second])
+        assert {target: each.who for target, each in left.items()} == {second: "Bo"}
+        read(await pisync.client.get("/alerts/action/acknowledge?state=closed"), 422)
 
 
 async def test_an_incident_is_acknowledged_on_its_page_until_it_has_more_devices() -> None:
