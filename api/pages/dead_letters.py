@@ -96,9 +96,9 @@ def _table(fleet: Fleet, tally: DeviceTally) -> Table:
     types = sorted({name for counted in by_type.values() for name in counted} - {NOT_KNOWN})
     types += [NOT_KNOWN]
     rows = []
-    for reason, counted in sorted(by_type.items(), key=lambda row: (-row[1].total(), row[0])):
-        most = by_site[reason].most_common(limits.LETTER_SITES_SHOWN)
+    for name_of_reason, counted in sorted(by_type.items(), key=lambda row: (-row[1].total(), row[0])):
+        most = by_site[name_of_reason].most_common(limits.LETTER_SITES_SHOWN)
         sites = [(site, name, number) for (site, name), number in most]
-        more = len(by_site[reason]) - len(sites)
-        rows.append(Row(reason, [counted[name] for name in types], counted.total(), sites, more))
+        more = len(by_site[name_of_reason]) - len(sites)
+        rows.append(Row(name_of_reason, [counted[name] for name in types], counted.total(), sites, more))
     return Table(types, rows)

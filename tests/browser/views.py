@@ -94,8 +94,9 @@ class Tab:
         message = json.dumps({"id": number, "method": method, "params": params})
         sent = {"sessionId": self._session_id, "message": message}
         await self._browser.send("Target.sendMessageToTarget", sent)
-        async with asyncio.timeout(30):
-            return await answer
+        async with asyncio.timeout(60):
+            result: dict[str, Any] = await answer
+        return result
 
     def _take(self, event: dict[str, Any]) -> None:
         if event["sessionId"] != self._session_id:

@@ -16,6 +16,7 @@ from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConne
 
 _FIELDS: Final = tuple(field.name for field in fields(Command) if field.name != "command_id")
 _QUEUE: Final = "queue"
+_BY_STATE: Final[Document] = {"$group": {"_id": "$state", "count": {"$sum": 1}}}
 _INFLIGHT: Final = [state.value for state in sorted(INFLIGHT)]
 
 
@@ -126,21 +127,14 @@ class MongoCommandStore:
     async def counts(self, device_id: str | None) -> dict[CommandState, int]:
         """How many are in each state: of a device all, of all a range of an index each; in one command."""
         if device_id is not None:
-            own = [{"$match": {"device_id": device_id}}, {"$group": {"_id": "$state", "count": {"$sum": 1}}}]
-            return await self._count(own)
-        first, *others = (
-            [
-                {"$match": {"state": state.value}},
-                {"$limit": limits.COMMANDS_COUNTED_MAX},
-                {"$group": {"_id": "$state", "count": {"$sum": 1}}},
-            ]
-            for state in CommandState
-        )
+            return await self._count([{"$match": {"device_id": device_id}}, _BY_STATE])
+        most: Document = {"$limit": limits.COMMANDS_COUNTED_MAX}
+        first, *others = ([{"$match": {"state": state.value}}, most, _BY_STATE] for state in CommandState)
         return await self._count(
             first + [{"$unionWith": {"coll": self._commands.name, "pipeline": each}} for each in others]
         )
 
-    async def _count(self, steps: list[dict[str, Any]]) -> dict[CommandState, int]:
+    async def _count(self, steps: list[Document]) -> dict[CommandState, int]:
         with map_driver_errors():
             found = await self._commands.aggregate(steps, batchSize=len(CommandState) + 1)
             return {CommandState(row["_id"]): row["count"] for row in await found.to_list()}
