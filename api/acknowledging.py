@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from api.directory.changes import new_action
+from api.directory.changes import new_action, told_why
 from api.state import State
 from pisync import clock, limits, logs
 from pisync.clock import rfc3339
@@ -30,6 +30,7 @@ from pisync.domain.acknowledgements import (
 from pisync.domain.actions import Action, Progress, What
 from pisync.domain.alerts import Alert
 from pisync.domain.incidents import Incident, known_of
+from pisync.stores.interfaces.actions import ActionQuery
 from pisync.stores.interfaces.alerts import AlertQuery
 
 log = logs.get("api.acknowledging")
@@ -100,8 +101,8 @@ async def acknowledge(state: State, asked: Asked) -> tuple[Told, bool]:
     return Told(present, known, None, alert), False
 
 
-async def take_back(state: State, who: str, subject: Subject) -> Told:
-    """Have it loud again; returns the acknowledgement that this ended.
+async def take_back(state: State, who: str, subject: Subject, *, why: str = "") -> Told:
+    """Have it loud again; returns the acknowledgement that this ended. `why` is kept with the action.
 
     Raises:
         HTTPException: 404, there is no such alert or incident, or it is not acknowledged.
@@ -111,7 +112,14 @@ async def take_back(state: State, who: str, subject: Subject) -> Told:
     now = clock.now()
     if present is None or end_of(present, known, now) is not None:
         raise _not_acknowledged()
-    action = new_action(who, What.UNACKNOWLEDGE, subject.kind, subject.target, before=_as_json(present))
+    action = new_action(
+        who,
+        What.UNACKNOWLEDGE,
+        subject.kind,
+        subject.target,
+        before=_as_json(present),
+        details=told_why(why),
+    )
     await state.actions.begin(action)
     ended = Ended(at=max(now, present.at), why=Why.TAKEN_BACK, who=who)
     if not await state.acknowledgements.end(present.acknowledgement_id, ended):
@@ -119,6 +127,15 @@ async def take_back(state: State, who: str, subject: Subject) -> Told:
         raise _not_acknowledged()
     await _finish(state, action)
     return Told(replace(present, ended=ended), known, ended, alert)
+
+
+async def taken_back_last(state: State, subject: Subject) -> dict[str, Any] | None:
+    """Who took back what was said of a subject, when and why, where that was the last that was done to it."""
+    query = ActionQuery(limit=1, kind=subject.kind.value, target=subject.target)
+    for action in await state.actions.find(query):
+        if action.what is What.UNACKNOWLEDGE and action.progress is Progress.DONE:
+            return {"by": action.who, "at": action.at, "reason": action.details.get("reason", "")}
+    return None
 
 
 async def quiet_alerts(state: State, alerts: Collection[Alert]) -> dict[str, Acknowledgement]:
@@ -139,6 +156,14 @@ async def quiet_incidents(state: State, incidents: Collection[Incident]) -> dict
     now = clock.now()
     known = {name: known_of(each) for name, each in open_ones.items()}
     return {name: each for name, each in found.items() if end_of(each, known[name], now) is None}
+
+
+async def quiet_cause(state: State, code: str) -> Acknowledgement | None:
+    """What an operator said of a cause, while that holds."""
+    found = (await state.acknowledgements.open_ones(SubjectKind.CAUSES, [code])).get(code)
+    if found is None or end_of(found, Known(devices=state.failing.devices(code)), clock.now()) is not None:
+        return None
+    return found
 
 
 def is_quiet(alert: Alert, acknowledgement: Acknowledgement) -> bool:

@@ -7,9 +7,8 @@ from fastapi_offline import FastAPIOffline
 
 from api import auth, middleware, openapi, problems
 from api.pages import acknowledging as acknowledging_page
-from api.pages import alerts as alerts_page
-from api.pages import causes as causes_page
 from api.pages import (
+    alert_actions,
     command_actions,
     device_actions,
     filter_actions,
@@ -19,6 +18,8 @@ from api.pages import (
     routing,
     static_files,
 )
+from api.pages import alerts as alerts_page
+from api.pages import causes as causes_page
 from api.pages import commands as commands_page
 from api.pages import dead_letters as dead_letters_page
 from api.pages import device as device_page
@@ -26,8 +27,10 @@ from api.pages import devices as devices_page
 from api.pages import health as health_page
 from api.pages import recipients as recipients_page
 from api.pages import replaying as replaying_page
+from api.pages import replaying_many as replaying_many_page
 from api.pages import site as site_page
 from api.pages import sites as sites_page
+from api.pages import undoing as undoing_page
 from api.request_metrics import RequestMetrics
 from api.routes import (
     acknowledgements,
@@ -48,6 +51,7 @@ from api.routes import (
     probes,
     recipients,
     replays,
+    replays_many,
     site,
     site_activity,
     sites,
@@ -72,6 +76,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     recipients.router,
     dead_letters.router,
     replays.router,
+    replays_many.router,
     directory.router,
     directory_files.router,
     actions.router,
@@ -92,15 +97,18 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     device_page.router,
     device_actions.router,
     filter_actions.router,
+    undoing_page.router,
     acknowledging_page.router,
     command_actions.router,
     recipients_page.router,
     recipient_actions.router,
     replaying_page.router,
+    replaying_many_page.router,
     sites_page.router,
     site_page.router,
     causes_page.router,
     alerts_page.router,
+    alert_actions.router,
     dead_letters_page.router,
     commands_page.router,
     health_page.router,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pisync import limits
 from pisync.domain.acknowledgements import NO_CODE
 from pisync.domain.rollups import Progress, Span, Unit
-from pisync.domain.trends import Trend, TrendSpans, trend_of
+from pisync.domain.trends import Standing, Trend, TrendSpans, standing_of, trend_of
 from pisync.stores.interfaces.rollups import FailuresByCode, RollupReader
 
 
@@ -62,6 +62,12 @@ class CodeHistory:
             return None
         day = self._days.get(day_ms)
         return 0 if day is None else _failures(day, code)
+
+    def standing(self, code: str, days: Sequence[int]) -> Standing | None:
+        """Whether they are new, go on, or are back, by these days, which begin then, today the last."""
+        first_ms = self.first_ms(code)
+        counted = [self.on_day(code, day_ms) for day_ms in days]
+        return standing_of(counted, had_before=None if first_ms is None else first_ms < min(days))
 
     def is_known(self, code: str) -> bool:
         """Whether there ever was such a failure."""

@@ -87,6 +87,19 @@ def find_ids(client: ApiClient, query: Mapping[str, Any]) -> list[str]:
         return [row["id"] for row in rows]
 
 
+def preview_replay(client: ApiClient, query: Mapping[str, Any]) -> None:
+    """Print how many letters a replay of these would send, and what they were rejected for."""
+    shown = client.post(f"{texts.PATH}/replay", query)
+    letters = shown["matched"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in shown["by_reason"].items())
+    of = f" Of the first {shown['count']}: {reasons}." if letters else ""
+    typer.echo(f"{letters} dead letters would be sent.{of}")
+    if shown["impossible"]:
+        typer.echo(
+            f"{shown['impossible']} of these cannot be: no device in the topic, or only a head is kept."
+        )
+
+
 def purge(client: ApiClient, query: Mapping[str, Any], *, dry_run: bool, confirmed: bool) -> None:
     """Delete all dead letters that match, once that is confirmed; or say how many they are."""
     count = client.delete(texts.PATH, {**query, "dry_run": True})["matched"]

@@ -36,6 +36,31 @@ def explained_by(fleet: Fleet, device_ids: Sequence[str]) -> dict[str, Explained
     }
 
 
+class Described(NamedTuple):
+    """What a device is, and where: its type, and the id and name of its site, empty where there is none."""
+
+    device_type: str
+    site: str
+    site_name: str
+
+
+def described(fleet: Fleet, device_ids: Sequence[str]) -> dict[str, Described]:
+    """Type and site of those of these devices that there are."""
+    if not device_ids:
+        return {}
+    rows = fleet.ids.rows_of(np.array([device_id.encode() for device_id in device_ids]))
+    known = np.flatnonzero(rows != NO_ROW)
+    types = fleet.columns.device_type[rows[known]].tolist()
+    sites = fleet.columns.site[rows[known]].tolist()
+    found = {}
+    for place, device_type, site in zip(known.tolist(), types, sites, strict=True):
+        site_id = fleet.sites.ids.texts[site]
+        entry = fleet.sites.entries.get(site_id)
+        name = "" if entry is None else entry.name
+        found[device_ids[place]] = Described(fleet.device_types.texts[device_type], site_id, name)
+    return found
+
+
 def folded_into(
     fleet: Fleet, open_incidents: Iterable[Incident], open_alerts: Collection[Alert]
 ) -> dict[str, str]:

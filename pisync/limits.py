@@ -83,6 +83,12 @@ DEAD_LETTER_DEVICES_REMEMBERED: Final = 4096
 # because letters of theirs gave way.
 DEAD_LETTER_WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 PURGE_MAX: Final = 10_000
+# Of one replay of many: letters, those that are sent at once, how long another part of them is begun, in
+# seconds, and letters of which it says why nothing was taken in.
+REPLAY_LETTERS_MAX: Final = 500
+REPLAYS_AT_ONCE: Final = 8
+REPLAY_S_MAX: Final = 20.0
+REPLAY_FAULTS_TOLD_MAX: Final = 20
 # Letters that are counted of one reason; more than that is "so many or more".
 DEAD_LETTERS_COUNTED_MAX: Final = 1000
 DROPS_LISTED_MAX: Final = 20
@@ -113,6 +119,8 @@ ROLLUPS_LATE_S_MAX: Final = 3600.0
 # Days that are told one by one of a cause and of a site's devices; points of a curve that one answer has, and
 # gaps in which no bridge listened, the newest.
 DAYS_TOLD: Final = 28
+# After so many days without a failure a code that comes again is back; and so long it is called that.
+BACK_AFTER_DAYS: Final = 7
 STATS_POINTS_MAX: Final = 2000
 # The events of a site by day: of how many devices they are counted, and how many days back, of which the
 # projection knows all on which a device has events (one less, for a clock that is ahead). How many devices
@@ -190,6 +198,8 @@ COMMAND_EXPIRY: Final = "1d"
 COMMAND_DEVICES_MAX: Final = 10_000
 COMMANDS_WRITTEN_AT_ONCE: Final = 500
 COMMAND_CHANGE_TRIES: Final = 10
+# Commands that are counted of one state; more than that is "so many or more".
+COMMANDS_COUNTED_MAX: Final = 10_000
 # Devices that nobody knows, which an answer names.
 COMMAND_DEVICES_TOLD_MAX: Final = 20
 # How often a worker looks, and how many commands it publishes then; so many under way in all, beyond which
@@ -585,9 +595,14 @@ CANCEL_AGAIN_S: Final = 0.5
 PAGE_TITLE_CHARS_MAX: Final = 2000
 PAGE_MESSAGE_CHARS_MAX: Final = 500
 PAGE_MESSAGE_S: Final = 60
+# How long what an action changed of many devices is kept, so that it can be taken back.
+UNDO_S: Final = 86_400
 ACTION_WHO_CHARS_MAX: Final = 80
 ACTION_REASON_CHARS_MAX: Final = 500
 ACTION_DEVICES_MAX: Final = 10_000
+# Alerts that one action acknowledges, and how many of them at once: each is written down by itself.
+ACTION_ALERTS_MAX: Final = 500
+ACKNOWLEDGED_AT_ONCE: Final = 8
 ACTION_WHO_S: Final = 365 * 86_400
 # How long a form waits for what becomes of the test that it had sent, how often it looks; characters of a
 # form that a browser keeps to take a change back.
@@ -605,9 +620,13 @@ OVERVIEW_ROWS: Final = 10
 OVERVIEW_FOLDED_MAX: Final = 500
 DEVICE_SYNCS: Final = 50
 DEVICE_ROWS: Final = 10
+# Sites that the table of dead letters names of a reason.
+LETTER_SITES_SHOWN: Final = 4
 # How old what the overview tells of rollups may be: what was received, and whether causes spread.
 OVERVIEW_RECEIVED_S: Final = 5.0
 OVERVIEW_TRENDS_S: Final = 60.0
+# How old counts of commands by state may be: none is older than an operator's own press of a button.
+PAGE_COUNTS_S: Final = 1.0
 # How old what the truth line tells of the broker may be.
 PAGE_BROKER_S: Final = 5.0
 # Live pages: how often a replica looks whether something changed; after how long a stream says that it is

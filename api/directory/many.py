@@ -12,6 +12,7 @@ from pisync import limits, logs
 from pisync.domain import directory
 from pisync.domain.actions import Action, Progress, What
 from pisync.domain.directory import DirectoryDevice, Kind
+from pisync.stores.interfaces import actions
 from pisync.stores.interfaces.directory import EntryWrite
 
 log = logs.get("api.directory")
@@ -45,7 +46,7 @@ async def change_many(  # noqa: C901 - one loop within another, nothing shared
         for start in range(0, len(every), limits.DIRECTORY_BATCH):
             some = every[start : start + limits.DIRECTORY_BATCH]
             kept = await state.directory.get(_KIND, some)
-            writes, differences = [], {}
+            writes, differences = list[EntryWrite](), dict[str, actions.Change]()
             for device_id in some:
                 found = kept.get(device_id)
                 present = DirectoryDevice(device_id=device_id)
@@ -56,17 +57,22 @@ async def change_many(  # noqa: C901 - one loop within another, nothing shared
                     continue
                 writes.append(EntryWrite(entry=after, version=0 if found is None else found.version))
                 then, now = directory.differences(present, after)
-                differences[device_id] = {"id": device_id, "before": then, "after": now}
+                differences[device_id] = actions.Change(then or {}, now)
             if not writes:
                 continue
             if action is None:
                 meant = {**told_why(why), **details, "devices": len(device_ids)}
                 action = new_action(who, What.PATCH, _KIND, None, details=meant)
                 await state.actions.begin(action)
+            await state.actions.keep_changes(action.action_id, differences)
             written = await state.directory.write(_KIND, writes, action.action_id)
             changed += len(written)
             missed += [each for each in differences if each not in written]
-            told += [each for name, each in differences.items() if name in written]
+            told += [
+                {"id": name, "before": each.before, "after": each.after}
+                for name, each in differences.items()
+                if name in written
+            ]
             del told[limits.IMPORT_CHANGES_TOLD_MAX :]
         waiting = missed
         if not waiting:

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from api import acknowledging
 from api.acknowledging import Asked
 from api.pages import acting
-from api.pages.acting import Field, Form
+from api.pages.acting import Field, Form, Sent
 from api.pages.messages import Undo
 from api.pages.routing import page_router
 from api.pages.texts import exact
@@ -30,6 +30,7 @@ KindName = Annotated[SubjectKind, Path()]
 Target = Annotated[str, Path(min_length=1, max_length=limits.ERROR_CODE_CHARS_MAX)]
 _MEMBERS: Final = ("until", "moment", "more_devices")
 _PATH: Final = "/acknowledge/{kind}/{target:any_text}"
+_WITHDRAW: Final = "/withdraw/{kind}/{target:any_text}"
 
 
 @router.get(_PATH)
@@ -42,20 +43,7 @@ async def form_page(*, request: Request, kind: KindName, target: Target, _back: 
 async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Response:
     """Have it quiet until then; where that cannot be, the form again."""
     by = await acting.sent(request, *_MEMBERS)
-    given: dict[str, object] = {"until": domain.RECOVERY, "reason": by.reason}
-    chosen = by.members.get("until", domain.RECOVERY)
-    if chosen == "moment":
-        given["until"] = acting.as_rfc3339(by.members.get("moment", ""))
-    elif chosen == "more_devices":
-        number = by.members.get("more_devices", "").strip()
-        is_whole = number.isascii() and number.isdecimal() and len(number) < 10
-        given["until"] = {"more_devices": int(number) if is_whole else number}
-    elif chosen != domain.RECOVERY:
-        given["until"] = chosen
-    until, reason, found = domain.read(kind, given, clock.now())
-    at = chosen if chosen in {"moment", "more_devices"} else "until"
-    read = [Fault(at, each.detail) if each.member == "until" else each for each in found]
-    faults = [*by.faults, *(each for each in read if each.member != "reason" or not by.faults)]
+    until, reason, faults = read_until(kind, by)
     named = await _named(request, kind, target)
     form = _form(kind, target, named)
     if faults:
@@ -69,15 +57,27 @@ async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Re
         fault = Fault(None, f"was not acknowledged. {error.detail.removesuffix('.')}")
         return await acting.show(request, form, given=by.members, faults=[fault], status=409)
     undo = Undo(path=f"/withdraw/{kind.value}/{_quoted(target)}", members={"back": by.back or form.back})
-    text = f"Acknowledged {named}, until {_told(until)}."
+    text = f"Acknowledged {named}, until {told_until(until)}."
     return acting.done(request, by, form.back, text, undo=undo)
 
 
-@router.post("/withdraw/{kind}/{target:any_text}")
+@router.get(_WITHDRAW)
+async def withdrawal_page(
+    *, request: Request, kind: KindName, target: Target, _back: acting.Back = ""
+) -> Response:
+    """Why it is to be loud again."""
+    return await acting.show(request, _withdrawal(kind, target, await _named(request, kind, target)))
+
+
+@router.post(_WITHDRAW)
 async def withdraw(*, request: Request, kind: KindName, target: Target) -> Response:
     """Have it loud again; the way back is to say the same again."""
     by = await acting.sent(request)
-    told = await acknowledging.take_back(state_of(request), by.who, Subject(kind=kind, target=target))
+    if by.faults:
+        form = _withdrawal(kind, target, await _named(request, kind, target))
+        return await acting.show(request, form, given=by.members, faults=by.faults)
+    subject = Subject(kind=kind, target=target)
+    told = await acknowledging.take_back(state_of(request), by.who, subject, why=by.reason)
     said = told.acknowledgement
     back = by.back or _back(kind, target)
     members = {"until": domain.RECOVERY, "reason": said.reason, "back": back}
@@ -88,6 +88,24 @@ async def withdraw(*, request: Request, kind: KindName, target: Target) -> Respo
     undo = Undo(path=f"/acknowledge/{kind.value}/{_quoted(target)}", members=members)
     named = await _named(request, kind, target)
     return acting.done(request, by, back, f"{named[0].upper()}{named[1:]} is loud again.", undo=undo)
+
+
+def read_until(kind: SubjectKind, by: Sent) -> tuple[Until, str, list[Fault]]:
+    """Until when it is to be quiet, and why, as a form says it; and what is wrong with that."""
+    given: dict[str, object] = {"until": domain.RECOVERY, "reason": by.reason}
+    chosen = by.members.get("until", domain.RECOVERY)
+    if chosen == "moment":
+        given["until"] = acting.as_rfc3339(by.members.get("moment", ""))
+    elif chosen == "more_devices":
+        number = by.members.get("more_devices", "").strip()
+        is_whole = number.isascii() and number.isdecimal() and len(number) < 10
+        given["until"] = {"more_devices": int(number) if is_whole else number}
+    elif chosen != domain.RECOVERY:
+        given["until"] = chosen
+    until, reason, found = domain.read(kind, given, clock.now())
+    at = chosen if chosen in {"moment", "more_devices"} else "until"
+    read = [Fault(at, each.detail) if each.member == "until" else each for each in found]
+    return until, reason, [*by.faults, *(each for each in read if each.member != "reason" or not by.faults)]
 
 
 async def _named(request: Request, kind: SubjectKind, target: str) -> str:
@@ -106,17 +124,31 @@ async def _named(request: Request, kind: SubjectKind, target: str) -> str:
 
 
 def _form(kind: SubjectKind, target: str, named: str) -> Form:
-    ways = [(domain.RECOVERY, "it recovers"), ("moment", "the moment below")]
-    fields = [Field("moment", "That moment", "moment", hint="UTC, such as 2026-12-01 or 2026-12-01T08:00")]
-    if kind is not SubjectKind.ALERTS:
-        ways.append(("more_devices", "so many more devices have it"))
-        fields.append(Field("more_devices", "So many more", "number"))
     return Form(
         title=f"Acknowledge {named}",
         button="Acknowledge",
         back=_back(kind, target),
         sentences=["It stays in the lists, and is quiet until then."],
-        fields=[Field("until", "Quiet until", "choice", domain.RECOVERY, options=ways), *fields],
+        fields=until_fields(kind),
+    )
+
+
+def until_fields(kind: SubjectKind) -> list[Field]:
+    """What is asked for where something is acknowledged."""
+    ways = [(domain.RECOVERY, "it recovers"), ("moment", "the moment below")]
+    fields = [Field("moment", "That moment", "moment", hint="UTC, such as 2026-12-01 or 2026-12-01T08:00")]
+    if kind is not SubjectKind.ALERTS:
+        ways.append(("more_devices", "so many more devices have it"))
+        fields.append(Field("more_devices", "So many more", "number"))
+    return [Field("until", "Quiet until", "choice", domain.RECOVERY, options=ways), *fields]
+
+
+def _withdrawal(kind: SubjectKind, target: str, named: str) -> Form:
+    return Form(
+        title=f"Take back: {named}",
+        button="Take back",
+        back=_back(kind, target),
+        sentences=["What was said of it is over, and it is loud again. Why is kept with it."],
     )
 
 
@@ -134,7 +166,8 @@ def _quoted(target: str) -> str:
     return quote(target, safe="")
 
 
-def _told(until: Until) -> str:
+def told_until(until: Until) -> str:
+    """Until when, in words."""
     if until.moment is not None:
         return f"{exact(until.moment)} UTC"
     more = until.more_devices

@@ -129,9 +129,11 @@ async def show(
     )
 
 
-def done(request: Request, by: Sent, path: str, text: str, *, undo: Undo | None = None) -> Response:
+def done(
+    request: Request, by: Sent, path: str, text: str, *, undo: Undo | None = None, is_fault: bool = False
+) -> Response:
     """Back to a page that says what was done; the browser remembers under which name."""
-    response = messages.done(request, by.back or path, text, undo=undo)
+    response = messages.done(request, by.back or path, text, undo=undo, is_fault=is_fault)
     remember(request, response, by)
     return response
 
@@ -152,18 +154,19 @@ def remember(request: Request, response: Response, by: Sent) -> None:
 @asynccontextmanager
 async def written_down(
     request: Request, by: Sent, what: What, about: About, target: str | None, **details: Any
-) -> AsyncIterator[dict[str, Any]]:
-    """An action around what writes none itself; what is learned goes into what this gives."""
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """An action around what writes none itself: its id, and what takes what is learned in between."""
     actions = state_of(request).actions
     told = {**told_why(by.reason), **details}
     action = new_action(by.who, what, about, target, details=told)
     await actions.begin(action)
+    learned: dict[str, Any] = {}
     try:
-        yield told
+        yield action.action_id, learned
     except Exception:
         await actions.settle(action.action_id, Progress.NOT_DONE)
         raise
-    await actions.settle(action.action_id, Progress.DONE, told)
+    await actions.settle(action.action_id, Progress.DONE, told | learned)
 
 
 def as_rfc3339(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 
-from api import paging
+from api import acknowledging, paging
 from api.fleet_truth import loaded_fleet
 from api.models import DeviceIdFilter
 from api.pages import rendering
@@ -15,9 +15,11 @@ from api.pages.routing import page_router
 from api.routes import alerts, incidents
 from api.routes.alerts import AlertState
 from api.routes.incidents import IncidentId, IncidentState
+from api.state import state_of
 from fleet.query import device
 from pisync import clock, limits
 from pisync.clock import to_ms
+from pisync.domain.acknowledgements import Subject, SubjectKind
 from pisync.domain.alerts import Rule
 from pisync.errors import Part
 
@@ -32,7 +34,7 @@ class Folded(StrEnum):
     ANY = "any"
 
 
-_IS_FOLDED = {Folded.YES: True, Folded.NO: False, Folded.ANY: None}
+IS_FOLDED = {Folded.YES: True, Folded.NO: False, Folded.ANY: None}
 
 
 @router.get("/alerts")
@@ -60,7 +62,7 @@ async def alerts_page(
                 rule=rule,
                 device_id=device_id,
                 acknowledged=acknowledged,
-                folded=_IS_FOLDED[shown],
+                folded=IS_FOLDED[shown],
                 limit=limit,
                 cursor=cursor,
             )
@@ -98,6 +100,10 @@ async def incident_page(*, request: Request, incident_id: IncidentId) -> Respons
     fleet, now_ms = loaded_fleet(request), to_ms(clock.now())
     found = await answer_of(incidents.one_incident(request=request, incident_id=incident_id))
     devices = [device(fleet, each) for each in found["device_ids"]]
+    subject = Subject(kind=SubjectKind.INCIDENTS, target=incident_id)
+    taken_back = None
+    if not found["acknowledged"]:
+        taken_back = await acknowledging.taken_back_last(state_of(request), subject)
     prefix = request.scope.get("root_path", "")
     where = found["site_name"] or found["site"] or found["code"]
     return await rendering.page(
@@ -106,6 +112,7 @@ async def incident_page(*, request: Request, incident_id: IncidentId) -> Respons
         title=where,
         polls=True,
         incident=found,
+        taken_back=taken_back,
         rows=[row(fleet, each, now_ms) for each in devices if each is not None],
         devices_url=prefix + found["devices_url"].removeprefix(f"{prefix}/api"),
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from api import paging
+from api import acknowledging, paging
 from api.fleet_filters import NONE, Filters, shown_cause, with_filters
 from api.fleet_truth import loaded_fleet
 from api.pages import charts, rendering
@@ -19,6 +19,7 @@ from fleet import summaries
 from fleet.query import FleetFilter, FleetSort, page
 from pisync import clock, limits
 from pisync.clock import to_ms
+from pisync.domain.acknowledgements import Subject, SubjectKind
 from pisync.errors import Part
 
 router = page_router()
@@ -69,6 +70,7 @@ async def cause_page(*, request: Request, code: Code) -> Response:
             "days": [],
             "samples": [],
         }
+    said = await unless_away(request, Part.MONGODB, _said(request, code))
     worst = page(
         fleet,
         FleetFilter(causes=frozenset({own})),
@@ -83,7 +85,7 @@ async def cause_page(*, request: Request, code: Code) -> Response:
         "cause.html",
         title="Failures without a code" if code == NONE else code,
         code=code,
-        cause=known,
+        cause=known | (said.value or {}),
         told=told,
         by_site=[
             each | {"name": entries[each["site"]].name if each["site"] in entries else ""}
@@ -96,6 +98,16 @@ async def cause_page(*, request: Request, code: Code) -> Response:
     )
 
 
+async def _said(request: Request, code: str) -> dict[str, Any]:
+    """What an operator said of the cause; or who took that back, and why."""
+    state = state_of(request)
+    quiet = await acknowledging.quiet_cause(state, code)
+    if quiet is not None:
+        return {"acknowledged": acknowledging.said(quiet)}
+    subject = Subject(kind=SubjectKind.CAUSES, target=code)
+    return {"taken_back": await acknowledging.taken_back_last(state, subject)}
+
+
 def _without_history(cause: summaries.Cause) -> dict[str, Any]:
     return {
         "code": shown_cause(cause.code),
@@ -106,6 +118,9 @@ def _without_history(cause: summaries.Cause) -> dict[str, Any]:
         "first_seen": None,
         "last_seen": None,
         "trend": None,
+        "standing": None,
+        "failures_today": None,
+        "failures_week_ago": None,
     }
 
 

@@ -10,6 +10,7 @@ from api.pages import rendering
 from api.pages.away import Told, answer_of, unless_away
 from api.pages.routing import page_router
 from api.routes import commands
+from api.state import State, state_of
 from pisync import limits
 from pisync.domain.commands import CommandState
 from pisync.errors import Part
@@ -29,6 +30,7 @@ async def commands_page(
     """Commands, newest first, each with how far it is and what proves it."""
     asking = commands.commands(request=request, device_id=device_id, state=state, limit=limit, cursor=cursor)
     told: Told[dict[str, Any]] = await unless_away(request, Part.MONGODB, answer_of(asking))
+    counts = await unless_away(request, Part.MONGODB, _counts(state_of(request), device_id), is_recent=True)
     answer = told.value or {"commands": [], "next": None}
     return await rendering.page(
         request,
@@ -39,4 +41,16 @@ async def commands_page(
         rows=answer["commands"],
         next=answer["next"],
         states=[each.value for each in CommandState],
+        counts=counts.value,
+        counted_max=None if device_id else limits.COMMANDS_COUNTED_MAX,
     )
+
+
+async def _counts(state: State, device_id: str | None) -> dict[str, int]:
+    """How many commands are in each state, of the device that is asked for or of all."""
+
+    async def ask() -> dict[str, int]:
+        counted = await state.commands.counts(device_id)
+        return {each.value: counted.get(each, 0) for each in CommandState}
+
+    return await state.pages.recent.get("commands", limits.PAGE_COUNTS_S, ask, key=device_id)

@@ -15,7 +15,7 @@ from api.pages import acting
 from api.pages.acting import Field, Form, Sent
 from api.pages.messages import Undo
 from api.pages.routing import page_router
-from api.pages.texts import exact
+from api.pages.texts import exact, visible
 from api.routes.device import DeviceId
 from api.state import State, state_of
 from pisync import clock, limits
@@ -64,7 +64,7 @@ async def act(*, request: Request, device_id: DeviceId, task: TaskName) -> Respo
     path = f"/device/{device_id}"
     if task is Task.SYNC_NOW:
         about = acting.written_down(request, by, What.SYNC_NOW, About.DEVICES, device_id)
-        async with about as told:
+        async with about as (_, told):
             requested = await commanding.request(
                 state, {device_id: site}, who=by.who, expires_in=limits.COMMAND_EXPIRY
             )
@@ -75,7 +75,10 @@ async def act(*, request: Request, device_id: DeviceId, task: TaskName) -> Respo
         undo = Undo(path=f"/command/{command.command_id}/cancel", members={"back": by.back or path})
         text = f"{device_id} is asked to sync, once it is connected, within a day."
         return acting.done(request, by, path, text, undo=undo)
-    members, faults = directory.read_members(Kind.DEVICES, _given(task, by.members))
+    form = by.members
+    if task is Task.EDIT:
+        form = await _changed(state, device_id, form)
+    members, faults = directory.read_members(Kind.DEVICES, _given(task, form))
     if task is Task.MUTE and not faults and members["muted_until"] <= clock.now():
         faults = [Fault("muted_until", "lies in the past: name a later time")]
     if faults:
@@ -119,11 +122,11 @@ async def _change(
 ) -> Response:
     """Write what is said of the device."""
     state = state_of(request)
-    is_there = await changes.find(state, Kind.DEVICES, device_id) is not None
+    before = await changes.find(state, Kind.DEVICES, device_id)
     version = by.members.get("version", "")
     asked = Asked(
         who=by.who,
-        what=What.PATCH if is_there else What.PUT,
+        what=What.PUT if before is None else What.PATCH,
         kind=Kind.DEVICES,
         identifier=device_id,
         members=members,
@@ -140,13 +143,28 @@ async def _change(
         fault = Fault(None, "was changed by somebody else meanwhile: look at what it is now, and decide anew")
         return await _again(request, device_id, task, by, [fault], status=HTTPStatus.CONFLICT)
     # Where nothing changed, the entry's last action is an older one, and there is nothing to take back.
-    found = await state.actions.find(ActionQuery(limit=1, kind=Kind.DEVICES.value, target=device_id))
-    is_new = bool(found) and found[0].action_id == kept.action_id and found[0].who == by.who
+    is_new = before is None or kept.action_id != before.action_id
     taking_back = Undo(
         path=f"/device/{device_id}/undo", members={"action": kept.action_id, "back": by.back or ""}
     )
     text = _told(device_id, task, kept)
+    if task is Task.EDIT and not is_new:
+        text = f"Nothing of {device_id} was another than it is."
     return acting.done(request, by, f"/device/{device_id}", text, undo=taking_back if is_new else None)
+
+
+async def _changed(state: State, device_id: str, form: Mapping[str, str]) -> Mapping[str, str]:
+    """What of a form is another now: a field shows what cannot be seen as escapes, and these are not kept."""
+    entry = _said(device_id, await changes.find(state, Kind.DEVICES, device_id))
+    shown = {field.name: visible(field.value) for field in _fields(Task.EDIT, entry)}
+    return {name: value for name, value in form.items() if shown.get(name) != value}
+
+
+def _said(device_id: str, kept: KeptEntry | None) -> DirectoryDevice:
+    """What operators say of a device; of one that they say nothing of, nothing."""
+    if kept is not None and isinstance(kept.entry, DirectoryDevice):
+        return kept.entry
+    return DirectoryDevice(device_id=device_id)
 
 
 def _told(device_id: str, task: Task, kept: KeptEntry) -> str:
@@ -203,9 +221,7 @@ async def _again(
 
 async def _form(request: Request, device_id: str, task: Task) -> Form:
     kept = await changes.find(state_of(request), Kind.DEVICES, device_id)
-    entry = DirectoryDevice(device_id=device_id)
-    if kept is not None and isinstance(kept.entry, DirectoryDevice):
-        entry = kept.entry
+    entry = _said(device_id, kept)
     title, button, sentence = _TEXTS[task]
     return Form(
         title=f"{title} {device_id}",

@@ -9,14 +9,15 @@ import msgspec
 from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
-from api import commanding
+from api import commanding, undoing
 from api.directory import changes, many
-from api.directory.many import Change
+from api.directory.many import Change as ChangeOf
 from api.fleet_filters import Filters, with_filters
 from api.fleet_truth import loaded_fleet
 from api.pages import acting, rendering
 from api.pages.acting import Field, Form, Sent
 from api.pages.device_actions import mute_field
+from api.pages.messages import Undo
 from api.pages.routing import page_router
 from api.pages.texts import count, exact
 from api.state import State, state_of
@@ -26,6 +27,7 @@ from pisync.clock import to_ms
 from pisync.domain import directory
 from pisync.domain.actions import About, What
 from pisync.domain.directory import DirectoryDevice, Fault, Kind
+from pisync.stores.interfaces.actions import Change
 
 router = page_router()
 
@@ -76,12 +78,19 @@ async def act(*, request: Request, filters: Filters, task: TaskName) -> Response
         about = acting.written_down(
             request, by, What.SYNC_NOW, About.DEVICES, None, filter=_filter(request), devices=len(device_ids)
         )
-        async with about as told:
+        async with about as (action_id, told):
             sites, _ = await commanding.known_devices(state, device_ids)
             asked = await commanding.request(state, sites, who=by.who, expires_in=limits.COMMAND_EXPIRY)
             told["queued"] = new = len(asked.added)
+            made = {
+                each.device_id: Change({}, {undoing.COMMAND: each.command_id})
+                for each in asked.commands
+                if each.command_id in asked.added
+            }
+            await state.actions.keep_changes(action_id, made)
         text = f"{count(new, 'device')} asked to sync; {len(device_ids) - new:,} had a command already."
-        return acting.done(request, by, back, text)
+        undo = Undo(path="/commands/undo", members={"action": action_id, "back": back}) if new else None
+        return acting.done(request, by, back, text, undo=undo)
     change, faults = await _change(state, task, by)
     if change is None:
         return await _show(request, task, device_ids, by, faults)
@@ -89,7 +98,10 @@ async def act(*, request: Request, filters: Filters, task: TaskName) -> Response
     changed = await many.change_many(state, device_ids, change, who=by.who, why=by.reason, details=details)
     same = len(device_ids) - changed.changed
     text = f"Changed {count(changed.changed, 'device')}; {same:,} were so already. {_how(task, by)}"
-    return acting.done(request, by, back, text.strip())
+    undo = None
+    if changed.action_id is not None:
+        undo = Undo(path="/devices/undo", members={"action": changed.action_id, "back": back})
+    return acting.done(request, by, back, text.strip(), undo=undo)
 
 
 async def _meant(request: Request, which: FleetFilter) -> list[str]:
@@ -118,7 +130,7 @@ async def _meant(request: Request, which: FleetFilter) -> list[str]:
     return found
 
 
-async def _change(state: State, task: Task, by: Sent) -> tuple[Change | None, Sequence[Fault]]:
+async def _change(state: State, task: Task, by: Sent) -> tuple[ChangeOf | None, Sequence[Fault]]:
     """What is done to each entry; None: the form has faults."""
     given = by.members
     match task:
@@ -144,7 +156,7 @@ async def _change(state: State, task: Task, by: Sent) -> tuple[Change | None, Se
     return _labelling(label, is_taken=given.get("how") == "take"), ()
 
 
-def _labelling(label: str, *, is_taken: bool) -> Change:
+def _labelling(label: str, *, is_taken: bool) -> ChangeOf:
     def change(entry: DirectoryDevice) -> DirectoryDevice:
         labels = [each for each in entry.labels if each != label]
         if not is_taken and len(labels) < limits.DIRECTORY_LABELS_MAX:

@@ -56,6 +56,9 @@ async def overview_page(request: Request) -> Response:
     # One outage is one line: who is in an incident is told there.
     alone = [each for each in worst.devices if each.device_id not in folded][: limits.OVERVIEW_ROWS]
     rows = [row(fleet, each, now_ms) for each in alone]
+    # Where not all are looked at, the others may be in incidents, and so it is so many at least.
+    lone = sum(each.device_id not in folded for each in worst.devices)
+    lone = max(lone, worst.total - len(folded))
     heard = await _heard(state, fleet, now_ms)
     alerts, received, trends = await asyncio.gather(
         unless_away(request, Part.MONGODB, _alerts(state, alone)),
@@ -70,9 +73,10 @@ async def overview_page(request: Request) -> Response:
         devices=sum(counts.values()),
         is_empty_system=not fleet.size,
         heard=heard,
-        causes=[_cause(each, trends.value) for each in causes.causes],
+        causes=[_cause(fleet, each, trends.value) for each in causes.causes],
         causes_more=causes.other,
         worst=rows,
+        lone=lone,
         worst_total=worst.total,
         folded=len(folded),
         incidents=_incidents(request, open_incidents),
@@ -169,13 +173,15 @@ async def _trends(state: State, causes: summaries.Causes, now_ms: int) -> CodeHi
     return await state.pages.recent.get("trends", limits.OVERVIEW_TRENDS_S, ask, key=frozenset(codes))
 
 
-def _cause(cause: summaries.Cause, history: CodeHistory | None) -> dict[str, Any]:
+def _cause(fleet: Fleet, cause: summaries.Cause, history: CodeHistory | None) -> dict[str, Any]:
+    site = cause.at[0].site if cause.at else ""
+    entry = fleet.sites.entries.get(site)
     trend = None if history is None else history.trend(cause.code)
     return {
         "code": shown_cause(cause.code),
         "devices": cause.devices,
         "sites": cause.sites,
-        "at": cause.at[0] if cause.at and cause.at[0].site else None,
+        "at": (entry.name if entry is not None and entry.name else site) or None,
         "trend": None if trend is None else trend.value,
         "since": None if history is None else history.first_ms(cause.code),
     }

@@ -51,9 +51,15 @@ NAVIGATION: Final = (
     Place("Overview", "/", ()),
     Place("Devices", "/devices", ("/device/",)),
     Place("Sites", "/sites", ("/site/",)),
-    Place("Causes", "/causes", ("/cause/", "/acknowledge/causes/")),
+    Place("Causes", "/causes", ("/cause/", "/acknowledge/causes/", "/withdraw/causes/")),
     Place(
-        "Alerts", "/alerts", ("/incident/", "/acknowledge/alerts/", "/acknowledge/incidents/", "/recipient")
+        "Alerts",
+        "/alerts",
+        (
+            "/incident/",
+            "/recipient",
+            *(f"/{verb}/{kind}/" for verb in ("acknowledge", "withdraw") for kind in ("alerts", "incidents")),
+        ),
     ),
     Place("Dead letters", "/dead-letters", ("/dead-letter/",)),
     Place("Commands", "/commands", ("/command/",)),

@@ -58,7 +58,7 @@ async def replay(  # noqa: PLR0911 - each way out is another answer
         about = acting.written_down(
             request, by, What.REPLAY, About.DEAD_LETTERS, dead_letter_id, correction=correction
         )
-        async with about as told:
+        async with about as (_, told):
             answer = await replays.replay(
                 request=request,
                 dead_letter_id=dead_letter_id,

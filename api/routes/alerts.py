@@ -141,7 +141,7 @@ async def alerts(
         before=None if end is None else end.alert_id,
     )
     stores = state_of(request)
-    found = await _find(stores, query, acknowledged, folded)
+    found = await find(stores, query, acknowledged, folded)
     present = await _present(stores, {row.alert.device_id for row in found[:limit]})
     return list_page(
         request,
@@ -192,7 +192,7 @@ async def unacknowledge(*, request: Request, alert_id: AlertId) -> Response:
     return await taken_back(request, Subject(kind=SubjectKind.ALERTS, target=alert_id))
 
 
-class _Listed(NamedTuple):
+class Listed(NamedTuple):
     """An alert, what makes it quiet, and the incident that explains it."""
 
     alert: domain.Alert
@@ -200,20 +200,20 @@ class _Listed(NamedTuple):
     incident_id: str | None
 
 
-async def _find(
+async def find(
     state: State, query: AlertQuery, is_acknowledged: bool | None, is_folded: bool | None
-) -> list[_Listed]:
+) -> list[Listed]:
     """The first alerts of a query that are acknowledged, or folded, or are not; None: either."""
     if is_acknowledged:
         return await _find_acknowledged(state, query, is_folded)
-    found: list[_Listed] = []
+    found: list[Listed] = []
     size = query.limit
     while True:
         alerts = await state.alerts.find(replace(query, limit=size))
         quiet = await acknowledging.quiet_alerts(state, alerts)
         incidents = folding.incidents_of(state, alerts)
         found += (
-            _Listed(alert, quiet.get(alert.alert_id), incidents.get(alert.alert_id))
+            Listed(alert, quiet.get(alert.alert_id), incidents.get(alert.alert_id))
             for alert in alerts
             if (is_acknowledged is None or alert.alert_id not in quiet)
             and is_folded in {None, alert.alert_id in incidents}
@@ -223,9 +223,9 @@ async def _find(
         query, size = replace(query, before=alerts[-1].alert_id), limits.PAGE_MAX
 
 
-async def _find_acknowledged(state: State, query: AlertQuery, is_folded: bool | None) -> list[_Listed]:
+async def _find_acknowledged(state: State, query: AlertQuery, is_folded: bool | None) -> list[Listed]:
     """The same by what is acknowledged: among many alerts those may be few."""
-    found: list[_Listed] = []
+    found: list[Listed] = []
     before, size = query.before, query.limit
     while True:
         some = await state.acknowledgements.open_by_target(SubjectKind.ALERTS, size, before)
@@ -234,7 +234,7 @@ async def _find_acknowledged(state: State, query: AlertQuery, is_folded: bool | 
             alerts = await state.alerts.find(replace(query, limit=len(some), alert_ids=by_alert))
             incidents = folding.incidents_of(state, alerts)
             found += (
-                _Listed(alert, by_alert[alert.alert_id], incidents.get(alert.alert_id))
+                Listed(alert, by_alert[alert.alert_id], incidents.get(alert.alert_id))
                 for alert in alerts
                 if acknowledging.is_quiet(alert, by_alert[alert.alert_id])
                 and is_folded in {None, alert.alert_id in incidents}
@@ -266,7 +266,7 @@ async def _present(state: State, device_ids: Collection[str]) -> Mapping[str, Co
     )
 
 
-def _row(row: _Listed, present: Counts | None) -> dict[str, object]:
+def _row(row: Listed, present: Counts | None) -> dict[str, object]:
     alert, acknowledgement, incident_id = row
     return {
         "id": alert.alert_id,

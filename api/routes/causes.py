@@ -1,7 +1,7 @@
 """`/api/causes` and `/api/cause/{code}`: why devices fail now, since when, where, and whether it spreads."""
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -28,7 +28,7 @@ from fleet.summaries import CauseCursor
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.rollups import Unit
-from pisync.domain.trends import Trend
+from pisync.domain.trends import Standing, Trend
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
@@ -71,6 +71,19 @@ class Cause(BaseModel):
     ]
     last_seen: Annotated[datetime | None, Field(description="And when last.")]
     trend: Annotated[Trend | None, Field(description=_TREND)]
+    standing: Annotated[
+        Standing | None,
+        Field(
+            description="`new`: it came first in the last 7 days. `back`: it came again in the last 7 days,"
+            " after 7 days or more without. `ongoing`: neither. null: not known, because that is not counted."
+        ),
+    ]
+    failures_today: Annotated[
+        int | None, Field(ge=0, description="Failures with it that were received today, in UTC, so far.")
+    ]
+    failures_week_ago: Annotated[
+        int | None, Field(ge=0, description="And on the whole of the day a week ago; null: not counted.")
+    ]
 
 
 class Causes(Truth):
@@ -129,6 +142,9 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "first_seen": "2026-11-20T08:12:00.000Z",
     "last_seen": "2026-11-20T12:04:00.000Z",
     "trend": "new",
+    "standing": "new",
+    "failures_today": 152,
+    "failures_week_ago": 0,
 }
 
 
@@ -205,8 +221,15 @@ def _page(
 
 async def _rows(request: Request, page: summaries.Causes, now_ms: int) -> list[dict[str, object]]:
     codes = [each.code for each in page.causes]
-    history = await history_of(state_of(request).rollups, codes, now_ms=now_ms)
-    return [_row(each, history) for each in page.causes]
+    days = _days(now_ms)
+    history = await history_of(state_of(request).rollups, codes, now_ms=now_ms, days=days)
+    return [_row(each, history, days) for each in page.causes]
+
+
+def _days(now_ms: int) -> list[int]:
+    """When the days begin that are told, today the last."""
+    today_ms = Unit.DAY.floor(now_ms)
+    return [today_ms - back * Unit.DAY.ms for back in reversed(range(limits.DAYS_TOLD))]
 
 
 Code = Annotated[
@@ -247,12 +270,11 @@ async def one_cause(*, request: Request, code: Code) -> Response:
     found = summaries.cause(fleet, own, now_ms=now_ms, sites_max=limits.PAGE_MAX)
     newest = summaries.newest_failures(fleet, own, now_ms=now_ms, limit=limits.SAMPLED_DEVICES_MAX)
     state = state_of(request)
-    today_ms = Unit.DAY.floor(now_ms)
-    days = [today_ms - back * Unit.DAY.ms for back in reversed(range(limits.DAYS_TOLD))]
+    days = _days(now_ms)
     history = await history_of(state.rollups, [own], now_ms=now_ms, days=days)
     if not found.devices and not history.is_known(own):
         raise HTTPException(404, "No failure with this code is known.")
-    answer = _row(found, history) | {
+    answer = _row(found, history, days) | {
         "by_site": [{"site": at.site or None, "devices": at.devices, "of": at.of} for at in found.at],
         "days": [
             {"day": from_ms(day_ms).date().isoformat(), "failures": history.on_day(own, day_ms)}
@@ -275,7 +297,7 @@ async def _samples(state: State, code: str, newest: Iterable[summaries.Failure])
     return list(dict.fromkeys(messages))[: limits.SAMPLES_MAX]
 
 
-def _row(cause: summaries.Cause, history: CodeHistory) -> dict[str, object]:
+def _row(cause: summaries.Cause, history: CodeHistory, days: Sequence[int]) -> dict[str, object]:
     return {
         "code": shown_cause(cause.code),
         "devices": cause.devices,
@@ -285,6 +307,9 @@ def _row(cause: summaries.Cause, history: CodeHistory) -> dict[str, object]:
         "first_seen": _moment(history.first_ms(cause.code)),
         "last_seen": _moment(history.last_ms(cause.code)),
         "trend": history.trend(cause.code),
+        "standing": history.standing(cause.code, days),
+        "failures_today": history.on_day(cause.code, days[-1]),
+        "failures_week_ago": history.on_day(cause.code, days[-8]),
     }
 
 

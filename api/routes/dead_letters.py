@@ -193,6 +193,11 @@ class DeadLettersCursor(paging.Cursor, frozen=True):
         """The cursor that continues after this dead letter."""
         return cls(to_ms(entry.received_at), entry.dead_letter_id)
 
+    @classmethod
+    def at(cls, position: DeadLetterPosition) -> Self:
+        """The cursor that continues there."""
+        return cls(to_ms(position.received_at), position.dead_letter_id)
+
     def position(self) -> DeadLetterPosition:
         """Where the store goes on."""
         return DeadLetterPosition(received_at=from_ms(self.received_ms), dead_letter_id=self.dead_letter_id)

@@ -27,6 +27,7 @@ from pisync import clock, limits, logs
 from pisync.domain import receipts
 from pisync.domain.dead_letters import ID_PATTERN
 from pisync.domain.events import Reason, Rejection
+from pisync.domain.receipts import Receipt
 from pisync.stores.interfaces.dead_letters import Correction, KeptDeadLetter, Replay
 
 log = logs.get("api.dead_letters")
@@ -169,7 +170,7 @@ async def preview(
     try:
         plan = correcting.plan(kept, correction, reason, clock.now())
     except RecursionError:
-        return _too_deep()
+        return _answer(_too_deep())
     events = await correcting.expected(state.events, plan)
     counts = [one["expect"] for one in events]
     body = {
@@ -245,11 +246,11 @@ async def replay(
         for name, value in (("reason", reason), ("confirm", confirm), ("confirmed_by", confirmed_by)):
             if value is not None:
                 raise correcting.fault(name, "belongs to a correction, and there is none")
-        return await _replay_as_it_is(state, kept, now)
+        return _answer(await as_it_is(state, kept, now))
     try:
         plan = correcting.plan(kept, correction, reason, now)
     except RecursionError:
-        return _too_deep()
+        return _answer(_too_deep())
     if confirm is None:
         raise correcting.fault(
             "confirm", "is needed with a correction: a GET shows what would be sent, and says it"
@@ -258,10 +259,16 @@ async def replay(
         raise HTTPException(
             HTTPStatus.CONFLICT, "This is not what would be sent: look at it again, and confirm that."
         )
-    return await _replay_corrected(state, plan, confirmed_by, now)
+    return _answer(await _corrected(state, plan, confirmed_by, now))
 
 
-async def _replay_as_it_is(state: State, kept: KeptDeadLetter, now: datetime) -> Response:
+async def as_it_is(state: State, kept: KeptDeadLetter, now: datetime) -> Receipt:
+    """Publish what of a letter can be taken, with the device's own times; one receipt over all of it.
+
+    Raises:
+        HTTPException: 409, it cannot be published again.
+        BrokerUnavailable: the broker or a receipt is missing; repeating is safe.
+    """
     device_id = correcting.device(kept)
     again = replaying.prepare(kept, device_id, now)
     try:
@@ -285,10 +292,10 @@ async def _replay_as_it_is(state: State, kept: KeptDeadLetter, now: datetime) ->
     return await _send(state, kept, again)
 
 
-async def _replay_corrected(state: State, plan: Plan, confirmed_by: str | None, now: datetime) -> Response:
+async def _corrected(state: State, plan: Plan, confirmed_by: str | None, now: datetime) -> Receipt:
     again = replaying.prepare_corrected(plan.events)
     if not again.messages:
-        return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, again.rejections)
+        return receipts.receipt(stored=0, duplicates=0, rejections=again.rejections)
     correction = Correction(
         reason=plan.reason,
         offset_ms=plan.offset_ms,
@@ -319,9 +326,15 @@ async def _claim(
     raise HTTPException(HTTPStatus.CONFLICT, "Another replay of this letter ended just now: repeat this one.")
 
 
-def _too_deep() -> Response:
+def _too_deep() -> Receipt:
     deep = Rejection(index=None, reason=Reason.MALFORMED, detail="nested too deeply")
-    return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, [deep])
+    return receipts.receipt(stored=0, duplicates=0, rejections=[deep])
+
+
+def _answer(receipt: Receipt) -> Response:
+    if not (receipt.stored or receipt.duplicates):
+        return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
+    return Response(receipts.encode(receipt), media_type="application/json")
 
 
 async def _send(
@@ -332,8 +345,8 @@ async def _send(
     correction: Correction | None = None,
     attempt: str = "",
     places: Collection[int | None] = (),
-) -> Response:
-    """Publish, record what was taken in, and answer; `places` are those that go with the correction."""
+) -> Receipt:
+    """Publish, and record what was taken in; `places` are those that go with the correction."""
     entry = kept.entry
     device_id = correcting.device(kept)
     answers = [await state.publisher.publish(device_id, message.payload) for message in again.messages]
@@ -348,7 +361,7 @@ async def _send(
         taken = done if again.taken(answers, places) else None
         await state.dead_letters.settle_correction(entry.dead_letter_id, correction, attempt, taken)
     if not (receipt.stored or receipt.duplicates):
-        return problems.rejected(HTTPStatus.UNPROCESSABLE_ENTITY, receipt.rejected)
+        return receipt
     await state.dead_letters.record_replay(entry.dead_letter_id, done)
     how: dict[str, object] = {}
     if correction is not None and correction.offset_ms:
@@ -365,4 +378,4 @@ async def _send(
         duplicates=receipt.duplicates,
         **how,
     )
-    return Response(receipts.encode(receipt), media_type="application/json")
+    return receipt

@@ -90,6 +90,8 @@ def replay(
     *,
     reason: OnlyReason = None,
     device: OnlyDevice = None,
+    since: Since = None,
+    until: Until = None,
     every: Annotated[
         bool, typer.Option("--all", help="All dead letters that no replay took in yet.")
     ] = False,
@@ -103,7 +105,8 @@ def replay(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what the correction would send.")
+        bool,
+        typer.Option("--dry-run", help="Only say how many letters, or show what the correction would send."),
     ] = False,
     confirm: Annotated[
         str | None,
@@ -116,7 +119,7 @@ def replay(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Publish dead letters again: those named, or all (of a reason, of a device) that no replay took in yet.
+    """Publish dead letters again: those named, or all of a filter that no replay took in yet.
 
     Counts events, and names those that were rejected. Exits with 0 only when every event was taken in, now or
     before, and with 1 otherwise. Repeating is safe.
@@ -125,17 +128,22 @@ def replay(
     from cli import letter_replays  # noqa: PLC0415
     from cli.api_client import connect  # noqa: PLC0415
 
-    chosen = {"reason": reason, "device_id": device, "replayed": False}
+    chosen = {"reason": reason, "device_id": device, "since": since, "until": until, "replayed": False}
     if correction is None:
-        if dry_run or confirm is not None or confirmed_by is not None:
-            raise typer.BadParameter("--dry-run, --confirm and --confirmed-by belong to a --correction")
+        if confirm is not None or confirmed_by is not None:
+            raise typer.BadParameter("--confirm and --confirmed-by belong to a --correction")
+        if dry_run and dead_letter_ids:
+            raise typer.BadParameter("for named letters, --dry-run can only belong to a --correction")
         if [bool(dead_letter_ids), reason is not None, every].count(True) != 1:
             raise typer.BadParameter("give either ids, or --reason, or --all")
     elif every or not (dead_letter_ids or reason in letter_replays.CLOCK_REASONS):
         raise typer.BadParameter("a --correction is for ids, or for --reason clock_ahead or clock_unset")
-    if dead_letter_ids and device is not None:
-        raise typer.BadParameter("--device chooses among letters that are not named")
+    if dead_letter_ids and not device == since == until:
+        raise typer.BadParameter("--device, --since and --until choose among letters that are not named")
     with connect(url, key) as client:
+        if dry_run and correction is None:
+            run.preview_replay(client, chosen)
+            return
         ids = dead_letter_ids or run.find_ids(client, chosen)
         if correction is None:
             raise typer.Exit(letter_replays.replay(client, ids))

@@ -1,5 +1,6 @@
 """Whether a cause of failures is new, spreads or ebbs, by how many failures had its code, hour by hour."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from math import sqrt
 from typing import Final, NamedTuple, Self
@@ -17,6 +18,14 @@ class Trend(StrEnum):
     SPREADING = "spreading"
     STEADY = "steady"
     EBBING = "ebbing"
+
+
+class Standing(StrEnum):
+    """Whether failures have a code for the first time, all along, or again after they had it no more."""
+
+    NEW = "new"
+    ONGOING = "ongoing"
+    BACK = "back"
 
 
 class TrendSpans(NamedTuple):
@@ -44,6 +53,33 @@ class TrendSpans(NamedTuple):
         if end_ms < self.recent.end_ms - late_ms or progress.within(counted) != [counted]:
             return None
         return TrendSpans(self.before, Span(self.recent.start_ms, end_ms))
+
+
+def standing_of(days: Sequence[int | None], *, had_before: bool | None) -> Standing | None:
+    """By the failures day by day, today the last, and whether there were any before these days.
+
+    What began in the last week, after a week without, is new, or back where it had been there before that;
+    all else goes on. None: that is not known, or there were none.
+    """
+    start, quiet = None, 0
+    for place in reversed(range(len(days))):
+        failures = days[place]
+        if failures is None:
+            break
+        if failures:
+            start, quiet = place, 0
+        elif start is not None:
+            quiet += 1
+        if start is not None and quiet == limits.BACK_AFTER_DAYS:
+            if len(days) - start > limits.BACK_AFTER_DAYS:
+                return Standing.ONGOING
+            earlier = days[:place]
+            if any(earlier) or had_before:
+                return Standing.BACK
+            return Standing.NEW if had_before is False and None not in earlier else None
+    if start is None or len(days) - start <= limits.BACK_AFTER_DAYS:
+        return None
+    return Standing.ONGOING
 
 
 def trend_of(spans: TrendSpans, *, before: int, recent: int, first_ms: int | None) -> Trend:

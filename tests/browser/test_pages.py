@@ -67,6 +67,32 @@ async def test_without_javascript_pages_are_read_filtered_and_turned(views: View
         assert "Exact" in await page.locator("#truth").inner_text(), path
 
 
+async def test_without_javascript_a_form_is_filled_sent_told_and_taken_back(views: Views) -> None:
+    """One device, and the filter that is shown: what a browser sends by itself is all that they need."""
+    for start, link, button, told, back in (
+        ("/device/PB-000007", "Mute…", "Mute", "Muted PB-000007 until 2 Jan 2099", "PB-000007 is as it was."),
+        ("/devices?q=PB-00000", "Label…", "Label 10 devices", "Changed 10 devices", "10 devices as before."),
+    ):
+        [page] = await views.open(start, script=False)
+        await page.get_by_role("link", name=link).click()
+        if link == "Mute…":
+            await page.get_by_label("Muted until").fill("2099-01-02")
+        else:
+            assert "Exactly 10 devices of this filter" in await page.locator("main").inner_text()
+            await page.get_by_label("Label", exact=True).fill("pilot")
+        await page.get_by_label("Why").fill("holidays <b>")
+        await page.get_by_label("Your name").fill("Ada")
+        await page.get_by_role("button", name=button).click()
+        await page.wait_for_url(f"**{start}")
+        message = page.get_by_role("status")
+        assert told in await message.inner_text()
+        await message.get_by_role("button", name="Undo").click()
+        await page.wait_for_url(f"**{start}")
+        assert back in await page.get_by_role("status").inner_text()
+        await page.reload()
+        assert await page.get_by_role("status").count() == 0
+
+
 async def test_by_keyboard_alone_a_filter_and_a_row_are_reached(views: Views) -> None:
     [page] = await views.open("/devices")
 

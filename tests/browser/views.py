@@ -1,15 +1,18 @@
 """Windows of a real browser, each held to what every page keeps: quiet, of this host, within its policy."""
 
+import asyncio
 import importlib.util
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, ConsoleMessage, Page, Response
+from playwright.async_api import Browser, CDPSession, ConsoleMessage, Page, Response
 
 DESKTOP: Final = 1280
 PHONE: Final = 360
@@ -39,6 +42,76 @@ def axe() -> str:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).with_name("axe.min.js").read_text()
+
+
+class Tab:
+    """A tab of the browser's one window, hidden by another one; those of Playwright are always visible.
+
+    Its page is not held to what `Views` holds pages to.
+    """
+
+    def __init__(self, browser: CDPSession, target_id: str, session_id: str) -> None:
+        self._browser = browser
+        self._target_id = target_id
+        self._session_id = session_id
+        self._numbers = count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._urls: dict[str, str] = {}
+        self.asked: list[str] = []
+        """The addresses of its requests."""
+        self.ended: list[str] = []
+        """And of those whose answer has ended, or was cut off."""
+
+    @classmethod
+    async def open(cls, browser: CDPSession, url: str) -> "Tab":
+        """A new tab, which is in front of all others."""
+        target = {"targetId": (await browser.send("Target.createTarget", {"url": "about:blank"}))["targetId"]}
+        # Not flattened: Playwright keeps the sessions to itself that it knows.
+        session = await browser.send("Target.attachToTarget", target | {"flatten": False})
+        tab = cls(browser, target["targetId"], session["sessionId"])
+        browser.on("Target.receivedMessageFromTarget", tab._take)
+        await tab._send("Network.enable")
+        await tab._send("Page.navigate", url=url)
+        return tab
+
+    async def evaluate(self, expression: str) -> Any:
+        """The value of an expression in its page."""
+        answer = await self._send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    async def activate(self) -> None:
+        """Bring it to the front."""
+        await self._browser.send("Target.activateTarget", {"targetId": self._target_id})
+
+    async def close(self) -> None:
+        """Close it."""
+        await self._browser.send("Target.closeTarget", {"targetId": self._target_id})
+
+    async def _send(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        message = json.dumps({"id": number, "method": method, "params": params})
+        sent = {"sessionId": self._session_id, "message": message}
+        await self._browser.send("Target.sendMessageToTarget", sent)
+        async with asyncio.timeout(60):
+            result: dict[str, Any] = await answer
+        return result
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event["sessionId"] != self._session_id:
+            return
+        message = json.loads(event["message"])
+        params = message.get("params", {})
+        match message.get("method"):
+            case None:
+                answer = self._answers.pop(message["id"])
+                answer.set_result(message.get("result", message))
+            case "Network.requestWillBeSent":
+                self._urls[params["requestId"]] = params["request"]["url"]
+                self.asked.append(params["request"]["url"])
+            case "Network.loadingFinished" | "Network.loadingFailed":
+                self.ended.append(self._urls.get(params["requestId"], ""))
 
 
 @dataclass
@@ -83,6 +156,18 @@ class Views:
             await page.goto(path)
             pages.append(page)
         return pages
+
+    @asynccontextmanager
+    async def tabs(self, *paths: str) -> AsyncIterator[list[Tab]]:
+        """Tabs of one window, each opened in front of those before it."""
+        session = await self.browser.new_browser_cdp_session()
+        found = [await Tab.open(session, self.url + path) for path in paths]
+        try:
+            yield found
+        finally:
+            for tab in found:
+                await tab.close()
+            await session.detach()
 
     def _console(self, message: ConsoleMessage) -> None:
         # A violation of the policy is told here, too.

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
 import pytest_asyncio
 
+from pisync import limits
 from pisync.domain import commands
 from pisync.domain.commands import Command, CommandState, Proof, Reply, new_command_id
 from pisync.stores.interfaces.commands import CommandQuery, CommandStore
@@ -127,6 +129,28 @@ async def test_pages_newest_first_by_device_and_by_state(store: CommandStore) ->
     assert await found(CommandQuery(limit=50, state=CommandState.QUEUED)) == [last.command_id]
     of_device = CommandQuery(limit=50, device_id="PB-1", state=CommandState.EXPIRED)
     assert await found(of_device) == [made[4].command_id, made[1].command_id]
+
+
+async def test_commands_are_counted_by_state_of_all_and_of_a_device(
+    store: CommandStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await store.counts(None) == {}
+    over = [command(1, minute=minute, nonce=minute + 1) for minute in range(3)]
+    for each in over:
+        await store.add([each])
+        cancelled = commands.cancel(each, after(5))
+        assert cancelled is not None
+        await store.write([cancelled])
+    queued = [command(device) for device in range(1, 5)]
+    assert len(await store.add(queued)) == 4
+    await store.write([published(queued[3])])
+    expected = {CommandState.CANCELLED: 3, CommandState.QUEUED: 3, CommandState.PUBLISHED: 1}
+    assert await store.counts(None) == expected
+    assert await store.counts("PB-1") == {CommandState.CANCELLED: 3, CommandState.QUEUED: 1}
+    assert await store.counts("PB-9") == {}
+    monkeypatch.setattr(limits, "COMMANDS_COUNTED_MAX", 2)
+    assert await store.counts(None) == {**dict.fromkeys(expected, 2), CommandState.PUBLISHED: 1}
+    assert (await store.counts("PB-1"))[CommandState.CANCELLED] == 3
 
 
 async def test_the_queue_passes_over_sites_that_are_full_and_what_has_expired(store: CommandStore) -> None:

@@ -346,6 +346,14 @@ async def test_letters_are_tallied_by_reason_up_to_a_limit(
     conflict, schema = LetterCounts(2, 2), LetterCounts(2, 1)
     by_reason = {Reason.SCHEMA: schema, Reason.CONFLICT: conflict}
     assert await letters.store.tally(since) == (LetterCounts(3, 2), by_reason)
+    by_device = await letters.store.tally_by_device(since)
+    assert by_device.tally == (LetterCounts(3, 2), by_reason)
+    assert by_device.open_of == {
+        (Reason.SCHEMA, "PB-000123"): 1,
+        (Reason.SCHEMA, "PB-1"): 1,
+        (Reason.CONFLICT, "PB-1"): 1,
+        (Reason.CONFLICT, None): 1,
+    }
     await letters.store.record_replay(new[0], REPLAY)
     by_reason = {Reason.SCHEMA: LetterCounts(1, 1), Reason.CONFLICT: LetterCounts(1, 2)}
     assert await letters.store.tally(since) == (LetterCounts(2, 2), by_reason)
@@ -354,6 +362,8 @@ async def test_letters_are_tallied_by_reason_up_to_a_limit(
         LetterCounts(4, 4),
         {Reason.SCHEMA: LetterCounts(4, 4), Reason.CONFLICT: LetterCounts(1, 2)},
     )
+    open_of = (await letters.store.tally_by_device(since)).open_of
+    assert open_of[Reason.SCHEMA, "PB-000123"] == 4
 
 
 async def test_a_purge_takes_what_its_filter_chooses_a_bounded_number_at_once(

@@ -12,7 +12,7 @@ from pisync.clock import EPOCH
 from pisync.domain import directory
 from pisync.domain.actions import Action, Progress, What, new_action_id
 from pisync.domain.directory import Entry, Kind
-from pisync.stores.interfaces.actions import ActionQuery, ActionStore
+from pisync.stores.interfaces.actions import ActionQuery, ActionStore, Change
 from pisync.stores.interfaces.directory import DirectoryQuery, DirectoryStore, EntryWrite, KeptEntry
 from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
@@ -192,6 +192,17 @@ async def test_an_action_is_begun_revised_and_settled(actions: ActionStore) -> N
     await actions.settle(meant.action_id, Progress.DONE, {"created": 1})
     [found] = await actions.find(ActionQuery(limit=9))
     assert (found.progress, found.details) == (Progress.DONE, {"created": 1})
+
+
+async def test_what_an_action_changes_of_many_is_kept_and_the_latest_holds(actions: ActionStore) -> None:
+    assert await actions.changes_of("a1") == {}
+    first = {name: Change({"site": None}, {"site": "S-1"}) for name in ("PB.1", "PB-2")}
+    await actions.keep_changes("a1", first)
+    again = {"PB.1": Change({"site": "S-2", "labels": ["$x"]}, {"site": "S-1", "labels": []})}
+    await actions.keep_changes("a1", again)
+    await actions.keep_changes("a2", first)
+    assert await actions.changes_of("a1") == first | again
+    assert await actions.find(ActionQuery(limit=9)) == []
 
 
 async def test_which_actions_are_found_newest_first(actions: ActionStore) -> None:

@@ -56,6 +56,9 @@ def cause(code: str = "E_TIMEOUT", **members: Any) -> Json:
         "first_seen": "2026-05-01T00:00:00.000Z",
         "last_seen": "2026-05-03T08:00:00.000Z",
         "trend": "spreading",
+        "standing": "ongoing",
+        "failures_today": 9,
+        "failures_week_ago": 2,
         **members,
     }
 

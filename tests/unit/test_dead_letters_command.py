@@ -192,6 +192,26 @@ def test_replay_of_all_takes_what_was_not_taken_in_yet(
     assert "named no device" in out
 
 
+def test_replay_of_a_filter_is_counted_first_and_sends_no_others(served: Served) -> None:
+    served.keep(letter(GOOD, reason=Reason.REFUSED), letter(b"{", device_id=None, reason=Reason.REFUSED))
+    options = ("replay", "--reason", "refused", "--since", "2026-05-01T00:00:00Z")
+    code, out, _ = served.run(*options, "--dry-run")
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "2 dead letters would be sent. Of the first 2: 2 refused.",
+            "1 of these cannot be: no device in the topic, or only a head is kept.",
+        ],
+    )
+    assert served.pisync.publisher.published == []
+    assert served.run("replay", "--all", "--until", "2026-05-01T00:00:00Z", "--dry-run")[1] == (
+        "0 dead letters would be sent.\n"
+    )
+    assert served.run(*options)[1].startswith("2 dead letters; events: 1 stored")
+    assert served.run("replay", "x", "--dry-run")[0] == 2
+    assert served.run("replay", "x", "--since", "2d")[0] == 2
+
+
 def test_replay_stops_where_no_receipt_comes_and_says_how_far_it_got(served: Served) -> None:
     served.keep(letter(GOOD), letter(b"{"))
     served.pisync.publisher.answer = BrokerUnavailable("No receipt came within 5 s.")

@@ -4,8 +4,13 @@ import re
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from api.pages import texts
+from pisync import clock
+from pisync.domain import commands
+from pisync.domain.acknowledgements import SubjectKind
 from pisync.domain.actions import Progress, What
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import Kind
@@ -140,6 +145,35 @@ async def test_a_filter_is_confirmed_with_its_exact_count() -> None:
         assert "new" not in (await entry(pisync, "PB-1")).labels
 
 
+async def test_what_a_form_shows_as_escapes_is_kept_where_nobody_changed_it() -> None:
+    odd = {
+        "name": "Room \u202e1\u200b",
+        "note": "back\\slash \u2066 and \u061c",
+        "labels": ["<i>", "a\u200eb"],
+    }
+    async with school() as pisync:
+        for each in ("name", "note", "labels"):
+            answer = await pisync.request("PATCH", "/api/directory/devices/PB-1", json={each: odd[each]})
+            if not answer.is_success:  # what the directory does not take cannot be in it
+                odd.pop(each)
+        assert odd
+        before = await entry(pisync, "PB-1")
+        form = read(await pisync.client.get("/device/PB-1/action/edit"))
+        fields = {each["name"]: each["value"] for each in form.all("input")}
+        fields["note"] = texts.visible(before.note)
+        assert not any(char in "".join(fields.values()) for char in "\u202e\u200b\u2066")
+        answer = await send(pisync, "/device/PB-1/action/edit", **fields)
+        assert "Nothing of PB-1 was another than it is." in (await message(pisync, answer, "/")).words
+        assert await entry(pisync, "PB-1") == before
+        version = (await pisync.directory.get(Kind.DEVICES, ["PB-1"]))["PB-1"].version
+        answer = await send(
+            pisync, "/device/PB-1/action/edit", **fields | {"habit_days": "9", "version": str(version)}
+        )
+        landed(answer, "/device/PB-1")
+        after = await entry(pisync, "PB-1")
+        assert after == msgspec.structs.replace(before, habit_days=9)
+
+
 async def test_a_count_that_changed_is_confirmed_anew() -> None:
     async with school() as pisync:
         path = "/devices/action/retire?site=S-1"
@@ -172,6 +206,63 @@ async def test_devices_are_asked_to_sync_and_the_command_is_cancelled() -> None:
         assert (await newest(pisync)).details["queued"] == 2
 
 
+async def test_what_was_done_to_many_is_taken_back_but_for_what_changed_since() -> None:
+    async with school() as pisync:
+        await send(pisync, "/device/PB-5/action/mute", muted_until="2098-01-02")
+        before = {name: await entry(pisync, name) for name in ("PB-1", "PB-5")}
+        path = "/devices/action/mute?site=S-1"
+        confirm = await confirmation(pisync, path)
+        muted = await send(pisync, path, confirm=confirm, muted_until="2099-01-02", who="Ada")
+        # Somebody says something else of one of them, and mutes the other one for longer.
+        await send(pisync, "/device/PB-1/action/edit", name="New")
+        await send(pisync, "/device/PB-5/action/mute", muted_until="2097-01-02")
+        answer = await undo(pisync, muted)
+        landed(answer, "/devices?site=S-1")
+        page = await message(pisync, answer, "/devices?site=S-1")
+        assert "Taken back: 1 device as before. 1 (PB-5) was changed since, and left as it is." in page.words
+        first, second = await entry(pisync, "PB-1"), await entry(pisync, "PB-5")
+        assert (first.name, first.muted_until) == ("New", None)
+        assert second.muted_until.year == 2097
+        assert before["PB-5"].muted_until.year == 2098
+        # Pressed again, nothing is left to take back; the way back from it is offered, too.
+        again = await send(pisync, "/devices/undo", action=(await newest(pisync)).details["undo_of"])
+        assert "Taken back: 0 devices" in (await message(pisync, again, "/devices")).words
+        landed(await undo(pisync, answer), "/devices?site=S-1")
+        assert (await entry(pisync, "PB-1")).muted_until.year == 2099
+        read(await send(pisync, "/devices/undo", action="nope"), 404)
+
+
+async def test_devices_that_were_moved_are_back_where_their_site_still_is() -> None:
+    async with school() as pisync:
+        path = "/devices/action/move?site=S-1"
+        moved = await send(pisync, path, confirm=await confirmation(pisync, path), site="S-2")
+        assert [(await entry(pisync, name)).site for name in ("PB-1", "PB-5")] == ["S-2", "S-2"]
+        assert (await pisync.request("DELETE", "/api/directory/sites/S-1")).is_success
+        page = await message(pisync, await undo(pisync, moved), "/devices")
+        assert "Taken back: 0 devices" in page.words
+        assert (await pisync.request("PUT", "/api/directory/sites/S-1", json={})).is_success
+        await undo(pisync, moved)
+        assert [(await entry(pisync, name)).site for name in ("PB-1", "PB-5")] == ["S-1", "S-1"]
+
+
+async def test_many_commands_are_cancelled_where_they_are_not_sent_yet() -> None:
+    async with school() as pisync:
+        path = "/devices/action/sync-now?site=S-1"
+        answer = await send(pisync, path, confirm=await confirmation(pisync, path), who="Ada")
+        one = next(each for each in pisync.commands.commands.values() if each.device_id == "PB-5")
+        sent = commands.publish(one, clock.now(), None)
+        assert sent is not None
+        await pisync.commands.write([sent])
+        back = await undo(pisync, answer)
+        landed(back, "/devices?site=S-1")
+        page = await message(pisync, back, "/devices")
+        assert "Cancelled 1 command. 1 (PB-5) was sent or over already: too late for it." in page.words
+        states = {each.device_id: each.state.value for each in pisync.commands.commands.values()}
+        assert states == {"PB-1": "cancelled", "PB-5": "published"}
+        action = await newest(pisync)
+        assert (action.what, action.details["cancelled"], action.details["left"]) == (What.CANCEL, 1, 1)
+
+
 @pytest.mark.parametrize("until", ["recovery", "moment", "more_devices"])
 async def test_a_cause_is_acknowledged_and_loud_again_and_acknowledged_again(until: str) -> None:
     async with school() as pisync:
@@ -183,9 +274,11 @@ async def test_a_cause_is_acknowledged_and_loud_again_and_acknowledged_again(unt
         landed(answer, "/devices")
         action = await newest(pisync)
         assert (action.who, action.what, action.target) == ("Ada", What.ACKNOWLEDGE, "E_NET")
+        assert "Seen to by Ada" in read(await pisync.client.get("/cause/E_NET")).words
         loud = await undo(pisync, answer)
         landed(loud, "/devices")
         assert (await newest(pisync)).what is What.UNACKNOWLEDGE
+        assert "took that back just now" in read(await pisync.client.get("/cause/E_NET")).words
         landed(await undo(pisync, loud), "/devices")
         assert (await newest(pisync)).what is What.ACKNOWLEDGE
         assert (await newest(pisync)).after == action.after
@@ -217,6 +310,35 @@ async def test_an_alert_is_acknowledged_on_its_page_and_loud_again() -> None:
         assert "Seen to by" not in read(await pisync.client.get("/alerts")).words
 
 
+async def test_all_alerts_of_a_filter_are_acknowledged_and_taken_back_but_for_what_was_said_since() -> None:
+    async with school() as pisync:
+        listed = read(await pisync.client.get("/alerts?rule=streak"))
+        path = "/alerts/action/acknowledge?rule=streak"
+        assert path in listed.links
+        page = read(await pisync.client.get(path))
+        assert "Exactly 2 alerts of this filter" in page.words
+        read(await send(pisync, path, confirm="x", until="recovery"), 409)
+        confirm = page.all("input", name="confirm")[0]["value"]
+        read(await send(pisync, path, confirm=confirm, until="moment", moment="soon"), 422)
+        members = {"until": "recovery", "who": "Ada", "reason": "holidays"}
+        answer = await send(pisync, path, confirm=confirm, **members)
+        landed(answer, "/alerts?rule=streak")
+        open_ones = await pisync.alerts.open_alerts(["PB-1", "PB-4"])
+        first, second = (open_ones[name, Rule.STREAK].alert_id for name in ("PB-1", "PB-4"))
+        said = await pisync.acknowledgements.open_ones(SubjectKind.ALERTS, [first, second])
+        assert {(each.who, each.reason) for each in said.values()} == {("Ada", "holidays")}
+        whole = next(each for each in pisync.actions.actions.values() if each.details.get("alerts") == 2)
+        assert (whole.details["filter"], whole.details["acknowledged"]) == ("rule=streak", 2)
+        read(await pisync.client.get(path), 422)  # none is loud any more
+        # Somebody says something else of one of them.
+        await send(pisync, f"/acknowledge/alerts/{second}", until="recovery", reason="a new card", who="Bo")
+        told = await message(pisync, await undo(pisync, answer), "/alerts")
+        assert "Taken back: 1 alert loud again. 1 alert closed, or said anew, since: left." in told.words
+        left = await pisync.acknowledgements.open_ones(SubjectKind.ALERTS, [first, second])
+        assert {target: each.who for target, each in left.items()} == {second: "Bo"}
+        read(await pisync.client.get("/alerts/action/acknowledge?state=closed"), 422)
+
+
 async def test_an_incident_is_acknowledged_on_its_page_until_it_has_more_devices() -> None:
     async with school() as pisync:
         await pisync.incidents.open(outage())
@@ -228,10 +350,15 @@ async def test_an_incident_is_acknowledged_on_its_page_until_it_has_more_devices
         page = await message(pisync, answer, "/incident/i1")
         assert "until 5 more devices have it" in page.words
         assert "Seen to by Ada" in page.words
-        assert page.all("form", action="/withdraw/incidents/i1")
-        landed(await send(pisync, "/withdraw/incidents/i1"), "/incident/i1")
+        [link] = [each for each in page.links if each.startswith("/withdraw/incidents/i1")]
+        form = read(await pisync.client.get(link))
+        assert "Take back: the incident at Kampala Primary" in form.words
+        [target] = [each["action"] for each in form.all("form") if "action" in each["class"]]
+        landed(await send(pisync, target, who="Bo", reason="not ours", back="/incident/i1"), "/incident/i1")
+        assert ((await newest(pisync)).who, (await newest(pisync)).details) == ("Bo", {"reason": "not ours"})
         page = read(await pisync.client.get("/incident/i1"))
         assert "Seen to by" not in page.words
+        assert "Bo took that back just now: not ours." in page.words
         assert "/acknowledge/incidents/i1?back=%2Fincident%2Fi1" in page.links
 
 

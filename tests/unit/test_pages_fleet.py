@@ -191,8 +191,9 @@ async def test_the_overview_tells_what_needs_somebody() -> None:
             ("Failing", "2"), ("Wobbly", "1"), ("Overdue", "1"), ("Never heard", "1"), ("Good", "1"),
         ]  # fmt: skip
         assert rows(page) == ["PB-1", "PB-4", "PB-7"]
+        assert "3 devices need somebody; which incidents are open is not known." in page.words
         assert "all 3 devices" in page.words
-        assert "E_NET at S-1 1" in page.words
+        assert "E_NET at Kampala Primary 1" in page.words
         # What is not counted is not known.
         assert page.words.count(texts.DASH) >= 24
 
@@ -218,6 +219,7 @@ async def test_an_outage_is_one_line_and_its_devices_are_not_told_again() -> Non
     assert "Kampala Primary Site failing: 38 of the 40 that tried, <E_NET> 38 of 40 9 h ago" in page.words
     assert rows(page) == ["PB-4", "PB-7"]  # PB-1 is in it
     assert "/incident/1" in page.links
+    assert "1 incident and 2 lone devices need somebody." in page.words
 
 
 async def test_what_was_received_is_told_hour_by_hour_with_what_is_late() -> None:

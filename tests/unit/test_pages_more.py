@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from pisync import clock
+from pisync.domain.events import Reason
 from pisync.errors import MongodbUnavailable
 from tests.support.api_client import Api, api
 from tests.support.pages import outage, read, school
-from tests.support.samples import letter
+from tests.support.samples import NOW, letter
 
 PATHS = [
     "/sites",
@@ -81,7 +82,7 @@ async def test_pages_tell_what_they_are_for() -> None:
             ("/alerts", ("38 of the 40 that tried", "<b>Gulu</b>", "by nobody")),
             ("/incident/i1", ("38 of the 40 that tried", "At most 39")),
             ("/dead-letters", ("<img src=x>", "Payload")),
-            ("/commands", ("sync now", "queued", "none yet")),
+            ("/commands", ("sync now", "queued", "none yet", "All 1", "Queued 1", "Published 0")),
             ("/health", ("bridge-0", "Duties of the workers", "Notifications None waits.")),
         ):
             page = read(await pisync.get(path))
@@ -92,6 +93,28 @@ async def test_pages_tell_what_they_are_for() -> None:
         ]
         assert len(row) == 2
         assert row[0]["aria-label"].startswith("28 days up to today: ")
+
+
+async def test_open_letters_are_counted_by_reason_type_and_site() -> None:
+    async with school() as pisync:
+        await pisync.dead_letters.add(
+            [
+                *(letter(b"%d" % number, device_id="PB-1", reason=Reason.SCHEMA) for number in range(3)),
+                letter(b"x", device_id="PB-2", reason=Reason.SCHEMA),
+                letter(b"y", device_id="PB-4", reason=Reason.CONFLICT),
+                letter(b"z", device_id=None, reason=Reason.DEVICE_ID),
+            ],
+            NOW,
+        )
+        page = read(await pisync.get("/dead-letters"))
+        for row in (
+            "Reason PiBook PiBox Type not known All Sites with most of them",
+            "Schema 3 1 0 4 Kampala Primary 3",
+            "Conflict 0 0 1 1 <b>Gulu</b> & sons 1",
+            "Device id 0 0 1 1 no site",
+        ):
+            assert row in page.words, page.words
+        assert {"/dead-letters?reason=schema&replayed=false", "/site/S-1"} <= page.links
 
 
 async def test_without_mongodb_these_pages_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +129,8 @@ async def test_without_mongodb_these_pages_stand(monkeypatch: pytest.MonkeyPatch
             (pisync.incidents, ("find",)),
             (pisync.rollups, ("known", "failures", "progress")),
             (pisync.events, ("daily",)),
-            (pisync.dead_letters, ("find", "dropped", "tally")),
-            (pisync.commands, ("find",)),
+            (pisync.dead_letters, ("find", "dropped", "tally_by_device")),
+            (pisync.commands, ("find", "counts")),
         ):
             for name in names:
                 monkeypatch.setattr(store, name, away)

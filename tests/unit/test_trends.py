@@ -4,12 +4,39 @@ import pytest
 
 from pisync.clock import to_ms
 from pisync.domain.rollups import Progress, Span, Unit
-from pisync.domain.trends import Trend, TrendSpans, trend_of
+from pisync.domain.trends import Trend, TrendSpans, standing_of, trend_of
 from tests.support.samples import NOW
 
 HOUR_MS, DAY_MS = Unit.HOUR.ms, Unit.DAY.ms
 NOW_MS = Unit.HOUR.floor(to_ms(NOW)) + HOUR_MS // 2
 SPANS = TrendSpans.of(NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("days", "had_before", "standing"),
+    [
+        ([0] * 27 + [3], False, "new"),
+        ([0] * 21 + [1, 0, 0, 0, 2, 0, 0], False, "new"),
+        ([0] * 27 + [3], True, "back"),
+        ([4] + [0] * 26 + [3], None, "back"),
+        ([1] * 13 + [0] * 7 + [1] * 7 + [0], True, "ongoing"),  # it came again 8 days ago
+        ([1] * 14 + [0] * 7 + [1] * 7, True, "back"),
+        ([1] * 15 + [0] * 6 + [1] * 7, True, "ongoing"),  # six days are no week
+        ([0] * 20 + [1] * 8, False, "ongoing"),
+        ([2] * 28, True, "ongoing"),
+        ([0] * 28, True, None),
+        ([], None, None),
+        ([0] * 27 + [3], None, None),  # whether it was there before is not known
+        ([None] * 20 + [0] * 7 + [3], False, None),
+        ([None] * 20 + [0] * 7 + [3], True, "back"),
+        ([None] * 24 + [0] * 3 + [3], True, None),
+        ([None] * 18 + [1] * 10, True, "ongoing"),
+    ],
+)
+def test_a_cause_is_new_goes_on_or_is_back(
+    days: list[int | None], had_before: bool | None, standing: str | None
+) -> None:
+    assert standing_of(days, had_before=had_before) == standing
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pisync.domain.actions import Action, Progress
 
@@ -21,6 +21,13 @@ class ActionQuery:
     before: str | None = None
 
 
+class Change(NamedTuple):
+    """What an action changes of one of many: members as they were, and as they are to be."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
 class ActionStore(Protocol):
     """Keeps actions for good.
 
@@ -37,6 +44,15 @@ class ActionStore(Protocol):
         self, action_id: str, progress: Progress, details: Mapping[str, Any] | None = None
     ) -> None:
         """Write down what became of it; `details` take the place of those that were meant."""
+
+    async def keep_changes(self, action_id: str, changes: Mapping[str, Change]) -> None:
+        """Keep what an action changes of each of many, by id, for `UNDO_S`; more may follow.
+
+        Of one that is kept again the latest holds.
+        """
+
+    async def changes_of(self, action_id: str) -> dict[str, Change]:
+        """What was kept of an action; nothing, once its time is over."""
 
     async def find(self, query: ActionQuery) -> list[Action]:
         """A page of actions."""

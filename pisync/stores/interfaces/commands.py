@@ -45,6 +45,12 @@ class CommandStore(Protocol):
     async def find(self, query: CommandQuery) -> list[Command]:
         """A page of commands."""
 
+    async def counts(self, device_id: str | None) -> dict[CommandState, int]:
+        """How many commands are in each state, of a device or of all, a state that has none left out.
+
+        Of all, none is counted beyond `COMMANDS_COUNTED_MAX`: one that has come to it means so many or more.
+        """
+
     async def queued(self, now: datetime, limit: int, *, without_sites: Collection[str]) -> list[Command]:
         """Commands that wait to be published and have not expired, oldest first, but for those of sites."""
 

@@ -126,6 +126,13 @@ class LetterTally(NamedTuple):
     by_reason: Mapping[Reason, LetterCounts]
 
 
+class DeviceTally(NamedTuple):
+    """The same, and the open letters of each reason by device, None: of topics that name none."""
+
+    tally: LetterTally
+    open_of: Mapping[tuple[Reason, str | None], int]
+
+
 class DeadLetterStore(Protocol):
     """Keeps dead letters, and remembers their replays.
 
@@ -187,6 +194,9 @@ class DeadLetterStore(Protocol):
 
     async def tally(self, since: datetime) -> LetterTally:
         """How many are open, and how many came first after a moment; a reason that has none is left out."""
+
+    async def tally_by_device(self, since: datetime) -> DeviceTally:
+        """As `tally`; of each reason the open letters that are counted are those that are told by device."""
 
     async def purge(self, chosen: DeadLetterFilter) -> int:
         """Delete dead letters, at most `PURGE_MAX` of these; returns how many."""

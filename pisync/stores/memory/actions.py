@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pisync.domain.actions import Action, Progress
-from pisync.stores.interfaces.actions import ActionQuery
+from pisync.stores.interfaces.actions import ActionQuery, Change
 
 
 class MemoryActionStore:
@@ -13,6 +13,7 @@ class MemoryActionStore:
 
     def __init__(self) -> None:
         self.actions: dict[str, Action] = {}
+        self.changes: dict[str, dict[str, Change]] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -27,6 +28,14 @@ class MemoryActionStore:
         """Write down what became of it."""
         action = replace(self.actions[action_id], progress=progress)
         self.actions[action_id] = action if details is None else replace(action, details=details)
+
+    async def keep_changes(self, action_id: str, changes: Mapping[str, Change]) -> None:
+        """Keep what an action changes."""
+        self.changes.setdefault(action_id, {}).update(changes)
+
+    async def changes_of(self, action_id: str) -> dict[str, Change]:
+        """What was kept of an action."""
+        return dict(self.changes.get(action_id, {}))
 
     async def find(self, query: ActionQuery) -> list[Action]:
         """A page of actions."""

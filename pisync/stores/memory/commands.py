@@ -1,8 +1,10 @@
 """Commands in memory."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
+from pisync import limits
 from pisync.domain.commands import INFLIGHT, Command, CommandState
 from pisync.stores.interfaces.commands import CommandQuery
 
@@ -56,6 +58,12 @@ class MemoryCommandStore:
             and (query.before is None or command_id < query.before)
         ]
         return found[: query.limit]
+
+    async def counts(self, device_id: str | None) -> dict[CommandState, int]:
+        """How many are in each state."""
+        counted = Counter(one.state for one in self.commands.values() if device_id in {None, one.device_id})
+        most = limits.COMMANDS_COUNTED_MAX if device_id is None else len(self.commands)
+        return {state: min(count, most) for state, count in counted.items()}
 
     async def queued(self, now: datetime, limit: int, *, without_sites: Collection[str]) -> list[Command]:
         """Commands that wait to be published."""

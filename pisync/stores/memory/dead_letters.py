@@ -1,5 +1,6 @@
 """Dead letters in memory."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +14,7 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
     DeadLetterQuery,
+    DeviceTally,
     DroppedLetters,
     KeptDeadLetter,
     LetterCounts,
@@ -151,6 +153,14 @@ class MemoryDeadLetterStore:
 
         by_reason = {reason: counts(reason) for reason in Reason}
         return LetterTally(counts(None), {reason: each for reason, each in by_reason.items() if any(each)})
+
+    async def tally_by_device(self, since: datetime) -> DeviceTally:
+        """The same, by device."""
+        open_of: Counter[tuple[Reason, str | None]] = Counter()
+        for reason in Reason:
+            found = self._chosen(DeadLetterFilter(reason=reason, replayed=False))
+            open_of.update((reason, one.device_id) for one in found[: limits.DEAD_LETTERS_COUNTED_MAX])
+        return DeviceTally(await self.tally(since), dict(open_of))
 
     async def purge(self, chosen: DeadLetterFilter) -> int:
         """Delete these."""

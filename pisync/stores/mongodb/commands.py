@@ -9,12 +9,14 @@ import msgspec
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 from pymongo.errors import BulkWriteError
 
+from pisync import limits
 from pisync.domain.commands import INFLIGHT, Command, CommandKind, CommandState, Proof, Step
 from pisync.stores.interfaces.commands import CommandQuery
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConnection, map_driver_errors
 
 _FIELDS: Final = tuple(field.name for field in fields(Command) if field.name != "command_id")
 _QUEUE: Final = "queue"
+_BY_STATE: Final[Document] = {"$group": {"_id": "$state", "count": {"$sum": 1}}}
 _INFLIGHT: Final = [state.value for state in sorted(INFLIGHT)]
 
 
@@ -121,6 +123,21 @@ class MongoCommandStore:
         with map_driver_errors():
             found = self._commands.find(matching).sort("_id", DESCENDING).limit(query.limit)
             return [_command(document) async for document in found]
+
+    async def counts(self, device_id: str | None) -> dict[CommandState, int]:
+        """How many are in each state: of a device all, of all a range of an index each; in one command."""
+        if device_id is not None:
+            return await self._count([{"$match": {"device_id": device_id}}, _BY_STATE])
+        most: Document = {"$limit": limits.COMMANDS_COUNTED_MAX}
+        first, *others = ([{"$match": {"state": state.value}}, most, _BY_STATE] for state in CommandState)
+        return await self._count(
+            first + [{"$unionWith": {"coll": self._commands.name, "pipeline": each}} for each in others]
+        )
+
+    async def _count(self, steps: list[Document]) -> dict[CommandState, int]:
+        with map_driver_errors():
+            found = await self._commands.aggregate(steps, batchSize=len(CommandState) + 1)
+            return {CommandState(row["_id"]): row["count"] for row in await found.to_list()}
 
     async def queued(self, now: datetime, limit: int, *, without_sites: Collection[str]) -> list[Command]:
         """Commands that wait to be published, oldest first."""

@@ -17,6 +17,7 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
     DeadLetterQuery,
+    DeviceTally,
     DroppedLetters,
     KeptDeadLetter,
     LetterTally,
@@ -31,7 +32,7 @@ from pisync.stores.mongodb.connection import (
     not_permitted,
 )
 from pisync.stores.mongodb.letter_room import NEWEST, LetterRoom
-from pisync.stores.mongodb.letter_tally import OPEN, OPEN_OF_REASON, tally
+from pisync.stores.mongodb.letter_tally import OPEN, OPEN_OF_REASON, tally, tally_by_device
 from pisync.stores.mongodb.letter_writes import EXPIRES_FROM, LetterWrites
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
@@ -191,6 +192,11 @@ class MongoDeadLetterStore:
         """How many are open, and how many came after a moment, in one command."""
         with map_driver_errors():
             return await tally(self._dead_letters, since)
+
+    async def tally_by_device(self, since: datetime) -> DeviceTally:
+        """The same, and by device, in one command."""
+        with map_driver_errors():
+            return await tally_by_device(self._dead_letters, since)
 
     async def purge(self, chosen: DeadLetterFilter) -> int:
         """Delete these, the newest first."""
