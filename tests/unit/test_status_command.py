@@ -99,6 +99,22 @@ def test_failing_devices_are_unhandled_unless_somebody_knows_of_them(
     assert out.splitlines()[0].startswith("✗ Needs somebody: " if code else "● Fine")
 
 
+@pytest.mark.parametrize(
+    ("said", "code"), [pytest.param(SAID, 0, id="acknowledged"), pytest.param(None, 1, id="loud")]
+)
+def test_alerts_that_an_acknowledged_incident_explains_are_handled(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str], said: Json | None, code: int
+) -> None:
+    failing(fake, 2, *(answers.alert(f"PB-{number}", incident_id="incident-1") for number in (1, 2)))
+    fake.answers["/api/incidents"] = {"incidents": [answers.incident(acknowledged=said)], "next": None}
+    found, out, _ = run(capsys, "status", "--url", fake.url)
+    assert found == code
+    assert out.splitlines()[0] == ("✗ Needs somebody: 2 alerts not acknowledged" if code else "● Fine")
+    failing(fake, 3, *(answers.alert(f"PB-{number}", incident_id="incident-1") for number in (1, 2)))
+    found, out, _ = run(capsys, "status", "--url", fake.url)
+    assert found == 1, "one has no alert yet"
+
+
 def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answers["/api/devices"]["counts"] = {**STATES, "overdue": 2}
     code, out, _ = run(capsys, "status", "--url", fake.url)
