@@ -59,9 +59,7 @@ class Snapshot:
     def quiet(self) -> list[Json]:
         """Open alerts that somebody knows of, of devices that are not muted."""
         return [
-            alert
-            for alert in self.alerts
-            if self._is_known(alert) and alert["device_id"] not in self.muted
+            alert for alert in self.alerts if self._is_known(alert) and alert["device_id"] not in self.muted
         ]
 
     def _is_known(self, alert: Json) -> bool:

@@ -170,6 +170,8 @@ ROLLUP_CODES_COUNTED_MAX: Final = 20_000
 ROLLUP_INTERVAL_S: Final = 5.0
 ROLLUP_EVENTS_AT_ONCE: Final = 50_000
 ROLLUP_OLD_SHARE: Final = 0.25
+# Where it takes longer than that interval to count the newest, so much of that time again is for old ones.
+ROLLUP_FILL_SHARE: Final = 0.5
 # How long after its floor was raised a bridge is waited for; where none is there, events are counted so long
 # after they were received.
 ROLLUP_BRIDGE_SILENT_S: Final = 60.0

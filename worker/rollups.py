@@ -56,9 +56,12 @@ class Rolling:
         told_at = loop.time()
         await self.begin()
         while True:
-            due = loop.time() + limits.ROLLUP_INTERVAL_S
+            began = loop.time()
+            due = began + limits.ROLLUP_INTERVAL_S
             await self.follow()
-            while loop.time() < due and await self._rested(self.fill):
+            # What is old has its share, however long it took to follow.
+            until = max(due, loop.time() + (loop.time() - began) * limits.ROLLUP_FILL_SHARE)
+            while loop.time() < until and await self._rested(self.fill):
                 if loop.time() - told_at > limits.ROLLUP_TOLD_INTERVAL_S:
                     told_at = loop.time()
                     self._tell()

@@ -24,6 +24,7 @@ from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
 from worker.incidents import Inferring
 from worker.leased import Leased
+from worker.listened import Listened
 from worker.messages import Sending
 from worker.metrics import Metrics
 from worker.notifications import Notifying
@@ -223,7 +224,11 @@ class _Worker:
         stores = self._stores
         with self._fleet.used() as fleet:
             self._inferring = inferring = Inferring(
-                store=stores.incidents, events=stores.events, rollups=stores.rollups, served=fleet
+                store=stores.incidents,
+                events=stores.events,
+                rollups=stores.rollups,
+                served=fleet,
+                listened=Listened(stores.known_bridges, stores.listening),
             )
             try:
                 await inferring.run()

@@ -129,6 +129,7 @@ async def costs(
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
             rollups=MongoRollupStore(connection),
+            retention=MongoRetentionStore(connection),
             leases=MongoLeaseStore(connection),
             broker=MongoBrokerFigures(connection),
             known_bridges=KnownBridges(bridges),

@@ -353,6 +353,7 @@ def test_a_code_is_known_since_its_first_event_after_that_was_deleted_and_all_co
         await world.rollups.reset()
         await world.settle()
         assert await world.rollups.codes(9) == codes
+        assert not (await check_rollups(world.received, world.rollups)).differing
         await world.rollups_are_of_all_that_ever_was()
 
     asyncio.run(happen())
