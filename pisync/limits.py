@@ -183,13 +183,15 @@ ROLLUP_CONFIRM_AFTER_S: Final = 3600.0
 # A worker that comes back after longer begins with what is received now.
 ROLLUP_RESUME_S: Final = 600.0
 # Retention: for how many days events may be kept; how many are deleted at once, and of how many devices what
-# they came to is merged at once; how much of its time a worker spends on that; how often it looks for more.
+# they came to is merged at once; how much of its time a worker spends on that; how often it looks for more,
+# and how often while it waits until what is old is counted.
 RETENTION_DAYS_MIN: Final = 1
 RETENTION_DAYS_MAX: Final = 36_500
 RETENTION_EVENTS_AT_ONCE: Final = 5_000
 RETENTION_DEVICES_AT_ONCE: Final = 500
 RETENTION_SHARE: Final = 0.25
 RETENTION_INTERVAL_S: Final = 60.0
+RETENTION_WAIT_S: Final = 5.0
 # Devices' bases that MongoDB sends at once; one may have 9 kB.
 BASES_AT_ONCE: Final = 1_000
 # How often a worker says in the log how far it is with old events.

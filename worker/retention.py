@@ -45,7 +45,8 @@ class Retaining:
             if self.deleted > before and self.progress is not None:
                 kept = rfc3339(from_ms(self.progress.before_ms))
                 log.info("old events deleted", events=self.deleted - before, received_before=kept)
-            await asyncio.sleep(limits.RETENTION_INTERVAL_S)
+            is_waiting = self.progress is not None and self.progress.waits_for
+            await asyncio.sleep(limits.RETENTION_WAIT_S if is_waiting else limits.RETENTION_INTERVAL_S)
 
     async def look(self) -> None:
         """Delete all that is old by now, and say how far that is."""

@@ -24,6 +24,7 @@ from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.retention import MemoryRetentionStore
 from tests.support.rollups import plainly
 from tests.support.samples import NOW, attach_anew
+from tests.support.virtual_time import run
 from tests.unit.test_rollups import Killed, Mortal, World, an_event
 from worker.check import check_rollups
 from worker.retention import WAITS_FOR_ROLLUPS, Retaining
@@ -216,6 +217,31 @@ async def test_whole_days_after_the_retention_go_and_how_far_it_is_is_told() -> 
     # A longer retention brings nothing back, and does not claim so.
     await world.retaining(30).look()
     assert (await world.store.progress()) == msgspec.structs.replace(told, days=30)
+
+
+def test_most_of_the_time_is_left_to_others_and_more_where_mongodb_is_busy() -> None:
+    async def main() -> None:
+        world = await world_of_days(6, 5, 4)
+        busy_s = 2.0
+
+        class Busy(Mortal):
+            async def old(self, before_ms: int) -> StoredEvents:
+                await asyncio.sleep(busy_s)
+                return await world.store.old(before_ms)
+
+        retaining = Retaining(
+            store=Busy(world.store), rollups=world.rollups, registry=world.registry, days=KEPT_DAYS
+        )
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await retaining.look()
+        # One event at once, and a look that finds no more.
+        assert loop.time() - began == pytest.approx(4 * busy_s / limits.RETENTION_SHARE)
+        assert retaining.deleted == 3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "RETENTION_EVENTS_AT_ONCE", 1)
+        run(main)
 
 
 async def test_a_backlog_of_last_year_that_arrived_yesterday_stays() -> None:
