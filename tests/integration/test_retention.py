@@ -20,7 +20,7 @@ from tests.support.replays import states_of
 from tests.support.samples import event_at
 from tests.support.waiting import until
 
-OLD, NEW, DEVICES = 4 * limits.RETENTION_EVENTS_AT_ONCE, 300, 500
+OLD, NEW, DEVICES = 3 * limits.RETENTION_EVENTS_AT_ONCE, 300, 500
 
 
 async def test_a_worker_is_killed_while_it_deletes_and_no_answer_changes(
@@ -78,7 +78,7 @@ async def test_a_worker_is_killed_while_it_deletes_and_no_answer_changes(
             async def is_done() -> bool:
                 return await seen.events() == NEW
 
-            await until(is_done)
+            await until(is_done, timeout_s=150)
             assert await ended("rebuild") == 0
 
             async def is_counted_anew() -> bool:
