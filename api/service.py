@@ -84,6 +84,7 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             notifications=stores.notifications,
             listening=stores.listening,
             rollups=stores.rollups,
+            retention=stores.retention,
             leases=stores.leases,
             broker=stores.broker,
             known_bridges=stores.known_bridges,

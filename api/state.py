@@ -26,6 +26,7 @@ from pisync.stores.interfaces.listening import ListeningRecord
 from pisync.stores.interfaces.notifications import NotificationStore
 from pisync.stores.interfaces.projection import ProjectionReader
 from pisync.stores.interfaces.recipients import RecipientStore
+from pisync.stores.interfaces.retention import RetentionReader
 from pisync.stores.interfaces.rollups import RollupReader
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.open_incidents import OpenIncidents
@@ -57,6 +58,7 @@ class State:
     notifications: NotificationStore
     listening: ListeningRecord
     rollups: RollupReader
+    retention: RetentionReader
     leases: LeaseStore
     broker: BrokerFiguresReader
     known_bridges: KnownBridges

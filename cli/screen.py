@@ -44,6 +44,7 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     yield _named("Dead letters", _dead_letters(stats.get("dead_letters")))
     yield _named("Bridges", _bridges(snapshot.bridges))
     yield _named("Broker", _broker(snapshot.health.get("broker", {})))
+    yield _named("Events kept", _retention(snapshot.health.get("retention")))
     yield Text()
     yield truth_line(snapshot)
 
@@ -180,6 +181,18 @@ def _broker(broker: Json) -> Text:
     if broker.get("why"):
         told.append(printable(str(broker["why"])))
     return Text(" · ".join(told))
+
+
+def _retention(retention: Json | None) -> Text:
+    """For how long events are kept, and how far back they go; and what older ones wait for."""
+    if retention is None:
+        return tables.text(None)
+    days = retention["days"]
+    told = Text("for ever" if days is None else f"for {many(days, 'day')}") + " · the oldest received "
+    told += tables.short_moment(retention["oldest_received"])
+    if retention["waits_for"]:
+        told += f" · {printable(retention['waits_for'])}"
+    return told
 
 
 def _seconds(seconds: float | None) -> str:

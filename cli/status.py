@@ -32,7 +32,8 @@ class Snapshot:
     """What the api answered; an answer that it could not give is empty, and `faults` says why.
 
     `counts` are of devices that are not muted, by state. `alerts` are the open ones, `more_alerts` whether
-    there are more; those of `muted` devices are handled.
+    there are more; those of `muted` devices are handled, and those that one of the acknowledged
+    `known_incidents` explains.
     """
 
     stats: Json
@@ -42,25 +43,28 @@ class Snapshot:
     alerts: list[Json]
     more_alerts: bool
     muted: frozenset[str]
+    known_incidents: frozenset[str]
     faults: tuple[str, ...]
 
     @property
     def loud(self) -> list[Json]:
-        """Open alerts that nobody acknowledged, of devices that are not muted."""
+        """Open alerts that nobody knows of, of devices that are not muted."""
         return [
             alert
             for alert in self.alerts
-            if alert.get("acknowledged") is None and alert["device_id"] not in self.muted
+            if not self._is_known(alert) and alert["device_id"] not in self.muted
         ]
 
     @property
     def quiet(self) -> list[Json]:
-        """Open alerts that somebody acknowledged, of devices that are not muted."""
+        """Open alerts that somebody knows of, of devices that are not muted."""
         return [
-            alert
-            for alert in self.alerts
-            if alert.get("acknowledged") is not None and alert["device_id"] not in self.muted
+            alert for alert in self.alerts if self._is_known(alert) and alert["device_id"] not in self.muted
         ]
+
+    def _is_known(self, alert: Json) -> bool:
+        """Whether somebody acknowledged it, or the incident that explains it."""
+        return alert.get("acknowledged") is not None or alert.get("incident_id") in self.known_incidents
 
     def unhandled(self) -> list[str]:
         """What needs somebody, in words."""
@@ -171,6 +175,10 @@ def ask(client: ApiClient) -> Snapshot:
         which = {"muted": True, "state": ["failing", "overdue"], "limit": PAGE}
         rows = client.rows("/api/devices", "devices", which)
         muted = frozenset(row["device_id"] for row in rows)
+    known_incidents: frozenset[str] = frozenset()
+    if any(alert.get("incident_id") is not None for alert in alerts):
+        incidents = client.rows("/api/incidents", "incidents", {"state": "open", "limit": PAGE})
+        known_incidents = frozenset(row["id"] for row in incidents if row["acknowledged"] is not None)
     return Snapshot(
         stats=stats,
         health=health,
@@ -179,5 +187,6 @@ def ask(client: ApiClient) -> Snapshot:
         alerts=alerts,
         more_alerts=page.get("next") is not None,
         muted=muted,
+        known_incidents=known_incidents,
         faults=tuple(dict.fromkeys(faults)),
     )

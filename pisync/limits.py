@@ -178,6 +178,8 @@ ROLLUP_CODES_COUNTED_MAX: Final = 20_000
 ROLLUP_INTERVAL_S: Final = 5.0
 ROLLUP_EVENTS_AT_ONCE: Final = 50_000
 ROLLUP_OLD_SHARE: Final = 0.25
+# Where it takes longer than that interval to count the newest, so much of that time again is for old ones.
+ROLLUP_FILL_SHARE: Final = 0.5
 # How long after its floor was raised a bridge is waited for; where none is there, events are counted so long
 # after they were received.
 ROLLUP_BRIDGE_SILENT_S: Final = 60.0
@@ -188,6 +190,18 @@ ROLLUP_CLOSE_AFTER_S: Final = CLOCK_DIFFERENCE_S_MAX + 60.0
 ROLLUP_CONFIRM_AFTER_S: Final = 3600.0
 # A worker that comes back after longer begins with what is received now.
 ROLLUP_RESUME_S: Final = 600.0
+# Retention: for how many days events may be kept; how many are deleted at once, and of how many devices what
+# they came to is merged at once; how much of its time a worker spends on that; how often it looks for more,
+# and how often while it waits until what is old is counted.
+RETENTION_DAYS_MIN: Final = 1
+RETENTION_DAYS_MAX: Final = 36_500
+RETENTION_EVENTS_AT_ONCE: Final = 5_000
+RETENTION_DEVICES_AT_ONCE: Final = 500
+RETENTION_SHARE: Final = 0.25
+RETENTION_INTERVAL_S: Final = 60.0
+RETENTION_WAIT_S: Final = 5.0
+# Devices' bases that MongoDB sends at once; one may have 9 kB.
+BASES_AT_ONCE: Final = 1_000
 # How often a worker says in the log how far it is with old events.
 ROLLUP_TOLD_INTERVAL_S: Final = 10.0
 # Commands: after how long one expires, at least, at most, and where nobody says so; devices that one request

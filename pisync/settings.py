@@ -284,6 +284,12 @@ class ApiSettings(CommonSettings):
 class WorkerSettings(CommonSettings):
     """The settings of `pisync worker`."""
 
+    retention_days: int | None = Field(
+        None,
+        ge=limits.RETENTION_DAYS_MIN,
+        le=limits.RETENTION_DAYS_MAX,
+        description="For how many days after their receipt events are kept; without it, for ever.",
+    )
     smtp_url: str = Field(
         "",
         description="Mail server, `smtp://user:password@host:587` with STARTTLS (`?starttls=off` without) or"

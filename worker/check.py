@@ -17,14 +17,16 @@ class RollupFindings:
 
 
 async def check_rollups(received: ReceivedEvents, rollups: RollupStore) -> RollupFindings:
-    """Count everything that is closed, and compare; what is added to an event meanwhile may differ.
+    """Count everything that is closed and not fixed, and compare.
+
+    What is added to an event meanwhile may differ. Of what is fixed events may be deleted.
 
     Raises:
         MongodbUnavailable: MongoDB is unavailable.
     """
     findings = RollupFindings()
     progress = await rollups.progress()
-    for covered in progress.within(Span(0, progress.closed_ms)):
+    for covered in progress.within(Span(progress.fixed_ms, progress.closed_ms)):
         end_ms = covered.end_ms
         while end_ms > covered.start_ms:
             newest_ms = await received.newest_before(end_ms)

@@ -37,6 +37,7 @@ from pisync.stores.interfaces.events import EventStore, HistoryQuery, OutcomeFil
 from pisync.stores.interfaces.incidents import IncidentQuery, IncidentStore
 from pisync.stores.interfaces.rollups import RollupReader
 from worker.code_rises import CodeRises
+from worker.listened import Listened
 
 log = logs.get(__name__)
 
@@ -48,7 +49,13 @@ class Inferring:
     """One term of the duty, in one worker."""
 
     def __init__(
-        self, *, store: IncidentStore, events: EventStore, rollups: RollupReader, served: ServedFleet
+        self,
+        *,
+        store: IncidentStore,
+        events: EventStore,
+        rollups: RollupReader,
+        served: ServedFleet,
+        listened: Listened,
     ) -> None:
         """Prepare; nothing is asked of a store yet.
 
@@ -57,10 +64,12 @@ class Inferring:
             events: tells when a device began to fail.
             rollups: tell how frequent a code was before.
             served: the fleet in memory.
+            listened: says whether a silence may be ours.
         """
         self._store = store
         self._events = events
         self._served = served
+        self._listened = listened
         self._rises = CodeRises(rollups)
         self._due: Held[IncidentKey] = Held(limits.INCIDENT_OPENS_AFTER_S)
         self._over: Held[str] = Held(limits.INCIDENT_CLOSES_AFTER_S)
@@ -96,11 +105,17 @@ class Inferring:
         going_on = {key for key, each in present.items() if goes_on(key.kind, each.evidence)}
         ids = [each.incident_id for key, each in open_ones.items() if key not in going_on]
         over = self._over.look(ids, loop_s)
-        due = self._due.look(new, loop_s)
+        due = await self._without_ours(self._due.look(new, loop_s))
         for key, incident in open_ones.items():
             await self._follow(incident, present[key].evidence, now, is_over=incident.incident_id in over)
         for key in sorted(due, key=lambda key: (key.kind, key.site or "", key.code or "")):
             await self._open(key, new[key], now)
+
+    async def _without_ours(self, due: Collection[IncidentKey]) -> list[IncidentKey]:
+        """Those that are to be opened now: none of a silence before every bridge has listened for a while."""
+        if any(key.kind is IncidentKind.SITE_SILENT for key in due) and await self._listened.missing() != []:
+            return [key for key in due if key.kind is not IncidentKind.SITE_SILENT]
+        return list(due)
 
     # What there is
 

@@ -88,6 +88,18 @@ class Metrics:
             "pisync_worker_recipients_failing",
             "Recipients of which the last messages could not be sent.",
         )
+        self.events_deleted = self._counter(
+            "pisync_worker_events_deleted_total",
+            "Events deleted because their retention had ended, after what they came to was kept.",
+        )
+        self.oldest_event = self._gauge(
+            "pisync_worker_oldest_event_timestamp_seconds",
+            "When the oldest event that is stored was received, as seconds since 1970.",
+        )
+        self.retention_waiting = self._gauge(
+            "pisync_worker_retention_waiting",
+            "1 while old events are kept because they are not counted for good yet.",
+        )
         self._messages_sent = Counter(
             "pisync_worker_messages_sent",
             "Messages that were sent, by the recipient's kind.",

@@ -11,28 +11,15 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Protocol
 
 from fleet.failing import ServedFleet
 from fleet.overdue import SilentDevice, overdue_devices, silent_devices
 from pisync import clock, limits, logs
-from pisync.clock import to_ms
 from pisync.domain.alerts import CloseReason, Rule, end_of_silence
 from pisync.stores.interfaces.alerts import AlertQuery, AlertStore
-from pisync.stores.interfaces.listening import ListeningInterval
+from worker.listened import Listened, ListeningIntervals
 
 log = logs.get(__name__)
-
-
-class ListeningIntervals(Protocol):
-    """What the duty asks of the record of listening."""
-
-    async def intervals_since(self, since_ms: int) -> list[ListeningInterval]:
-        """The intervals that ended since a moment or go on.
-
-        Raises:
-            MongodbUnavailable: MongoDB is unavailable.
-        """
 
 
 class OverdueAlerts:
@@ -56,8 +43,7 @@ class OverdueAlerts:
         """
         self._alerts = alerts
         self._fleet = fleet
-        self._known_bridges = known_bridges
-        self._listening = listening
+        self._listened = Listened(known_bridges, listening)
         # The devices with an open alert, each with when it was opened, and when that was read.
         self._open: dict[str, datetime] = {}
         self._read_at: float | None = None
@@ -112,13 +98,8 @@ class OverdueAlerts:
 
     async def _have_all_listened(self, waiting: int) -> bool:
         """Whether every bridge has taken in for a while what came, so that the broker holds nothing old."""
-        bridges, now_ms = self._known_bridges(), to_ms(clock.now())
-        since_ms = now_ms - round(limits.OVERDUE_LISTENED_S * 1000)
-        found = await self._listening.intervals_since(now_ms - round(limits.LISTENING_GAP_MIN_S * 1000))
-        deaf = {each.bridge_id for each in found if each.start_ms > since_ms}
-        listened = {each.bridge_id for each in found} - deaf
-        missing = None if bridges is None else sorted(bridges.keys() - listened)
-        if bridges and not missing:
+        missing = await self._listened.missing()
+        if missing == []:
             self._waits = False
             return True
         self.looks_skipped += 1

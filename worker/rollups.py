@@ -56,9 +56,12 @@ class Rolling:
         told_at = loop.time()
         await self.begin()
         while True:
-            due = loop.time() + limits.ROLLUP_INTERVAL_S
+            began = loop.time()
+            due = began + limits.ROLLUP_INTERVAL_S
             await self.follow()
-            while loop.time() < due and await self._rested(self.fill):
+            # What is old has its share, however long it took to follow.
+            until = max(due, loop.time() + (loop.time() - began) * limits.ROLLUP_FILL_SHARE)
+            while loop.time() < until and await self._rested(self.fill):
                 if loop.time() - told_at > limits.ROLLUP_TOLD_INTERVAL_S:
                     told_at = loop.time()
                     self._tell()
@@ -95,7 +98,7 @@ class Rolling:
         stored_until = await self._registry.stored_until()
         now = await self._registry.server_time()
         horizon = Horizon.of(now, stored_until)
-        if not (self.progress.covered or self.progress.closed_ms):
+        if not self.progress.closed_ms:
             first_ms = horizon.closed_ms
             await self._save(closed_ms=first_ms, confirmed_ms=first_ms, enriched_ms=first_ms)
         await self._count_newest(horizon.counted_ms)
@@ -198,7 +201,17 @@ class Rolling:
         self.minutes_recounted += 1
 
     async def _keep(self, span: Span, minutes: Mapping[int, Figures]) -> None:
-        """Have these minutes in a span, and the hours and days that follow from them."""
+        """Have these minutes in a span, and the hours and days that follow from them.
+
+        What became fixed by now stays as it is: some of its events may have been deleted before they were
+        counted here. Nothing else was, because a time is fixed before its first event goes.
+        """
+        fixed_ms = (await self._rollups.progress()).fixed_ms
+        if span.start_ms < fixed_ms:
+            span = Span(fixed_ms, span.end_ms)
+            minutes = {minute: figures for minute, figures in minutes.items() if minute >= fixed_ms}
+            if span.start_ms >= span.end_ms:
+                return
         parts = [Part(Unit.MINUTE, span, minutes)]
         for unit in (Unit.HOUR, Unit.DAY):
             below, replaced, figures = parts[-1]

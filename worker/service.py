@@ -24,11 +24,13 @@ from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
 from worker.incidents import Inferring
 from worker.leased import Leased
+from worker.listened import Listened
 from worker.messages import Sending
 from worker.metrics import Metrics
 from worker.notifications import Notifying
 from worker.overdue import OverdueAlerts
 from worker.presence import PresenceWatch
+from worker.retention import Retaining
 from worker.rollups import Rolling
 from worker.senders.apprise import AppriseSender
 from worker.senders.mail import MailSender
@@ -45,6 +47,7 @@ PRESENCE: Final = "presence"
 INCIDENTS: Final = "incidents"
 OVERDUE: Final = "overdue"
 NOTIFICATIONS: Final = "notifications"
+RETENTION: Final = "retention"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -94,6 +97,8 @@ class _Worker:
         self._overdue: OverdueAlerts | None = None
         self._ended_opened = self._ended_closed = self._ended_looks_skipped = 0
         self._sending: Sending | None = None
+        self._retaining: Retaining | None = None
+        self._ended_deleted = 0
         self._holder = secrets.token_hex(8)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
@@ -105,6 +110,7 @@ class _Worker:
                 (INCIDENTS, self._infer_incidents),
                 (OVERDUE, self._alert_overdue),
                 (NOTIFICATIONS, self._notify),
+                (RETENTION, self._retain),
             )
         ]
         self._tell_rollups()
@@ -112,6 +118,7 @@ class _Worker:
         self._tell_incidents()
         self._tell_overdue()
         self._tell_notifications()
+        self._tell_retention()
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -217,7 +224,11 @@ class _Worker:
         stores = self._stores
         with self._fleet.used() as fleet:
             self._inferring = inferring = Inferring(
-                store=stores.incidents, events=stores.events, rollups=stores.rollups, served=fleet
+                store=stores.incidents,
+                events=stores.events,
+                rollups=stores.rollups,
+                served=fleet,
+                listened=Listened(stores.known_bridges, stores.listening),
             )
             try:
                 await inferring.run()
@@ -302,6 +313,36 @@ class _Worker:
                     await running.until(asyncio.Event())
             finally:
                 self._sending = None
+
+    async def _retain(self, _term: int) -> None:
+        stores = self._stores
+        self._retaining = retaining = Retaining(
+            store=stores.retention,
+            rollups=stores.rollups,
+            registry=stores.bridges,
+            days=self._settings.retention_days,
+        )
+        try:
+            await retaining.run()
+        finally:
+            self._retaining = None
+            self._ended_deleted += retaining.deleted
+
+    def _tell_retention(self) -> None:
+        def deleted() -> int:
+            return self._ended_deleted + (self._retaining.deleted if self._retaining else 0)
+
+        def oldest_s() -> float | None:
+            progress = self._retaining.progress if self._retaining else None
+            return progress.oldest_ms / 1000 if progress and progress.oldest_ms is not None else None
+
+        def is_waiting() -> bool | None:
+            progress = self._retaining.progress if self._retaining else None
+            return bool(progress.waits_for) if progress else None
+
+        self._metrics.events_deleted.set_function(deleted)
+        self._metrics.oldest_event.set_function(oldest_s)
+        self._metrics.retention_waiting.set_function(is_waiting)
 
     def _tell_notifications(self) -> None:
         metrics = self._metrics

@@ -20,7 +20,7 @@ from pisync import limits, logs
 from pisync.domain import topics
 from pisync.domain.events import Outcome, SyncEvent
 from pisync.errors import RedisUnavailable
-from pisync.stores.interfaces.events import HistoryQuery, OutcomeFilter
+from pisync.stores.interfaces.events import EventStore, HistoryQuery, OutcomeFilter
 from pisync.stores.interfaces.projection import ProjectionReader
 
 log = logs.get("api")
@@ -108,7 +108,7 @@ async def sync_history(
     state = state_of(request)
     events = state.events
     page = await events.page(query, partial(_days, state.projection, query))
-    if not page.rows and not (_is_narrowed(query) and await events.knows(device_id)):
+    if not page.rows and not await _is_known(events, query):
         raise HTTPException(404, "No event of this device is stored.")
     return list_page(
         request,
@@ -136,6 +136,13 @@ async def _days(projection: ProjectionReader, query: HistoryQuery) -> Collection
     if found is None:
         return ()
     return {*found.ok} if query.outcome is OutcomeFilter.SUCCESS else {*found.ok, *found.bad}
+
+
+async def _is_known(events: EventStore, query: HistoryQuery) -> bool:
+    """Whether a device of which nothing was found has events that were not asked for, or had some."""
+    if _is_narrowed(query):
+        return await events.knows(query.device_id)
+    return await events.base(query.device_id) is not None
 
 
 def _is_narrowed(query: HistoryQuery) -> bool:

@@ -27,6 +27,7 @@ from pisync.stores.interfaces.leases import Lease
 from pisync.stores.interfaces.listening import ListeningInterval
 from pisync.stores.interfaces.projection import Mark
 from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.interfaces.retention import RetentionProgress
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 Told = TypeVar("Told")
@@ -107,6 +108,26 @@ class RollupsHealth(BaseModel):
     reaches_back: Annotated[bool, Field(description="All is counted, back to the first event.")]
 
 
+class RetentionHealth(BaseModel):
+    """For how long events are kept, as the worker says that deletes them."""
+
+    days: Annotated[
+        int | None, Field(ge=1, description="For how many days after their receipt; null: for ever.")
+    ]
+    kept_since: Annotated[
+        datetime | None,
+        Field(description="All that was received from then on is stored; null: nothing was ever deleted."),
+    ]
+    oldest_received: Annotated[
+        datetime | None,
+        Field(description="When the oldest event was received that is stored; null: none is."),
+    ]
+    waits_for: Annotated[
+        str | None, Field(description="Why old events are not deleted yet; null: nothing is in the way.")
+    ]
+    as_of: datetime
+
+
 class FleetHealth(BaseModel):
     """How fresh the fleet in memory is, by which lists are answered."""
 
@@ -163,6 +184,7 @@ class SystemHealth(BaseModel):
     ]
     worker: list[Duty] | None
     rollups: RollupsHealth | None
+    retention: Annotated[RetentionHealth | None, Field(description="null: also where no worker said it yet.")]
     fleet: FleetHealth
     notifications: NotificationsHealth | None
     broker: Held
@@ -198,6 +220,13 @@ _EXAMPLE: Final[dict[str, Any]] = {
         "closed_until": "2026-11-20T12:01:00.000Z",
         "reaches_back": True,
     },
+    "retention": {
+        "days": 730,
+        "kept_since": "2024-11-20T00:00:00.000Z",
+        "oldest_received": "2024-11-20T04:11:08.000Z",
+        "waits_for": None,
+        "as_of": "2026-11-20T12:04:02.000Z",
+    },
     "fleet": {"devices": 2000, **fleet_truth.EXAMPLE},
     "notifications": {"lag_s": 0.0, "failing": []},
     "broker": {
@@ -226,7 +255,10 @@ async def health(request: Request) -> Response:
     """Every part is asked at once; one that does not answer within two seconds is told as not answering."""
     state = state_of(request)
     now_ms = to_ms(clock.now())
-    (status, marks, intervals, leases, progress), (broker, held, notifications) = await asyncio.gather(
+    (
+        (status, marks, intervals, leases, progress),
+        (broker, held, notifications, retention),
+    ) = await asyncio.gather(
         asyncio.gather(
             _asked(state.projection.status),
             _asked(state.projection.marks),
@@ -238,6 +270,7 @@ async def health(request: Request) -> Response:
             _asked(lambda: _broker(state)),
             _asked(state.broker.told),
             _asked(lambda: _notifications(state)),
+            _asked(state.retention.progress),
         ),
     )
     known = state.known_bridges()
@@ -245,7 +278,7 @@ async def health(request: Request) -> Response:
     freshness = state.fleet.freshness
     answer = {
         "parts": {
-            "mongodb": _part(_first_fault(intervals, leases, progress, held)),
+            "mongodb": _part(_first_fault(intervals, leases, progress, held, retention)),
             "redis": _part(_first_fault(status, marks)),
             "broker": _part(broker.why),
             "bridges": _part(_why_bridges(bridges, known, marks.why or intervals.why)),
@@ -260,6 +293,7 @@ async def health(request: Request) -> Response:
         "listening_gaps": None if intervals.told is None else _gaps(intervals.told, now_ms),
         "worker": None if leases.told is None else [_duty(lease) for lease in leases.told],
         "rollups": None if progress.told is None else _rollups(progress.told, now_ms),
+        "retention": None if retention.told is None else _retention(retention.told),
         "fleet": {"devices": _devices(state, freshness, now_ms), **_fleet_truth(freshness)},
         "notifications": notifications.told,
         "broker": broker_figures.members(held.told) if held.why is None else broker_figures.unknown(held.why),
@@ -390,6 +424,17 @@ def _rollups(progress: Progress, now_ms: int) -> dict[str, object]:
         "until": _moment(progress.until_ms),
         "closed_until": _moment(progress.closed_ms),
         "reaches_back": progress.reaches_back,
+    }
+
+
+def _retention(progress: RetentionProgress) -> dict[str, object]:
+    oldest_ms = progress.oldest_ms
+    return {
+        "days": progress.days,
+        "kept_since": _moment(progress.before_ms),
+        "oldest_received": None if oldest_ms is None else _moment(oldest_ms),
+        "waits_for": progress.waits_for or None,
+        "as_of": _moment(progress.at_ms),
     }
 
 

@@ -139,10 +139,17 @@ async def _known_history(state: State, query: HistoryQuery, *, is_narrowed: bool
     """The rows of one device that has events, be they others than those that are asked for."""
     is_known = False
     async for rows in _history(state, query):
-        if not (is_known or rows) and not (is_narrowed and await state.events.knows(query.device_id)):
+        if not (is_known or rows) and not await _has_events(state, query.device_id, is_narrowed=is_narrowed):
             raise HTTPException(404, "No event of this device is stored.")
         is_known = True
         yield rows
+
+
+async def _has_events(state: State, device_id: str, *, is_narrowed: bool) -> bool:
+    """Whether a device of which nothing was found has events that were not asked for, or had some."""
+    if is_narrowed:
+        return await state.events.knows(device_id)
+    return await state.events.base(device_id) is not None
 
 
 async def _history(state: State, query: HistoryQuery) -> AsyncIterator[Rows]:

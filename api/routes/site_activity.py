@@ -25,7 +25,7 @@ router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
 # Days with a speed that it takes to call one usual.
 _USUAL_DAYS_MIN: Final = 7
-_NOT_COUNTED: Final = "null: not counted, and `why` says why not."
+_NOT_COUNTED: Final = "null: not counted, as `why` says, or some of its events are deleted."
 
 
 class DayOfSite(BaseModel):
@@ -128,7 +128,13 @@ async def activity(
     usual = None
     if found.next is None:
         by_device = await state.daily.of(state.events, found.devices, asked[0])
-        told = [_told(day, found.devices, by_device) for day in asked]
+        retention = await state.retention.progress()
+        # From this day on all events are there: one may be stamped a little later than it was received.
+        kept_ms = retention.before_ms + limits.CLOCK_AHEAD_MS_MAX if retention and retention.before_ms else 0
+        told = [
+            _told(day, found.devices, by_device) if day * DAY_MS >= kept_ms else _no_more(day, found.devices)
+            for day in asked
+        ]
         usual = _usual([row["speed"] for row in told[:-1]])
     answer = {
         "site_id": own or None,
@@ -157,6 +163,12 @@ def _told(
         "heard": sum(_has(device.heard, day) for device in devices),
         "speed": round(sum(each.speeds for each in figures) / events, 3) if events else None,
     }
+
+
+def _no_more(day: int, devices: Sequence[FleetDevice]) -> dict[str, Any]:
+    """A row of a day of which events may be deleted."""
+    heard = sum(_has(device.heard, day) for device in devices)
+    return dict.fromkeys(DayOfSite.model_fields) | {"day": _text(day), "heard": heard}
 
 
 def _has(days: Days, day: int) -> bool:

@@ -1,7 +1,7 @@
 """Compares the projection in Redis and the open alerts with the events in MongoDB, and changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
@@ -63,7 +63,7 @@ class Check:
         opened = set(await self._alerts.open_devices(Rule.STREAK))
         seen: set[str] = set()
         suspects: list[str] = []
-        async for states in states_by_device(self._batches()):
+        async for states in self._states(seen):
             records = await self._projection.records(list(states))
             for (device_id, state), found in zip(states.items(), records, strict=True):
                 if found != DeviceRecord.of(state) or (device_id in opened) != state.alerting:
@@ -85,10 +85,22 @@ class Check:
             differences=list(chain.from_iterable(differences)),
         )
 
+    async def _states(self, seen: Collection[str]) -> AsyncIterator[dict[str, DeviceState]]:
+        """The states of all devices, and then of those of which every event is deleted."""
+        async for states in states_by_device(self._batches(), self._bases):
+            yield states
+        async for states in self._events.bases():
+            if others := {device_id: state for device_id, state in states.items() if device_id not in seen}:
+                yield others
+
     async def _batches(self) -> AsyncIterator[StoredEvents]:
         async for batch in self._events.replay(None, by_bucket=True):
             self._replayed += len(batch)
             yield batch
+
+    async def _bases(self, bucket: int) -> AsyncIterator[dict[str, DeviceState]]:
+        async for states in self._events.bases(bucket=bucket):
+            yield states
 
     async def _differences(self, device_id: str) -> list[Difference]:
         expected = await self._state(device_id)
@@ -108,7 +120,7 @@ class Check:
         return wrong
 
     async def _state(self, device_id: str) -> DeviceState | None:
-        """One device's state by its events."""
+        """One device's state by its events, and by what deleted ones came to."""
         states: dict[str, DeviceState] = {}
         before = None
         while page := await self._events.history(
@@ -116,19 +128,34 @@ class Check:
         ):
             _merge(states, _stored_states(page))
             before = page[-1].event.timestamp
+        base = await self._events.base(device_id)
+        if base is not None:
+            _merge(states, {device_id: base})
         return states.get(device_id)
 
 
-async def states_by_device(batches: AsyncIterator[StoredEvents]) -> AsyncIterator[dict[str, DeviceState]]:
-    """The states of all devices, each once, some at a time, of events that come bucket after bucket.
+Bases = Callable[[int], AsyncIterator[dict[str, DeviceState]]]
 
-    What is held is one bucket's devices and not its events.
+
+async def _no_bases(_bucket: int) -> AsyncIterator[dict[str, DeviceState]]:
+    nothing: tuple[dict[str, DeviceState], ...] = ()
+    for states in nothing:
+        yield states
+
+
+async def states_by_device(
+    batches: AsyncIterator[StoredEvents], bases: Bases = _no_bases
+) -> AsyncIterator[dict[str, DeviceState]]:
+    """The states of devices with events, each once, some at a time; the events come bucket after bucket.
+
+    What is held is one bucket's devices and not its events. A bucket's bases are asked for after its events:
+    what is deleted meanwhile is in the one or the other.
     """
     accumulator, bucket = Accumulator(), None
     partly: dict[str, DeviceState] = {}
     async for batch in batches:
         if batch.bucket != bucket:
-            for some in _all_of(accumulator, partly):
+            async for some in _whole(bucket, accumulator, partly, bases):
                 yield some
             partly, bucket = {}, batch.bucket
         elif accumulator.bytes_held > limits.REPLAY_HELD_BYTES_MAX:
@@ -136,6 +163,17 @@ async def states_by_device(batches: AsyncIterator[StoredEvents]) -> AsyncIterato
                 _merge(partly, some)
                 await asyncio.sleep(0)  # it takes as long as the bucket is large, beside live traffic
         accumulator.add(batch)
+    async for some in _whole(bucket, accumulator, partly, bases):
+        yield some
+
+
+async def _whole(
+    bucket: int | None, accumulator: Accumulator, partly: dict[str, DeviceState], bases: Bases
+) -> AsyncIterator[dict[str, DeviceState]]:
+    """The states of a bucket whose events were all read."""
+    if bucket is not None:
+        async for states in bases(bucket):
+            _merge(partly, states)
     for some in _all_of(accumulator, partly):
         yield some
 

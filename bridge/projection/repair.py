@@ -64,7 +64,7 @@ class Repair:
         """
         if not await self._projection.claim_comparison(self._bridge_id):
             return
-        async for states in states_by_device(self._batches()):
+        async for states in self._states():
             records = await self._projection.records(list(states))
             missing = {
                 device_id: state
@@ -77,13 +77,27 @@ class Repair:
                 some = sorted(missing)[: limits.COMPARE_NAMED_MAX]
                 log.warning("the projection had lost facts; merged again", devices=len(missing), some=some)
 
+    async def _states(self) -> AsyncIterator[dict[str, DeviceState]]:
+        """What all events come to, and then what deleted ones came to, so slowly that nobody notices."""
+        async for states in states_by_device(self._batches()):
+            yield states
+        async for states in self._events.bases():
+            if not await self._is_ours_after(len(states)):
+                return
+            yield states
+
     async def _batches(self) -> AsyncIterator[StoredEvents]:
-        """All events, so slowly that nobody notices."""
         async for batch in self._events.replay(None):
             yield batch
-            if not await self._projection.claim_comparison(self._bridge_id):
+            if not await self._is_ours_after(len(batch)):
                 return
-            await asyncio.sleep(len(batch) / limits.COMPARE_EVENTS_PER_S)
+
+    async def _is_ours_after(self, read: int) -> bool:
+        """Rest for what was read, where it is still this bridge that compares."""
+        if not await self._projection.claim_comparison(self._bridge_id):
+            return False
+        await asyncio.sleep(read / limits.COMPARE_EVENTS_PER_S)
+        return True
 
 
 def is_missing_from(record: DeviceRecord, state: DeviceState) -> bool:

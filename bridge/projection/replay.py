@@ -1,4 +1,4 @@
-"""One replay of events into the projection: from where, how far it is, and where to go on."""
+"""One replay of events, and of bases, into the projection: from where, how far it is, where to go on."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,6 +41,10 @@ class Replay:
                     yield await self._merge()
                 bucket = batch.bucket
                 self._accumulator.add(batch)
+            # After the events: what is deleted while those are read is found here.
+            async for states in self._events.bases(self._since):
+                await self._projection.apply(states, anew=self._since is None)
+                yield 0
         except MongodbUnavailable as error:
             interruption = error
         yield await self._merge()

@@ -167,13 +167,22 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     `covered`: apart from each other, ascending; a minute in them without a rollup had no events. Minutes that
     end by `closed_ms` were counted once more when no event could come to them any more; by `confirmed_ms`, a
-    while after that again. What was added to events before `enriched_ms` is in them. 0: not begun.
+    while after that again. What was added to events before `enriched_ms` is in them. 0: not begun. Events
+    received before `fixed_ms` may be deleted: what was counted of that time is never counted again.
     """
 
     covered: tuple[Span, ...] = ()
     closed_ms: int = 0
     confirmed_ms: int = 0
     enriched_ms: int = 0
+    fixed_ms: int = 0
+
+    def may_fix(self, before_ms: int) -> bool:
+        """Whether all that was received before a moment is counted for good, back to the first event."""
+        if before_ms <= self.fixed_ms:
+            return True
+        is_counted = self.within(Span(0, before_ms)) == [Span(0, before_ms)]
+        return is_counted and before_ms <= min(self.confirmed_ms, self.enriched_ms)
 
     @property
     def until_ms(self) -> int:

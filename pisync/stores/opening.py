@@ -22,6 +22,7 @@ from pisync.stores.interfaces.notifications import NotificationStore
 from pisync.stores.interfaces.presence import PresenceStore
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.recipients import RecipientStore
+from pisync.stores.interfaces.retention import RetentionStore
 from pisync.stores.interfaces.rollups import ReceivedEvents, RollupStore
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
@@ -42,6 +43,7 @@ from pisync.stores.mongodb.notifications import MongoNotificationStore
 from pisync.stores.mongodb.presence import MongoPresenceStore
 from pisync.stores.mongodb.received import MongoReceivedEvents
 from pisync.stores.mongodb.recipients import MongoRecipientStore
+from pisync.stores.mongodb.retention import MongoRetentionStore
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.projection import RedisProjection
@@ -75,6 +77,7 @@ class Stores:
     leases: LeaseStore
     received: ReceivedEvents
     rollups: RollupStore
+    retention: RetentionStore
 
 
 @asynccontextmanager
@@ -112,4 +115,5 @@ async def open_stores(settings: CommonSettings) -> AsyncIterator[Stores]:
             leases=MongoLeaseStore(mongodb),
             received=MongoReceivedEvents(mongodb),
             rollups=MongoRollupStore(mongodb),
+            retention=MongoRetentionStore(mongodb),
         )

@@ -42,6 +42,7 @@ from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.notifications import MongoNotificationStore
 from pisync.stores.mongodb.recipients import MongoRecipientStore
+from pisync.stores.mongodb.retention import MongoRetentionStore
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.redis.projection import RedisProjection
@@ -128,6 +129,7 @@ async def costs(
             acknowledgements=MongoAcknowledgementStore(connection),
             listening=listening,
             rollups=MongoRollupStore(connection),
+            retention=MongoRetentionStore(connection),
             leases=MongoLeaseStore(connection),
             broker=MongoBrokerFigures(connection),
             known_bridges=KnownBridges(bridges),

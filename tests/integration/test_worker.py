@@ -87,6 +87,7 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
                     "overdue",
                     "incidents",
                     "notifications",
+                    "retention",
                 )
             }
             assert max(leases.values()) <= clock.now()

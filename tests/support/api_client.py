@@ -48,6 +48,7 @@ from pisync.stores.memory.notifications import MemoryNotificationStore
 from pisync.stores.memory.presence import MemoryPresenceStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.recipients import MemoryRecipientStore
+from pisync.stores.memory.retention import MemoryRetentionStore
 from pisync.stores.memory.rollups import MemoryRollupStore
 from pisync.stores.open_incidents import OpenIncidents
 from tests.support.samples import members
@@ -224,6 +225,7 @@ class Api:
         self.listening = MemoryListeningRecord()
         self.presence = MemoryPresenceStore()
         self.rollups = rollups or MemoryRollupStore()
+        self.retention = MemoryRetentionStore(self.events)
         self.incidents = MemoryIncidentStore()
         self.open_incidents = OpenIncidents(self.incidents)
         self.recipients = MemoryRecipientStore()
@@ -251,6 +253,7 @@ class Api:
             failing=self.failing,
             listening=self.listening,
             rollups=self.rollups,
+            retention=self.retention,
             leases=self.leases,
             broker=self.broker,
             known_bridges=self.known_bridges,

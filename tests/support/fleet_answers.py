@@ -285,6 +285,7 @@ HEALTH: Json = {
     "listening_gaps": [],
     "worker": [],
     "rollups": {"lag_s": 2.0, "until": NOW, "closed_until": NOW, "reaches_back": False},
+    "retention": {"days": None, "kept_since": None, "oldest_received": NOW, "waits_for": None, "as_of": NOW},
     "fleet": {"devices": 8, **TRUTH},
     "broker": {
         "held": 0,

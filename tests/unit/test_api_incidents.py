@@ -20,6 +20,7 @@ from tests.support.api_client import Api, api, is_problem
 from tests.support.samples import JSON, event_at
 from worker.acknowledgements import Closing
 from worker.incidents import Inferring
+from worker.listened import Listened
 
 URL = "/api/incidents"
 HOUR = timedelta(hours=1)
@@ -71,7 +72,11 @@ async def infer(pisync: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(limits, name, 0)
     await pisync.feed()
     await Inferring(
-        store=pisync.incidents, events=pisync.events, rollups=pisync.rollups, served=pisync.fleet
+        store=pisync.incidents,
+        events=pisync.events,
+        rollups=pisync.rollups,
+        served=pisync.fleet,
+        listened=Listened(pisync.known_bridges, pisync.listening),
     ).look()
     await pisync.open_incidents.refresh()
 

@@ -47,6 +47,7 @@ from pisync.errors import MongodbUnavailable
 from pisync.stores.interfaces.events import EventStore
 from pisync.stores.interfaces.feed import StateSummary
 from pisync.stores.interfaces.incidents import IncidentQuery
+from pisync.stores.interfaces.listening import ListeningInterval
 from pisync.stores.interfaces.rollups import Part
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.incidents import MemoryIncidentStore
@@ -55,6 +56,7 @@ from tests.support.samples import event_at
 from tests.support.virtual_time import run
 from tests.unit.test_fleet_failing import COMPLETE
 from worker.incidents import Inferring
+from worker.listened import Listened
 
 # A Monday, 09:30 UTC.
 NOW: Final = datetime.fromisoformat("2026-06-01T09:30:00+00:00")
@@ -112,6 +114,8 @@ class World:
         self.states: dict[str, DeviceState] = {}
         self.events: EventStore = MemoryEventStore()
         self.rollups, self.store = MemoryRollupStore(), Incidents()
+        # The only bridge, and since when it listens.
+        self.listens_since = NOW - DAY
         self.duty = self.another()
 
     @property
@@ -123,7 +127,19 @@ class World:
         return NOW + timedelta(seconds=asyncio.get_running_loop().time())
 
     def another(self) -> Inferring:
-        return Inferring(store=self.store, events=self.events, rollups=self.rollups, served=self)
+        return Inferring(
+            store=self.store,
+            events=self.events,
+            rollups=self.rollups,
+            served=self,
+            listened=Listened(lambda: {"bridge-0": "life"}, self),
+        )
+
+    async def intervals_since(self, since_ms: int) -> list[ListeningInterval]:
+        """When the bridge listened, as the record of listening tells it."""
+        now_ms = to_ms(self.now())
+        assert since_ms < now_ms
+        return [ListeningInterval("bridge-0", to_ms(self.listens_since), now_ms)]
 
     async def take(self, events: Iterable[SyncEvent], received: datetime | None = None) -> None:
         """As if a bridge had taken these in."""
@@ -528,6 +544,26 @@ async def test_a_site_that_fell_silent_as_one_is_an_incident_and_its_return_ends
     await w.take([success(each, w.now()) for each in ids])
     await w.look(CLOSES_S)
     assert (await w.only()).closed_at is not None
+
+
+@world
+async def test_no_silence_of_a_site_is_told_before_the_bridges_have_listened_for_a_while(w: World) -> None:
+    """After all were away the broker holds what devices sent meanwhile: they are not silent, we were deaf."""
+    ids = await w.school(devices=20, days=30)
+    others = await w.school("S-2", devices=20, days=30)
+    for _ in range(3):
+        await asyncio.sleep(DAY.total_seconds())
+        await w.take([success(each, w.now()) for each in others])
+    await asyncio.sleep(600)
+    w.limit_silence()
+    w.listens_since = w.now()
+    failing = [failure(each, w.now() - n * MINUTE) for each in others for n in range(3)]
+    await w.take(failing)
+    await w.look(limits.OVERDUE_LISTENED_S - 2 * LOOK_S)
+    assert [found.key.kind for found in await w.all()] == [FAILING], "what is no silence does not wait"
+    await w.look(4 * LOOK_S)
+    assert {found.key for found in await w.all()} > {IncidentKey(SILENT, "S-1", None)}
+    assert len(ids) == 20
 
 
 def failures_of(days: dict[int, int], code: str) -> Part:

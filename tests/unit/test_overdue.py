@@ -574,7 +574,7 @@ def test_a_look_asks_mongodb_nothing_and_writes_are_in_batches(
             reads["listening"] += 1
             return await intervals_since(since_ms)
 
-        world.duty._listening.intervals_since = counted  # type: ignore[method-assign]
+        world.duty._listened._listening.intervals_since = counted  # type: ignore[method-assign]
         for _ in range(2):
             await world.duty.look()
         assert Counter(world.alerts.calls) == {"find": 1, "open": 11}

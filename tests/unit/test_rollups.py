@@ -32,6 +32,7 @@ from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.rollups import MemoryReceivedEvents, MemoryRollupStore
 from tests.support.rollups import plainly
 from tests.support.samples import NOW
+from tests.support.virtual_time import run
 from worker.check import check_rollups
 from worker.horizon import Horizon
 from worker.rollups import Rolling
@@ -261,6 +262,34 @@ def test_rollups_equal_a_plain_count_whatever_happens(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "ROLLUP_EVENTS_AT_ONCE", at_once)
         asyncio.run(happen())
+
+
+@pytest.mark.parametrize("follow_s", [0.1, 4 * limits.ROLLUP_INTERVAL_S])
+def test_old_parts_are_filled_however_long_it_takes_to_follow(follow_s: float) -> None:
+    done: list[str] = []
+
+    class Slow(Rolling):
+        async def follow(self) -> None:
+            done.append("follow")
+            await asyncio.sleep(follow_s)
+
+        async def fill(self) -> bool:
+            done.append("fill")
+            await asyncio.sleep(0.2)
+            return True
+
+    async def main() -> None:
+        world = World()
+        received = MemoryReceivedEvents(world.events)
+        slow = Slow(received=received, rollups=world.rollups, registry=world.registry, term=1)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(slow.run(), 10 * limits.ROLLUP_INTERVAL_S + 10 * follow_s)
+
+    run(main)
+    looks = "".join(each[1] for each in done).strip("i").split("o")[1:-1]
+    assert len(looks) >= 3
+    assert all(len(fills) >= 3 for fills in looks), "what is old has its share each time"
+    assert all(len(fills) * 0.2 <= limits.ROLLUP_INTERVAL_S + follow_s for fills in looks)
 
 
 async def test_what_is_not_counted_yet_is_unknown_and_no_zero() -> None:

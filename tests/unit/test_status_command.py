@@ -70,6 +70,7 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert "Dead letters  0 open · 0 in 24 h" in lines
     assert "Bridges       1 of 1 listening" in lines
     assert "Broker        0 messages wait · 0 dropped since it started · 12 clients" in lines
+    assert any(line.startswith("Events kept   for ever · the oldest received ") for line in lines)
     assert lines[-1].startswith("Exact · as of ")
     assert lines[-1].endswith(" · bridges 0.8 s, rollups 2.0 s behind · broker holds 0")
 
@@ -97,6 +98,33 @@ def test_failing_devices_are_unhandled_unless_somebody_knows_of_them(
     found, out, _ = run(capsys, "status", "--url", fake.url)
     assert found == code
     assert out.splitlines()[0].startswith("✗ Needs somebody: " if code else "● Fine")
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [pytest.param(SAID, 0, id="acknowledged"), pytest.param(None, 1, id="loud")]
+)
+def test_alerts_that_an_acknowledged_incident_explains_are_handled(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str], said: Json | None, code: int
+) -> None:
+    failing(fake, 2, *(answers.alert(f"PB-{number}", incident_id="incident-1") for number in (1, 2)))
+    fake.answers["/api/incidents"] = {"incidents": [answers.incident(acknowledged=said)], "next": None}
+    found, out, _ = run(capsys, "status", "--url", fake.url)
+    assert found == code
+    assert out.splitlines()[0] == ("✗ Needs somebody: 2 alerts not acknowledged" if code else "● Fine")
+    failing(fake, 3, *(answers.alert(f"PB-{number}", incident_id="incident-1") for number in (1, 2)))
+    found, out, _ = run(capsys, "status", "--url", fake.url)
+    assert found == 1, "one has no alert yet"
+
+
+def test_how_far_retention_is_is_told_and_is_no_trouble(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = {"days": 90, "oldest_received": None, "waits_for": "it is not counted yet"}
+    fake.answers["/api/health"]["retention"] |= waiting
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    assert code == 0
+    told = f"Events kept   for 90 days · the oldest received {DASH} · it is not counted yet"
+    assert told in out.splitlines()
 
 
 def test_overdue_devices_are_unhandled(fake: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from pisync.domain.accumulator import StoredEvents
+from pisync.domain.device_state import DeviceState
 from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
 
 
@@ -97,7 +98,7 @@ class ReplayPosition:
 
 
 class EventStore(Protocol):
-    """Keeps every event for good.
+    """Keeps every event until retention deletes it, and then what it came to: its device's base.
 
     Each method raises `MongodbUnavailable` where MongoDB is unavailable; the call may then be repeated.
     """
@@ -139,7 +140,7 @@ class EventStore(Protocol):
         """
 
     async def knows(self, device_id: str) -> bool:
-        """Whether any event of the device is stored."""
+        """Whether any event of the device is stored, or was."""
 
     def replay(
         self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
@@ -154,6 +155,18 @@ class EventStore(Protocol):
         same arguments goes on behind the last batch that was asked to be followed.
         """
 
+    def bases(
+        self, since: datetime | None = None, bucket: int | None = None
+    ) -> AsyncIterator[dict[str, DeviceState]]:
+        """What deleted events came to, by device, some devices at a time, of one bucket or of all.
+
+        With `since` only of devices of which an event was deleted that was received at that time or later.
+        Whoever replays asks for these after the events: what is deleted meanwhile is in the one or the other.
+        """
+
+    async def base(self, device_id: str) -> DeviceState | None:
+        """What a device's deleted events came to; None: none was deleted."""
+
     async def count(self, since: datetime | None) -> int:
         """About how many events `replay` would give; it takes the longer, the more there are."""
 
@@ -161,7 +174,8 @@ class EventStore(Protocol):
         """How many failures one device has since each of the moments (None: in all), in one round trip.
 
         It is for devices of which the projection keeps too few. No event is read for it; what it costs grows
-        with what is counted, and with the days there are.
+        with what is counted, and with the days there are. Of failures that were deleted the newest
+        `FAILURES_KEPT_MAX` count; where there are any, a second round trip tells which of them came again.
         """
 
     async def daily(self, days: Mapping[str, Collection[int]]) -> dict[tuple[str, int], DayFigures]:
@@ -179,7 +193,7 @@ class EventStore(Protocol):
         """
 
     async def failing(self, device_ids: Collection[str], in_a_row: int) -> set[str]:
-        """Those of the devices whose newest `in_a_row` events are all failures."""
+        """Those of the devices whose newest `in_a_row` events, deleted ones included, are all failures."""
 
     async def close(self) -> None:
         """Close the connections."""

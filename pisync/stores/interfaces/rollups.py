@@ -109,5 +109,11 @@ class RollupStore(RollupReader, Protocol):
     async def add_codes(self, codes: Mapping[str, Span]) -> None:
         """Have each code's first minute no later, and its last no earlier, than in these."""
 
+    async def fix(self, before_ms: int) -> bool:
+        """Have nothing counted again that was received before the beginning of a day; its events may go then.
+
+        False where not all of that is counted for good (`Progress.may_fix`): nothing changed.
+        """
+
     async def reset(self) -> None:
-        """Know nothing any more, so that whoever has the duty counts everything anew."""
+        """Know nothing any more but what is fixed, so that whoever has the duty counts all the rest anew."""

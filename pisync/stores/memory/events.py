@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +12,7 @@ from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.accumulator import StoredEvents
 from pisync.domain.days import DAY_MS
+from pisync.domain.device_state import DeviceState, project
 from pisync.domain.events import (
     ErrorDetail,
     Outcome,
@@ -39,6 +41,7 @@ class MemoryEventStore:
     def __init__(self) -> None:
         self.events: dict[tuple[str, int], HistoryEntry] = {}
         self.enriched_at: dict[tuple[str, int], datetime] = {}
+        self.kept_bases: dict[str, DeviceState] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -103,8 +106,8 @@ class MemoryEventStore:
         return page[: query.limit]
 
     async def knows(self, device_id: str) -> bool:
-        """Whether the device has any event."""
-        return any(known == device_id for known, _ in self.events)
+        """Whether the device has any event, or had."""
+        return device_id in self.kept_bases or any(known == device_id for known, _ in self.events)
 
     async def replay(
         self,
@@ -132,6 +135,19 @@ class MemoryEventStore:
             if bucket > start:
                 yield stored_events([entry for _, entry in items], bucket)
                 position.after = bucket
+
+    async def bases(
+        self, since: datetime | None = None, bucket: int | None = None
+    ) -> AsyncIterator[dict[str, DeviceState]]:
+        """What deleted events came to."""
+        for device_id, state in list(self.kept_bases.items()):
+            is_asked_for = since is None or (state.received_ms or 0) >= to_ms(since)
+            if is_asked_for and bucket in {None, bucket_of(device_id)}:
+                yield {device_id: state}
+
+    async def base(self, device_id: str) -> DeviceState | None:
+        """What a device's deleted events came to."""
+        return self.kept_bases.get(device_id)
 
     async def count(self, since: datetime | None) -> int:
         """How many that are."""
@@ -161,16 +177,21 @@ class MemoryEventStore:
         """Those whose newest events are all failures."""
         found = set()
         for device_id in device_ids:
-            page = await self.history(HistoryQuery(device_id=device_id, limit=in_a_row))
-            if len(page) == in_a_row and all(entry.event.total_errors for entry in page):
+            page = await self.history(HistoryQuery(device_id=device_id, limit=limits.FAILURES_KEPT_MAX))
+            states = [*project([entry.event for entry in page]).values()]
+            if device_id in self.kept_bases:
+                states.append(self.kept_bases[device_id])
+            if states and reduce(DeviceState.merge, states).streak >= in_a_row:
                 found.add(device_id)
         return found
 
     async def count_failures(self, device_id: str, moments: Sequence[datetime | None]) -> list[int]:
         """How many failures there are since each of the moments."""
         mine = [entry.event for (known, _), entry in self.events.items() if known == device_id]
-        failures = [event.timestamp for event in mine if event.total_errors]
-        return [sum(1 for each in failures if since is None or each >= since) for since in moments]
+        failures = {to_ms(event.timestamp) for event in mine if event.total_errors}
+        if device_id in self.kept_bases:
+            failures.update(self.kept_bases[device_id].failures_ms)
+        return [sum(1 for each in failures if since is None or each >= to_ms(since)) for since in moments]
 
     async def close(self) -> None:
         """Nothing to close."""

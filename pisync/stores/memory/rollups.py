@@ -4,10 +4,13 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
+
 from pisync import limits
 from pisync.clock import to_ms
 from pisync.domain.events import outcome
 from pisync.domain.rollups import (
+    MINUTE_MS,
     NO_EVENTS,
     Alike,
     Figures,
@@ -135,7 +138,7 @@ class MemoryRollupStore:
         """Write down how far the rollups go."""
         if term != self._term or self._was_reset:
             raise LeaseLost
-        self._progress = progress
+        self._progress = msgspec.structs.replace(progress, fixed_ms=self._progress.fixed_ms)
 
     async def figures(self, unit: Unit, span: Span) -> dict[int, Figures]:
         """The figures that are stored."""
@@ -166,7 +169,21 @@ class MemoryRollupStore:
             kept = self._codes.get(code, span)
             self._codes[code] = Span(min(kept.start_ms, span.start_ms), max(kept.end_ms, span.end_ms))
 
+    async def fix(self, before_ms: int) -> bool:
+        """Have nothing counted again that was received before then."""
+        if not self._progress.may_fix(before_ms):
+            return False
+        fixed_ms = max(before_ms, self._progress.fixed_ms)
+        self._progress = msgspec.structs.replace(self._progress, fixed_ms=fixed_ms)
+        return True
+
     async def reset(self) -> None:
-        """Know nothing any more."""
-        self._progress, self._was_reset = Progress(), True
-        self._codes = {}
+        """Know nothing any more but what is fixed."""
+        fixed_ms, self._was_reset = self._progress.fixed_ms, True
+        self._progress = Progress(covered=(Span(0, fixed_ms),) if fixed_ms else (), fixed_ms=fixed_ms)
+        last_ms = fixed_ms - MINUTE_MS
+        self._codes = {
+            code: Span(span.start_ms, min(span.end_ms, last_ms))
+            for code, span in self._codes.items()
+            if span.start_ms < fixed_ms
+        }

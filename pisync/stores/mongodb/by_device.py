@@ -17,8 +17,18 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
 from pisync import clock, limits
-from pisync.domain.identity import MEMBERS, back, bucket_of, day_of, day_since_1970, days_before, days_from
+from pisync.domain.identity import (
+    MEMBERS,
+    back,
+    bucket_of,
+    day_of,
+    day_since_1970,
+    days_before,
+    days_from,
+    identity,
+)
 from pisync.stores.interfaces.events import DaysHint, HistoryQuery, OutcomeFilter
+from pisync.stores.mongodb import bases
 from pisync.stores.mongodb.connection import Document
 
 Events = AsyncCollection[Document]
@@ -113,7 +123,8 @@ async def _newest_failures(events: Events, query: HistoryQuery, projection: Docu
 async def count_failures(events: Events, device_id: str, moments: Sequence[datetime | None]) -> list[int]:
     """How many failures there are since each of the moments.
 
-    Costs the keys since the earliest, and one or two more for each day that has any device's.
+    Costs the keys since the earliest, and one or two more for each day that has any device's. Failures that
+    were deleted, of which the base has the newest, count once, whether they came again or not.
     """
     asked = _failures_of(device_id)
     given = [moment for moment in moments if moment is not None]
@@ -122,10 +133,31 @@ async def count_failures(events: Events, device_id: str, moments: Sequence[datet
         asked |= {"_id.day": {"$gte": day_of(earliest)}, "_id.timestamp": {"$gte": earliest}}
     counted = {str(place): {"$sum": _is_since(moment)} for place, moment in enumerate(moments)}
     found = await events.aggregate(
-        [{"$match": asked}, {"$group": {"_id": None, **counted}}], hint=FAILURES_INDEX
+        [
+            *({"$match": asked}, {"$group": {"_id": None, **counted}}),
+            {"$unionWith": {"coll": bases.COLLECTION, "pipeline": bases.its_base(device_id)}},
+        ],
+        hint=FAILURES_INDEX,
     )
-    rows = await found.to_list()
-    return [rows[0][place] if rows else 0 for place in counted]
+    stored, deleted = [0] * len(moments), list[datetime]()
+    for row in await found.to_list():
+        if "state" in row:
+            deleted = await _gone(events, device_id, bases.unpack(row["state"]).failures_ms)
+        else:
+            stored = [row[place] for place in counted]
+    return [
+        count + sum(1 for each in deleted if moment is None or each >= moment)
+        for count, moment in zip(stored, moments, strict=True)
+    ]
+
+
+async def _gone(events: Events, device_id: str, failures_ms: Sequence[int]) -> list[datetime]:
+    """Those of a device's failures that are not stored."""
+    moments = [clock.from_ms(moment_ms) for moment_ms in failures_ms]
+    asked = {"_id": {"$in": [identity(device_id, moment) for moment in moments]}}
+    found = events.find(asked, {"_id.timestamp": 1}).batch_size(len(moments) + 1)
+    stored = {document["_id"]["timestamp"] async for document in found}
+    return [moment for moment in moments if moment not in stored]
 
 
 def _is_since(moment: datetime | None) -> Document | int:

@@ -18,6 +18,7 @@ from pymongo.errors import OperationFailure
 from pisync import limits
 from pisync.clock import from_ms, rfc3339_of_utc, to_ms
 from pisync.domain.accumulator import StoredEvents
+from pisync.domain.device_state import DeviceState
 from pisync.domain.events import ErrorDetail, SyncEvent, add_content, from_content, rows
 from pisync.domain.identity import identities, identity
 from pisync.stores.interfaces.events import (
@@ -30,6 +31,7 @@ from pisync.stores.interfaces.events import (
     ReplayPosition,
 )
 from pisync.stores.mongodb import by_device, reading, replaying, schema
+from pisync.stores.mongodb.bases import Bases
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
     UNAUTHORIZED,
@@ -54,6 +56,7 @@ class MongoEventStore:
         self._plain: AsyncCollection[Document] = self._events.with_options(CodecOptions(tz_aware=False))
         self._density = by_device.Density()
         self._inserts = Inserts(self._events)
+        self._bases = Bases(connection.database)
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -76,6 +79,7 @@ class MongoEventStore:
                 await schema.check(self._events)
                 await schema.write_version(self._events, schema.VERSION)
                 await schema.create_indexes(self._events)
+                await self._bases.prepare()
             except OperationFailure as error:
                 if error.code in {AUTHENTICATION_FAILED, UNAUTHORIZED}:
                     raise not_permitted(error) from None
@@ -129,10 +133,12 @@ class MongoEventStore:
             return HistoryPage(rows=_rows(whole), is_short=is_short)
 
     async def knows(self, device_id: str) -> bool:
-        """Whether any event of the device is stored."""
+        """Whether any event of the device is stored, or was."""
         query = HistoryQuery(device_id=device_id, limit=1)
         with map_driver_errors():
-            return bool(await by_device.newest(self._plain, query, {"_id": 1}))
+            if await by_device.newest(self._plain, query, {"_id": 1}):
+                return True
+            return bool(await self._bases.of([device_id]))
 
     async def replay(
         self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
@@ -207,6 +213,20 @@ class MongoEventStore:
             with map_driver_errors():
                 async for documents in found:
                     yield documents
+
+    async def bases(
+        self, since: datetime | None = None, bucket: int | None = None
+    ) -> AsyncIterator[dict[str, DeviceState]]:
+        """What deleted events came to, some devices at a time."""
+        async with aclosing(self._bases.all(since, bucket)) as found:
+            with map_driver_errors():
+                async for states in found:
+                    yield states
+
+    async def base(self, device_id: str) -> DeviceState | None:
+        """What a device's deleted events came to."""
+        with map_driver_errors():
+            return (await self._bases.of([device_id])).get(device_id)
 
     async def count(self, since: datetime | None) -> int:
         """About how many events that is."""

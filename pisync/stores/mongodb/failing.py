@@ -1,8 +1,8 @@
 """Which devices fail in a row, by the truth: what an alert is confirmed by.
 
 A device fails when it has enough failures and no success after the oldest of the newest of these. Failures
-come from their own index, in one round trip for all devices; successes are looked for day by day, from the
-newest day on.
+come from their own index, in one round trip for all devices, with what deleted events came to; successes are
+looked for day by day, from the newest day on.
 """
 
 from collections import defaultdict
@@ -13,7 +13,9 @@ from bson.max_key import MaxKey
 from pymongo import DESCENDING
 
 from pisync import limits
+from pisync.clock import from_ms
 from pisync.domain.identity import back, bucket_of, day_of, days_before
+from pisync.stores.mongodb import bases
 from pisync.stores.mongodb.by_device import (
     IS_FAILURE,
     KEY,
@@ -55,7 +57,7 @@ async def failing(events: Events, device_ids: Collection[str], in_a_row: int) ->
 
 
 async def _since(events: Events, device_ids: Collection[str], in_a_row: int) -> dict[str, datetime]:
-    """The moment of the oldest of the newest failures, of devices that have so many of them."""
+    """The moment of the oldest of the newest failures, of devices that have so many and may fail in a row."""
     is_its = [{"$eq": [f"$_id.{name}", f"$${name}"]} for name in ("bucket", "device_id")]
     newest: list[Document] = [
         {"$match": {"$expr": {"$and": is_its}, **IS_FAILURE}},
@@ -63,17 +65,33 @@ async def _since(events: Events, device_ids: Collection[str], in_a_row: int) -> 
         {"$limit": in_a_row},
         {"$project": {"_id": "$_id.timestamp"}},
     ]
+    its_base: list[Document] = [
+        {"$match": {"$expr": {"$eq": ["$_id", {"bucket": "$$bucket", "device_id": "$$device_id"}]}}},
+        {"$project": {"_id": 0, "state": 1}},
+    ]
     devices = [{"device_id": device_id, "bucket": bucket_of(device_id)} for device_id in device_ids]
     let = {"bucket": "$bucket", "device_id": "$device_id"}
     pipeline: list[Document] = [
         {"$documents": devices},
         {"$lookup": {"from": events.name, "let": let, "pipeline": newest, "as": "failures"}},
-        {"$match": {"failures": {"$size": in_a_row}}},
-        {"$project": {"device_id": 1, "since": {"$last": "$failures._id"}}},
+        {"$lookup": {"from": bases.COLLECTION, "let": let, "pipeline": its_base, "as": "base"}},
+        {"$match": {"$or": [{"failures": {"$size": in_a_row}}, {"base": {"$size": 1}}]}},
+        {"$project": {"device_id": 1, "failures": "$failures._id", "base": {"$first": "$base.state"}}},
     ]
     # One more than can come, or the answer could end with a cursor that wants another round trip.
     found = await events.database.aggregate(pipeline, batchSize=len(devices) + 1)
-    return {row["device_id"]: row["since"] async for row in found}
+    since = {}
+    async for row in found:
+        failures, success_ms = set(row["failures"]), None
+        if row.get("base") is not None:
+            base = bases.unpack(row["base"])
+            success_ms = base.last_success_ms
+            failures.update(map(from_ms, base.failures_ms[-in_a_row:]))
+        if len(failures) >= in_a_row:
+            oldest = sorted(failures)[-in_a_row]
+            if success_ms is None or from_ms(success_ms) < oldest:
+                since[row["device_id"]] = oldest
+    return since
 
 
 def _by_days(since: Mapping[str, datetime], day: int, count: int) -> list[Document]:

@@ -173,15 +173,38 @@ class MongoRollupStore:
         with map_driver_errors():
             await self._codes.bulk_write(writes, ordered=False)
 
-    async def reset(self) -> None:
-        """Know nothing any more."""
+    async def fix(self, before_ms: int) -> bool:
+        """Have nothing counted again that was received before then, as `Progress.may_fix` allows."""
+        before = from_ms(before_ms)
+        is_counted = {
+            "covered.0.0": from_ms(0),
+            **{name: {"$gte": before} for name in ("covered.0.1", "confirmed", "enriched")},
+        }
+        asked = {"_id": _ONLY, "$or": [{"fixed": {"$gte": before}}, is_counted]}
         with map_driver_errors():
-            await self._progress.update_one(
+            done = await self._progress.update_one(asked, {"$max": {"fixed": before}})
+        return bool(done.matched_count)
+
+    async def reset(self) -> None:
+        """Know nothing any more but what is fixed."""
+        with map_driver_errors():
+            found = await self._progress.find_one_and_update(
                 {"_id": _ONLY},
-                {"$unset": dict.fromkeys(("covered", "closed", "confirmed", "enriched"), 1)}
-                | {"$inc": {"generation": 1}},
+                [
+                    {
+                        "$set": {
+                            "covered": {"$cond": [{"$gt": ["$fixed", None]}, [[from_ms(0), "$fixed"]], []]}
+                        }
+                    },
+                    {"$unset": ["closed", "confirmed", "enriched"]},
+                    {"$set": {"generation": {"$add": [{"$ifNull": ["$generation", 0]}, 1]}}},
+                ],
+                return_document=ReturnDocument.AFTER,
             )
-            await self._codes.delete_many({})
+            fixed = (found or {}).get("fixed", EPOCH)
+            await self._codes.delete_many({"first": {"$gte": fixed}})
+            # A later minute is one of events that are counted anew, and finds its place again by that.
+            await self._codes.update_many({}, {"$min": {"last": fixed - timedelta(minutes=1)}})
 
 
 def _id(unit: Unit, start_ms: int) -> Document:
@@ -202,6 +225,7 @@ def _progress(document: Document) -> Progress:
         closed_ms=moment_ms("closed"),
         confirmed_ms=moment_ms("confirmed"),
         enriched_ms=moment_ms("enriched"),
+        fixed_ms=moment_ms("fixed"),
     )
 
 
