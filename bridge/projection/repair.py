@@ -79,7 +79,8 @@ class Repair:
 
     async def _batches(self) -> AsyncIterator[StoredEvents]:
         """All events, so slowly that nobody notices."""
-        async for batch in self._events.replay(None):
+        slowly = self._events.replay(None, held_bytes_max=limits.COMPARE_GROUPED_BYTES_MAX)
+        async for batch in slowly:
             yield batch
             if not await self._projection.claim_comparison(self._bridge_id):
                 return

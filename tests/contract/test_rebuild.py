@@ -94,12 +94,13 @@ def rig(event_store: EventStore, projection_store: Projection, monkeypatch: pyte
 async def test_a_whole_replay_goes_bucket_after_bucket(
     event_store: EventStore, monkeypatch: pytest.MonkeyPatch, by_bucket: bool
 ) -> None:
-    """Or some days, bucket after bucket, and then the days after them."""
-    monkeypatch.setattr("pisync.limits.REPLAY_DAYS_EVENTS", 4 * limits.BUCKETS)
+    """Or some of a bucket, and then of the one of which there is most."""
+    monkeypatch.setattr("pisync.limits.REPLAY_BATCH_EVENTS", 200)
+    monkeypatch.setattr("pisync.stores.mongodb.replaying._PACKED_BYTES", 3_000)
     await event_store.insert(fleet_of_days(), NOW)
     buckets: list[int] = []
     found: list[tuple[str, datetime]] = []
-    async for batch in event_store.replay(None, by_bucket=by_bucket):
+    async for batch in event_store.replay(None, by_bucket=by_bucket, held_bytes_max=20_000):
         assert batch.bucket is not None
         events = [entry.event for entry in entries_of(batch)]
         assert {bucket_of(event.device_id) for event in events} == {batch.bucket}
