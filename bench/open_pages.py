@@ -20,7 +20,6 @@ from local_stack import ports
 _AGAIN_S: Final = 5.0
 _LOOK_INTERVAL_S: Final = 0.5
 _END_OF_HEAD: Final = b"\r\n\r\n"
-_READ_BYTES: Final = 1 << 20
 _STOP_TIMEOUT_S: Final = 30
 
 
@@ -98,18 +97,20 @@ class _Page:
             self.opened.set()
 
     async def fetch(self) -> None:
-        reader, writer = await asyncio.open_connection(ports.HOST, self._port, limit=_READ_BYTES)
         while True:
             if self._wanted:
                 self._wanted = False
                 tag = {"if-none-match": self._tag} if self._tag else {}
                 began_s = time.perf_counter()
+                # The server has ended the connection of the one before, which was idle for as long.
+                reader, writer = await asyncio.open_connection(ports.HOST, self._port)
                 writer.write(_request(self._path, {"hx-request": "true", "accept-encoding": "gzip", **tag}))
                 head = (await reader.readuntil(_END_OF_HEAD)).decode("latin-1").lower().split("\r\n")
                 fields = dict(line.split(": ", 1) for line in head[1:] if line)
                 await reader.readexactly(int(fields.get("content-length", 0)))
                 self._pages.fragments_ms.append((time.perf_counter() - began_s) * 1e3)
                 self._pages.statuses[int(head[0][9:12])] += 1
+                writer.close()
                 self._tag = fields.get("etag", "")
                 await asyncio.sleep(_AGAIN_S - (time.perf_counter() - began_s))
             await asyncio.sleep(_LOOK_INTERVAL_S)
