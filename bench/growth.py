@@ -169,7 +169,7 @@ async def _projection(old: _Store) -> list[Result]:
             value=count / usage.seconds,
             unit="events/s",
             cpu_us_per_event=usage.per_event_us(count),
-            note=f"in {usage.seconds:,.0f} s; MongoDB read {pages:,} pages into a cache of {MONGOD_CACHE_GB:g}"
+            note=f"in {usage.seconds:,.0f} s; MongoDB read {pages:,} pages into a cache of {MONGOD_CACHE_GB}"
             f" GB, {pages / count:.4f} an event",
         )
     ]
