@@ -252,6 +252,12 @@ REBUILDER_SILENT_S: Final = 30
 # turn.
 REPLAY_BATCH_EVENTS: Final = 2000
 REPLAY_EVENTS_AT_ONCE: Final = 250
+# At how many places, and at how many events, a replay looks whether those that came one after the other lie so
+# on disk; how many documents may lie between two that do (about two pages), and after how many others.
+REPLAY_PLACES_LOOKED_AT: Final = 8
+REPLAY_PLACE_EVENTS: Final = 64
+REPLAY_NEAR_RECORDS: Final = 1000
+REPLAY_NEAR_BEFORE: Final = 16
 # Of how many bytes of events, compressed, a replay gives those of the bucket that has most of them: some
 # 1,200,000; and the slow comparison, which reads the more evenly, the fewer it holds: some 150,000.
 REPLAY_GROUPED_BYTES_MAX: Final = 32 * 1024 * 1024

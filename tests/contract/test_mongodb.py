@@ -81,6 +81,25 @@ async def test_a_replay_reads_documents_in_the_order_in_which_they_lie_on_disk(
         assert [places[each["device_id"], each["timestamp"]] for each in read] == list(range(len(lie)))
 
 
+async def test_events_that_do_not_lie_as_they_came_are_replayed_by_their_keys(
+    store: MongoEventStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that were migrated, which lie by device."""
+    monkeypatch.setattr(limits, "REPLAY_NEAR_RECORDS", 5)
+    minutes = range(50)
+    for device in range(30):
+        await store.insert([event(f"PB-{device}", minute) for minute in minutes], NOW)
+    assert await replaying.lie_as_they_came(database.sync_events)
+    for minute in minutes:
+        of_minute = {"_id.timestamp": START + timedelta(minutes=minute)}
+        moved = {"received_at": NOW + timedelta(minutes=minute)}
+        await database.sync_events.update_many(of_minute, {"$set": moved})
+    assert not await replaying.lie_as_they_came(database.sync_events)
+    batches = [batch async for batch in store.replay(None)]
+    buckets = [batch.bucket for batch in batches if batch.bucket is not None]
+    assert (sum(map(len, batches)), buckets) == (30 * len(minutes), sorted(buckets))
+
+
 async def test_what_a_replay_holds_goes_by_bucket_and_is_bounded(
     store: MongoEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

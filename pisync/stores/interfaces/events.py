@@ -154,7 +154,7 @@ class EventStore(Protocol):
         """All events received or enriched at `since` or later, in batches; None: all.
 
         All events of a device are in one bucket (`pisync.domain.identity.bucket_of`). Of a replay of
-        everything each batch is of one bucket. Events are read in about the order in which they came, and
+        everything each batch is of one bucket. Events are read in the order in which they lie on disk, and
         held until they take more than `held_bytes_max` bytes, compressed; then those of the bucket that has
         most are given. With `by_bucket` all of a bucket is given before the next begins, which costs many
         times as much where MongoDB's cache does not hold everything. While a batch is worked on, the next is

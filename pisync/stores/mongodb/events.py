@@ -146,8 +146,9 @@ class MongoEventStore:
         """All events received or enriched since then, by that time, or all events."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
-            everything = ["_id"] if by_bucket else ["received_at"]
-            position.orders = everything if since is None else ["received_at", "enriched_at"]
+            position.orders = (
+                [await self._order(by_bucket=by_bucket)] if since is None else ["received_at", "enriched_at"]
+            )
             position.held = replaying.Grouped()
         while position.orders:
             order = position.orders[0]
@@ -166,6 +167,13 @@ class MongoEventStore:
             position.orders.pop(0)
             position.until = position.after = None
             position.is_read = False
+
+    async def _order(self, *, by_bucket: bool) -> str:
+        """In which a replay of everything reads: that in which the documents lie, if it may."""
+        if by_bucket:
+            return "_id"
+        with map_driver_errors():
+            return "received_at" if await replaying.lie_as_they_came(self._events) else "_id"
 
     async def _newest(self, clock: str, since: datetime | None) -> datetime | None:
         """The newest time by one of MongoDB's clocks that is not before `since`."""

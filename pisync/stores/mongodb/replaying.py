@@ -9,6 +9,8 @@ from itertools import groupby
 from typing import Any, Final
 
 from bson import CodecOptions, decode_all
+from pymongo import ASCENDING
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncRawBatchCursor
 
 from pisync import limits, tasks
@@ -25,6 +27,27 @@ _BUCKET_AT: Final = len(b"size\x03_id\0size\x10bucket\0")
 _PACKED_BYTES: Final = 32 * 1024
 # No zone and no class of ours, so that the driver decodes a batch without calling into Python.
 _OPTIONS: Final[CodecOptions[Document]] = CodecOptions()
+
+
+async def lie_as_they_came(events: AsyncCollection[Document]) -> bool:
+    """Whether events that came one after the other mostly lie near each other on disk, by a sample.
+
+    Those do not that were migrated from the first version, or moved from one shard to another.
+    """
+    sample = await events.aggregate(
+        [{"$sample": {"size": limits.REPLAY_PLACES_LOOKED_AT}}, {"$project": {"received_at": 1}}]
+    )
+    near = looked_at = 0
+    async for place in sample:
+        found = events.find({"received_at": {"$gte": place["received_at"]}}, {"_id": 1}, show_record_id=True)
+        found = found.sort("received_at", ASCENDING).hint("received_at").limit(limits.REPLAY_PLACE_EVENTS)
+        records = [document["$recordId"] async for document in found]
+        for at, record in enumerate(records[1:], start=1):
+            # Several shards give theirs in turn.
+            before = records[max(0, at - limits.REPLAY_NEAR_BEFORE) : at]
+            near += any(abs(record - other) <= limits.REPLAY_NEAR_RECORDS for other in before)
+            looked_at += 1
+    return near * 2 >= looked_at
 
 
 async def replies(cursor: AsyncRawBatchCursor[Document]) -> AsyncGenerator[bytes]:
