@@ -252,7 +252,7 @@ REBUILDER_SILENT_S: Final = 30
 # turn.
 REPLAY_BATCH_EVENTS: Final = 2000
 REPLAY_EVENTS_AT_ONCE: Final = 250
-# At how many places, and at how many events, a replay looks whether those that came one after the other lie so
+# At how many places, and at how many events, a replay looks whether those that came one after another lie so
 # on disk; how many documents may lie between two that do (about two pages), and after how many others.
 REPLAY_PLACES_LOOKED_AT: Final = 8
 REPLAY_PLACE_EVENTS: Final = 64
