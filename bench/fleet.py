@@ -10,21 +10,20 @@ from functools import partial
 from itertools import product
 from typing import Final
 
+from bench import devices as made
 from bench import rig as rigs
 from bench.meter import resident_mb
 from bench.results import AT_MOST, Result, Target, percentile
 from bench.rig import Rig
 from bench.scale import Scale
-from bench.traffic import BEGIN_MS, HOUR_MS, windows
+from bench.traffic import BEGIN_MS, windows
 from fleet import summaries
 from fleet.index import Fleet
 from fleet.query import FleetCursor, FleetFilter, FleetPage, FleetSort, page
 from fleet.reading import Reading
 from fleet.summaries import SiteSort
-from pisync.domain.days import DAY_MS, Days
-from pisync.domain.device_state import DeviceState, LastEvent
+from pisync.domain.days import DAY_MS
 from pisync.domain.device_status import Status
-from pisync.domain.directory import DirectoryDevice, Site
 from pisync.stores.interfaces.feed import StateSummary
 from pisync.stores.interfaces.projection import ProjectionReader
 
@@ -32,13 +31,10 @@ from pisync.stores.interfaces.projection import ProjectionReader
 FLEETS: Final = ((100_000, 25.0), (1_000_000, 40.0))
 _FOLLOWED: Final = 100_000
 _BATCH: Final = 2_000
-_SITE_DEVICES: Final = 40
 _PAGE: Final = 50
 _PAGES: Final = 1_000
 _TIMES: Final = 5
-_FAILING: Final = 0.05
 _NOW_MS: Final = BEGIN_MS + 60 * DAY_MS
-_CODES: Final = ("E_NET", "E_TIMEOUT", "E_DISK", *(f"E_{number}" for number in range(50)))
 _FILTERS: Final = (
     FleetFilter(),
     FleetFilter(states=frozenset({Status.GOOD})),
@@ -88,7 +84,7 @@ def _lists(devices: int, target_ms: float) -> list[Result]:
             against="the target",
             against_value=target_ms,
             target=Target(AT_MOST, 1),
-            note=f"of {devices // _SITE_DEVICES:,} sites and {len(_CODES)} codes",
+            note=f"of {devices // made.SITE_DEVICES:,} sites and {len(made.CODES)} codes",
         ),
     ]
 
@@ -96,11 +92,14 @@ def _lists(devices: int, target_ms: float) -> list[Result]:
 def _filled(devices: int) -> Fleet:
     """A fleet whose devices have names and sites, of which one in twenty fails."""
     found = Fleet()
-    found.set_sites(Site(site_id=f"site-{site}") for site in range(devices // _SITE_DEVICES))
+    found.set_sites(map(made.site, range(devices // made.SITE_DEVICES)))
     chance = random.Random(1)
     for numbers in windows(devices, _BATCH):
-        found.apply((_device_id(number), StateSummary.of(_state(number, chance, 0))) for number in numbers)
-        found.set_devices([_entry(number) for number in numbers])
+        found.apply(
+            (made.device_id(number), StateSummary.of(made.state(number, chance, until_ms=_NOW_MS)))
+            for number in numbers
+        )
+        found.set_devices([made.entry(number) for number in numbers])
         if found.has_many_unsettled:
             found.settle()
     found.settle()
@@ -154,11 +153,18 @@ async def _following(devices: int) -> list[Result]:
         await projection.finish_rebuild("bench")
         chance = random.Random(1)
         for numbers in windows(devices, _BATCH):
-            await projection.apply({_device_id(number): _state(number, chance, 1) for number in numbers})
+            await projection.apply(
+                {
+                    made.device_id(number): made.state(number, chance, until_ms=_NOW_MS - DAY_MS)
+                    for number in numbers
+                }
+            )
         reading = Reading(Fleet())
         loaded = await _read(rig, reading, projection, devices)
         for numbers in windows(devices, _BATCH):
-            await projection.apply({_device_id(number): _state(number, chance, 0) for number in numbers})
+            await projection.apply(
+                {made.device_id(number): made.state(number, chance, until_ms=_NOW_MS) for number in numbers}
+            )
         changed = await _read(rig, reading, projection, devices)
     name = f"fleet of {devices:,}, from Redis"
     return [
@@ -179,35 +185,3 @@ async def _read(rig: Rig, reading: Reading, projection: ProjectionReader, device
     while reading.has_more:
         await reading.step(projection)
     return meter.usage().per_event_us(devices)
-
-
-def _device_id(number: int) -> str:
-    return f"PB-{number:07d}"
-
-
-def _entry(number: int) -> DirectoryDevice:
-    site = number // _SITE_DEVICES
-    return DirectoryDevice(
-        device_id=_device_id(number),
-        name=f"School {site} device {number % _SITE_DEVICES}",
-        site=f"site-{site}",
-        labels=("north",) if number % 3 else ("loan", "south"),
-    )
-
-
-def _state(number: int, chance: random.Random, days_ago: int) -> DeviceState:
-    """Heard on half of the days; one device in twenty fails."""
-    newest_ms = _NOW_MS - days_ago * DAY_MS - chance.randrange(DAY_MS)
-    streak = chance.randint(1, 20) if chance.random() < _FAILING else 0
-    failures_ms = tuple(newest_ms - HOUR_MS * back for back in reversed(range(streak)))
-    heard = Days(newest_ms // DAY_MS, chance.getrandbits(64) | 1)
-    return DeviceState(
-        last_success_ms=None if streak else newest_ms,
-        failures_ms=failures_ms,
-        last_event=LastEvent(newest_ms, 20, int(streak > 0), 3.2, "PiBook" if number % 4 else "PiBox", 5_400),
-        received_ms=newest_ms,
-        code=chance.choice(_CODES) if streak else "",
-        ok=heard,
-        bad=Days(newest_ms // DAY_MS, streak and 1),
-        heard=heard,
-    )

@@ -86,7 +86,7 @@ async def growth(scale: Scale) -> list[Result]:
         with parts.one("size"):
             results += await _size(old)
         with parts.one("projection"):
-            await build_projection(rig, old_fleet.traffic)
+            results += await _projection(old)
         with parts.one("history"):
             results += await _histories(old, young_fleet, scale.of(REQUESTS, at_least=100))
         for backlog, young in ((single, [young_fleet, full_batches]), (arrays, [young_fleet])):
@@ -156,6 +156,29 @@ async def _size(old: _Store) -> list[Result]:
             f" {free:.0%} of the documents' file is free for others",
         )
     ]
+
+
+async def _projection(old: _Store) -> list[Result]:
+    """How fast a bridge builds the projection, and how often MongoDB reads a page for it."""
+    count, meter, before = old.fleet.stored, old.rig.meter(), await _pages_read(old.rig)
+    await build_projection(old.rig, old.fleet.traffic)
+    usage, pages = meter.usage(), await _pages_read(old.rig) - before
+    return [
+        Result(
+            name=f"growth: the projection of {_of(old.fleet)} built",
+            value=count / usage.seconds,
+            unit="events/s",
+            cpu_us_per_event=usage.per_event_us(count),
+            note=f"in {usage.seconds:,.0f} s; MongoDB read {pages:,} pages into a cache of {MONGOD_CACHE_GB}"
+            f" GB, {pages / count:.4f} an event",
+        )
+    ]
+
+
+async def _pages_read(rig: Rig) -> int:
+    status = await rig.database.command("serverStatus")
+    found: int = status["wiredTiger"]["cache"]["pages read into cache"]
+    return found
 
 
 async def _statistics(rig: Rig) -> dict[str, Any]:

@@ -55,9 +55,11 @@ class Failed(RuntimeError):  # noqa: N818 - what happened
     """The load could not be sent, or was not answered as it should be."""
 
 
-def get(path: str) -> bytes:
-    """A GET request."""
-    return f"GET {path} HTTP/1.1\r\nHost: {ports.HOST}\r\n\r\n".encode()
+def get(path: str, **headers: str) -> bytes:
+    """A GET request; a header's name has `_` for `-`."""
+    lines = {"host": ports.HOST, **headers}
+    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+    return f"GET {path} HTTP/1.1\r\n{head}\r\n".encode()
 
 
 def post(path: str, body: bytes) -> bytes:

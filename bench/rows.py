@@ -116,6 +116,21 @@ ALL: Final = (
         what="Lists of 100,000 and of 1,000,000 devices in memory, and following the projection.",
         where="fleet:fleet",
     ),
+    Row(
+        name="pages",
+        what="The overview, the devices and the lists of 100,000 and of 1,000,000 devices over HTTP.",
+        where="pages:pages",
+    ),
+    Row(
+        name="open-pages",
+        what="A drain with 50 pages open that follow it, next to one that nobody looks at.",
+        where="watched:watched",
+    ),
+    Row(
+        name="rollups",
+        what="What the worker takes to count a drain, and how long after it.",
+        where="rollups:rollups",
+    ),
 )
 
 

@@ -276,9 +276,16 @@ REBUILDER_SILENT_S: Final = 30
 # turn.
 REPLAY_BATCH_EVENTS: Final = 2000
 REPLAY_EVENTS_AT_ONCE: Final = 250
-# The days of so many events, about, are read bucket after bucket by a replay of everything: MongoDB's cache
-# holds their pages, some 160 MB.
-REPLAY_DAYS_EVENTS: Final = 640_000
+# At how many places, and at how many events, a replay looks whether those that came one after another lie so
+# on disk; how many documents may lie between two that do (about two pages), and after how many others.
+REPLAY_PLACES_LOOKED_AT: Final = 8
+REPLAY_PLACE_EVENTS: Final = 64
+REPLAY_NEAR_RECORDS: Final = 1000
+REPLAY_NEAR_BEFORE: Final = 16
+# Of how many bytes of events, compressed, a replay gives those of the bucket that has most of them: some
+# 1,200,000; and the slow comparison, which reads the more evenly, the fewer it holds: some 150,000.
+REPLAY_GROUPED_BYTES_MAX: Final = 32 * 1024 * 1024
+COMPARE_GROUPED_BYTES_MAX: Final = 4 * 1024 * 1024
 # Of how many bytes of accumulated states, about, a replay merges them though their bucket has not ended: some
 # 200,000 events of 10,000 devices. Devices that it gives Redis at once.
 REPLAY_HELD_BYTES_MAX: Final = 48 * 1024 * 1024

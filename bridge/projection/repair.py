@@ -87,7 +87,8 @@ class Repair:
             yield states
 
     async def _batches(self) -> AsyncIterator[StoredEvents]:
-        async for batch in self._events.replay(None):
+        slowly = self._events.replay(None, held_bytes_max=limits.COMPARE_GROUPED_BYTES_MAX)
+        async for batch in slowly:
             yield batch
             if not await self._is_ours_after(len(batch)):
                 return

@@ -1,9 +1,7 @@
 """What only the event store in MongoDB can show: dead letters as documents, refusals, being unavailable."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from local_stack.servers import MongodbServer
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter, ReplayPosition
-from pisync.stores.mongodb import enrichment
+from pisync.stores.mongodb import enrichment, replaying
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.buckets import BucketWatch
 from tests.support.replays import replayed
@@ -54,35 +52,74 @@ async def test_a_field_of_another_version_is_not_given_out(
     assert await replayed(store, None) == [entry]
 
 
-async def test_a_replay_of_everything_reads_some_days_and_then_those_after_them(
+async def test_a_replay_reads_documents_in_the_order_in_which_they_lie_on_disk(
+    store: MongoEventStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that each page of them is read once, however many of one day there are, and of whichever days."""
+    monkeypatch.setattr(limits, "REPLAY_BATCH_EVENTS", 40)
+    parts: list[list[dict[str, Any]]] = []
+    add = replaying.Grouped.add
+
+    def added(held: replaying.Grouped, part: bytes) -> dict[str, Any]:
+        parts.append(replaying.documents(part))
+        return add(held, part)
+
+    monkeypatch.setattr(replaying.Grouped, "add", added)
+    devices = [f"PB-{number}" for number in range(limits.BUCKETS)]
+    for visit in range(6):  # with what they kept of three days, the newer ones first
+        kept = [event(device_id, 1440 * day + visit) for day in (2, 0, 1) for device_id in devices]
+        await store.insert(kept, NOW + timedelta(minutes=visit))
+    lie = [
+        document["_id"]
+        async for document in database.sync_events.find({}, {"_id": 1}).hint([("$natural", 1)])
+    ]
+    places = {(each["device_id"], each["timestamp"].replace(tzinfo=None)): at for at, each in enumerate(lie)}
+    for since in (None, NOW):
+        parts.clear()
+        await replayed(store, since)
+        read = [each["_id"] for part in parts for each in part]
+        assert [places[each["device_id"], each["timestamp"]] for each in read] == list(range(len(lie)))
+
+
+async def test_events_that_do_not_lie_as_they_came_are_replayed_by_their_keys(
+    store: MongoEventStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that were migrated, which lie by device."""
+    monkeypatch.setattr(limits, "REPLAY_NEAR_RECORDS", 5)
+    minutes = range(50)
+    for device in range(30):
+        await store.insert([event(f"PB-{device}", minute) for minute in minutes], NOW)
+    assert await replaying.lie_as_they_came(database.sync_events)
+    for minute in minutes:
+        of_minute = {"_id.timestamp": START + timedelta(minutes=minute)}
+        moved = {"received_at": NOW + timedelta(minutes=minute)}
+        await database.sync_events.update_many(of_minute, {"$set": moved})
+    assert not await replaying.lie_as_they_came(database.sync_events)
+    batches = [batch async for batch in store.replay(None)]
+    buckets = [batch.bucket for batch in batches if batch.bucket is not None]
+    assert (sum(map(len, batches)), buckets) == (30 * len(minutes), sorted(buckets))
+
+
+async def test_what_a_replay_holds_goes_by_bucket_and_is_bounded(
     store: MongoEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page of documents has those of all buckets, of the days at which it was written: it is read once."""
-    monkeypatch.setattr(limits, "REPLAY_DAYS_EVENTS", 4 * limits.BUCKETS)
-    monkeypatch.setattr(limits, "REPLAY_BATCH_EVENTS", 20)
-    devices = [f"PB-{number}" for number in range(3 * limits.BUCKETS)]
-    events = [event(device_id, 1440 * day) for day in range(9) for device_id in devices]
-    await store.insert(events, NOW)
-    position, seen, parts = ReplayPosition(), set[tuple[str, datetime]](), list[tuple[datetime, int]]()
-    is_interrupted = True
-    while is_interrupted:
-        is_interrupted = False
-        async with aclosing(store.replay(None, position)) as replay:  # type: ignore[type-var]
-            taken = 0
-            async for batch in replay:
-                identities = [document["_id"] for document in batch.documents]
-                seen.update((each["device_id"], each["timestamp"]) for each in identities)
-                parts += [(each["timestamp"], each["bucket"]) for each in identities]
-                taken += 1
-                if is_interrupted := taken == 40:
-                    break
+    monkeypatch.setattr(limits, "REPLAY_BATCH_EVENTS", 50)
+    monkeypatch.setattr(replaying, "_PACKED_BYTES", 500)
+    devices = [f"PB-{number}" for number in range(limits.BUCKETS)]
+    events = [event(device_id, 1440 * day) for day in range(15) for device_id in devices]
+    for day in range(15):
+        await store.insert(events[day * len(devices) : (day + 1) * len(devices)], NOW + timedelta(days=day))
+    position = ReplayPosition()
+    held: list[int] = []
+    turns, bucket, seen = 0, None, set[tuple[str, datetime]]()
+    async for batch in store.replay(None, position, held_bytes_max=20_000):
+        held.append(position.held.bytes_held)
+        turns, bucket = turns + (batch.bucket != bucket), batch.bucket
+        seen.update((each["_id"]["device_id"], each["_id"]["timestamp"]) for each in batch.documents)
     assert seen == {(one.device_id, one.timestamp.replace(tzinfo=None)) for one in events}
-    assert len(parts) < len(events) * 1.2
-    # The days of a part are behind those of the one before.
-    starts = [at for at in range(1, len(parts)) if parts[at][1] < parts[at - 1][1]]
-    assert len(starts) > 2
-    for start, end in pairwise([*starts, len(parts)]):
-        assert max(parts[:start])[0] < min(parts[start:end])[0]
+    assert 10_000 < max(held) < 30_000
+    # Of each bucket some ten events at a time, not one.
+    assert turns < len(events) / 5
 
 
 async def test_large_integers_of_others_are_plain_wherever_they_stand(

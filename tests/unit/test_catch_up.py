@@ -70,7 +70,7 @@ class HugeEventStore(MemoryEventStore):
         return 0
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
+        self, since: datetime | None, position: ReplayPosition | None = None, **options: Any
     ) -> AsyncIterator[StoredEvents]:
         position = position or ReplayPosition()
         start: Any = position.after or 0

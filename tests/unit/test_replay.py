@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,12 +44,12 @@ class ChoppedEventStore(MemoryEventStore):
         self.given: list[SyncEvent] = []
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
+        self, since: datetime | None, position: ReplayPosition | None = None, **options: Any
     ) -> AsyncIterator[StoredEvents]:
         assert position is not None
         start = position.after if isinstance(position.after, int) else 0
         place = 0
-        async for whole in super().replay(since, by_bucket=by_bucket):
+        async for whole in super().replay(since, **options):
             for at in range(0, len(whole), self._size):
                 some = whole.documents[at : at + self._size]
                 place += len(some)

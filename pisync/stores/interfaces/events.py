@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from pisync import limits
 from pisync.domain.accumulator import StoredEvents
 from pisync.domain.device_state import DeviceState
 from pisync.domain.events import ErrorDetail, Outcome, SyncEvent
@@ -93,8 +94,9 @@ class ReplayPosition:
 
     orders: list[str] | None = None
     until: datetime | None = None
-    days: Any = None
+    held: Any = None
     after: Any = None
+    is_read: bool = False
 
 
 class EventStore(Protocol):
@@ -143,16 +145,23 @@ class EventStore(Protocol):
         """Whether any event of the device is stored, or was."""
 
     def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
+        self,
+        since: datetime | None,
+        position: ReplayPosition | None = None,
+        *,
+        by_bucket: bool = False,
+        held_bytes_max: int = limits.REPLAY_GROUPED_BYTES_MAX,
     ) -> AsyncIterator[StoredEvents]:
         """All events received or enriched at `since` or later, in batches; None: all.
 
         All events of a device are in one bucket (`pisync.domain.identity.bucket_of`). Of a replay of
-        everything each batch is of one bucket; it gives some days, bucket after bucket, and then the days
-        after them, or with `by_bucket` all of each bucket, which costs many times as much where MongoDB's
-        cache does not hold everything. While a batch is worked on, the next is read. What is stored while it
-        runs may be missing; what was stored before is not. Where it is interrupted, another call with the
-        same arguments goes on behind the last batch that was asked to be followed.
+        everything each batch is of one bucket. Events are read in the order in which they lie on disk, and
+        held until they take more than `held_bytes_max` bytes, compressed; then those of the bucket that has
+        most are given. With `by_bucket` all of a bucket is given before the next begins, which costs many
+        times as much where MongoDB's cache does not hold everything. While a batch is worked on, the next is
+        read. What is stored while it runs may be missing; what was stored before is not. Where it is
+        interrupted, another call with the same arguments goes on behind the last batch that was asked to be
+        followed; what is held is kept in the position.
         """
 
     def bases(

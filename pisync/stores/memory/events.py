@@ -115,6 +115,7 @@ class MemoryEventStore:
         position: ReplayPosition | None = None,
         *,
         by_bucket: bool = False,
+        held_bytes_max: int = limits.REPLAY_GROUPED_BYTES_MAX,
     ) -> AsyncIterator[StoredEvents]:
         """All events received since then, one batch; or a batch for each bucket."""
         position = ReplayPosition() if position is None else position

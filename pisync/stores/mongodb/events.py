@@ -5,6 +5,7 @@ insert is its own duplicate check and touches the pages of the days that arrive.
 majority and its journal.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -141,13 +142,20 @@ class MongoEventStore:
             return bool(await self._bases.of([device_id]))
 
     async def replay(
-        self, since: datetime | None, position: ReplayPosition | None = None, *, by_bucket: bool = False
+        self,
+        since: datetime | None,
+        position: ReplayPosition | None = None,
+        *,
+        by_bucket: bool = False,
+        held_bytes_max: int = limits.REPLAY_GROUPED_BYTES_MAX,
     ) -> AsyncIterator[StoredEvents]:
-        """All events received or enriched since then, by that time, or all events, some days after others."""
+        """All events received or enriched since then, by that time, or all events."""
         position = ReplayPosition() if position is None else position
         if position.orders is None:
-            position.orders = ["_id"] if since is None else ["received_at", "enriched_at"]
-            position.days = replaying.DaysRange()
+            position.orders = (
+                [await self._order(by_bucket=by_bucket)] if since is None else ["received_at", "enriched_at"]
+            )
+            position.held = replaying.Grouped()
         while position.orders:
             order = position.orders[0]
             if position.until is None:
@@ -156,14 +164,22 @@ class MongoEventStore:
                 position.until = await self._newest("received_at" if order == "_id" else order, since)
             if position.until is not None:
                 reads = (
-                    self._everything(position, by_bucket)
-                    if since is None
-                    else self._by(order, since, position)
+                    self._by_bucket(position)
+                    if order == "_id"
+                    else self._by(order, since, position, held_bytes_max)
                 )
                 async for batch in reads:
                     yield batch
             position.orders.pop(0)
             position.until = position.after = None
+            position.is_read = False
+
+    async def _order(self, *, by_bucket: bool) -> str:
+        """In which a replay of everything reads: that in which the documents lie, if it may."""
+        if by_bucket:
+            return "_id"
+        with map_driver_errors():
+            return "received_at" if await replaying.lie_as_they_came(self._events) else "_id"
 
     async def _newest(self, clock: str, since: datetime | None) -> datetime | None:
         """The newest time by one of MongoDB's clocks that is not before `since`."""
@@ -173,46 +189,46 @@ class MongoEventStore:
         found: datetime | None = None if newest is None else newest[clock]
         return found
 
-    async def _by(self, clock: str, since: datetime, position: ReplayPosition) -> AsyncIterator[StoredEvents]:
-        """The events by when they were received, or enriched."""
+    async def _by(
+        self, clock: str, since: datetime | None, position: ReplayPosition, held_bytes_max: int
+    ) -> AsyncIterator[StoredEvents]:
+        """The events by when they were received, or enriched, as they lie on disk; given bucket by bucket."""
+        held: replaying.Grouped = position.held
         # Several events may have the time at which it was interrupted: merging them again is harmless.
         start = since if position.after is None else position.after
-        async for found in self._found({clock: {"$gte": start, "$lte": position.until}}, clock, clock):
-            yield StoredEvents(documents=replaying.with_codes(found))
-            position.after = found[-1][clock]
+        bounds = {"$lte": position.until} if start is None else {"$gte": start, "$lte": position.until}
+        if not position.is_read:
+            async for reply in self._found({clock: bounds}, clock, clock):
+                for part in replaying.parts(reply):
+                    position.after = held.add(part)[clock]
+                    await asyncio.sleep(0)  # live traffic beside it waits for no more than this
+                async for batch in _given(held, since, held_bytes_max):
+                    yield batch
+            held.pack()
+            position.is_read = True
+        async for batch in _given(held, since, 0):
+            yield batch
 
-    async def _everything(self, position: ReplayPosition, by_bucket: bool) -> AsyncIterator[StoredEvents]:
-        """The events of some days, bucket after bucket, and then those of the days after them."""
-        while position.days is not None:
-            if position.days.end is None:
-                position.days = (
-                    replaying.ALL_DAYS if by_bucket else await self._days_from(position.days.start)
-                )
-            for identified in position.days.ranges(position.after):
-                bounds = {**identified, "received_at": {"$lte": position.until}}
-                async for found in self._found(bounds, "_id", "_id_"):
-                    for batch in replaying.batches(found):
-                        yield batch
-                        position.after = batch.documents[-1]["_id"]
-            position.days, position.after = position.days.following(), None
+    async def _by_bucket(self, position: ReplayPosition) -> AsyncIterator[StoredEvents]:
+        """All events, bucket after bucket."""
+        bounds: Document = {"received_at": {"$lte": position.until}}
+        if position.after is not None:
+            bounds["_id"] = {"$gt": position.after}
+        async for reply in self._found(bounds, "_id", "_id_"):
+            for part in replaying.parts(reply):
+                for batch in replaying.batches(replaying.documents(part)):
+                    yield batch
+                    position.after = batch.documents[-1]["_id"]
+                await asyncio.sleep(0)
 
-    async def _days_from(self, start: int) -> replaying.DaysRange:
-        """The days from one on that have about as many events as MongoDB's cache holds."""
-        asked = self._events.find(
-            replaying.from_day(start), {"_id": 1}, hint="_id_", sort=[("_id", ASCENDING)]
-        )
-        with map_driver_errors():
-            found = await asked.skip(limits.REPLAY_DAYS_EVENTS // limits.BUCKETS).limit(1).to_list()
-        return replaying.DaysRange.until(start, found[0]["_id"]["day"] if found else None)
-
-    async def _found(self, bounds: Document, order: str, hint: str) -> AsyncIterator[list[Document]]:
-        """Some events after others, in the order of an index."""
+    async def _found(self, bounds: Document, order: str, hint: str) -> AsyncIterator[bytes]:
+        """Some events after others, as BSON, in the order of an index."""
         cursor = self._events.find_raw_batches(bounds, replaying.PROJECTION).sort(order, ASCENDING).hint(hint)
         cursor = cursor.batch_size(limits.REPLAY_BATCH_EVENTS)
-        async with cursor, aclosing(replaying.documents(cursor)) as found:
+        async with cursor, aclosing(replaying.replies(cursor)) as found:
             with map_driver_errors():
-                async for documents in found:
-                    yield documents
+                async for reply in found:
+                    yield reply
 
     async def bases(
         self, since: datetime | None = None, bucket: int | None = None
@@ -270,6 +286,21 @@ def documents(events: Sequence[SyncEvent], received_at: datetime) -> list[Docume
         add_content(event, {"_id": identity, "received_at": received_at})
         for event, identity in zip(events, identities(events), strict=True)
     ]
+
+
+async def _given(
+    held: replaying.Grouped, since: datetime | None, held_bytes_max: int
+) -> AsyncIterator[StoredEvents]:
+    """What is held, of the bucket that has most of it, until no more than so many bytes are left."""
+    while held.holds_more_than(held_bytes_max):
+        for part in held.largest():
+            found = replaying.documents(part)
+            if since is None:
+                for batch in replaying.batches(found):
+                    yield batch
+            else:  # often few, of which none has to be merged for its bucket alone
+                yield StoredEvents(documents=replaying.with_codes(found))
+            await asyncio.sleep(0)
 
 
 def _rows(found: list[Document]) -> list[dict[str, Any]]:
