@@ -29,9 +29,9 @@ from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
 from cli.commands.rebuild import rebuild
 from cli.commands.recipients import recipients
-from cli.commands.scenarios import scenarios
 from cli.commands.record import record
 from cli.commands.replay import replay
+from cli.commands.scenarios import scenarios
 from cli.commands.simulate import simulate
 from cli.commands.site import site
 from cli.commands.sites import sites

@@ -11,13 +11,12 @@ import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from device_sim.client import Client
 from device_sim.fleet import Fleet
 from device_sim.scenario import Scenario
 from pisync import clock
 from pisync.domain import receipts, topics
 from pisync.mqtt.address import MqttAddress
-from tests.support.gateway import Gateway, gateway
+from tests.support.gateway import Client, Gateway, gateway
 from tests.support.samples import payload
 from tests.support.waiting import until
 from tests.support.world import World
@@ -95,7 +94,9 @@ async def test_a_pibox_that_loses_all_it_held_costs_nothing_but_time(world: Worl
 @asynccontextmanager
 async def client(url: str, device_id: str, *filters: str) -> AsyncIterator[Client]:
     """A client under this id with these subscriptions."""
-    async with Client(MqttAddress(url), device_id, None) as connected:
+    address = MqttAddress(url)
+    connecting = Client(address.host, address.port, identifier=device_id, protocol=aiomqtt.ProtocolVersion.V5)
+    async with connecting as connected:
         if filters:
             await connected.subscribe([(each, 1) for each in filters])
         yield connected

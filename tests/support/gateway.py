@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import aiomqtt
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from cli.gateway import configuration
 from local_stack import ports
@@ -39,6 +43,23 @@ class EdgeServer(MosquittoServer):
         file = self.directory / "mosquitto.conf"
         file.write_text("\n".join(parts))
         return ["-c", str(file)]
+
+
+class Client(aiomqtt.Client):
+    """An MQTT 5 client that tells the PUBACK's reason code, which aiomqtt drops."""
+
+    _puback_reason_code = 0
+
+    async def publish_once(self, topic: str, payload: bytes, properties: Properties) -> int:
+        """Publish with QoS 1, one at a time; returns the reason code of the PUBACK."""
+        await self.publish(topic, payload, qos=1, properties=properties)
+        return self._puback_reason_code
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        self._puback_reason_code = reason_code.value
+        super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
 @dataclass(frozen=True)
