@@ -132,6 +132,12 @@ class Runner:
         self._host.timers.at(self._now_s() + limits.CONNECT_TIMEOUT_S, self)
         return self.connection
 
+    def leave(self) -> None:
+        """Take leave of the broker: the fleet is done."""
+        connection = self.connection
+        if connection is not None and connection.is_ready and connection.is_open and not self._is_closing:
+            self._leave(connection)
+
     # For the timers
 
     def wake(self, now_s: float) -> None:
@@ -292,10 +298,13 @@ class Runner:
             self._finish()
             self._rest()
             return
+        self._host.timers.at(self._now_s() + limits.CONNECT_TIMEOUT_S, self)
+        self._leave(connection)
+
+    def _leave(self, connection: Connection) -> None:
         self._is_closing = True
         self._take(self._device.closing())
         ends_session = not self._periods and not self._host.keeps_sessions
-        self._host.timers.at(self._now_s() + limits.CONNECT_TIMEOUT_S, self)
         connection.disconnect(session_expiry_s=0 if ends_session else None)
 
     def _finish(self) -> None:
