@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import resource
+import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from device_sim.connection import Ended
+from device_sim.connection import Connection, Ended
 from device_sim.runner import Runner
 from pisync import limits
 from pisync.errors import ConfigurationError
@@ -30,6 +31,8 @@ FILE_DESCRIPTORS_BESIDE: Final = 64
 CONNECTIONS_PER_ADDRESS: Final = 10_000
 """Connections from one local address, where there is a choice. Linux looks for a free port among one half of
 them first, so that beyond some 14,000 it takes milliseconds to find one."""
+IP_BIND_ADDRESS_NO_PORT: Final = 24
+"""Linux's; Python has no name for it before 3.12."""
 PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -48,7 +51,7 @@ class Dialer:
         """Without local addresses the system chooses the one to connect from."""
         self._address = address
         self._tls_context = tls_context
-        self._local_addresses = itertools.cycle([(local, 0) for local in local_addresses] or [None])
+        self._local_addresses = itertools.cycle(local_addresses or [None])
         self._free = connections
         self._rate = connect_rate
         self._burst = max(1.0, connect_rate * BURST_S)
@@ -129,16 +132,9 @@ class Dialer:
 
     async def _connect(self, runner: Runner) -> None:
         connection = runner.new_connection()
-        address = self._address
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
-                await self._loop.create_connection(
-                    lambda: connection,
-                    address.host,
-                    address.port,
-                    ssl=self._tls_context,
-                    local_addr=next(self._local_addresses),
-                )
+                await self._open(connection, next(self._local_addresses))
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
             ended = Ended(why=_told(error), for_good=isinstance(error, ssl.SSLCertVerificationError))
         except asyncio.CancelledError:
@@ -149,6 +145,26 @@ class Dialer:
             connection.abort()
         else:
             runner.is_down(ended)
+
+    async def _open(self, connection: Connection, local: str | None) -> None:
+        host, port, tls = self._address.host, self._address.port, self._tls_context
+        if local is None:
+            await self._loop.create_connection(lambda: connection, host, port, ssl=tls)
+            return
+        family = socket.AF_INET6 if ":" in local else socket.AF_INET
+        found = await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        made = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            made.setblocking(False)
+            # Else `bind` looks for a port that is free for every peer, which takes milliseconds among thousands.
+            made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            made.bind((local, 0))
+            await self._loop.sock_connect(made, found[0][4])
+            name = None if tls is None else host
+            await self._loop.create_connection(lambda: connection, sock=made, ssl=tls, server_hostname=name)
+        except BaseException:
+            made.close()
+            raise
 
 
 def _told(error: OSError) -> str:
