@@ -20,6 +20,7 @@ from api.problems import (
     UnansweredProblem,
     UnavailableProblem,
 )
+from pisync import limits
 from pisync.clock import RFC3339_PATTERN
 from pisync.domain.events import SyncEvent
 
@@ -80,6 +81,16 @@ LOADING: Final = declare(
 PARAMETERS: Final = declare("A parameter is not valid, not known here, or given twice.", ParametersProblem)
 UNEXPECTED: Final = declare("A fault in the api itself; its log says which.")
 
+OBJECT_BODY: Final[Responses] = {
+    400: declare("The body is not what its Content-Encoding says, or ended early."),
+    413: declare("The body is too large, as it came or decoded."),
+    415: declare("The body is not sent as `application/json`, or its Content-Encoding is unknown."),
+    422: declare(
+        "`errors` names the members, or the parameters, at fault.", MembersProblem, ParametersProblem
+    ),
+}
+"""The answers of a route that takes one JSON object."""
+
 # Answers that stand before every route.
 _EVERYWHERE: Final[Responses] = {
     400: declare("The request is not HTTP as it should be, such as one with two `Host` headers or none."),
@@ -106,6 +117,32 @@ def list_responses(
         503: UNAVAILABLE,
     }
     return dict(sorted((answers | (others or {})).items(), key=lambda answer: int(answer[0])))
+
+
+def object_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
+    """The declaration of a body that a route reads by itself, as one JSON object."""
+    schema = model.model_json_schema(ref_template=REFERENCE)
+    # What it refers to is there already: answers have it, too.
+    schema.pop("$defs", None)
+    shown = {name: {"value": example} for name, example in examples.items()}
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"At most {limits.HTTP_BODY_BYTES_MAX} bytes.",
+            "content": {"application/json": {"schema": schema, "examples": shown}},
+        }
+    }
+
+
+def object_responses(model: type[BaseModel], description: str, others: Responses | None = None) -> Responses:
+    """The answers of a route that tells one thing, or what became of it; see `OBJECT_BODY`."""
+    found: Responses = {
+        200: {"model": model, "description": description},
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: UNAVAILABLE,
+    }
+    return dict(sorted((found | (others or {})).items(), key=lambda answer: int(answer[0])))
 
 
 def with_example(example: object) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -13,7 +13,7 @@ from api.acknowledging import Asked, Told
 from api.bodies import hold_to, read_body
 from api.directory.reading import read_object
 from api.models import NextUrl
-from api.openapi import PARAMETERS, REFERENCE, UNAVAILABLE, UNEXPECTED, Responses, declare, list_responses
+from api.openapi import OBJECT_BODY, Responses, declare, list_responses, object_body, object_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import state_of
@@ -189,46 +189,13 @@ Code = Annotated[
 ]
 
 
-def body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
-    """The declaration of a body that is read by `acknowledged`."""
-    schema = model.model_json_schema(ref_template=REFERENCE)
-    # What it refers to is there already: answers have it, too.
-    schema.pop("$defs", None)
-    return {
-        "requestBody": {
-            "required": True,
-            "description": f"At most {limits.HTTP_BODY_BYTES_MAX} bytes.",
-            "content": {
-                _JSON: {
-                    "schema": schema,
-                    "examples": {name: {"value": example} for name, example in examples.items()},
-                }
-            },
-        }
-    }
-
-
 def answers(description: str, others: Responses | None = None) -> Responses:
     """The answers of a route that acknowledges, or takes that back."""
-    found: Responses = {
-        200: {"model": Acknowledgement, "description": description},
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    }
-    return dict(sorted((found | (others or {})).items(), key=lambda answer: int(answer[0])))
+    return object_responses(Acknowledgement, description, others)
 
 
-ACKNOWLEDGING: Final[Responses] = {
-    201: {"model": Acknowledgement, "description": "It is acknowledged, in place of what was said of it."},
-    400: declare("The body is not what its Content-Encoding says, or ended early."),
-    413: declare("The body is too large, as it came or decoded."),
-    415: declare("The body is not sent as `application/json`, or its Content-Encoding is unknown."),
-    422: declare(
-        "`errors` names the members, or the parameters, at fault.",
-        problems.MembersProblem,
-        problems.ParametersProblem,
-    ),
+ACKNOWLEDGING: Final[Responses] = OBJECT_BODY | {
+    201: {"model": Acknowledgement, "description": "It is acknowledged, in place of what was said of it."}
 }
 
 
@@ -236,7 +203,7 @@ ACKNOWLEDGING: Final[Responses] = {
     "/causes/{code:path}/acknowledgement",
     summary="Acknowledge a cause",
     response_model=None,
-    openapi_extra=body(CauseAcknowledging, more_devices=_MORE_EXAMPLE, moment=_EXAMPLE),
+    openapi_extra=object_body(CauseAcknowledging, more_devices=_MORE_EXAMPLE, moment=_EXAMPLE),
     responses=answers(
         "It said the same before.", ACKNOWLEDGING | {409: declare("No device fails by the code now.")}
     ),

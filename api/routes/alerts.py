@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from api import acknowledging, folding, paging
 from api.exact_counts import Counts, Kept, exact_counts
 from api.models import DeviceId, DeviceIdFilter, NextUrl
-from api.openapi import declare, list_responses
+from api.openapi import declare, list_responses, object_body
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.routes.acknowledgements import (
@@ -23,7 +23,6 @@ from api.routes.acknowledgements import (
     Said,
     acknowledged,
     answers,
-    body,
     taken_back,
 )
 from api.state import State, state_of
@@ -161,7 +160,7 @@ _UNKNOWN: Final = {404: declare("There is no alert with this id.")}
     "/alerts/{alert_id}/acknowledge",
     summary="Acknowledge an open alert",
     response_model=None,
-    openapi_extra=body(
+    openapi_extra=object_body(
         AlertAcknowledging,
         recovery={"until": "recovery", "reason": "A new card is on its way."},
         moment={"until": "2026-12-01T00:00:00Z", "reason": "The school is closed."},

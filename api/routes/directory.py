@@ -20,7 +20,7 @@ from api.directory.models import (
     SiteEntry,
     SiteMembers,
 )
-from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, Responses, declare, list_responses
+from api.openapi import OBJECT_BODY, PARAMETERS, UNAVAILABLE, UNEXPECTED, Responses, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import state_of
@@ -106,16 +106,8 @@ _UNKNOWN: Final[dict[Kind, Responses]] = {
     Kind.DEVICES: {404: declare("The directory has no such device.")},
     Kind.SITES: {404: declare("The directory has no such site.")},
 }
-_CHANGE: Final[Responses] = {
-    400: declare("The body is not what its Content-Encoding says, or ended early."),
-    412: declare("The entry is not in the version that `If-Match` names."),
-    413: declare("The body is too large, as it came or decoded."),
-    415: declare("The body is not sent as `application/json`, or its Content-Encoding is unknown."),
-    422: declare(
-        "`errors` names the members, or the parameters, at fault.",
-        problems.MembersProblem,
-        problems.ParametersProblem,
-    ),
+_CHANGE: Final[Responses] = OBJECT_BODY | {
+    412: declare("The entry is not in the version that `If-Match` names.")
 }
 
 

@@ -18,7 +18,7 @@ from api.fleet_filters import NONE, shown_cause
 from api.fleet_truth import Truth, loaded_fleet
 from api.list_files import Rows, file_response, list_files
 from api.models import DeviceIdFilter, NextUrl
-from api.openapi import LOADING, UNAVAILABLE, Responses, declare, list_responses
+from api.openapi import LOADING, UNAVAILABLE, Responses, declare, list_responses, object_body
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.routes.acknowledgements import (
@@ -27,7 +27,6 @@ from api.routes.acknowledgements import (
     Said,
     acknowledged,
     answers,
-    body,
     taken_back,
 )
 from api.state import state_of
@@ -283,7 +282,7 @@ async def one_incident(*, request: Request, incident_id: IncidentId) -> Response
     "/incidents/{incident_id}/acknowledge",
     summary="Acknowledge an open incident",
     response_model=None,
-    openapi_extra=body(
+    openapi_extra=object_body(
         IncidentAcknowledging,
         recovery={"until": "recovery", "reason": "The provider knows of it."},
         more_devices={"until": {"more_devices": 10}, "reason": "The provider knows of it."},

@@ -12,7 +12,16 @@ from api import recipients as changing
 from api.bodies import hold_to, read_body
 from api.directory.changes import FaultyMembersError
 from api.directory.reading import read_object
-from api.openapi import PARAMETERS, REFERENCE, UNAVAILABLE, UNEXPECTED, Responses, declare
+from api.openapi import (
+    OBJECT_BODY,
+    PARAMETERS,
+    UNAVAILABLE,
+    UNEXPECTED,
+    Responses,
+    declare,
+    object_body,
+    object_responses,
+)
 from api.parameters import StrictRoute
 from api.recipients import Asked
 from api.state import state_of
@@ -163,43 +172,13 @@ _EXAMPLE: Final = {
     "time_zone": "Africa/Kampala",
 }
 _UNKNOWN: Final[Responses] = {404: declare("There is no recipient with this id.")}
-_BODY: Final[Responses] = {
-    400: declare("The body is not what its Content-Encoding says, or ended early."),
-    413: declare("The body is too large, as it came or decoded."),
-    415: declare("The body is not sent as `application/json`, or its Content-Encoding is unknown."),
-    422: declare(
-        "`errors` names the members, or the parameters, at fault.",
-        problems.MembersProblem,
-        problems.ParametersProblem,
-    ),
-}
-
-
-def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template=REFERENCE)
-    schema.pop("$defs", None)  # answers have the same
-    if model is RecipientChange:
-        schema.pop("required", None)
-    content = {_JSON: {"schema": schema, "examples": {"recipient": {"value": example}}}}
-    description = f"At most {limits.HTTP_BODY_BYTES_MAX} bytes."
-    return {"requestBody": {"required": True, "description": description, "content": content}}
-
-
-def _answers(description: str, model: type[BaseModel], others: Responses | None = None) -> Responses:
-    found: Responses = {
-        200: {"model": model, "description": description},
-        422: PARAMETERS,
-        500: UNEXPECTED,
-        503: UNAVAILABLE,
-    }
-    return dict(sorted((found | (others or {})).items(), key=lambda answer: int(answer[0])))
 
 
 @router.get(
     "/recipients",
     summary="Who is told what happens",
     response_model=None,
-    responses=_answers("All of them.", Recipients),
+    responses=object_responses(Recipients, "All of them."),
 )
 async def recipients(request: Request) -> Response:
     """Whom a worker tells of incidents and alerts. What is secret of an address or a key is never told."""
@@ -211,7 +190,7 @@ async def recipients(request: Request) -> Response:
     "/recipients/{recipient_id}",
     summary="A recipient, and the last messages to it",
     response_model=None,
-    responses=_answers("The recipient.", RecipientEntry, _UNKNOWN),
+    responses=object_responses(RecipientEntry, "The recipient.", _UNKNOWN),
 )
 async def recipient(request: Request, recipient_id: RecipientId) -> Response:
     """What operators said of it, and what became of the last messages."""
@@ -222,11 +201,11 @@ async def recipient(request: Request, recipient_id: RecipientId) -> Response:
     "/recipients/{recipient_id}",
     summary="Say all of a recipient",
     response_model=None,
-    openapi_extra=_body(RecipientMembers, _EXAMPLE),
-    responses=_answers(
-        "It is so, now or before.",
+    openapi_extra=object_body(RecipientMembers, recipient=_EXAMPLE),
+    responses=object_responses(
         ChangedRecipient,
-        _BODY | {201: {"model": ChangedRecipient, "description": "The recipient is new."}},
+        "It is so, now or before.",
+        OBJECT_BODY | {201: {"model": ChangedRecipient, "description": "The recipient is new."}},
     ),
 )
 async def put(request: Request, recipient_id: RecipientId) -> Response:
@@ -238,8 +217,8 @@ async def put(request: Request, recipient_id: RecipientId) -> Response:
     "/recipients/{recipient_id}",
     summary="Change members of a recipient",
     response_model=None,
-    openapi_extra=_body(RecipientChange, {"disabled": True}),
-    responses=_answers("It is so, now or before.", ChangedRecipient, _BODY | _UNKNOWN),
+    openapi_extra=object_body(RecipientChange, recipient={"disabled": True}),
+    responses=object_responses(ChangedRecipient, "It is so, now or before.", OBJECT_BODY | _UNKNOWN),
 )
 async def patch(request: Request, recipient_id: RecipientId) -> Response:
     """Changes the members that are given; null takes back what was said."""
@@ -250,7 +229,7 @@ async def patch(request: Request, recipient_id: RecipientId) -> Response:
     "/recipients/{recipient_id}",
     summary="Delete a recipient",
     response_model=None,
-    responses=_answers("It is deleted; this is what it was.", RecipientEntry, _UNKNOWN),
+    responses=object_responses(RecipientEntry, "It is deleted; this is what it was.", _UNKNOWN),
 )
 async def delete(request: Request, recipient_id: RecipientId) -> Response:
     """What waits for it is not sent any more."""
@@ -261,22 +240,14 @@ async def delete(request: Request, recipient_id: RecipientId) -> Response:
     "/recipients/{recipient_id}/test",
     summary="Send a test to a recipient",
     response_model=None,
-    responses=dict(
-        sorted(
-            {
-                202: {
-                    "model": SentTest,
-                    "description": "A worker sends it; `attempts` tell what became of it.",
-                },
-                422: PARAMETERS,
-                500: UNEXPECTED,
-                503: UNAVAILABLE,
-                **_UNKNOWN,
-                409: declare("The recipient is disabled."),
-            }.items(),
-            key=lambda answer: int(answer[0]),
-        )
-    ),
+    responses={
+        202: {"model": SentTest, "description": "A worker sends it; `attempts` tell what became of it."},
+        **_UNKNOWN,
+        409: declare("The recipient is disabled."),
+        422: PARAMETERS,
+        500: UNEXPECTED,
+        503: UNAVAILABLE,
+    },
 )
 async def send_test(request: Request, recipient_id: RecipientId) -> Response:
     """Also in quiet hours, at once, and only once."""

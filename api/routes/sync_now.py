@@ -12,7 +12,7 @@ from api import auth, commanding, models, problems
 from api.bodies import hold_to, read_body
 from api.commanding import Devices, FaultyRequestError
 from api.directory.reading import read_object
-from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
+from api.openapi import OBJECT_BODY, PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
 from api.parameters import StrictRoute
 from api.routes.commands import EXAMPLE, Command
 from api.state import State, state_of
@@ -151,15 +151,8 @@ async def sync_now(
             "Each of them has a command that is not over.",
             {"count": 40, "queued": 38, "open": 2},
         ),
-        400: declare("The body is not what its Content-Encoding says, or ended early."),
+        **OBJECT_BODY,
         409: declare("`confirm` stands for other devices: look again, and confirm that."),
-        413: declare("The body is too large, as it came or decoded."),
-        415: declare("The body is not sent as `application/json`, or its Content-Encoding is unknown."),
-        422: declare(
-            "`errors` names the members, or the parameters, at fault.",
-            problems.MembersProblem,
-            problems.ParametersProblem,
-        ),
         500: UNEXPECTED,
         503: UNAVAILABLE,
     },
