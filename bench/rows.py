@@ -88,7 +88,7 @@ ALL: Final = (
     ),
     Row(
         name="connections",
-        what="5,000 devices that connect at once, each with a backlog.",
+        what="5,000 devices that connect at once, each with a backlog, and 20,000 in one process.",
         where="connections:connections",
     ),
     Row(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cli.live import live_view
 from device_sim import parts
-from device_sim.dialing import check_ports
+from device_sim.dialing import check_ports, local_addresses
 from device_sim.fleet import Fleet, Scenario, schedule_of
 from device_sim.report import Summary, summarize, to_json
 from device_sim.scenario import Faults
@@ -65,6 +65,7 @@ class Run:
     timeout_s: float
     receipt_timeout_s: float
     connect_rate: float
+    local_addresses: tuple[str, ...] = ()
     processes: int = 1
     speed: float | None = None
     faults: Faults | None = None
@@ -137,7 +138,8 @@ def run(what: Run, scenario: Scenario) -> Outcome:
 def _simulated(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]:
     """The summary, why the run ended, and the last trouble with the broker."""
     connections = min(what.connections, scenario.devices)
-    check_ports(connections)
+    local = what.local_addresses or local_addresses(what.settings.mqtt, connections)
+    check_ports(connections, len(local))
     processes = min(what.processes, connections)
     schedule = None if what.speed is None else uvloop.run(schedule_of(scenario))
     tls = tls_context(what.settings.mqtt, what.settings.mqtt_ca_file)
@@ -150,6 +152,7 @@ def _simulated(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]
             tls_context=tls,
             receipt_timeout_s=what.receipt_timeout_s,
             connect_rate=what.connect_rate / processes,
+            local_addresses=local,
             places=range(number, scenario.devices, processes),
             speed=what.speed,
             schedule=schedule,

@@ -115,6 +115,11 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and self._ended is None
 
     @property
+    def is_there(self) -> bool:
+        """Whether there is a transport."""
+        return self._transport is not None
+
+    @property
     def was_made(self) -> bool:
         """Whether there was a transport, so that the owner hears of its end."""
         return self._was_made
@@ -163,6 +168,7 @@ class Connection(asyncio.Protocol):
         """Send PINGREQ; a broker that has not answered the last one is given up."""
         if self._is_pinging:
             self.end(Ended(why="the broker answers no PINGREQ"))
+            self.abort()  # it need not take what is still to be sent
             return
         self._is_pinging = True
         self._outgoing.append(packets.PINGREQ)

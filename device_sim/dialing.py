@@ -2,14 +2,18 @@
 
 import asyncio
 import errno
+import itertools
 import os
 import resource
+import socket
 import ssl
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from device_sim.connection import Ended
+from device_sim.connection import Connection, Ended
 from device_sim.runner import Runner
 from pisync import limits
 from pisync.errors import ConfigurationError
@@ -19,10 +23,16 @@ CONNECT_RATE: Final = 2000.0
 """Connections a second. Debian's Mosquitto needs about 77 µs of a core for each: that is a sixth of one."""
 DIALING_MAX: Final = 100
 """Connections that are being made at one time: Mosquitto lets so many wait to be accepted (its `listen`)."""
+LEAVING_INTERVAL_S: Final = 0.01
 BURST_S: Final = 0.02
 """How much of a second's connections may be made at once, for want of a finer timer."""
 FILE_DESCRIPTORS_BESIDE: Final = 64
 """What the process opens beside its connections."""
+CONNECTIONS_PER_ADDRESS: Final = 10_000
+"""Connections from one local address, where there is a choice. Linux looks for a free port among one half of
+them first, so that beyond some 14,000 it takes milliseconds to find one."""
+IP_BIND_ADDRESS_NO_PORT: Final = 24
+"""Linux's; Python has no name for it before 3.12."""
 PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -36,9 +46,12 @@ class Dialer:
         *,
         connections: int,
         connect_rate: float,
+        local_addresses: Sequence[str],
     ) -> None:
+        """Without local addresses the system chooses the one to connect from."""
         self._address = address
         self._tls_context = tls_context
+        self._local_addresses = itertools.cycle(local_addresses or [None])
         self._free = connections
         self._rate = connect_rate
         self._burst = max(1.0, connect_rate * BURST_S)
@@ -63,6 +76,15 @@ class Dialer:
             self._free += 1
             self._go_on()
 
+    async def leave(self, within_s: float) -> None:
+        """Take leave of the broker with every connection, as far as it takes that in time."""
+        for runner in list(self._connected):
+            runner.leave()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._connected:  # noqa: ASYNC110 - thousands, of which each is soon closed
+                    await asyncio.sleep(LEAVING_INTERVAL_S)
+
     async def close(self) -> None:
         """Close all connections without a word, and make none any more."""
         self._is_closed = True
@@ -71,10 +93,12 @@ class Dialer:
         for task in self._dialing:
             task.cancel()
         await asyncio.gather(*self._dialing, return_exceptions=True)
-        for runner in list(self._connected):
-            if runner.connection is not None:
-                runner.connection.abort()
-        while self._connected:  # noqa: ASYNC110 - each hears of its end in a turn of the loop or two
+        # What is not made, or is cancelled before it began, does not hear of its end.
+        opened = [each.connection for each in self._connected if each.connection is not None]
+        made = [connection for connection in opened if connection.was_made]
+        for connection in made:
+            connection.abort()
+        while any(connection.is_there for connection in made):  # noqa: ASYNC110 - in a turn of the loop or two
             await asyncio.sleep(0)
 
     def _go_on(self) -> None:
@@ -108,12 +132,9 @@ class Dialer:
 
     async def _connect(self, runner: Runner) -> None:
         connection = runner.new_connection()
-        address = self._address
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
-                await self._loop.create_connection(
-                    lambda: connection, address.host, address.port, ssl=self._tls_context
-                )
+                await self._open(connection, next(self._local_addresses))
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
             ended = Ended(why=_told(error), for_good=isinstance(error, ssl.SSLCertVerificationError))
         except asyncio.CancelledError:
@@ -125,6 +146,26 @@ class Dialer:
         else:
             runner.is_down(ended)
 
+    async def _open(self, connection: Connection, local: str | None) -> None:
+        host, port, tls = self._address.host, self._address.port, self._tls_context
+        if local is None:
+            await self._loop.create_connection(lambda: connection, host, port, ssl=tls)
+            return
+        family = socket.AF_INET6 if ":" in local else socket.AF_INET
+        found = await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        made = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            made.setblocking(False)
+            # Else `bind` looks for a port that is free for every peer, which takes milliseconds among thousands.
+            made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            made.bind((local, 0))
+            await self._loop.sock_connect(made, found[0][4])
+            name = None if tls is None else host
+            await self._loop.create_connection(lambda: connection, sock=made, ssl=tls, server_hostname=name)
+        except BaseException:
+            made.close()
+            raise
+
 
 def _told(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
@@ -135,12 +176,20 @@ def _told(error: OSError) -> str:
 
 
 _WHAT_TO_DO: Final = (
-    "widen net.ipv4.ip_local_port_range, or give part of the fleet another address of the broker"
+    "name more addresses of this machine with --local-address, or widen net.ipv4.ip_local_port_range"
 )
 
 
-def check_ports(connections: int) -> None:
-    """Whether the system has a port for each connection to one address.
+def local_addresses(address: MqttAddress, connections: int) -> list[str]:
+    """The addresses to connect from where the broker is on this machine, and there are many connections."""
+    parts = -(-connections // CONNECTIONS_PER_ADDRESS)
+    if parts <= 1 or address.host != "127.0.0.1":
+        return []
+    return [f"127.0.0.{number}" for number in range(1, parts + 1)]
+
+
+def check_ports(connections: int, addresses: int) -> None:
+    """Whether the system has a port for each connection to one address, from so many of its own.
 
     Raises:
         ConfigurationError: it has not.
@@ -149,10 +198,11 @@ def check_ports(connections: int) -> None:
         first, last = map(int, PORT_RANGE.read_text().split())
     except (OSError, ValueError):  # not Linux
         return
-    if connections > last - first + 1:
+    ports = last - first + 1
+    if connections > ports * max(1, addresses):
         raise ConfigurationError(
-            f"{connections:,} connections to one address need as many ports to connect from, and this system"
-            f" gives {last - first + 1:,} ({first} to {last}): {_WHAT_TO_DO}"
+            f"{connections:,} connections need as many ports to connect from, and this system gives {ports:,}"
+            f" ({first} to {last}) for each local address: {_WHAT_TO_DO}"
         )
 
 

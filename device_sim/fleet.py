@@ -22,6 +22,7 @@ from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
 
 CONNECTIONS: Final = 200
+LEAVING_S: Final = 10.0
 DEVICES_AWAKE_PER_CONNECTION: Final = 2
 """Devices in the middle of their story for each connection; it bounds memory. Those beyond 1 are offline."""
 
@@ -57,6 +58,7 @@ class Fleet:
         receipt_timeout_s: how long it waits for the receipt of what the broker acknowledged. Both are first
             waits, in seconds; a test with a broker that loses what it acknowledged wants them short.
         connect_rate: connections made in a second, at most.
+        local_addresses: addresses to connect from, in turn; none: the system's choice.
         places: the devices of this part of the fleet; None: all.
         speed: how many times faster than in the scenario time passes; None: devices connect as soon as they
             can, each in its own order.
@@ -77,6 +79,7 @@ class Fleet:
         puback_timeout_s: float = PUBACK_TIMEOUT_S,
         receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
         connect_rate: float = CONNECT_RATE,
+        local_addresses: Sequence[str] = (),
         places: Sequence[int] | None = None,
         speed: float | None = None,
         schedule: Sequence[int | None] | None = None,
@@ -95,6 +98,7 @@ class Fleet:
         self._puback_timeout_s = puback_timeout_s
         self._receipt_timeout_s = receipt_timeout_s
         self._connect_rate = connect_rate
+        self._local_addresses = local_addresses
         self._places = range(scenario.devices) if places is None else places
         self._speed = speed
         self._schedule = schedule
@@ -146,10 +150,12 @@ class Fleet:
             self._tls_context,
             connections=self._connections,
             connect_rate=self._connect_rate,
+            local_addresses=self._local_addresses,
         )
         beginning = asyncio.create_task(self._begin(), name="stories-begin")
         try:
             await self._ended
+            await self._dialer.leave(LEAVING_S)
         finally:
             self.timers.close()
             beginning.cancel()

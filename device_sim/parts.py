@@ -55,9 +55,12 @@ class Parts:
         Raises:
             ConfigurationError: one of them cannot go on.
         """
-        async with asyncio.TaskGroup() as group:
-            for part in self._parts:
-                group.create_task(_listen(part), name=f"part-{part.pid}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in self._parts:
+                    group.create_task(_listen(part), name=f"part-{part.pid}")
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     def end(self) -> None:
         """End those that still run, and wait for all."""

@@ -132,6 +132,12 @@ class Runner:
         self._host.timers.at(self._now_s() + limits.CONNECT_TIMEOUT_S, self)
         return self.connection
 
+    def leave(self) -> None:
+        """Take leave of the broker: the fleet is done."""
+        connection = self.connection
+        if connection is not None and connection.is_ready and connection.is_open and not self._is_closing:
+            self._leave(connection)
+
     # For the timers
 
     def wake(self, now_s: float) -> None:
@@ -146,7 +152,7 @@ class Runner:
             if now_s >= self._wake_at_s:
                 self._wake_at_s = math.inf
                 self._take(self._device.tick(now_s))
-            if now_s >= self._ping_at_s():
+            if now_s >= self._ping_at_s(connection):
                 self._pinged_s = now_s
                 connection.keep_alive()
             self._step()
@@ -266,7 +272,7 @@ class Runner:
             return
         is_waiting = not (self._device.has_unsent or self._live or connection.awaiting)
         self._enter(State.WAITING if is_waiting else State.ONLINE)
-        self._rest()
+        self._rest(connection)
 
     def _record_live(self, connection: Connection) -> None:
         """Record the next event once the broker has all before it, and no sooner than its time has come."""
@@ -290,12 +296,15 @@ class Runner:
         """A receipt covers all of it: disconnect, or stay where there is nothing more to come."""
         if self._host.stays and not self._periods:
             self._finish()
-            self._rest()
+            self._rest(connection)
             return
+        self._host.timers.at(self._now_s() + limits.CONNECT_TIMEOUT_S, self)
+        self._leave(connection)
+
+    def _leave(self, connection: Connection) -> None:
         self._is_closing = True
         self._take(self._device.closing())
         ends_session = not self._periods and not self._host.keeps_sessions
-        self._host.timers.at(self._now_s() + limits.CONNECT_TIMEOUT_S, self)
         connection.disconnect(session_expiry_s=0 if ends_session else None)
 
     def _finish(self) -> None:
@@ -310,15 +319,15 @@ class Runner:
             devices[state] = devices.get(state, 0) + 1
             self._state = state
 
-    def _rest(self) -> None:
+    def _rest(self, connection: Connection) -> None:
         """Sleep until something is due."""
-        due_s = min(self._wake_at_s, self._ping_at_s())
-        if self._live and (live_s := self._live_due_s(math.inf)) > self._now_s():
-            due_s = min(due_s, live_s)
+        due_s = min(self._wake_at_s, self._ping_at_s(connection))
+        if self._live and not (connection.awaiting or self._device.has_unsent):
+            due_s = min(due_s, self._live_due_s(self._now_s()))
         self._host.timers.at(due_s, self)
 
-    def _ping_at_s(self) -> float:
-        interval_s = KEEP_ALIVE_S if self.connection is None else self.connection.keep_alive_s
+    def _ping_at_s(self, connection: Connection) -> float:
+        interval_s = connection.keep_alive_s
         return self._pinged_s + interval_s / PINGS_PER_KEEP_ALIVE if interval_s else math.inf
 
     def _obey(self, message: packets.Received) -> None:

@@ -104,6 +104,14 @@ def simulate(
     connect_rate: Annotated[
         float, typer.Option(min=1.0, help="Connections made in a second, at most.")
     ] = 2000.0,
+    local_address: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of this machine to connect from; may be repeated. Each has about 28,000 ports.",
+            show_default=False,
+        ),
+    ] = None,
     processes: Annotated[
         int, typer.Option(min=1, max=64, help="Processes that share the devices and the connections.")
     ] = 1,
@@ -141,6 +149,7 @@ def simulate(
         timeout_s=timeout_s,
         receipt_timeout_s=receipt_timeout_s,
         connect_rate=connect_rate,
+        local_addresses=tuple(local_address or ()),
         processes=processes,
         speed=speed,
         faults=read_rates(fault) if fault else None,

@@ -74,8 +74,10 @@ class StandIn:
         if receipt is None or not self.answering or self._random.random() < self._loss:
             return
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.CorrelationData = message.properties.CorrelationData  # type: ignore[union-attr]
-        response_topic = message.properties.ResponseTopic  # type: ignore[union-attr]
+        response_topic = topics.token_receipts(message.topic.value)
+        if response_topic is None:
+            properties.CorrelationData = message.properties.CorrelationData  # type: ignore[union-attr]
+            response_topic = message.properties.ResponseTopic  # type: ignore[union-attr]
         await client.publish(response_topic, receipts.encode(receipt), qos=1, properties=properties)
 
     def _store(self, message: aiomqtt.Message) -> Receipt | None:

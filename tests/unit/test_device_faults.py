@@ -1,4 +1,4 @@
-"""What a device does wrong, and what it says of itself: each by example, and all faults together at random."""
+"""What a device does wrong, and what it says of itself: each by example, all faults together at random."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -36,7 +36,6 @@ FIRST_MS = 1_700_000_000_000
 NOW = datetime(2026, 5, 8, 12, 0, tzinfo=UTC)
 PUBACK_S = 10.0
 RECEIPT_S = 300.0
-ALL = Faults(**dict.fromkeys(Fault, 1.0))  # type: ignore[arg-type]
 
 
 def numbered(number: int) -> SyncEvent:

@@ -77,7 +77,7 @@ def test_connect_has_the_session_the_will_and_the_credentials() -> None:
         keep_alive_s=60,
         session_expiry_s=86_400,
         username="me",
-        password="secret",
+        password="secret",  # noqa: S106
         will_topic="s",
         will_payload=b"gone",
     )
@@ -186,4 +186,4 @@ def test_nonsense_is_a_protocol_error(data: bytes) -> None:
 
 
 def test_pingreq_is_the_one_that_there_is() -> None:
-    assert packets.PINGREQ == mqtt5.PingReqPacket().write()
+    assert mqtt5.PingReqPacket().write() == packets.PINGREQ
