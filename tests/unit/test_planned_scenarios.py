@@ -133,6 +133,19 @@ def test_no_two_events_of_a_device_have_one_time(name: str) -> None:
         assert connects == sorted(connects, key=lambda each: each or 0)
 
 
+def test_a_clock_that_says_the_same_time_twice_makes_two_events_all_the_same() -> None:
+    """Without a battery, and syncing at the same minute of every day."""
+    plan = read_plan(
+        'about="x"\nfleet=1\nspan="365d"\n[habits.h]\nat=["08:00/08:01"]\nsyncs=15\ndays="all"\n'
+        "[clocks.c]\nboots_at=2024-01-01T00:00:00Z\n"
+        '[[devices]]\nname="d"\nshare=1\nhabit="h"\nclock="c"\n',
+        name="x",
+        file="x.toml",
+    )
+    stamps = [event.timestamp for event in events(PlannedScenario(plan, seed=1, now_ms=to_ms(NOW)).story(0))]
+    assert len(stamps) == len(set(stamps)) > 5000
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_directory_takes_every_entry(name: str) -> None:
     made = small(name)
