@@ -34,7 +34,7 @@ class Rest(Enum):
 
 
 def codes_of(packet: str) -> dict[int, str]:
-    """A packet's reason codes in the codec, with their names as the standard writes them, but for the case."""
+    """A packet's reason codes in the codec, with their names as the standard writes them, in lower case."""
     members = {name: int(getattr(ENUMS[packet], name)) for name in dir(ENUMS[packet]) if name.isupper()}
     return {code: name.replace("_", " ").lower() for name, code in members.items()}
 
