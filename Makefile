@@ -15,7 +15,7 @@ DEMO    ?= 1
 ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system browser run test check chaos year bench lock clean
+.PHONY: help setup system browser devices run test check chaos year bench lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +39,19 @@ system:
 browser:
 	@PYTHON=$(PYTHON) sh scripts/system-packages browser
 
+devices: $(VENV)/node/.ready ## Get what the tests of examples/ need: node with mqtt.js, gcc, libmosquitto
+
+$(VENV)/node/.ready: examples/package.json examples/package-lock.json | setup
+	@PYTHON=$(PYTHON) sh scripts/system-packages devices
+	@mkdir -p $(VENV)/node && cp examples/package.json examples/package-lock.json $(VENV)/node
+	cd $(VENV)/node && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
 run: setup ## Run everything here with a made-up fleet, and stay up (DEMO=0: empty; DEVICES=500 EVENTS=400 SEED=1: more)
 	@exec $(BIN)/pisync up --data .pisync $(if $(filter 0,$(DEMO)),--no-demo,--demo) \
 	  --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
 
-test: browser setup ## Run the tests, three at a time: most wait for servers
+test: browser devices ## Run the tests, three at a time: most wait for servers
 	$(BIN)/pytest -n 3 --dist worksteal
 
 check: setup ## Check format, lint, walls and types

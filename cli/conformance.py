@@ -30,7 +30,7 @@ _STYLES: Final = {"kept": "green", "broken": "bold red", "not seen": "dim"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """Which device is watched, where and for how long; `puback_wait_s`: the device's own, 20 s by the protocol."""
+    """Which device is watched, where, and for how long; `puback_wait_s` is 20 s by the protocol."""
 
     settings: CommonSettings
     device_id: str

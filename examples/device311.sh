@@ -90,6 +90,7 @@ receipt() { # $1 token, $2 receipt, which PiSync writes without white space
 }
 
 command() { # $1 as it came: {"command":"sync_now","id":"…","expires":"…"}
+    set -- "$(echo "$1" | tr -d ' \t')"
     id=$(echo "$1" | sed -n 's/.*"id":"\([A-Za-z0-9]*\)".*/\1/p') expires=$(echo "$1" | sed -n 's/.*"expires":"\([^"]*\)".*/\1/p')
     # PiSync writes moments as we do, so that they sort as text.
     [ -n "$id" ] && [ "$(printf '%s\n' "$expires" "$(date -u +%Y-%m-%dT%H:%M:%S.000Z)" | sort | head -n 1)" != "$expires" ] || return

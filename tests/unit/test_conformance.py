@@ -183,6 +183,7 @@ def test_the_command_shows_the_verdicts_and_says_whether_a_rule_was_broken(
         return [sync(0, qos=qos)]
 
     monkeypatch.setattr(conformance, "watched", watched)
+    monkeypatch.setattr("pisync.clock.now", lambda: NOW)
     for as_json_too in (False, True):
         watch = conformance.Watch(
             settings=CommonSettings(), device_id=DEVICE, duration_s=1, puback_wait_s=20, as_json=as_json_too
