@@ -141,9 +141,7 @@ async def test_a_recorded_stretch_replays_to_the_same_content(world: World, tmp_
 
     async with running_world(tmp_path / "again", batch_messages_max=50, drain_timeout_s=3) as second:
         code, output = await ended(
-            await pisync(
-                "replay", str(file), "--mqtt-url", second.mosquitto.url, "--report", str(file) + ".r"
-            )
+            await pisync("replay", str(file), "--mqtt-url", second.mosquitto.url, "--report", str(report))
         )
         assert code == 1, output
         assert await settled(second, letters=8) == before
