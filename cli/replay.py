@@ -96,7 +96,13 @@ def run(what: Asked) -> int:
 
 
 def _replay(what: Asked, plan: Plan, zone: ZoneInfo | None, loaded: ApiSettings) -> int:
-    look_at(plan, Times(zone=zone, time_format=what.time_format), items_max=LOOKED_AT)
+    seen = look_at(plan, Times(zone=zone, time_format=what.time_format), items_max=LOOKED_AT)
+    formats = {what.file_format, *(head.format for head in seen.heads.values())}
+    if what.via is not None and Format.RECORDING in formats:
+        raise ConfigurationError(
+            "--via: a recording is replayed byte for byte to the topics it had, which only a broker takes:"
+            " give --mqtt-url"
+        )
     where = what.via or str(loaded.mqtt)
     words = {
         "--zone": what.zone,

@@ -11,7 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from device_sim.recording import Properties, Recorded, encode, payload_members, to_base64
+from device_sim.recording import Properties, Recorded, encode, to_base64
 from pisync import clock, limits
 from pisync.domain import broker, topics
 from pisync.errors import PiSyncError
@@ -155,5 +155,4 @@ def _recorded(packet: Published) -> Recorded:
         retain=packet.retain,
         duplicate=packet.duplicate,
         properties=None if properties == Properties() else properties,
-        **payload_members(packet.payload),
-    )
+    ).with_payload(packet.payload)

@@ -35,6 +35,13 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: str | None = None
     payload_base64: str | None = None
 
+    def with_payload(self, payload: bytes) -> "Recorded":
+        """The same with this payload."""
+        try:
+            return msgspec.structs.replace(self, payload=payload.decode())
+        except UnicodeDecodeError:
+            return msgspec.structs.replace(self, payload_base64=to_base64(payload))
+
     @property
     def payload_bytes(self) -> bytes:
         """The payload.
@@ -67,14 +74,6 @@ def decode(line: bytes) -> Recorded:
         UnicodeDecodeError: it is not UTF-8.
     """
     return _decoder.decode(line)
-
-
-def payload_members(payload: bytes) -> dict[str, str]:
-    """The member that holds a payload."""
-    try:
-        return {"payload": payload.decode()}
-    except UnicodeDecodeError:
-        return {"payload_base64": to_base64(payload)}
 
 
 def to_base64(data: bytes) -> str:

@@ -1,7 +1,7 @@
 """Where a replay reads from: files, and standard input, which a thread reads because that may wait."""
 
 import asyncio
-import io
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from device_sim.replay.items import Item
+from device_sim.replay.lines import Source
 from pisync import limits
 from pisync.errors import ConfigurationError
 
@@ -43,17 +44,17 @@ class Input:
         """What tells the content from another one's: a digest of the first line; nothing of a pipe."""
         if self.path is None or self.may_wait:
             return ""
-        with self.open(0) as source:
+        with self.path.open("rb") as source:
             return sha256(source.readline(limits.REPLAY_TEXT_CHARS_MAX)).hexdigest()[:16]
 
-    def open(self, position: int) -> AbstractContextManager[io.BufferedReader]:
+    def open(self, position: int) -> AbstractContextManager[Source]:
         """Open it behind so many bytes; of a pipe they are read and passed over.
 
         Raises:
             ConfigurationError: it cannot be opened.
         """
         if self.path is None:
-            source = cast("io.BufferedReader", sys.stdin.buffer)
+            source = _StandardInput()
             _pass_over(source, position)
             return nullcontext(source)
         try:
@@ -67,9 +68,17 @@ class Input:
         return opened
 
 
-def _pass_over(source: io.BufferedReader, size_bytes: int) -> None:
+class _StandardInput:
+    """Standard input without a buffer, whose lock a thread that waits would hold at the program's end."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Some bytes, none at the end."""
+        return os.read(sys.stdin.fileno(), size)
+
+
+def _pass_over(source: Source, size_bytes: int) -> None:
     while size_bytes > 0:
-        piece = source.read(min(size_bytes, io.DEFAULT_BUFFER_SIZE))
+        piece = source.read1(min(size_bytes, limits.REPLAY_PIECE_BYTES))
         if not piece:
             return
         size_bytes -= len(piece)

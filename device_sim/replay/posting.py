@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 import msgspec
 
-from pisync import limits
+from pisync import limits, urls
 from pisync.domain import receipts
 from pisync.domain.events import Rejection
 from pisync.domain.receipts import Receipt
@@ -46,6 +46,10 @@ class Poster:
         headers = {"Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
+        try:
+            urls.parse(url, schemes=("http", "https"))
+        except ValueError as error:
+            raise ConfigurationError(f"--via: {error}") from None
         verify = ssl.create_default_context() if url.startswith("https:") else True
         try:
             self._http = httpx.AsyncClient(

@@ -104,6 +104,7 @@ class Reader:
         self._shift = shift
         self._judge = Judge(clock.now, shift)
         self._has_read = False
+        self._latest: tuple[list[str], Mapped] | None = None
         self.head: Head | None = None
 
     def items(self, lines: Iterator[Line]) -> Iterator[Item]:
@@ -232,7 +233,7 @@ class Reader:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return left_out(line, Reason.MALFORMED, str(error))
         try:
-            mapped = self._mapped(list(members))
+            mapped = self._mapped_alike(list(members))
         except ConfigurationError as error:
             if not self._has_read:
                 raise ConfigurationError(f"{self._name}: line {line.number}: {error}") from None
@@ -240,6 +241,12 @@ class Reader:
         if not self._has_read and self.head is not None:
             self.head.unused = [name for name in members if name not in mapped.used]
         return self._event(mapped, members, line)
+
+    def _mapped_alike(self, names: list[str]) -> Mapped:
+        """The mapping of records with these members, which most have in common with the one before."""
+        if self._latest is None or self._latest[0] != names:
+            self._latest = names, self._mapped(names)
+        return self._latest[1]
 
     def _mapped(self, names: list[str], *, decimal_comma: bool = False) -> Mapped:
         try:

@@ -130,6 +130,14 @@ async def test_what_the_api_does_not_answer_is_posted_again() -> None:
     assert found.sent_again == 2
 
 
+def test_what_no_api_takes_is_told_before_anything_is_posted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--via"):
+        Poster("mqtt://broker", None)
+    file = tmp_path / "hour"
+    file.write_text('{"time":"2026-05-08T12:00:00Z","topic":"pisync/v1/devices/PB-1/sync","payload":""}\n')
+    assert "byte for byte" in refusal("replay", str(file), "--via", "http://127.0.0.1:1")
+
+
 async def test_what_the_api_rejects_is_a_receipt_and_what_it_refuses_is_told() -> None:
     errors = [{"index": 0, "reason": "conflict", "detail": "d", "member": None}]
     found, _ = poster(says(409, {"errors": errors}))

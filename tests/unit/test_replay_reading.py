@@ -38,7 +38,7 @@ def reader(options: Options = MAPPED, **given: Any) -> Reader:
 
 def items(data: bytes, options: Options = MAPPED, **given: Any) -> list[Any]:
     found = reader(options, **given)
-    return [item.content for item in found.items(read_lines(io.BufferedReader(io.BytesIO(data))))]  # type: ignore[arg-type]
+    return [item.content for item in found.items(read_lines(io.BufferedReader(io.BytesIO(data))))]
 
 
 def speeds(found: list[Any]) -> list[float]:
@@ -221,7 +221,7 @@ def test_lines_that_are_no_event_are_left_out_with_the_bridges_own_reason() -> N
 def test_an_export_goes_in_without_what_it_adds_to_an_event_and_says_so() -> None:
     exported = members() | {"outcome": "success", "received_at": "2026-05-08T12:00:03Z", "errors": None}
     found = reader(PLAIN)
-    (item,) = found.items(read_lines(io.BufferedReader(io.BytesIO(ndjson(exported)))))  # type: ignore[arg-type]
+    (item,) = found.items(read_lines(io.BufferedReader(io.BytesIO(ndjson(exported)))))
     assert isinstance(item.content, Entry)
     assert json.loads(item.content.payload) == {
         **members(),
@@ -302,9 +302,7 @@ def test_all_times_are_moved_by_one_amount_and_stay_where_they_were_in_the_play(
 
 
 def recorded(topic: str, payload: bytes, **given: Any) -> bytes:
-    return recording.encode(
-        recording.Recorded(time=now(), topic=topic, qos=1, **recording.payload_members(payload), **given)
-    )
+    return recording.encode(recording.Recorded(time=now(), topic=topic, qos=1, **given).with_payload(payload))
 
 
 def test_a_recording_gives_its_sync_messages_byte_for_byte_and_passes_the_others_over() -> None:
@@ -350,8 +348,8 @@ def test_bytes_properties_and_flags_come_back_from_a_line() -> None:
         correlation_data=recording.to_base64(b"\x00\x01"), user_properties=[("a", "b"), ("a", "c")]
     )
     message = recording.Recorded(
-        time=now(), topic="t", qos=1, retain=True, properties=properties, **recording.payload_members(b"\xfe")
-    )
+        time=now(), topic="t", qos=1, retain=True, properties=properties
+    ).with_payload(b"\xfe")
     line = recording.encode(message)
     assert recording.decode(line) == message
     assert recording.decode(line).payload_bytes == b"\xfe"

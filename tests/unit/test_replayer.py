@@ -1,8 +1,8 @@
 """A replay: each device's order is kept, nothing is lost, and one that was killed goes on."""
 
 import asyncio
-import io
 import json
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -32,7 +32,9 @@ from pisync.domain.decoding import decode
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
 from pisync.errors import ConfigurationError, ProtocolError
+from tests.support import virtual_time
 from tests.support.samples import members
+from tests.support.waiting import until
 
 
 class Killed(Exception):  # noqa: N818 - what happened
@@ -298,38 +300,26 @@ def test_due_times_go_by_the_files_own_spacing_or_a_rate() -> None:
     assert pace.fell_back == 2
 
 
-async def test_a_pace_is_kept_and_what_waits_is_not_held_back(tmp_path: Path) -> None:
+def test_a_pace_is_kept_and_what_waits_is_not_held_back(tmp_path: Path) -> None:
     bridge = Bridge()
-    one = replayer(plan(written(tmp_path / "a", [1] * 5)), bridge, pace=Pace(speed=20))
-    await one.run()
+    what = plan(written(tmp_path / "a", [1] * 5))
+    virtual_time.run(lambda: replayer(what, bridge, pace=Pace(speed=0.5)).run())
     assert bridge.messages == [1, 1, 1, 1, 1]
-    assert bridge.at[-1] - bridge.at[0] >= 0.19
+    assert bridge.at == [0, 2, 4, 6, 8]
 
 
-async def test_events_of_a_pipe_are_sent_before_it_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ends = asyncio.Event()
-
-    class Pipe(io.RawIOBase):
-        def __init__(self) -> None:
-            self.pieces = [line(1, 0), line(1, 1)]
-
-        def read1(self, size: int, /) -> bytes:
-            if self.pieces:
-                return self.pieces.pop(0)
-            while not ends.is_set():
-                pass
-            return b""
-
-    monkeypatch.setattr("sys.stdin", type("Standard", (), {"buffer": Pipe()})())
+async def test_events_of_a_pipe_are_sent_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr("sys.stdin", type("Standard", (), {"fileno": lambda _: reading})())
     bridge = Bridge()
     what = Plan(inputs=[Input(name="-", path=None)], options=Options(), selection=Selection())
     running = asyncio.create_task(replayer(what, bridge).run())
-    while sum(bridge.messages) < 2:
-        await asyncio.sleep(0.001)
-    ends.set()
+    for number in range(2):
+        os.write(writing, line(1, number))
+        await until(lambda number=number: sum(bridge.messages) == number + 1)  # type: ignore[misc]
+    os.close(writing)
     await running
+    os.close(reading)
 
 
 def test_a_checkpoint_is_not_gone_on_with_for_another_wish(tmp_path: Path) -> None:
