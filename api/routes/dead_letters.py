@@ -331,7 +331,7 @@ async def dead_letters_file(
 async def _pages(state: State, query: DeadLetterQuery) -> AsyncIterator[Rows]:
     while True:
         found = await state.dead_letters.find(query)
-        yield [_row(each) for each in found]
+        yield [msgspec.to_builtins(_row(each)) for each in found]
         if len(found) < query.limit:
             return
         query = replace(query, position=DeadLettersCursor.of(found[-1]).position())
