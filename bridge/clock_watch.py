@@ -71,6 +71,20 @@ class ClockWatch:
         difference_s = self.difference_s()
         return difference_s is not None and abs(difference_s) <= limits.CLOCK_DIFFERENCE_S_MAX
 
+    def right_now(self) -> datetime:
+        """The time by this machine's clock, or by MongoDB's where a reading of ours is wrong.
+
+        What was let in is judged a moment later, and a clock may be set in between: each reading is looked at
+        by itself.
+        """
+        now = self._now()
+        if self._right_s is None:
+            return now
+        right_s = self._right_s + self._monotonic_s()
+        if abs(clock.to_ms(now) / 1000 - right_s) <= limits.CLOCK_DIFFERENCE_S_MAX:
+            return now
+        return clock.from_ms(round(right_s * 1000))
+
     def vouch(self) -> bool:
         """Whether the clock is right at this moment; where it is not, have MongoDB asked at once."""
         if self.is_right:

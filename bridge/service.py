@@ -146,7 +146,11 @@ class _Bridge:
             metrics=metrics,
         )
         kinds = kinds_of_messages(
-            events=stores.events, dead_letters=stores.dead_letters, projector=projector, metrics=metrics
+            events=stores.events,
+            dead_letters=stores.dead_letters,
+            projector=projector,
+            metrics=metrics,
+            now=self._clock_watch.right_now,
         )
         intake = Intake(
             kinds=kinds,

@@ -1,7 +1,7 @@
 """`/api/alerts`: devices that keep failing or fell silent, and those that did; which an operator knows of."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -12,9 +12,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from api import acknowledging, folding, paging
+from api.directory.reading import FileFormat
 from api.exact_counts import Counts, Kept, exact_counts
+from api.list_files import Rows, file_response, list_files
 from api.models import DeviceId, DeviceIdFilter, NextUrl
-from api.openapi import declare, list_responses, object_body
+from api.openapi import UNAVAILABLE, declare, list_responses, object_body
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.routes.acknowledgements import (
@@ -101,27 +103,47 @@ class AlertState(StrEnum):
 _IS_OPEN: Final = {AlertState.OPEN: True, AlertState.CLOSED: False, AlertState.ALL: None}
 
 
+_State = Annotated[AlertState, Query(description="Which alerts.")]
+_Rule = Annotated[
+    Rule | None,
+    WithJsonSchema({"type": "string", "enum": list(Rule)}),
+    Query(description="Only alerts of this rule."),
+]
+_Device = Annotated[DeviceIdFilter, Query(description="Only alerts of this device.")]
+_Acknowledged = Annotated[
+    bool | None,
+    WithJsonSchema({"type": "boolean"}),
+    Query(description="Only alerts that are acknowledged, or only those that are not."),
+]
+_Folded = Annotated[
+    bool | None,
+    WithJsonSchema({"type": "boolean"}),
+    Query(description="Only alerts that an open incident explains, or only those that none does."),
+]
+_EXAMPLE: Final[dict[str, object]] = {
+    "id": "019aa0c1d2e0a1b2c3d4e5f60718",
+    "device_id": "PB-000123",
+    "rule": "streak",
+    "streak": 3,
+    "streak_now": 7,
+    "failures_now": 19,
+    "opened_at": "2026-11-20T05:24:10.000Z",
+    "closed_at": None,
+    "close_reason": None,
+    "incident_id": None,
+    "acknowledged": None,
+}
+
+
 @router.get("/alerts", summary="Alerts, newest first", response_model=None, responses=list_responses(Alerts))
 async def alerts(
     *,
     request: Request,
-    state: Annotated[AlertState, Query(description="Which alerts.")] = AlertState.OPEN,
-    rule: Annotated[
-        Rule | None,
-        WithJsonSchema({"type": "string", "enum": list(Rule)}),
-        Query(description="Only alerts of this rule."),
-    ] = None,
-    device_id: Annotated[DeviceIdFilter, Query(description="Only alerts of this device.")] = None,
-    acknowledged: Annotated[
-        bool | None,
-        WithJsonSchema({"type": "boolean"}),
-        Query(description="Only alerts that are acknowledged, or only those that are not."),
-    ] = None,
-    folded: Annotated[
-        bool | None,
-        WithJsonSchema({"type": "boolean"}),
-        Query(description="Only alerts that an open incident explains, or only those that none does."),
-    ] = None,
+    state: _State = AlertState.OPEN,
+    rule: _Rule = None,
+    device_id: _Device = None,
+    acknowledged: _Acknowledged = None,
+    folded: _Folded = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
@@ -131,14 +153,7 @@ async def alerts(
     heard, retired, or no longer overdue for another reason.
     A device has at most one open alert of a rule. Newest first by when they were opened.
     """
-    end = AlertsCursor.decode(cursor)
-    query = AlertQuery(
-        limit=limit + 1,
-        is_open=_IS_OPEN[state],
-        rule=rule,
-        device_id=device_id,
-        before=None if end is None else end.alert_id,
-    )
+    query = _query(state, rule, device_id, cursor, limit + 1)
     stores = state_of(request)
     found = await find(stores, query, acknowledged, folded)
     present = await _present(stores, {row.alert.device_id for row in found[:limit]})
@@ -149,6 +164,49 @@ async def alerts(
         limit=limit,
         next_parameters=lambda row: {"cursor": AlertsCursor(row.alert.alert_id).encode()},
         as_json=lambda row: _row(row, present.get(row.alert.device_id)),
+    )
+
+
+@list_files(router, "/alerts", _EXAMPLE, summary="Alerts", responses={503: UNAVAILABLE})
+async def alerts_file(
+    *,
+    request: Request,
+    state: _State = AlertState.OPEN,
+    rule: _Rule = None,
+    device_id: _Device = None,
+    acknowledged: _Acknowledged = None,
+    folded: _Folded = None,
+    cursor: paging.CursorText = None,
+    file_format: FileFormat,
+) -> Response:
+    """All rows from the cursor on."""
+    query = _query(state, rule, device_id, cursor, limits.PAGE_MAX)
+    pages = _pages(state_of(request), query, acknowledged, folded)
+    return await file_response(file_format, "alerts", list(_EXAMPLE), pages)
+
+
+async def _pages(
+    state: State, query: AlertQuery, is_acknowledged: bool | None, is_folded: bool | None
+) -> AsyncIterator[Rows]:
+    while True:
+        found = await find(state, query, is_acknowledged, is_folded)
+        present = await _present(state, {row.alert.device_id for row in found})
+        yield [_row(row, present.get(row.alert.device_id)) for row in found]
+        if len(found) < query.limit:
+            return
+        query = replace(query, before=found[-1].alert.alert_id)
+
+
+def _query(
+    state: AlertState, rule: Rule | None, device_id: str | None, cursor: str | None, limit: int
+) -> AlertQuery:
+    end = AlertsCursor.decode(cursor)
+    return AlertQuery(
+        limit=limit,
+        is_open=_IS_OPEN[state],
+        rule=rule,
+        device_id=device_id,
+        before=None if end is None else end.alert_id,
     )
 
 

@@ -1,5 +1,7 @@
 """`/api/commands`: what was asked of devices, and how far that is."""
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -8,11 +10,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from api import commanding, paging
+from api.directory.reading import FileFormat
+from api.list_files import Rows, file_response, list_files
 from api.models import DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_responses
 from api.paging import list_page
 from api.parameters import StrictRoute
-from api.state import state_of
+from api.state import State, state_of
 from pisync import limits
 from pisync.domain.commands import ID_PATTERN, CommandKind, CommandState
 from pisync.stores.interfaces.commands import CommandQuery
@@ -95,29 +99,27 @@ CommandId = Annotated[
 _UNKNOWN: Final = declare("There is no command with this id.")
 
 
+_Device = Annotated[DeviceIdFilter, Query(description="Only commands to this device.")]
+_State = Annotated[
+    CommandState | None,
+    WithJsonSchema({"type": "string", "enum": list(CommandState)}),
+    Query(description="Only commands in this state."),
+]
+
+
 @router.get(
     "/commands", summary="Commands, newest first", response_model=None, responses=list_responses(Commands)
 )
 async def commands(
     *,
     request: Request,
-    device_id: Annotated[DeviceIdFilter, Query(description="Only commands to this device.")] = None,
-    state: Annotated[
-        CommandState | None,
-        WithJsonSchema({"type": "string", "enum": list(CommandState)}),
-        Query(description="Only commands in this state."),
-    ] = None,
+    device_id: _Device = None,
+    state: _State = None,
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
     """Newest first by when they were requested. A device has at most one that is not over."""
-    end = CommandsCursor.decode(cursor)
-    query = CommandQuery(
-        limit=limit + 1,
-        device_id=device_id,
-        state=state,
-        before=None if end is None else end.command_id,
-    )
+    query = _query(device_id, state, cursor, limit + 1)
     return list_page(
         request,
         "commands",
@@ -125,6 +127,36 @@ async def commands(
         limit=limit,
         next_parameters=lambda command: {"cursor": CommandsCursor(command.command_id).encode()},
         as_json=commanding.as_json,
+    )
+
+
+@list_files(router, "/commands", EXAMPLE, summary="Commands", responses={503: UNAVAILABLE})
+async def commands_file(
+    *,
+    request: Request,
+    device_id: _Device = None,
+    state: _State = None,
+    cursor: paging.CursorText = None,
+    file_format: FileFormat,
+) -> Response:
+    """All rows from the cursor on."""
+    query = _query(device_id, state, cursor, limits.PAGE_MAX)
+    return await file_response(file_format, "commands", list(EXAMPLE), _pages(state_of(request), query))
+
+
+async def _pages(state: State, query: CommandQuery) -> AsyncIterator[Rows]:
+    while True:
+        found = await state.commands.find(query)
+        yield [commanding.as_json(each) for each in found]
+        if len(found) < query.limit:
+            return
+        query = replace(query, before=found[-1].command_id)
+
+
+def _query(device_id: str | None, state: CommandState | None, cursor: str | None, limit: int) -> CommandQuery:
+    end = CommandsCursor.decode(cursor)
+    return CommandQuery(
+        limit=limit, device_id=device_id, state=state, before=None if end is None else end.command_id
     )
 
 

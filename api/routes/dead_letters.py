@@ -2,10 +2,11 @@
 
 import base64
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -15,6 +16,8 @@ from starlette.exceptions import HTTPException
 
 from api import paging
 from api.corrections import offset_text
+from api.directory.reading import FileFormat
+from api.list_files import Rows, file_response, list_files
 from api.models import Count, DeviceId, DeviceIdFilter, NextUrl
 from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_responses
 from api.paging import list_page
@@ -287,6 +290,56 @@ async def dead_letters(
             for one in await state_of(request).dead_letters.dropped(filters.device_id)
         ],
     )
+
+
+_FILE_EXAMPLE: Final[dict[str, Any]] = {
+    "id": "0" * 32,
+    "reason": Reason.CLOCK_AHEAD,
+    "detail": "timestamp is more than 10 minutes ahead",
+    "rejected": 1,
+    "holds": Holds.EVENTS,
+    "topic": "pisync/v1/devices/PB-000123/sync",
+    "device_id": "PB-000123",
+    "received_at": "2026-11-20T05:24:10.000Z",
+    "last_received_at": "2026-11-20T05:24:10.000Z",
+    "size_bytes": 180,
+    "replayed_at": None,
+    "replay_outcome": None,
+    "corrections": [],
+    "preview": {"encoding": "text", "content": "{}", "truncated": False},
+}
+
+
+@list_files(
+    router,
+    "/dead-letters",
+    _FILE_EXAMPLE,
+    summary="What could not be taken in",
+    responses={503: UNAVAILABLE},
+)
+async def dead_letters_file(
+    *,
+    request: Request,
+    filters: TheseFilters,
+    cursor: paging.CursorText = None,
+    file_format: FileFormat,
+) -> Response:
+    """All rows from the cursor on, without whole payloads; `preview` and `topic` may hold anything."""
+    end = DeadLettersCursor.decode(cursor)
+    query = DeadLetterQuery(
+        **asdict(filters.chosen), limit=limits.PAGE_MAX, position=None if end is None else end.position()
+    )
+    pages = _pages(state_of(request), query)
+    return await file_response(file_format, "dead-letters", list(_FILE_EXAMPLE), pages)
+
+
+async def _pages(state: State, query: DeadLetterQuery) -> AsyncIterator[Rows]:
+    while True:
+        found = await state.dead_letters.find(query)
+        yield [msgspec.to_builtins(_row(each)) for each in found]
+        if len(found) < query.limit:
+            return
+        query = replace(query, position=DeadLettersCursor.of(found[-1]).position())
 
 
 @router.delete(

@@ -1,6 +1,6 @@
 """`/api/site/{site_id}/activity`: what the devices of a site did day by day, and how fast their line was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from statistics import median
 from typing import Annotated, Any, Final
 
@@ -9,7 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api import fleet_truth, models
-from api.fleet_truth import Truth, loaded_fleet
+from api.directory.reading import FileFormat
+from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet
+from api.list_files import Rows, file_response, list_files
 from api.openapi import LOADING, PARAMETERS, UNEXPECTED, with_example
 from api.parameters import StrictRoute
 from api.routes.site import UNKNOWN, SiteId, known_site
@@ -86,6 +88,9 @@ _EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
+_Days = Annotated[int, Query(ge=1, le=limits.ACTIVITY_DAYS_MAX, description="How many, back from today.")]
+
+
 @router.get(
     "/site/{site_id}/activity",
     summary="One site: its events day by day",
@@ -98,18 +103,38 @@ _EXAMPLE: Final[dict[str, Any]] = {
         503: LOADING,
     },
 )
-async def activity(
-    *,
-    request: Request,
-    site_id: SiteId,
-    days: Annotated[
-        int, Query(ge=1, le=limits.ACTIVITY_DAYS_MAX, description="How many, back from today.")
-    ] = limits.DAYS_TOLD,
-) -> Response:
+async def activity(*, request: Request, site_id: SiteId, days: _Days = limits.DAYS_TOLD) -> Response:
     """Counted when it is asked, of the devices that the site has now, retired ones too, of at most 500.
 
     An event that came late is in the day on which it happened.
     """
+    answer = await _activity(request, site_id, days)
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+@list_files(
+    router,
+    "/site/{site_id}/activity",
+    _EXAMPLE["days"][0],
+    summary="One site: its events day by day",
+    headers=FILE_HEADERS,
+    responses={404: UNKNOWN},
+)
+async def activity_file(
+    *, request: Request, site_id: SiteId, days: _Days = limits.DAYS_TOLD, file_format: FileFormat
+) -> Response:
+    """A row a day, ascending, today the last; empty where nothing is counted."""
+    answer = await _activity(request, site_id, days)
+
+    async def pages() -> AsyncIterator[Rows]:
+        yield answer["days"]
+
+    name = f"site-{answer['site_id'] or 'none'}-activity"
+    columns = list(DayOfSite.model_fields)
+    return await file_response(file_format, name, columns, pages(), file_headers(request))
+
+
+async def _activity(request: Request, site_id: str, days: int) -> dict[str, Any]:
     own, counted = known_site(request, site_id)
     state = state_of(request)
     now_ms = to_ms(clock.now())
@@ -144,7 +169,7 @@ async def activity(
         "usual_speed": usual,
         "why": None if found.next is None else why,
     }
-    return Response(msgspec.json.encode(answer | truth), media_type="application/json")
+    return answer | truth
 
 
 def _told(

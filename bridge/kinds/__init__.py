@@ -4,7 +4,8 @@ The intake bounds, orders and acknowledges messages of every kind alike; a kind 
 makes what it is given durable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from bridge.kinds.sync_events import SyncEvents
@@ -34,7 +35,17 @@ class Kind(Protocol):
 
 
 def kinds_of_messages(
-    *, events: EventStore, dead_letters: DeadLetterStore, projector: Projector, metrics: Metrics
+    *,
+    events: EventStore,
+    dead_letters: DeadLetterStore,
+    projector: Projector,
+    metrics: Metrics,
+    now: Callable[[], datetime] | None = None,
 ) -> tuple[Kind, ...]:
-    """Every kind, a row each; the first also gets what no other takes."""
-    return (SyncEvents(events=events, dead_letters=dead_letters, projector=projector, metrics=metrics),)
+    """Every kind, a row each; the first also gets what no other takes.
+
+    `now` tells the time by which what comes in is judged; None: this machine's.
+    """
+    return (
+        SyncEvents(events=events, dead_letters=dead_letters, projector=projector, metrics=metrics, now=now),
+    )

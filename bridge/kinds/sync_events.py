@@ -5,7 +5,7 @@ projection.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -46,8 +46,15 @@ class SyncEvents:
     topic_filter: Final = topics.SHARED_SYNC_FILTER
 
     def __init__(
-        self, *, events: EventStore, dead_letters: DeadLetterStore, projector: Projector, metrics: Metrics
+        self,
+        *,
+        events: EventStore,
+        dead_letters: DeadLetterStore,
+        projector: Projector,
+        metrics: Metrics,
+        now: Callable[[], datetime] | None,
     ) -> None:
+        self._now = now
         self._events = events
         self._dead_letters = dead_letters
         self._projector = projector
@@ -61,7 +68,7 @@ class SyncEvents:
         with self._projector.receive() as reception:
             while len(answers) < len(messages):
                 # Not by the time of receipt, which never goes backwards and so may be ahead of the clock.
-                deliveries = _decode_some(messages, len(answers), clock.now())
+                deliveries = _decode_some(messages, len(answers), (self._now or clock.now)())
                 of_now, of_before = await self._store(deliveries, reception.received_at)
                 stored += of_now
                 duplicates += of_before

@@ -1,18 +1,33 @@
 """The two clocks: when they count as apart, when messages wait, and which clock judges an event."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any, cast
 
+import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.clock_watch import ClockWatch
+from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
+from bridge.projection.projector import Projector
 from pisync import limits
+from pisync.clock import to_ms
+from pisync.domain.events import SyncEvent
 from pisync.errors import MongodbUnavailable
+from pisync.mqtt.messages import Message
 from pisync.settings import BridgeSettings
+from pisync.stores.interfaces.dead_letters import DeadLetterQuery
+from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
-from tests.support.samples import NOW
+from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
+from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
+from tests.support.reception import reception_clock
+from tests.support.samples import NOW, event_at
 from tests.support.waiting import until
 
 MAX_S = limits.CLOCK_DIFFERENCE_S_MAX
@@ -150,3 +165,68 @@ def test_the_difference_is_a_metric() -> None:
     times.set_by_s = -300
     asyncio.run(watch.check())
     assert b"\npisync_bridge_clock_difference_seconds -300.0" in times.metrics.exposition()
+
+
+@given(set_by_s=SECONDS, later_s=st.floats(0, 1e5))
+def test_a_reading_that_is_wrong_is_never_judged_by(set_by_s: float, later_s: float) -> None:
+    times = Times()
+    watch = times.watch()
+    assert watch.right_now() == NOW + timedelta(seconds=times.elapsed_s), "before MongoDB was asked"
+    assert asyncio.run(watch.check())
+    times.elapsed_s += later_s
+    times.set_by_s = set_by_s  # right after somebody vouched for it
+    right = NOW + timedelta(seconds=times.elapsed_s)
+    ours = right + timedelta(seconds=set_by_s)
+    told = watch.right_now()
+    assert abs(told - right) <= timedelta(seconds=MAX_S + 0.01)
+    if abs(set_by_s) < MAX_S - 0.01:
+        assert abs(told - ours) <= timedelta(milliseconds=2)
+    elif abs(set_by_s) > MAX_S + 0.01:
+        assert abs(told - right) <= timedelta(milliseconds=2)
+
+
+async def test_a_clock_that_is_set_in_the_middle_of_a_batch_rejects_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ELEMENTS_MAX", 1)
+    monkeypatch.setattr(limits, "MESSAGES_DECODED_AT_ONCE", 1)
+    times = Times()
+    watch = times.watch()
+    await watch.check()
+
+    class SetBack(MemoryEventStore):
+        """While it stores the first part of a batch, the clock is set back by years."""
+
+        async def insert(self, events: Sequence[SyncEvent], received_at: datetime) -> list[InsertOutcome]:
+            times.set_by_s = -400 * 86_400
+            return await super().insert(events, received_at)
+
+    store, dead_letters = SetBack(), MemoryDeadLetterStore()
+    projector = Projector(
+        projection=MemoryProjection(),
+        alerts=cast("Any", None),
+        metrics=times.metrics,
+        reception_clock=reception_clock(),
+    )
+    [kind] = kinds_of_messages(
+        events=store,
+        dead_letters=dead_letters,
+        projector=projector,
+        metrics=times.metrics,
+        now=watch.right_now,
+    )
+    messages = [
+        Message(
+            topic=f"pisync/v1/devices/{sent.device_id}/sync",
+            payload=msgspec.json.encode(sent),
+            packet_id=None,
+            response_topic=None,
+            correlation_data=None,
+            connection=cast("Any", None),
+            size_bytes=100,
+        )
+        for sent in (event_at(to_ms(NOW) - number, "PB-1") for number in range(3))
+    ]
+    await kind.keep(messages)
+    assert len(store.events) == 3
+    assert await dead_letters.find(DeadLetterQuery(limit=1)) == []

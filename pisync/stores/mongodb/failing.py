@@ -65,16 +65,20 @@ async def _since(events: Events, device_ids: Collection[str], in_a_row: int) -> 
         {"$limit": in_a_row},
         {"$project": {"_id": "$_id.timestamp"}},
     ]
-    its_base: list[Document] = [
-        {"$match": {"$expr": {"$eq": ["$_id", {"bucket": "$$bucket", "device_id": "$$device_id"}]}}},
-        {"$project": {"_id": 0, "state": 1}},
-    ]
-    devices = [{"device_id": device_id, "bucket": bucket_of(device_id)} for device_id in device_ids]
+    keys = [{"bucket": bucket_of(device_id), "device_id": device_id} for device_id in device_ids]
+    devices = [{**key, "key": key} for key in keys]
     let = {"bucket": "$bucket", "device_id": "$device_id"}
     pipeline: list[Document] = [
         {"$documents": devices},
         {"$lookup": {"from": events.name, "let": let, "pipeline": newest, "as": "failures"}},
-        {"$lookup": {"from": bases.COLLECTION, "let": let, "pipeline": its_base, "as": "base"}},
+        {
+            "$lookup": {
+                "from": bases.COLLECTION,
+                "localField": "key",
+                "foreignField": "_id",
+                "as": "base",
+            }
+        },
         {"$match": {"$or": [{"failures": {"$size": in_a_row}}, {"base": {"$size": 1}}]}},
         {"$project": {"device_id": 1, "failures": "$failures._id", "base": {"$first": "$base.state"}}},
     ]
