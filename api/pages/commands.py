@@ -1,5 +1,6 @@
 """`/commands`: what was asked of devices, and whether it worked."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
@@ -13,6 +14,7 @@ from api.routes import commands
 from api.state import State, state_of
 from pisync import limits
 from pisync.domain.commands import CommandState
+from pisync.domain.directory import Site
 from pisync.errors import Part
 
 router = page_router()
@@ -39,11 +41,20 @@ async def commands_page(
         polls=True,
         told=told,
         rows=answer["commands"],
+        site_names={
+            site_id: entry.name for site_id, entry in _sites(request, answer["commands"]) if entry.name
+        },
         next=answer["next"],
         states=[each.value for each in CommandState],
         counts=counts.value,
         counted_max=None if device_id else limits.COMMANDS_COUNTED_MAX,
     )
+
+
+def _sites(request: Request, rows: Sequence[dict[str, Any]]) -> list[tuple[str, Site]]:
+    """What the directory says of the sites of these commands."""
+    entries = state_of(request).fleet.fleet.sites.entries
+    return [(site, entries[site]) for site in {row["site"] for row in rows} if site in entries]
 
 
 async def _counts(state: State, device_id: str | None) -> dict[str, int]:

@@ -152,7 +152,9 @@ def read_members(kind: Kind, given: Mapping[str, object]) -> tuple[dict[str, Any
 
 def as_json(entry: Entry) -> dict[str, Any]:
     """The entry's members as JSON has them, the id first."""
-    members = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    values = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    # With lists, as what was stored comes back: else the same would not be equal.
+    members = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     if isinstance(entry, DirectoryDevice) and entry.muted_until is not None:
         members["muted_until"] = rfc3339(entry.muted_until)
     return members

@@ -115,7 +115,9 @@ def test_what_is_told_is_read_as_it_was(told: tuple[Kind, Entry]) -> None:
     """As JSON, as cells, and as it waits in an import."""
     kind, entry = told
     as_json = directory.as_json(entry)
-    members, faults = directory.read_members(kind, msgspec.json.decode(msgspec.json.encode(as_json)))
+    as_kept = msgspec.json.decode(msgspec.json.encode(as_json))
+    assert as_kept == as_json
+    members, faults = directory.read_members(kind, as_kept)
     assert not faults
     assert directory.changed(directory.new(kind, directory.entry_id(entry)), members) == entry
     cells = {name: member.cell(getattr(entry, name)) for name, member in MEMBERS[kind].items()}
