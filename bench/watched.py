@@ -92,7 +92,7 @@ def _results(plain: Sequence[Drain], looked_at: Sequence[_Watched], devices: int
         f" {ratios}; {' and '.join(_PATHS)} in turn, {sum(statuses.values()):,} fragments, by status"
         f" {dict(statuses)}, p95 {percentile(fragments_ms, 95):.0f} ms; the api kept"
         f" {median(each.api_cores for each in looked_at):.2f} cores busy, and who reads the pages, on the"
-        f" same machine, {pages_cores:.2f}",
+        f" same machine, {pages_cores:.3f}",
     )
     yield Result(
         name=f"drain with {PAGES} pages open: ticks a second of the page that had fewest",

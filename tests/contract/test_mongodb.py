@@ -98,6 +98,8 @@ async def test_events_that_do_not_lie_as_they_came_are_replayed_by_their_keys(
     batches = [batch async for batch in store.replay(None)]
     buckets = [batch.bucket for batch in batches if batch.bucket is not None]
     assert (sum(map(len, batches)), buckets) == (30 * len(minutes), sorted(buckets))
+    await database.sync_events.drop_index("received_at")
+    assert len(await replayed(store, None)) == 30 * len(minutes)
 
 
 async def test_what_a_replay_holds_goes_by_bucket_and_is_bounded(

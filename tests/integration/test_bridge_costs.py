@@ -220,7 +220,7 @@ async def test_a_rebuild_reads_each_event_once_and_merges_each_device_once(
     assert sum([count async for count in replay.run()]) == devices * days
     # Some to learn in which order the documents lie, one how far it goes; the read ends with a reply that is
     # not full; the last is for what deleted events came to.
-    looks = ["aggregate", *["find"] * limits.REPLAY_PLACES_LOOKED_AT]
+    looks = ["listIndexes", "aggregate", *["find"] * limits.REPLAY_PLACES_LOOKED_AT]
     assert costs.commands.names == [*looks, "find", "find", *["getMore"] * (devices * days // 250), "find"]
     # The devices of a bucket are all of one shard: one call of the script for up to `limits.MERGED_AT_ONCE`.
     assert len(costs.packets) <= limits.BUCKETS

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.projection.replay import Replay
@@ -93,6 +93,7 @@ async def replay(store: ChoppedEventStore, projection: MemoryProjection, start_m
             return replay
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 999),
     st.sets(st.integers(1, 30), max_size=5),

@@ -32,8 +32,11 @@ _OPTIONS: Final[CodecOptions[Document]] = CodecOptions()
 async def lie_as_they_came(events: AsyncCollection[Document]) -> bool:
     """Whether events that came one after the other mostly lie near each other on disk, by a sample.
 
-    Those do not that were migrated from the first version, or moved from one shard to another.
+    Those do not that were migrated from the first version, or moved from one shard to another. Without the
+    index over when they came, as after a restore without indexes, they cannot be read so.
     """
+    if "received_at" not in await events.index_information():
+        return False
     sample = await events.aggregate(
         [{"$sample": {"size": limits.REPLAY_PLACES_LOOKED_AT}}, {"$project": {"received_at": 1}}]
     )
