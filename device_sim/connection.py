@@ -175,10 +175,13 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def disconnect(self, *, session_expiry_s: int | None) -> None:
-        """Say goodbye, after everything written so far, and close."""
+        """Say goodbye, after everything written so far, and have the broker close the connection.
+
+        Were we to close it, a PUBACK that comes later would reset it, and the broker might never read this.
+        """
         self._outgoing.append(packets.disconnect(self._version, session_expiry_s=session_expiry_s))
         self.flush()
-        self.end(Ended(why="the device is done", is_wanted=True))
+        self._ended = Ended(why="the device is done", is_wanted=True)
 
     def end(self, ended: Ended) -> None:
         """Close; the owner hears of it when the connection is closed."""

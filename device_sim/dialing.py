@@ -156,15 +156,15 @@ class Dialer:
         made = socket.socket(family, socket.SOCK_STREAM)
         try:
             made.setblocking(False)
-            # Else `bind` looks for a port that is free for every peer, which takes milliseconds among thousands.
+            # Else `bind` looks for a port that is free for every peer: milliseconds among thousands.
             made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             made.bind((local, 0))
             await self._loop.sock_connect(made, found[0][4])
-            name = None if tls is None else host
-            await self._loop.create_connection(lambda: connection, sock=made, ssl=tls, server_hostname=name)
         except BaseException:
             made.close()
             raise
+        name = None if tls is None else host
+        await self._loop.create_connection(lambda: connection, sock=made, ssl=tls, server_hostname=name)
 
 
 def _told(error: OSError) -> str:

@@ -270,7 +270,7 @@ class Runner:
         if self._device.is_idle and not self._live:
             self._end_period(connection)
             return
-        is_waiting = not (self._device.has_unsent or self._live or connection.awaiting)
+        is_waiting = self._device.inflight > 0 and not connection.awaiting
         self._enter(State.WAITING if is_waiting else State.ONLINE)
         self._rest(connection)
 

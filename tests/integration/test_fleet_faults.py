@@ -197,7 +197,7 @@ async def test_processes_share_the_fleet_and_its_summary_is_json(mqtt_url: str) 
     summary = msgspec.json.decode(output, type=Summary)
     assert len(bridge.events) == summary.events == 140
     assert (summary.unconfirmed, summary.devices) == (0, 7)
-    assert summary.faults["duplicates"] == summary.messages / 2 == summary.receipts_ignored
+    assert summary.faults["duplicates"] == summary.messages / 2 >= summary.receipts_ignored > 0
     assert b"7 done" in told
 
 

@@ -21,7 +21,7 @@ from cli import auditing
 from cli.api_client import ApiClient
 from device_sim import runner
 from device_sim.fleet import Fleet
-from device_sim.scenario import Story
+from device_sim.scenario import Scenario, Story
 from device_sim.scenarios import bundled
 from device_sim.scenarios.planned import PlannedScenario
 from local_stack import ports
@@ -46,7 +46,7 @@ DEVICES_OF = {"year": 5}
 class Ran:
     """A fleet that ran, and when."""
 
-    scenario: PlannedScenario
+    scenario: PlannedScenario | Scenario
     fleet: Fleet
     began_ms: int
     ended_ms: int
@@ -72,10 +72,13 @@ class Stack:
         return found, said.getvalue()
 
 
-async def run(name: str, mqtt_url: str) -> Ran:
-    began_ms = to_ms(clock.now())
+def bundled_scenario(name: str) -> PlannedScenario:
     devices = DEVICES_OF.get(name, DEVICES)
-    scenario = PlannedScenario(bundled.load(name), seed=1, now_ms=began_ms, devices=devices)
+    return PlannedScenario(bundled.load(name), seed=1, now_ms=to_ms(clock.now()), devices=devices)
+
+
+async def run(scenario: PlannedScenario | Scenario, mqtt_url: str) -> Ran:
+    began_ms = to_ms(clock.now())
     fleet = Fleet(scenario, MqttAddress(mqtt_url), puback_timeout_s=5, receipt_timeout_s=5)
     await fleet.run()
     return Ran(scenario=scenario, fleet=fleet, began_ms=began_ms, ended_ms=to_ms(clock.now()))
@@ -117,7 +120,7 @@ async def stack(
             await until(ready)
             names = bundled.names()
             with hurrying():
-                ran = await asyncio.gather(*(run(name, mosquitto.url) for name in names))
+                ran = await asyncio.gather(*(run(bundled_scenario(name), mosquitto.url) for name in names))
             yield Stack(
                 mqtt_url=mosquitto.url,
                 api_url=f"http://127.0.0.1:{port}",
@@ -134,6 +137,14 @@ async def test_all_goes_in_and_is_known_as_it_was(stack: Stack, name: str) -> No
     assert found.devices == DEVICES_OF.get(name, DEVICES)
     assert found.events + found.left_out >= ran.scenario.events_total - ran.fleet.tally.must_be_rejected
     assert "all is as it was sent" in said
+
+
+async def test_a_fleet_without_a_scenario_is_audited_as_well(stack: Stack) -> None:
+    with hurrying():
+        ran = await run(Scenario(seed=5, now=clock.now(), devices=5, events=20), stack.mqtt_url)
+    found, said = await asyncio.to_thread(stack.audit, ran)
+    assert found.differences == 0, said
+    assert found.events == 100
 
 
 async def test_scenarios_did_what_they_are_there_for(stack: Stack) -> None:
@@ -153,7 +164,7 @@ async def test_scenarios_did_what_they_are_there_for(stack: Stack) -> None:
 class Altered:
     """The stories of a fleet, but for one that is told otherwise."""
 
-    scenario: PlannedScenario
+    scenario: PlannedScenario | Scenario
     changed: Callable[[Story], Story]
 
     @property
