@@ -71,11 +71,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
     (record, MAINTAIN, "pisync record hour.ndjson --duration 1h"),
-    (
-        replay,
-        MAINTAIN,
-        "pisync replay log.csv --map timestamp=Date,device_id=Unit --set total_errors=0 --zone Europe/Paris",
-    ),
+    (replay, MAINTAIN, "pisync replay hour.ndjson --speed 60 --rewrite-time"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
 )
 _GROUPS: Final = (
