@@ -173,6 +173,9 @@ def replay(
 
     A device's events keep their order. An interrupted replay goes on when the command is repeated. Exits
     with 0 when every event was confirmed, 1 when something was rejected or left out.
+
+    A log of a broadband monitor, first only looked at: pisync replay log.csv --dry-run --zone Europe/Paris
+    --map timestamp=Date,internet_speed=Down --set device_id=PB-9,total_files_synced=0,total_errors=0
     """
     from cli.replay import Asked, run  # noqa: PLC0415 - the other commands need none of it
 

@@ -95,6 +95,8 @@ class Mapped:
         self._times = times
         self._decimal_comma = decimal_comma
         self._constants = options.constants
+        self.lacks_errors = False
+        """Whether `errors` were text that cannot be taken apart, and so left away."""
         self.columns: dict[str, Column] = {
             member: _resolved(member, text, names) for member, text in options.columns.items()
         }
@@ -164,7 +166,9 @@ class Mapped:
         if member in _NUMBERS:
             return _number(member, value, factor, decimal_comma=self._decimal_comma)
         if member == "errors":
-            return _errors(value)
+            errors = _errors(value)
+            self.lacks_errors |= errors is None
+            return errors
         if not isinstance(value, str):
             return _plain(value) if member == "device_id" else value
         return value.strip()

@@ -28,6 +28,7 @@ from pisync.mqtt.messages import topic_pattern
 
 _MEMBERS: Final = frozenset(SyncEvent.__struct_fields__)
 _TOO_LONG: Final = f"the line has more than {limits.REPLAY_LINE_BYTES_MAX} bytes"
+_ERRORS_AS_TEXT: Final = "errors that are text"
 _SYNC: Final = topic_pattern(topics.SYNC_FILTER)
 # What a packet has beside its topic and payload: the Response Topic above all.
 _PACKET_BYTES_BESIDE: Final = 200
@@ -268,6 +269,8 @@ class Reader:
         except CellError as error:
             return left_out(line, Reason.SCHEMA, str(error))
         self._has_read = True
+        if mapped.lacks_errors and self.head is not None and _ERRORS_AS_TEXT not in self.head.unused:
+            self.head.unused.append(_ERRORS_AS_TEXT)
         return self._judge.entry(raw, line)
 
     def _recorded(self, line: Line) -> Content:

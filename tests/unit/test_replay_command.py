@@ -10,9 +10,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from cli.replay import Asked
+from cli.replay import Asked, _shift_ms
 from cli.replay_texts import time_left
+from device_sim.replay.items import Entry, Item
 from device_sim.replay.posting import Poster
+from device_sim.replay.preview import Preview
+from pisync import clock
+from pisync.clock import from_ms
 from pisync.errors import ConfigurationError
 from tests.support.samples import members
 
@@ -90,6 +94,19 @@ def test_a_recorder_takes_no_share_of_the_bridges(tmp_path: Path) -> None:
 
 def test_the_time_left_is_told_in_a_unit_that_fits() -> None:
     assert [time_left(seconds) for seconds in (5, 300, 9000)] == ["5 s left", "5 min left", "2.5 h left"]
+
+
+@pytest.mark.parametrize(("speed", "newest_s"), [(None, 0), (1, 3600), (60, 60), (0.5, 3600)])
+def test_moved_times_end_now_or_when_the_replay_ends(
+    speed: float | None, newest_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now", lambda: from_ms(10**12))
+    seen = Preview()
+    for at_ms in (5_000, 3_605_000, 7_000):
+        entry = Entry(line=1, device_id="PB-1", at_ms=at_ms, payload=b"")
+        seen.add(Item(entry, 0, 1), "log")
+    assert 3_605_000 + _shift_ms(seen, speed) == 10**12 + newest_s * 1000
+    assert _shift_ms(Preview(), speed) == 0
 
 
 def test_what_is_asked_has_a_default_for_everything_but_the_files() -> None:

@@ -231,6 +231,18 @@ def test_an_export_goes_in_without_what_it_adds_to_an_event_and_says_so() -> Non
     assert found.head.unused == ["outcome", "received_at"]
 
 
+def test_errors_that_are_text_are_left_away_and_that_is_said_and_a_list_is_taken() -> None:
+    header = b"device_id,timestamp,total_files_synced,total_errors,internet_speed,errors\n"
+    row = b"PB-1,2026-05-08T12:00:00Z,0,1,2,%s\n"
+    listed = b'"[{""code"":""E"",""message"":""m""}]"'
+    found = reader(PLAIN)
+    lines = read_lines(io.BufferedReader(io.BytesIO(header + row % b"E: m" + row % listed)))
+    events = [json.loads(one.payload) for one, _, _ in found.items(lines) if isinstance(one, Entry)]
+    assert [event.get("errors") for event in events] == [None, [{"code": "E", "message": "m"}]]
+    assert found.head is not None
+    assert found.head.unused == ["errors that are text"]
+
+
 def test_members_of_other_names_are_mapped() -> None:
     line = {"Unit": "PB-7", "When": "2026-05-08 12:00", "Down": "3.5", "files": 4}
     options = Options(

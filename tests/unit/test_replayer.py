@@ -333,6 +333,21 @@ def test_a_checkpoint_is_not_gone_on_with_for_another_wish(tmp_path: Path) -> No
         hold_to(start, asked(first, {"--zone": "Europe/Paris"}), tmp_path)
 
 
+async def test_what_times_are_moved_by_is_kept_before_anything_is_sent(tmp_path: Path) -> None:
+    what = plan(written(tmp_path / "a", [1]))
+    checkpoints.save(tmp_path / "checkpoint", Checkpoint(asked=asked(what, {}), shift_ms=60_000))
+    (tmp_path / "checkpoint").rename(tmp_path / "before")
+    one = replayer(what, Bridge(dies_after=0), tmp_path)
+    one._checkpoint.shift_ms = 60_000
+    with pytest.raises(Killed):
+        await one.run()
+    assert checkpoints.load(tmp_path / "checkpoint") == checkpoints.load(tmp_path / "before")
+    bridge = Bridge()
+    await replayer(what, bridge, tmp_path).run()
+    ((_, moment),) = bridge._stored
+    assert moment == from_ms(1_778_241_660_000)
+
+
 def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"{}")
     with pytest.raises(ConfigurationError, match="--restart"):
