@@ -76,11 +76,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (gateway, MAINTAIN, "pisync gateway PX-000001 PB-000123 PB-000124 --mqtt-url mqtts://mqtt.example.org"),
     (conformance, MAINTAIN, "pisync conformance --device PB-000123 --duration 1800"),
     (record, MAINTAIN, "pisync record hour.ndjson --duration 1h"),
-    (
-        replay,
-        MAINTAIN,
-        "pisync replay log.csv --map timestamp=Date,device_id=Unit --set total_errors=0 --zone Europe/Paris",
-    ),
+    (replay, MAINTAIN, "pisync replay hour.ndjson --speed 60 --rewrite-time"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
     (scenarios, MAINTAIN, "pisync scenarios school-day > mine.toml"),
 )
