@@ -498,6 +498,24 @@ async def test_two_workers_that_both_think_they_have_the_duty_tell_everything_on
     assert world.store.told == {}
 
 
+async def test_two_workers_that_see_an_incident_grow_at_different_times_tell_it_once(world: World) -> None:
+    other = world.worker()
+    start = world.incident(devices=5)
+    await world.incidents.open(start)
+    await asyncio.gather(world.duty.look(), other.look())
+    for minute, devices, worker in (
+        (11, 12, world.duty),
+        (12, 13, other),
+        (30, 25, other),
+        (31, 39, world.duty),
+    ):
+        world.minute = minute
+        await world.incidents.write(replaced(start, evidence=Evidence(devices, 40)))
+        await worker.look()
+    told = sorted(name.partition("@")[0] for name in world.store.notifications)
+    assert told == [f"incident:001:0:incident_{what}" for what in ("grew:1", "grew:2", "opened")]
+
+
 async def test_a_worker_that_lost_its_lease_long_ago_does_no_harm(world: World) -> None:
     """It believes that something is open which another one told as closed."""
     stale = world.worker()
