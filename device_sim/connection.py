@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         last = self._outgoing.pop()
         self._outgoing.append(last[: int(share * len(last))])
         self.flush()
-        self.end(Ended(why="broken on purpose", is_wanted=True))
+        self.end(Ended(why="broken on purpose"))
 
     def flush(self) -> None:
         """Send what was written, in one system call."""

@@ -97,6 +97,7 @@ class Dialer:
         opened = [each.connection for each in self._connected if each.connection is not None]
         made = [connection for connection in opened if connection.was_made]
         for connection in made:
+            connection.end(Ended(why="the fleet ended", is_wanted=True))
             connection.abort()
         while any(connection.is_there for connection in made):  # noqa: ASYNC110 - in a turn of the loop or two
             await asyncio.sleep(0)

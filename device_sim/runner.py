@@ -213,7 +213,7 @@ class Runner:
             self._attempts = 0
             self._go_on()
             return
-        self._host.tally.disconnects += 1
+        self._host.tally.disconnects += not ended.is_wanted
         self._enter(State.OFFLINE)
         self._attempts = 0 if len(self._device.spool) < self._spooled else self._attempts + 1
         self._host.timers.at(self._now_s() + backoff_s(self._random, self._attempts), self)
@@ -309,6 +309,8 @@ class Runner:
 
     def _finish(self) -> None:
         self._enter(State.DONE)
+        if self.connection is None:
+            self._host.timers.at(math.inf, self)
         is_first, self._is_finished = not self._is_finished, True
         self._host.finished(self, is_first=is_first)
 

@@ -25,18 +25,20 @@ class Timers:
         self._crashed = crashed
         self._heap: list[tuple[float, int, Sleeper]] = []
         self._entries = 0
+        self._is_closed = False
         self._handle: asyncio.TimerHandle | None = None
         self._handle_s = math.inf
 
     def at(self, due_s: float, sleeper: Sleeper) -> None:
         """Wake it then, and not before."""
         sleeper.due_s = due_s
-        if due_s < sleeper.scheduled_s:
+        if due_s < sleeper.scheduled_s and not self._is_closed:
             self._push(due_s, sleeper)
             self._arm()
 
     def close(self) -> None:
         """Wake nobody any more."""
+        self._is_closed = True
         self._heap.clear()
         if self._handle is not None:
             self._handle.cancel()

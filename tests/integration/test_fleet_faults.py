@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from device_sim.faults import Fault
 from device_sim.fleet import Fleet
 from device_sim.report import Summary
+from device_sim.runner import Runner
 from device_sim.scenario import Faults, Scenario, Story, Stray
 from device_sim.tally import State, Tally, total
 from local_stack.process import running
 from local_stack.servers import MosquittoServer
+from pisync import limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
 from pisync.domain.presence import StatusMessage, read_status
@@ -172,6 +175,27 @@ async def test_what_no_spool_takes_is_counted_and_not_waited_for(mqtt_url: str) 
     assert counters.overflowed > 0
     assert fleet.unconfirmed == 0
     assert counters.confirmed == 160 + fleet.tally.replayed - counters.overflowed
+
+
+async def test_a_device_that_is_done_does_not_connect_again(
+    mqtt_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even when the time is over in which its connection had to be closed."""
+    monkeypatch.setattr(limits, "CONNECT_TIMEOUT_S", 0.4)
+    dialed: list[str] = []
+
+    class Watched(Fleet):
+        def dial(self, runner: Runner) -> None:
+            dialed.append(runner.device_id)
+            super().dial(runner)
+
+    scenario = Scenario(seed=6, now=NOW, devices=12, events=20)
+    fleet = Watched(scenario, MqttAddress(mqtt_url), connections=1)
+    async with StandIn(mqtt_url).running():
+        await fleet.run()
+    assert fleet.tally.disconnects == 0
+    stories = [scenario.story(place) for place in range(12)]
+    assert Counter(dialed) == {story.device_id: len(story.periods) for story in stories}
 
 
 async def test_devices_that_stay_are_all_connected_at_one_time(mqtt_url: str) -> None:
