@@ -8,14 +8,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from cli.conformance import Watch, collect
 from device_sim.conformance import Rule, Seen, judge
+from local_stack.servers import MosquittoServer
 from pisync import clock
-from pisync.domain import topics
+from pisync.domain import receipts, topics
+from pisync.domain.events import Reason, Rejection
 from pisync.settings import CommonSettings
 from tests.support.example_devices import (
     DEVICES,
@@ -133,8 +136,8 @@ async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: li
     assert device.waiting() == EVENTS + 2
 
     await world.bridge.kill()
-    device.receipt_wait_s = 1
-    assert await ended(device.once(run_s=3)) == 1
+    device.receipt_wait_s = device.shortest_receipt_wait_s
+    assert await ended(device.once(run_s=5)) == 1
     device.receipt_wait_s = RECEIPT_WAIT_S
     assert device.waiting() == EVENTS + 2
 
@@ -188,3 +191,51 @@ async def test_a_bad_device_is_told_each_of_its_faults(world: World) -> None:
     }
     assert {rule: broken.get(rule) for rule in expected} == expected
     assert [each.why for each in verdicts[Rule.QOS].evidence] == ["published at QoS 0", "published at QoS 2"]
+
+
+@pytest.mark.parametrize("kind", DEVICES, ids=lambda kind: kind.name)
+async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_groups(
+    kind: type[ExampleDevice], mosquitto_server: MosquittoServer, tmp_path: Path
+) -> None:
+    device = kind(tmp_path / "device", DEVICE, mosquitto_server.port)
+    device.spool.parent.mkdir()
+    if isinstance(device, CDevice):
+        device.compile()
+    assert await ended(device.record(20, 1, 3.2)) == 0
+    events = list(backlog(9))
+    device.fill(events)
+    bad = {event["timestamp"] for event in events if event["timestamp"][15] in "0124"}
+    sizes: list[int] = []
+
+    async def answer(client: aiomqtt.Client) -> None:
+        """As a bridge that takes no first message, and of the others rejects some events, as groups."""
+        async for message in client.messages:
+            sent = json.loads(message.payload) if isinstance(message.payload, bytes) else []
+            sent = sent if isinstance(sent, list) else [sent]
+            sizes.append(len(sent))
+            places = [place for place, event in enumerate(sent) if event["timestamp"] in bad]
+            rejections = [receipts.group(Reason.CLOCK_UNSET, places)] if places else []
+            whole = Rejection(index=None, reason=Reason.TOO_LARGE)
+            found = receipts.receipt(
+                stored=len(sent) - len(places) if len(sizes) > 1 else 0,
+                duplicates=0,
+                rejections=rejections if len(sizes) > 1 else [whole],
+            )
+            properties = Properties(PacketTypes.PUBLISH)
+            if hasattr(message.properties, "CorrelationData"):
+                properties.CorrelationData = message.properties.CorrelationData
+            _, token = topics.sync_source(str(message.topic))
+            reply_topic = topics.receipts(DEVICE, token)
+            await client.publish(reply_topic, receipts.encode(found), qos=1, properties=properties)
+
+    async with aiomqtt.Client(
+        "127.0.0.1", mosquitto_server.port, protocol=aiomqtt.ProtocolVersion.V5
+    ) as client:
+        await client.subscribe(f"{topics.sync(DEVICE)}/#", qos=1)
+        answering = asyncio.create_task(answer(client))
+        assert await ended(device.once(run_s=20)) == 3
+        answering.cancel()
+    assert sizes[0] == len(events) + 1
+    assert max(sizes[1:]) <= (sizes[0] + 1) // 2
+    assert device.waiting() == 0
+    assert device.rejected() == bad
