@@ -15,6 +15,7 @@ from paho.mqtt.properties import Properties
 
 from cli.conformance import Watch, collect
 from device_sim.conformance import Rule, Seen, judge
+from local_stack import ports
 from local_stack.servers import MosquittoServer
 from pisync import clock
 from pisync.domain import receipts, topics
@@ -30,7 +31,6 @@ from tests.support.example_devices import (
 )
 from tests.support.waiting import until
 from tests.support.world import World
-from tests.support.world import device as publisher
 
 DEVICE = "PB-000123"
 EVENTS = 2000
@@ -52,6 +52,11 @@ def backlog(count: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def publisher(broker: MosquittoServer) -> aiomqtt.Client:
+    """A client beside the device, to be connected."""
+    return aiomqtt.Client(ports.HOST, broker.port, protocol=aiomqtt.ProtocolVersion.V5)
+
+
 async def killed_in_the_middle(device: ExampleDevice) -> None:
     """Run it until a part of its backlog is confirmed, and kill it with SIGKILL."""
     child = await asyncio.create_subprocess_exec(*device.service())
@@ -70,7 +75,7 @@ async def test_a_device_to_copy_confirms_its_backlog(
     device = kind(tmp_path / "device", DEVICE, world.mosquitto.port)
     device.spool.parent.mkdir()
     seen: list[Seen] = []
-    async with watching(world, seen):
+    async with watching(world.mosquitto, seen):
         await lives_through_the_matrix(device, world, seen)
     verdicts = judge(DEVICE, seen, until=clock.now(), puback_wait_s=PUBACK_WAIT_S)
     # One event whose clock was not set, and one that no event may be, are in the backlog on purpose.
@@ -81,15 +86,15 @@ async def test_a_device_to_copy_confirms_its_backlog(
 
 
 @asynccontextmanager
-async def watching(world: World, seen: list[Seen]) -> AsyncIterator[None]:
+async def watching(broker: MosquittoServer, seen: list[Seen]) -> AsyncIterator[None]:
     """What `pisync conformance` sees of the device meanwhile."""
-    settings = CommonSettings(mqtt_url=world.mosquitto.url)
+    settings = CommonSettings(mqtt_url=broker.url)
     watch = Watch(
         settings=settings, device_id=DEVICE, duration_s=0, puback_wait_s=PUBACK_WAIT_S, as_json=False
     )
     collecting = asyncio.create_task(collect(watch, seen, None))
     probe = topics.receipts(DEVICE, "probe")
-    async with publisher(world) as client:
+    async with publisher(broker) as client:
 
         async def hears() -> bool:
             await client.publish(probe, b"", qos=1)
@@ -108,7 +113,7 @@ def has_answered(seen: list[Seen]) -> bool:
     return any(message.topic == topics.command_replies(DEVICE) for message in seen)
 
 
-async def asked_to_sync(world: World, seen: list[Seen]) -> None:
+async def asked_to_sync(broker: MosquittoServer, seen: list[Seen]) -> None:
     """Send a command until it is answered, as PiSync does, and twice at least: it is to be done once.
 
     The first two wait for the device in its session.
@@ -118,7 +123,7 @@ async def asked_to_sync(world: World, seen: list[Seen]) -> None:
     properties = Properties(PacketTypes.PUBLISH)
     properties.ResponseTopic = topics.command_replies(DEVICE)
     properties.CorrelationData = COMMAND.encode()
-    async with publisher(world) as client:
+    async with publisher(broker) as client:
         await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
         while not has_answered(seen):
             await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
@@ -144,7 +149,7 @@ async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: li
     await world.bridge.start()
     await world.said("connected", times=2)
     await killed_in_the_middle(device)
-    asking = asyncio.create_task(asked_to_sync(world, seen))
+    asking = asyncio.create_task(asked_to_sync(world.mosquitto, seen))
     try:
         assert await ended(device.once()) == 3
     finally:
@@ -159,12 +164,12 @@ async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: li
     assert sorted(reason for letter in letters for reason in letter["reasons"]) == ["clock_unset", "schema"]
 
 
-async def test_a_bad_device_is_told_each_of_its_faults(world: World) -> None:
+async def test_a_bad_device_is_told_each_of_its_faults(mosquitto_server: MosquittoServer) -> None:
     seen: list[Seen] = []
     event = next(backlog(1))
     asks = Properties(PacketTypes.PUBLISH)
     asks.ResponseTopic, asks.CorrelationData = topics.receipts(DEVICE), b"1"
-    async with watching(world, seen), publisher(world) as client:
+    async with watching(mosquitto_server, seen), publisher(mosquitto_server) as client:
 
         async def publish(
             body: object, qos: int = 1, retain: bool = False, asks: Properties | None = asks
@@ -228,9 +233,7 @@ async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_grou
             reply_topic = topics.receipts(DEVICE, token)
             await client.publish(reply_topic, receipts.encode(found), qos=1, properties=properties)
 
-    async with aiomqtt.Client(
-        "127.0.0.1", mosquitto_server.port, protocol=aiomqtt.ProtocolVersion.V5
-    ) as client:
+    async with publisher(mosquitto_server) as client:
         await client.subscribe(f"{topics.sync(DEVICE)}/#", qos=1)
         answering = asyncio.create_task(answer(client))
         assert await ended(device.once(run_s=20)) == 3
