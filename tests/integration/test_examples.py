@@ -120,7 +120,7 @@ async def asked_to_sync(broker: MosquittoServer, seen: list[Seen]) -> None:
     """
     expires = clock.rfc3339(clock.now() + timedelta(hours=1))
     order = json.dumps({"command": "sync_now", "id": COMMAND, "expires": expires})
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic = topics.command_replies(DEVICE)
     properties.CorrelationData = COMMAND.encode()
     async with publisher(broker) as client:
@@ -167,7 +167,7 @@ async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: li
 async def test_a_bad_device_is_told_each_of_its_faults(mosquitto_server: MosquittoServer) -> None:
     seen: list[Seen] = []
     event = next(backlog(1))
-    asks = Properties(PacketTypes.PUBLISH)
+    asks = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     asks.ResponseTopic, asks.CorrelationData = topics.receipts(DEVICE), b"1"
     async with watching(mosquitto_server, seen), publisher(mosquitto_server) as client:
 
@@ -226,8 +226,8 @@ async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_grou
                 duplicates=0,
                 rejections=rejections if len(sizes) > 1 else [whole],
             )
-            properties = Properties(PacketTypes.PUBLISH)
-            if hasattr(message.properties, "CorrelationData"):
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            if message.properties is not None and hasattr(message.properties, "CorrelationData"):
                 properties.CorrelationData = message.properties.CorrelationData
             _, token = topics.sync_source(str(message.topic))
             reply_topic = topics.receipts(DEVICE, token)
