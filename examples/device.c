@@ -649,7 +649,8 @@ static void serve(struct mosquitto *client, bool is_service, double end, int *at
     if (!ended && ready) {
         status(client, false, false);
         mosquitto_disconnect(client);
-        mosquitto_loop(client, 500, 1);
+        for (int i = 0; i < 10 && !ended; i++) /* or the broker would say it for us once more */
+            mosquitto_loop(client, 100, 1);
     }
 }
 

@@ -132,11 +132,12 @@ publish() { # $1 token; $SPOOL/sent/$1 holds: when to send again, PUBACKs that i
     [ -s "$SPOOL/sent/$1" ] && read -r due acknowledged attempts <"$SPOOL/sent/$1"
     # A clock that was set back must not make the wait longer than it can be.
     [ "$due" -gt "$now" ] && [ "$due" -lt $((now + 21600)) ] && return
+    # 1 more below, because this second may be nearly over.
     # shellcheck disable=SC2086
     if mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/sync/$1" -f "$SPOOL/messages/$1"; then
-        due=$((now + $(wait_s "$RECEIPT_WAIT_S" "$acknowledged" 14400))) acknowledged=$((acknowledged + 1)) attempts=0
+        due=$((now + 1 + $(wait_s "$RECEIPT_WAIT_S" "$acknowledged" 14400))) acknowledged=$((acknowledged + 1)) attempts=0
     else # no PUBACK
-        due=$((now + $(wait_s "$PUBACK_WAIT_S" "$attempts" 600))) attempts=$((attempts + 1))
+        due=$((now + 1 + $(wait_s "$PUBACK_WAIT_S" "$attempts" 600))) attempts=$((attempts + 1))
     fi
     echo "$due $acknowledged $attempts" >"$SPOOL/sent/$1"
 }

@@ -8,14 +8,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from cli.conformance import Watch, collect
 from device_sim.conformance import Rule, Seen, judge
+from local_stack import ports
+from local_stack.servers import MosquittoServer
 from pisync import clock
-from pisync.domain import topics
+from pisync.domain import receipts, topics
+from pisync.domain.events import Reason, Rejection
 from pisync.settings import CommonSettings
 from tests.support.example_devices import (
     DEVICES,
@@ -27,7 +31,6 @@ from tests.support.example_devices import (
 )
 from tests.support.waiting import until
 from tests.support.world import World
-from tests.support.world import device as publisher
 
 DEVICE = "PB-000123"
 EVENTS = 2000
@@ -49,6 +52,11 @@ def backlog(count: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def publisher(broker: MosquittoServer) -> aiomqtt.Client:
+    """A client beside the device, to be connected."""
+    return aiomqtt.Client(ports.HOST, broker.port, protocol=aiomqtt.ProtocolVersion.V5)
+
+
 async def killed_in_the_middle(device: ExampleDevice) -> None:
     """Run it until a part of its backlog is confirmed, and kill it with SIGKILL."""
     child = await asyncio.create_subprocess_exec(*device.service())
@@ -67,7 +75,7 @@ async def test_a_device_to_copy_confirms_its_backlog(
     device = kind(tmp_path / "device", DEVICE, world.mosquitto.port)
     device.spool.parent.mkdir()
     seen: list[Seen] = []
-    async with watching(world, seen):
+    async with watching(world.mosquitto, seen):
         await lives_through_the_matrix(device, world, seen)
     verdicts = judge(DEVICE, seen, until=clock.now(), puback_wait_s=PUBACK_WAIT_S)
     # One event whose clock was not set, and one that no event may be, are in the backlog on purpose.
@@ -78,15 +86,15 @@ async def test_a_device_to_copy_confirms_its_backlog(
 
 
 @asynccontextmanager
-async def watching(world: World, seen: list[Seen]) -> AsyncIterator[None]:
+async def watching(broker: MosquittoServer, seen: list[Seen]) -> AsyncIterator[None]:
     """What `pisync conformance` sees of the device meanwhile."""
-    settings = CommonSettings(mqtt_url=world.mosquitto.url)
+    settings = CommonSettings(mqtt_url=broker.url)
     watch = Watch(
         settings=settings, device_id=DEVICE, duration_s=0, puback_wait_s=PUBACK_WAIT_S, as_json=False
     )
     collecting = asyncio.create_task(collect(watch, seen, None))
     probe = topics.receipts(DEVICE, "probe")
-    async with publisher(world) as client:
+    async with publisher(broker) as client:
 
         async def hears() -> bool:
             await client.publish(probe, b"", qos=1)
@@ -105,17 +113,17 @@ def has_answered(seen: list[Seen]) -> bool:
     return any(message.topic == topics.command_replies(DEVICE) for message in seen)
 
 
-async def asked_to_sync(world: World, seen: list[Seen]) -> None:
+async def asked_to_sync(broker: MosquittoServer, seen: list[Seen]) -> None:
     """Send a command until it is answered, as PiSync does, and twice at least: it is to be done once.
 
     The first two wait for the device in its session.
     """
     expires = clock.rfc3339(clock.now() + timedelta(hours=1))
     order = json.dumps({"command": "sync_now", "id": COMMAND, "expires": expires})
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic = topics.command_replies(DEVICE)
     properties.CorrelationData = COMMAND.encode()
-    async with publisher(world) as client:
+    async with publisher(broker) as client:
         await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
         while not has_answered(seen):
             await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
@@ -133,15 +141,15 @@ async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: li
     assert device.waiting() == EVENTS + 2
 
     await world.bridge.kill()
-    device.receipt_wait_s = 1
-    assert await ended(device.once(run_s=3)) == 1
+    device.receipt_wait_s = device.shortest_receipt_wait_s
+    assert await ended(device.once(run_s=5)) == 1
     device.receipt_wait_s = RECEIPT_WAIT_S
     assert device.waiting() == EVENTS + 2
 
     await world.bridge.start()
     await world.said("connected", times=2)
     await killed_in_the_middle(device)
-    asking = asyncio.create_task(asked_to_sync(world, seen))
+    asking = asyncio.create_task(asked_to_sync(world.mosquitto, seen))
     try:
         assert await ended(device.once()) == 3
     finally:
@@ -156,12 +164,12 @@ async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: li
     assert sorted(reason for letter in letters for reason in letter["reasons"]) == ["clock_unset", "schema"]
 
 
-async def test_a_bad_device_is_told_each_of_its_faults(world: World) -> None:
+async def test_a_bad_device_is_told_each_of_its_faults(mosquitto_server: MosquittoServer) -> None:
     seen: list[Seen] = []
     event = next(backlog(1))
-    asks = Properties(PacketTypes.PUBLISH)
+    asks = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     asks.ResponseTopic, asks.CorrelationData = topics.receipts(DEVICE), b"1"
-    async with watching(world, seen), publisher(world) as client:
+    async with watching(mosquitto_server, seen), publisher(mosquitto_server) as client:
 
         async def publish(
             body: object, qos: int = 1, retain: bool = False, asks: Properties | None = asks
@@ -188,3 +196,49 @@ async def test_a_bad_device_is_told_each_of_its_faults(world: World) -> None:
     }
     assert {rule: broken.get(rule) for rule in expected} == expected
     assert [each.why for each in verdicts[Rule.QOS].evidence] == ["published at QoS 0", "published at QoS 2"]
+
+
+@pytest.mark.parametrize("kind", DEVICES, ids=lambda kind: kind.name)
+async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_groups(
+    kind: type[ExampleDevice], mosquitto_server: MosquittoServer, tmp_path: Path
+) -> None:
+    device = kind(tmp_path / "device", DEVICE, mosquitto_server.port)
+    device.spool.parent.mkdir()
+    if isinstance(device, CDevice):
+        device.compile()
+    assert await ended(device.record(20, 1, 3.2)) == 0
+    events = list(backlog(9))
+    device.fill(events)
+    bad = {event["timestamp"] for event in events if event["timestamp"][15] in "0124"}
+    sizes: list[int] = []
+
+    async def answer(client: aiomqtt.Client) -> None:
+        """As a bridge that takes no first message, and of the others rejects some events, as groups."""
+        async for message in client.messages:
+            sent = json.loads(message.payload) if isinstance(message.payload, bytes) else []
+            sent = sent if isinstance(sent, list) else [sent]
+            sizes.append(len(sent))
+            places = [place for place, event in enumerate(sent) if event["timestamp"] in bad]
+            rejections = [receipts.group(Reason.CLOCK_UNSET, places)] if places else []
+            whole = Rejection(index=None, reason=Reason.TOO_LARGE)
+            found = receipts.receipt(
+                stored=len(sent) - len(places) if len(sizes) > 1 else 0,
+                duplicates=0,
+                rejections=rejections if len(sizes) > 1 else [whole],
+            )
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            if message.properties is not None and hasattr(message.properties, "CorrelationData"):
+                properties.CorrelationData = message.properties.CorrelationData
+            _, token = topics.sync_source(str(message.topic))
+            reply_topic = topics.receipts(DEVICE, token)
+            await client.publish(reply_topic, receipts.encode(found), qos=1, properties=properties)
+
+    async with publisher(mosquitto_server) as client:
+        await client.subscribe(f"{topics.sync(DEVICE)}/#", qos=1)
+        answering = asyncio.create_task(answer(client))
+        assert await ended(device.once(run_s=20)) == 3
+        answering.cancel()
+    assert sizes[0] == len(events) + 1
+    assert max(sizes[1:]) <= (sizes[0] + 1) // 2
+    assert device.waiting() == 0
+    assert device.rejected() == bad

@@ -26,6 +26,8 @@ class ExampleDevice(ABC):
     """One example with a spool of its own, that sends to a broker on this machine."""
 
     name: str
+    shortest_receipt_wait_s: int = 1
+    """For a time in which none comes: a device that counts whole seconds needs a longer one."""
 
     def __init__(self, directory: Path, device_id: str, port: int) -> None:
         """Nothing is made yet; `directory` is to be the device's own."""
@@ -147,6 +149,7 @@ class ShellDevice(FileDevice):
     """device311.sh."""
 
     name = "device311.sh"
+    shortest_receipt_wait_s = 2
 
     def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says; it sends for as long as it is told, and has no service."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -267,11 +268,11 @@ def test_the_simulated_device_breaks_no_rule_however_it_is_treated(
     watched.connect()
     for number, step in enumerate(steps):
         doing: dict[str, Callable[[], None]] = {
-            "record": lambda number=number: watched.record(number),
+            "record": partial(watched.record, number),
             "answer": lambda: watched.answer(refused=False),
             "refuse": lambda: watched.answer(refused=True),
             "connect": watched.connect,
-            "command": lambda number=number: watched.command(number),
+            "command": partial(watched.command, number),
             "moment": lambda: watched.wait(0.1),
             "minutes": lambda: watched.wait(400),
             "hours": lambda: watched.wait(10 * 3600),

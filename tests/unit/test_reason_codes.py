@@ -9,7 +9,7 @@ from typing import Any
 import mqtt5
 import pytest
 
-from device_sim.device import PUBACK_TIMEOUT_S, RECEIPT_TIMEOUT_S, Device, Options, Wake
+from device_sim.device import PUBACK_TIMEOUT_S, RECEIPT_TIMEOUT_S, Device, Options, Publish, Wake
 from pisync.domain.events import Reason
 from pisync.mqtt import connection
 from tests.support.samples import event
@@ -104,6 +104,7 @@ def test_the_simulated_device_waits_after_a_puback_as_the_document_says(code: in
     device = Device("PB-1", random=Random(1), options=Options())
     device.record(event("PB-1"))
     published = device.connected(0.0)[0]
+    assert isinstance(published, Publish)
     wakes = [
         one.at_s for one in device.puback(published.correlation_data, code, 1.0) if isinstance(one, Wake)
     ]
