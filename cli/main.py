@@ -22,6 +22,7 @@ from cli.commands.devices import devices
 from cli.commands.directory import directory
 from cli.commands.export import export
 from cli.commands.failures import failures
+from cli.commands.gateway import gateway
 from cli.commands.history import history
 from cli.commands.incidents import incidents
 from cli.commands.migrate import migrate
@@ -68,6 +69,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (doctor, MAINTAIN, "pisync doctor"),
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
+    (gateway, MAINTAIN, "pisync gateway PX-000001 PB-000123 PB-000124 --mqtt-url mqtts://mqtt.example.org"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),
 )
 _GROUPS: Final = (
