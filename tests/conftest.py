@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 from _pytest.tmpdir import tmppath_result_key
@@ -27,6 +28,10 @@ from _pytest.tmpdir import tmppath_result_key
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+
+# How long an example takes says how busy the machine is, and nothing about what is tested.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -6,6 +6,7 @@ The fleets run beside each other, and each is audited by itself.
 import asyncio
 import csv
 import io
+import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -102,7 +103,8 @@ async def stack(
     async with running(MosquittoServer(directory / "mosquitto")) as mosquitto:
         environment = {
             "mqtt_url": mosquitto.url,
-            "mongodb_url": mongod_server.database_url("scenarios"),
+            # Another each time: a worker of pytest-xdist may come back to this module.
+            "mongodb_url": mongod_server.database_url(f"scenarios-{secrets.token_hex(4)}"),
             "redis_url": redis_server.url,
         }
         async with (
