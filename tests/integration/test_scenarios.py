@@ -6,7 +6,6 @@ The fleets run beside each other, and each is audited by itself.
 import asyncio
 import csv
 import io
-import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from pisync import clock
 from pisync.clock import to_ms
 from pisync.mqtt.address import MqttAddress
 from pisync.settings import child_environment
+from tests.support.databases import fresh
 from tests.support.programs import program
 from tests.support.waiting import until
 from tests.year.test_year import flush
@@ -103,8 +103,7 @@ async def stack(
     async with running(MosquittoServer(directory / "mosquitto")) as mosquitto:
         environment = {
             "mqtt_url": mosquitto.url,
-            # Another each time: a worker of pytest-xdist may come back to this module.
-            "mongodb_url": mongod_server.database_url(f"scenarios-{secrets.token_hex(4)}"),
+            "mongodb_url": fresh(mongod_server, "scenarios"),
             "redis_url": redis_server.url,
         }
         async with (
