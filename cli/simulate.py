@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cli.live import live_view
 from device_sim import parts
-from device_sim.dialing import check_ports, local_addresses
+from device_sim.dialing import check_local_addresses, check_ports, local_addresses
 from device_sim.fleet import Fleet, Scenario, schedule_of
 from device_sim.report import Summary, summarize, to_json
 from device_sim.scenario import Faults
@@ -139,6 +139,7 @@ def _simulated(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]
     """The summary, why the run ended, and the last trouble with the broker."""
     connections = min(what.connections, scenario.devices)
     local = what.local_addresses or local_addresses(what.settings.mqtt, connections)
+    check_local_addresses(local)
     check_ports(connections, len(local))
     processes = min(what.processes, connections)
     schedule = None if what.speed is None else uvloop.run(schedule_of(scenario))

@@ -115,6 +115,11 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and self._ended is None
 
     @property
+    def ended(self) -> Ended | None:
+        """Why it ended or is about to; None: it has not."""
+        return self._ended
+
+    @property
     def is_there(self) -> bool:
         """Whether there is a transport."""
         return self._transport is not None
@@ -211,17 +216,19 @@ class Connection(asyncio.Protocol):
     # For asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send CONNECT."""
+        """Send CONNECT, unless the connection was given up before there was one."""
+        if self._ended is not None:
+            transport.close()
+            return
         self._was_made = True
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        if self._ended is None:
-            self._outgoing.append(self._owner.connect_packet())
-            self.flush()
-        else:
-            transport.close()
+        self._outgoing.append(self._owner.connect_packet())
+        self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell the owner."""
+        """Tell the owner, who has heard already of the end of what was never made."""
+        if not self._was_made:
+            return
         if self._ended is None:
             # Mosquitto closes a connection without a word when it has no file descriptor left for it.
             begun = "" if self.is_ready else " before it let us in (max_connections, or its open files?)"

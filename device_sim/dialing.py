@@ -132,20 +132,25 @@ class Dialer:
         self._go_on()
 
     async def _connect(self, runner: Runner) -> None:
-        connection = runner.new_connection()
+        try:
+            await self._make(runner, runner.new_connection())
+        except Exception as error:  # noqa: BLE001 - of a task that nobody awaits
+            runner.crashed(error)
+
+    async def _make(self, runner: Runner, connection: Connection) -> None:
+        failed: Ended | None = None
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
                 await self._open(connection, next(self._local_addresses))
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
-            ended = Ended(why=_told(error), for_good=isinstance(error, ssl.SSLCertVerificationError))
+            failed = Ended(why=_told(error), for_good=isinstance(error, ssl.SSLCertVerificationError))
         except asyncio.CancelledError:
-            ended = Ended(why="the fleet ended")
-        else:
-            return
-        if connection.was_made:
+            failed = Ended(why="the fleet ended", is_wanted=True)
+        if failed is not None:
+            connection.end(failed)  # also where the event loop has begun to make it
             connection.abort()
-        else:
-            runner.is_down(ended)
+        if connection.ended is not None and not connection.was_made:
+            runner.is_down(connection.ended)  # what was never made does not tell of its end
 
     async def _open(self, connection: Connection, local: str | None) -> None:
         host, port, tls = self._address.host, self._address.port, self._tls_context
@@ -187,6 +192,21 @@ def local_addresses(address: MqttAddress, connections: int) -> list[str]:
     if parts <= 1 or address.host != "127.0.0.1":
         return []
     return [f"127.0.0.{number}" for number in range(1, parts + 1)]
+
+
+def check_local_addresses(addresses: Sequence[str]) -> None:
+    """Whether connections can be made from these addresses.
+
+    Raises:
+        ConfigurationError: one is no address, or not one of this machine.
+    """
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as made:
+                made.bind((address, 0))
+        except OSError as error:
+            raise ConfigurationError(f"--local-address {address}: {error.strerror}") from None
 
 
 def check_ports(connections: int, addresses: int) -> None:

@@ -195,9 +195,15 @@ class Fleet:
             self._ended.set_result(None)
 
     def crashed(self, error: Exception) -> None:
-        """End the fleet with this error."""
-        if self._ended is not None and not self._ended.done():
+        """End the fleet with this error; one that comes after all was covered is only told."""
+        if self._ended is None:
+            return
+        if not self._ended.done():
             self._ended.set_exception(error)
+        elif not self._ended.cancelled() and self._ended.exception() is None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a device failed after all was covered", "exception": error}
+            )
 
     # Inside
 

@@ -6,6 +6,8 @@ The processes are forked, so that the scenario need not be told; the parent must
 import asyncio
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,7 +17,7 @@ import uvloop
 
 from device_sim.fleet import Fleet
 from device_sim.tally import Tally, total
-from pisync.errors import ConfigurationError
+from pisync.errors import ConfigurationError, PiSyncError
 
 TELLING_INTERVAL_S: Final = 0.2
 LINE_BYTES_MAX: Final = 1024 * 1024
@@ -92,6 +94,9 @@ def _be_a_part(make: Callable[[], Fleet], writer: int) -> None:
     try:
         uvloop.run(_run(make, writer))
         status = 0
+    except BaseException:  # noqa: BLE001 - what `_exit` would keep to itself
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
@@ -102,6 +107,8 @@ async def _run(make: Callable[[], Fleet], writer: int) -> None:
     while not working.done():
         await asyncio.wait((working,), timeout=TELLING_INTERVAL_S)
         error = working.exception() if working.done() else None
+        if error is not None and not isinstance(error, PiSyncError):
+            raise error
         told = Told(fleet.tally, is_done=working.done(), error=None if error is None else str(error))
         _write(writer, msgspec.json.encode(told) + b"\n")
 

@@ -145,7 +145,7 @@ class Runner:
         connection = self.connection
         if connection is None:
             self._come_back()
-        elif not connection.is_ready or self._is_closing:
+        elif not (connection.is_ready and connection.is_open):  # or the broker does not let it close
             connection.end(Ended(why="no answer from the broker in time"))
             connection.abort()
         else:

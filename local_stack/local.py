@@ -13,7 +13,7 @@ from typing import Final, TextIO
 
 from local_stack import ports, private, services
 from local_stack.demo import DemoFleet, demo_mark
-from local_stack.process import ChildFailed, ChildProcess
+from local_stack.process import ChildFailed, ChildProcess, allow_open_files
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.errors import ConfigurationError
 from pisync.tasks import supervise
@@ -110,6 +110,7 @@ class LocalStack:
         Raises:
             ChildFailed: a child could not be started, or kept dying; everything has been stopped.
         """
+        allow_open_files()
         interrupted = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, interrupted.set)

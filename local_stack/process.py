@@ -6,6 +6,7 @@ and another one stop it (a test run has a loop for every test).
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,8 @@ STOP_TIMEOUT_S: Final = 30.0
 LOOK_INTERVAL_S: Final = 0.02
 LOG_TAIL_LINES: Final = 15
 LOG_TAIL_BYTES: Final = 16 * 1024
+OPEN_FILES_MAX: Final = 1_048_576
+"""What Linux lets a process open at most, whatever its hard limit says (`fs.nr_open`)."""
 
 # Between fork and `setpriv` the parent may have died already: then nobody will signal this child's death.
 _UNLESS_ORPHANED: Final = ("/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
@@ -29,6 +32,18 @@ _UNLESS_ORPHANED: Final = ("/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
 class ChildFailed(PiSyncError):  # noqa: N818 - what happened to it, in the words of the tree
     """A child process could not be started, or keeps dying; the message has the end of its log."""
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files, which its children inherit, as far as the hard limit lets it.
+
+    The usual 1,024 are as many devices as a broker can have connected: it closes every further connection
+    without a word.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class ChildProcess:

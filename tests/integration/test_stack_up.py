@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import signal
 import sys
 import tempfile
@@ -72,12 +73,19 @@ class Up:
         return next(child for child in self.children() if child.name() == name or child.cmdline()[-1] == name)
 
 
+def few_files() -> None:
+    """A usual limit of open files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1_024, hard), hard))
+
+
 @asynccontextmanager
 async def up(*options: str, program: tuple[str, str] = ("-m", "cli")) -> AsyncIterator[Up]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *program, "up", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=few_files,
     )
     running = Up(process)
     try:
@@ -112,6 +120,8 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
         await running.prints(f"{api}/docs", "repeated-failures")
         children = running.children()
         assert len(children) == 7
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert running.child("mosquitto").rlimit(resource.RLIMIT_NOFILE) == (min(hard, 1_048_576), hard)
 
         async with httpx.AsyncClient(base_url=api, timeout=30) as client:
             assert (await client.post("/api/sync-event", json=event)).status_code == 201
