@@ -56,7 +56,7 @@ class Stores:
             accumulator = Accumulator()
             accumulator.add(batch)
             for states in accumulator.take(2):
-                await self.retention.keep(states)
+                await self.retention.keep(states, batch.enriched_at)
             gone = await self.retention.delete(batch) if len(batch) else 0
             deleted += gone
             if not gone:
@@ -145,6 +145,54 @@ async def test_what_was_added_to_since_it_was_read_stays(stores: Stores) -> None
     assert await stores.delete(NOW_MS) == 1
     [base] = (await stores.bases()).values()
     assert (base.last_event.device_type, base.last_event.sync_duration_ms) == ("PiBox", 7)
+
+
+async def test_what_was_added_by_a_bridge_whose_clock_is_behind_stays_too(stores: Stores) -> None:
+    """Its addition does not move `enriched_at`, which another bridge's made later."""
+    bare = failure("PB-1", 1)
+    parts = [
+        msgspec.structs.replace(bare, errors=None, device_type="PiBox"),
+        msgspec.structs.replace(bare, errors=None, device_type="PiBox", sync_duration_ms=7),
+        msgspec.structs.replace(bare, device_type="PiBox", sync_duration_ms=7),
+    ]
+    await stores.events.insert([msgspec.structs.replace(bare, errors=None)], NOW - timedelta(days=1))
+    for number, part in enumerate(parts):
+        read = await stores.retention.old(NOW_MS)
+        assert await stores.events.insert([part], NOW - timedelta(seconds=number)) == [InsertOutcome.ENRICHED]
+        assert await stores.retention.delete(read) == 0
+    assert await stores.delete(NOW_MS) == 1
+    [base] = (await stores.bases()).values()
+    assert base == project(parts[2:], [NOW_MS - DAY_MS])["PB-1"]
+
+
+async def test_what_comes_again_after_it_went_is_not_deleted_by_who_read_it_before(stores: Stores) -> None:
+    """A worker stood still since it read it; another one has deleted it meanwhile."""
+    old, other = event("PB-1", 1), event("PB-2", 1)
+    await stores.events.insert([old, other], NOW - timedelta(days=1))
+    read = await stores.retention.old(NOW_MS)
+    assert await stores.delete(NOW_MS) == 2
+    assert await stores.events.insert([old], NOW) == [InsertOutcome.STORED]
+    assert await stores.retention.delete(read) == 0
+    assert await stores.stored() == project([old], [NOW_MS])
+
+
+async def test_a_catch_up_is_told_what_was_added_to_an_event_that_went(stores: Stores) -> None:
+    """Its watermark is later than the receipt of the event, and not than the addition."""
+    bare = failure("PB-1", 1)
+    added = msgspec.structs.replace(bare, device_type="PiBox")
+    received = NOW - timedelta(days=3)
+    await stores.events.insert([bare, event("PB-2", 1)], received)
+    await stores.events.insert([added], NOW)
+    since = NOW - timedelta(hours=1)
+    assert states_of([batch async for batch in stores.events.replay(since)]).keys() == {"PB-1"}
+    # Some of them together: which of a batch's devices are told too much of makes no difference.
+    await stores.delete(NOW_MS - DAY_MS)
+    assert (await stores.bases(since=since))["PB-1"] == project([added], [to_ms(received)])["PB-1"]
+    # What goes later and was received before leaves that so.
+    await stores.events.insert([event("PB-1", 0)], received)
+    await stores.delete(NOW_MS - DAY_MS)
+    assert "PB-1" in await stores.bases(since=since)
+    assert await stores.bases(since=NOW + timedelta(milliseconds=1)) == {}
 
 
 async def test_answers_about_a_device_are_as_before_its_events_went(stores: Stores) -> None:
