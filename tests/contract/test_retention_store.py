@@ -22,6 +22,7 @@ from pisync.domain.device_state import DeviceState, project
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.identity import bucket_of
 from pisync.domain.rollups import Figures, Progress, Span, Unit
+from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.retention import RetentionProgress, RetentionStore
@@ -317,10 +318,7 @@ async def test_a_rebuild_its_check_and_the_comparison_know_what_was_deleted(
     judge = Judge(store=alerts, rules=all_rules(events=stores.events, projection=projection_store))
 
     async def differing() -> int:
-        found = await Check(events=stores.events, projection=projection_store, alerts=alerts).run(
-            lambda done, of: None
-        )
-        return found.differing
+        return await _differing(stores, projection_store, alerts)
 
     old = [failure(f"PB-{device}", minute) for device in range(9) for minute in range(3)]
     new = [event(f"PB-{device}", 7) for device in range(0, 9, 2)]
@@ -347,3 +345,42 @@ async def test_a_rebuild_its_check_and_the_comparison_know_what_was_deleted(
     repair = Repair(bridge_id="bridge-0", events=stores.events, projection=projection_store, alerts=judge)
     await repair.compare()
     assert repair.repaired == 0
+
+
+@pytest.mark.parametrize(("errors", "files"), [(0, 0), (3, 2)])
+async def test_a_time_that_comes_again_with_other_content_is_the_same_live_rebuilt_and_checked(
+    stores: Stores, projection_store: Projection, monkeypatch: pytest.MonkeyPatch, errors: int, files: int
+) -> None:
+    """Nobody knows that it is a conflict, because what was there is deleted."""
+    monkeypatch.setattr(check, "PAUSE_S", 0)
+    alerts = MemoryAlertStore()
+    judge = Judge(store=alerts, rules=all_rules(events=stores.events, projection=projection_store))
+    old = [failure("PB-1", minute) for minute in (1, 2, 3)] + [event("PB-2", minute) for minute in (1, 2, 3)]
+    new = [
+        msgspec.structs.replace(event(device_id, minute, errors=errors), total_files_synced=files)
+        for device_id, minute in (("PB-1", 1), ("PB-1", 3), ("PB-2", 3))
+    ]
+    for events, received in ((old, NOW - timedelta(days=1)), (new[:1], NOW), (new[1:], NOW)):
+        outcomes = await stores.events.insert(events, received)
+        assert outcomes == [InsertOutcome.STORED] * len(events)
+        states = project(events, [to_ms(received)] * len(events))
+        await judge.handle(await projection_store.apply(states))
+        assert await stores.delete(NOW_MS) == (len(old) if received < NOW else 0)
+        await judge.handle(await judge.compare())
+        assert await _differing(stores, projection_store, alerts) == 0
+    before = await projection_store.records(["PB-1", "PB-2"])
+    for device_id, record in zip(("PB-1", "PB-2"), before, strict=True):
+        assert record.state is not None
+        assert await stores.events.count_failures(device_id, [None]) == [record.state.failures]
+    await rebuild(
+        events=stores.events, projection=projection_store, alerts=judge, progress=lambda done, of: None
+    )
+    assert [record.state for record in await projection_store.records(["PB-1", "PB-2"])] == [
+        record.state for record in before
+    ]
+    assert await _differing(stores, projection_store, alerts) == 0
+
+
+async def _differing(stores: Stores, projection: Projection, alerts: AlertStore) -> int:
+    found = await Check(events=stores.events, projection=projection, alerts=alerts).run(lambda done, of: None)
+    return found.differing

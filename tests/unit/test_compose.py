@@ -38,7 +38,9 @@ def load(
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
     for name, value in SERVICES[service]["environment"].items():
-        if value is not None:  # without a value Compose takes it from the operator's environment, or not at all
+        if (
+            value is not None
+        ):  # without a value Compose takes it from the operator's environment, or not at all
             monkeypatch.setenv(name, by_default(value))
     return settings.load(program)
 

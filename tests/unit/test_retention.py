@@ -355,7 +355,8 @@ async def test_a_check_of_the_rollups_finds_nothing_wrong_in_what_is_deleted_mea
         async def newest_before(self, moment_ms: int) -> int | None:
             if moment_ms < kept_since_ms(world.now_ms, KEPT_DAYS) + Unit.DAY.ms:
                 await world.retaining().look()
-            return await received.newest_before(moment_ms)
+            newest_ms: int | None = await received.newest_before(moment_ms)
+            return newest_ms
 
     assert not (await check_rollups(Deleting(received), world.rollups)).differing
     assert len(world.events.events) == 1
