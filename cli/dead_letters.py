@@ -89,7 +89,7 @@ def find_ids(client: ApiClient, query: Mapping[str, Any]) -> list[str]:
 
 def preview_replay(client: ApiClient, query: Mapping[str, Any]) -> None:
     """Print how many letters a replay of these would send, and what they were rejected for."""
-    shown = client.post(f"{texts.PATH}/replay", query)
+    shown = client.post("/api/replay-dead-letters", query)
     letters = shown["matched"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in shown["by_reason"].items())
     of = f" Of the first {shown['count']}: {reasons}." if letters else ""

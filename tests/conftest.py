@@ -14,12 +14,12 @@ A test that stops, kills or pauses a server starts its own:
 """
 
 import asyncio
-import secrets
 import shutil
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 from _pytest.tmpdir import tmppath_result_key
@@ -27,6 +27,11 @@ from _pytest.tmpdir import tmppath_result_key
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from tests.support.databases import fresh
+
+# How long an example takes says how busy the machine is, and nothing about what is tested.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -82,7 +87,7 @@ async def mosquitto_server(tmp_path: Path) -> AsyncIterator[MosquittoServer]:
 @pytest.fixture
 def mongodb_url(mongod_server: MongodbServer) -> str:
     """An empty database of the test's own."""
-    return mongod_server.database_url(f"test_{secrets.token_hex(6)}")
+    return fresh(mongod_server)
 
 
 @pytest_asyncio.fixture

@@ -1,4 +1,4 @@
-"""`/api/dead-letters/replay`: the dead letters of a filter tried again, after a look at how many they are."""
+"""`/api/replay-dead-letters`: the dead letters of a filter tried again, after a look at how many they are."""
 
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -104,7 +104,7 @@ _DONE: Final = {
 
 
 @router.post(
-    "/dead-letters/replay",
+    "/replay-dead-letters",
     summary="Publish what can be taken of many dead letters again",
     response_model=None,
     responses={

@@ -23,6 +23,7 @@ from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.recipients import Attempt, Channel, Recipient
 from pisync.settings import CommonSettings
 from pisync.stores.opening import Stores, open_stores
+from tests.support.databases import fresh
 from tests.support.samples import JSON, event_at, members
 from tests.support.waiting import until
 from tests.support.webhook_server import webhook_server
@@ -69,7 +70,7 @@ async def serving(directory: Path, mongod: MongodbServer) -> AsyncIterator[Site]
         redis = await stack.enter_async_context(running(RedisServer(directory / "redis")))
         broker = await stack.enter_async_context(running(MosquittoServer(directory / "mosquitto")))
         urls = {
-            "mongodb_url": mongod.database_url("browser"),
+            "mongodb_url": fresh(mongod, "browser"),
             "redis_url": redis.url,
             "mqtt_url": broker.url,
         }

@@ -148,7 +148,7 @@ async def test_every_answer_is_as_the_document_says(
     beyond_the_schema = [
         "/api/sync-event",
         "/api/dead-letters",
-        "/api/dead-letters/replay",
+        "/api/replay-dead-letters",
         "/api/dead-letters/{dead_letter_id}/replay",
         "/api/directory/devices/{device_id}",
         "/api/directory/sites/{site_id}",

@@ -31,6 +31,7 @@ from pisync import clock
 from pisync.clock import to_ms
 from pisync.mqtt.address import MqttAddress
 from pisync.settings import child_environment
+from tests.support.databases import fresh
 from tests.support.programs import program
 from tests.support.waiting import until
 from tests.year.test_year import flush
@@ -102,7 +103,7 @@ async def stack(
     async with running(MosquittoServer(directory / "mosquitto")) as mosquitto:
         environment = {
             "mqtt_url": mosquitto.url,
-            "mongodb_url": mongod_server.database_url("scenarios"),
+            "mongodb_url": fresh(mongod_server, "scenarios"),
             "redis_url": redis_server.url,
         }
         async with (

@@ -29,6 +29,7 @@ from pisync import clock
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.settings import child_environment
+from tests.support.databases import fresh
 from tests.support.waiting import until
 from tests.year.auditor import Scope
 from tests.year.rules import DAY_MS, HOUR_MS, CountedTime
@@ -166,7 +167,7 @@ async def stack(
     directory = tmp_path_factory.mktemp("sceptic")
     await flush(redis_server)
     async with running(MosquittoServer(directory / "mosquitto")) as mosquitto:
-        url = mongod_server.database_url("sceptic")
+        url = fresh(mongod_server, "sceptic")
         urls = Urls(mqtt=mosquitto.url, mongodb=url, redis=redis_server.url)
         told = past()
         stopped_ms, began_ms = told.gap

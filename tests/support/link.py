@@ -114,6 +114,9 @@ class Link:
         except OSError:
             writer.transport.abort()
             return
+        except asyncio.CancelledError:  # cut in that moment
+            writer.transport.abort()
+            raise
         ways = [
             asyncio.create_task(self.there.copy(reader, server_writer)),
             asyncio.create_task(self.back.copy(server_reader, writer)),

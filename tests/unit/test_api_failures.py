@@ -254,10 +254,10 @@ def test_the_pages_together_are_all_failing_devices(
         query["since"] = rfc3339(from_ms(START_MS + since))
 
     async def walk() -> None:
-        pisync = Api()
-        for device_id, results in devices.items():
-            await keep(pisync, device_id, results)
-        rows = await pisync.pages(f"{URL}?{urlencode(query)}", "devices")
+        async with api() as pisync:
+            for device_id, results in devices.items():
+                await keep(pisync, device_id, results)
+            rows = await pisync.pages(f"{URL}?{urlencode(query)}", "devices")
         found = [(row["device_id"], row["failures"], row["streak"]) for row in rows]
         assert found == expected_rows(devices, sort, more_than, since)
 

@@ -273,15 +273,15 @@ def test_the_pages_together_are_the_history(
         query["outcome"] = outcome
 
     async def walk() -> None:
-        pisync = Api()
-        await pisync.keep(
-            *(
-                event_at(START_MS + offset, "PB-1", errors=errors, files=files)
-                for offset, (errors, files) in syncs.items()
-            ),
-            event_at(START_MS, "PB-2"),
-        )
-        rows = await pisync.pages(f"{URL}?{urlencode(query)}", "events")
+        async with api() as pisync:
+            await pisync.keep(
+                *(
+                    event_at(START_MS + offset, "PB-1", errors=errors, files=files)
+                    for offset, (errors, files) in syncs.items()
+                ),
+                event_at(START_MS, "PB-2"),
+            )
+            rows = await pisync.pages(f"{URL}?{urlencode(query)}", "events")
         assert [row["timestamp"] for row in rows] == expected
 
     asyncio.run(walk())

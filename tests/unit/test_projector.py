@@ -164,4 +164,6 @@ async def test_the_bridges_that_are_known_are_forgotten_where_the_registry_does_
     await known.refresh()
     assert known() == {"bridge-0": "a"}
     monkeypatch.setattr(limits, "PROJECTION_YOUNG_S", -1.0)
+    known = KnownBridges(registry)
+    await known.refresh()
     assert known() is None

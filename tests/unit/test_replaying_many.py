@@ -19,7 +19,7 @@ from tests.support.samples import NOW, letter
 from tests.unit.test_api_dead_letters import GOOD, keep
 from tests.unit.test_page_actions import landed, message, newest, send
 
-URL = "/api/dead-letters/replay"
+URL = "/api/replay-dead-letters"
 PAGE = "/dead-letters/action/replay"
 
 

@@ -19,6 +19,7 @@ from tests.year.rules import (
 )
 
 UNITS = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": DAY_MS}
+WEEK_DAYS = 7
 _FIGURES = ("events", "failures", "partial", "files", "late", "in_time")
 
 
@@ -80,16 +81,42 @@ class Received:
             "first_seen": None if first is None else text_of(first * MINUTE_MS),
             "last_seen": None if last is None else text_of(last * MINUTE_MS),
             "trend": self._trend(code, None if first is None else first * MINUTE_MS, now_ms),
+            "standing": self._standing(code, None if first is None else first * MINUTE_MS, now_ms),
+            "failures_today": self._by_day(code)[day_of(now_ms)],
+            "failures_week_ago": self._by_day(code)[day_of(now_ms) - WEEK_DAYS],
         }
 
     def days(self, code: str, now_ms: int) -> list[Json]:
         """How many failures had it on each of the last days."""
-        by_day: Counter[int] = Counter()
-        for hour, count in self._codes_by_hour.get(code, Counter()).items():
-            by_day[hour // 24] += count
+        by_day = self._by_day(code)
         today = day_of(now_ms)
         days = range(today - CELL_DAYS + 1, today + 1)
         return [{"day": day_text(day), "failures": by_day[day]} for day in days]
+
+    def _by_day(self, code: str) -> Counter[int]:
+        by_day: Counter[int] = Counter()
+        for hour, count in self._codes_by_hour.get(code, Counter()).items():
+            by_day[hour // 24] += count
+        return by_day
+
+    def _standing(self, code: str, first_ms: int | None, now_ms: int) -> str | None:
+        """New or back: all of the newest spell is of this week; a spell ends with a week without."""
+        today = day_of(now_ms)
+        spell: list[int] = []
+        for day in sorted(self._by_day(code), reverse=True):
+            if day <= today - CELL_DAYS or (spell and spell[-1] - day > WEEK_DAYS):
+                break
+            spell.append(day)
+        if not spell:
+            return None
+        began = spell[-1]
+        if began <= today - WEEK_DAYS:
+            return "ongoing"
+        if any(day < began for day in self._by_day(code) if day > today - CELL_DAYS):
+            return "back"
+        if first_ms is None:
+            return None
+        return "back" if first_ms // DAY_MS <= today - CELL_DAYS else "new"
 
     def _trend(self, code: str, first_ms: int | None, now_ms: int) -> str:
         began = -(-(now_ms - DAY_MS) // HOUR_MS)

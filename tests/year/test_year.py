@@ -20,6 +20,7 @@ from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync import clock
 from pisync.clock import from_ms
+from tests.support.databases import fresh
 from tests.support.programs import truth
 from tests.support.waiting import until
 from tests.year.auditor import Scope
@@ -40,7 +41,7 @@ async def stack(
     directory = tmp_path_factory.mktemp("year")
     await flush(redis_server)
     async with running(MosquittoServer(directory / "mosquitto")) as mosquitto:
-        urls = Urls(mqtt=mosquitto.url, mongodb=mongod_server.database_url("year"), redis=redis_server.url)
+        urls = Urls(mqtt=mosquitto.url, mongodb=fresh(mongod_server, "year"), redis=redis_server.url)
         year = Year(seed=SEED, until=clock.now() - timedelta(seconds=1), devices=60, days=90)
         loaded = await load(year, urls, lambda *_: None)
         async with started(
