@@ -69,7 +69,7 @@ class Retaining:
         accumulator = Accumulator()
         accumulator.add(batch)
         for states in accumulator.take(limits.RETENTION_DEVICES_AT_ONCE):
-            await self._store.keep(states)
+            await self._store.keep(states, batch.enriched_at)
         deleted = await self._store.delete(batch) if len(batch) else 0
         self.deleted += deleted
         return deleted > 0

@@ -37,6 +37,11 @@ class StoredEvents(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """The number of events."""
         return len(self.documents)
 
+    @property
+    def enriched_at(self) -> datetime | None:
+        """When something was last added to one of the events; None: to none."""
+        return max(filter(None, [document.get("enriched_at") for document in self.documents]), default=None)
+
 
 class Accumulator:
     """What was seen of each device in batches that came in any order, until its state is taken."""

@@ -9,8 +9,8 @@ from datetime import timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
-from operator import itemgetter
-from typing import Final, Self
+from operator import attrgetter, itemgetter
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from pisync.clock import EPOCH
 from pisync.domain.days import DAY_MS, NO_DAYS, Days
 from pisync.domain.events import SyncEvent
 
+Ordered = TypeVar("Ordered", int, str)
 # For each event of a sequence: nobody knows when it was received.
 NEVER_TOLD: Final = repeat(None)
 
@@ -34,16 +35,20 @@ class LastEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sync_duration_ms: int | None
 
     def merge(self, other: Self) -> Self:
-        """The newer of the two; of the same event, what either has of it."""
+        """The newer of the two; of the same event, what either has of it.
+
+        Where the first was deleted, and its time came again with other content, it is the greater of both.
+        """
         if self.timestamp_ms != other.timestamp_ms:
             return self if self.timestamp_ms > other.timestamp_ms else other
         return msgspec.structs.replace(
-            self,
-            device_type=other.device_type if self.device_type is None else self.device_type,
-            sync_duration_ms=(
-                other.sync_duration_ms if self.sync_duration_ms is None else self.sync_duration_ms
-            ),
+            max(self, other, key=_counts),
+            device_type=_greater(self.device_type, other.device_type),
+            sync_duration_ms=_greater(self.sync_duration_ms, other.sync_duration_ms),
         )
+
+
+_counts: Final = attrgetter("total_files_synced", "total_errors", "internet_speed")
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -90,10 +95,10 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def merge(self, other: Self) -> "DeviceState":
         """The state that has seen what either has seen."""
         return DeviceState(
-            last_success_ms=_newer(self.last_success_ms, other.last_success_ms),
+            last_success_ms=_greater(self.last_success_ms, other.last_success_ms),
             failures_ms=newest({*self.failures_ms, *other.failures_ms}),
             last_event=self.last_event.merge(other.last_event),
-            received_ms=_newer(self.received_ms, other.received_ms),
+            received_ms=_greater(self.received_ms, other.received_ms),
             code=max(self, other, key=DeviceState._cause).code,
             ok=self.ok.merge(other.ok),
             bad=self.bad.merge(other.bad),
@@ -110,7 +115,7 @@ def newest(failures_ms: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(failures_ms)[-limits.FAILURES_KEPT_MAX :])
 
 
-def _newer(one: int | None, other: int | None) -> int | None:
+def _greater(one: Ordered | None, other: Ordered | None) -> Ordered | None:
     if one is None or other is None:
         return other if one is None else one
     return max(one, other)

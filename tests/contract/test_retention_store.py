@@ -22,6 +22,7 @@ from pisync.domain.device_state import DeviceState, project
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.identity import bucket_of
 from pisync.domain.rollups import Figures, Progress, Span, Unit
+from pisync.stores.interfaces.alerts import AlertStore
 from pisync.stores.interfaces.events import EventStore, HistoryQuery, InsertOutcome
 from pisync.stores.interfaces.projection import Projection
 from pisync.stores.interfaces.retention import RetentionProgress, RetentionStore
@@ -56,7 +57,7 @@ class Stores:
             accumulator = Accumulator()
             accumulator.add(batch)
             for states in accumulator.take(2):
-                await self.retention.keep(states)
+                await self.retention.keep(states, batch.enriched_at)
             gone = await self.retention.delete(batch) if len(batch) else 0
             deleted += gone
             if not gone:
@@ -145,6 +146,54 @@ async def test_what_was_added_to_since_it_was_read_stays(stores: Stores) -> None
     assert await stores.delete(NOW_MS) == 1
     [base] = (await stores.bases()).values()
     assert (base.last_event.device_type, base.last_event.sync_duration_ms) == ("PiBox", 7)
+
+
+async def test_what_was_added_by_a_bridge_whose_clock_is_behind_stays_too(stores: Stores) -> None:
+    """Its addition does not move `enriched_at`, which another bridge's made later."""
+    bare = failure("PB-1", 1)
+    parts = [
+        msgspec.structs.replace(bare, errors=None, device_type="PiBox"),
+        msgspec.structs.replace(bare, errors=None, device_type="PiBox", sync_duration_ms=7),
+        msgspec.structs.replace(bare, device_type="PiBox", sync_duration_ms=7),
+    ]
+    await stores.events.insert([msgspec.structs.replace(bare, errors=None)], NOW - timedelta(days=1))
+    for number, part in enumerate(parts):
+        read = await stores.retention.old(NOW_MS)
+        assert await stores.events.insert([part], NOW - timedelta(seconds=number)) == [InsertOutcome.ENRICHED]
+        assert await stores.retention.delete(read) == 0
+    assert await stores.delete(NOW_MS) == 1
+    [base] = (await stores.bases()).values()
+    assert base == project(parts[2:], [NOW_MS - DAY_MS])["PB-1"]
+
+
+async def test_what_comes_again_after_it_went_is_not_deleted_by_who_read_it_before(stores: Stores) -> None:
+    """A worker stood still since it read it; another one has deleted it meanwhile."""
+    old, other = event("PB-1", 1), event("PB-2", 1)
+    await stores.events.insert([old, other], NOW - timedelta(days=1))
+    read = await stores.retention.old(NOW_MS)
+    assert await stores.delete(NOW_MS) == 2
+    assert await stores.events.insert([old], NOW) == [InsertOutcome.STORED]
+    assert await stores.retention.delete(read) == 0
+    assert await stores.stored() == project([old], [NOW_MS])
+
+
+async def test_a_catch_up_is_told_what_was_added_to_an_event_that_went(stores: Stores) -> None:
+    """Its watermark is later than the receipt of the event, and not than the addition."""
+    bare = failure("PB-1", 1)
+    added = msgspec.structs.replace(bare, device_type="PiBox")
+    received = NOW - timedelta(days=3)
+    await stores.events.insert([bare, event("PB-2", 1)], received)
+    await stores.events.insert([added], NOW)
+    since = NOW - timedelta(hours=1)
+    assert states_of([batch async for batch in stores.events.replay(since)]).keys() == {"PB-1"}
+    # Some of them together: which of a batch's devices are told too much of makes no difference.
+    await stores.delete(NOW_MS - DAY_MS)
+    assert (await stores.bases(since=since))["PB-1"] == project([added], [to_ms(received)])["PB-1"]
+    # What goes later and was received before leaves that so.
+    await stores.events.insert([event("PB-1", 0)], received)
+    await stores.delete(NOW_MS - DAY_MS)
+    assert "PB-1" in await stores.bases(since=since)
+    assert await stores.bases(since=NOW + timedelta(milliseconds=1)) == {}
 
 
 async def test_answers_about_a_device_are_as_before_its_events_went(stores: Stores) -> None:
@@ -269,10 +318,7 @@ async def test_a_rebuild_its_check_and_the_comparison_know_what_was_deleted(
     judge = Judge(store=alerts, rules=all_rules(events=stores.events, projection=projection_store))
 
     async def differing() -> int:
-        found = await Check(events=stores.events, projection=projection_store, alerts=alerts).run(
-            lambda done, of: None
-        )
-        return found.differing
+        return await _differing(stores, projection_store, alerts)
 
     old = [failure(f"PB-{device}", minute) for device in range(9) for minute in range(3)]
     new = [event(f"PB-{device}", 7) for device in range(0, 9, 2)]
@@ -299,3 +345,42 @@ async def test_a_rebuild_its_check_and_the_comparison_know_what_was_deleted(
     repair = Repair(bridge_id="bridge-0", events=stores.events, projection=projection_store, alerts=judge)
     await repair.compare()
     assert repair.repaired == 0
+
+
+@pytest.mark.parametrize(("errors", "files"), [(0, 0), (3, 2)])
+async def test_a_time_that_comes_again_with_other_content_is_the_same_live_rebuilt_and_checked(
+    stores: Stores, projection_store: Projection, monkeypatch: pytest.MonkeyPatch, errors: int, files: int
+) -> None:
+    """Nobody knows that it is a conflict, because what was there is deleted."""
+    monkeypatch.setattr(check, "PAUSE_S", 0)
+    alerts = MemoryAlertStore()
+    judge = Judge(store=alerts, rules=all_rules(events=stores.events, projection=projection_store))
+    old = [failure("PB-1", minute) for minute in (1, 2, 3)] + [event("PB-2", minute) for minute in (1, 2, 3)]
+    new = [
+        msgspec.structs.replace(event(device_id, minute, errors=errors), total_files_synced=files)
+        for device_id, minute in (("PB-1", 1), ("PB-1", 3), ("PB-2", 3))
+    ]
+    for events, received in ((old, NOW - timedelta(days=1)), (new[:1], NOW), (new[1:], NOW)):
+        outcomes = await stores.events.insert(events, received)
+        assert outcomes == [InsertOutcome.STORED] * len(events)
+        states = project(events, [to_ms(received)] * len(events))
+        await judge.handle(await projection_store.apply(states))
+        assert await stores.delete(NOW_MS) == (len(old) if received < NOW else 0)
+        await judge.handle(await judge.compare())
+        assert await _differing(stores, projection_store, alerts) == 0
+    before = await projection_store.records(["PB-1", "PB-2"])
+    for device_id, record in zip(("PB-1", "PB-2"), before, strict=True):
+        assert record.state is not None
+        assert await stores.events.count_failures(device_id, [None]) == [record.state.failures]
+    await rebuild(
+        events=stores.events, projection=projection_store, alerts=judge, progress=lambda done, of: None
+    )
+    assert [record.state for record in await projection_store.records(["PB-1", "PB-2"])] == [
+        record.state for record in before
+    ]
+    assert await _differing(stores, projection_store, alerts) == 0
+
+
+async def _differing(stores: Stores, projection: Projection, alerts: AlertStore) -> int:
+    found = await Check(events=stores.events, projection=projection, alerts=alerts).run(lambda done, of: None)
+    return found.differing

@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from hypothesis import strategies as st
@@ -55,6 +55,9 @@ def event_at(
     errors: int = 0,
     files: int = 1,
     details: list[ErrorDetail] | None = None,
+    speed: float = 3.2,
+    device_type: Literal["PiBook", "PiBox"] | None = None,
+    duration_ms: int | None = None,
 ) -> SyncEvent:
     """A sync event at this moment."""
     return SyncEvent(
@@ -62,7 +65,9 @@ def event_at(
         timestamp=from_ms(moment_ms),
         total_files_synced=files,
         total_errors=errors,
-        internet_speed=3.2,
+        internet_speed=speed,
+        device_type=device_type,
+        sync_duration_ms=duration_ms,
         errors=details,
     )
 

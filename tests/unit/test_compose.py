@@ -38,7 +38,10 @@ def load(
         if name.startswith(settings.PREFIX):
             monkeypatch.delenv(name)
     for name, value in SERVICES[service]["environment"].items():
-        monkeypatch.setenv(name, by_default(value))
+        if (
+            value is not None
+        ):  # without a value Compose takes it from the operator's environment, or not at all
+            monkeypatch.setenv(name, by_default(value))
     return settings.load(program)
 
 
@@ -67,6 +70,16 @@ def test_the_programs_start_with_their_settings(name: str, monkeypatch: pytest.M
 def test_the_api_may_be_anonymous_and_takes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, "api", settings.ApiSettings).api_keys == ()
     assert SERVICES["api"]["environment"]["PISYNC_API_KEYS"] == "${PISYNC_API_KEYS:-}"
+
+
+def test_the_worker_keeps_events_for_ever_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load(monkeypatch, "worker", settings.WorkerSettings).retention_days is None
+    # No text in its place: an empty one would be no number.
+    assert SERVICES["worker"]["environment"]["PISYNC_RETENTION_DAYS"] is None
+    monkeypatch.setenv("PISYNC_RETENTION_DAYS", "90")
+    assert settings.load(settings.WorkerSettings).retention_days == 90
 
 
 def test_a_web_page_cannot_ask_the_api_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The streak rule: what it says, and that order and repetition cannot matter."""
 
 from datetime import timedelta, timezone
+from functools import reduce
 
 import msgspec
 from hypothesis import given
@@ -10,7 +11,7 @@ from pisync import limits
 from pisync.clock import to_ms
 from pisync.domain.days import DAY_MS, Days
 from pisync.domain.device_state import DeviceState, project
-from pisync.domain.events import ErrorDetail
+from pisync.domain.events import ErrorDetail, SyncEvent
 from tests.support.samples import START, event, event_at, events_of_few_devices
 
 
@@ -67,6 +68,27 @@ def test_facts_beside_the_streak() -> None:
     assert (set(state.ok), set(state.bad), set(state.heard)) == ({day - 2}, {day}, {day, day + 1})
     assert (state.received_ms, state.code) == (to_ms(START) + DAY_MS, "E" * limits.ERROR_CODE_CHARS_MAX)
     assert project(events[1:])["PB-1"].code == ""
+
+
+copies_of_one_event = st.builds(
+    event_at,
+    st.just(to_ms(START)),
+    files=st.integers(0, 2),
+    errors=st.integers(0, 2),
+    speed=st.sampled_from([0.5, 1, 2.5]),
+    device_type=st.sampled_from([None, "PiBook", "PiBox"]),
+    duration_ms=st.none() | st.integers(0, 2),
+)
+
+
+@given(st.lists(copies_of_one_event, min_size=1, max_size=5), st.data())
+def test_an_event_that_came_again_with_other_content_gives_the_same_in_any_order(
+    copies: list[SyncEvent], data: st.DataObject
+) -> None:
+    """As after the first was deleted: nobody knows any more that they are in conflict."""
+    states = [project([copy])["PB-1"] for copy in copies]
+    shuffled = data.draw(st.permutations(states + data.draw(st.lists(st.sampled_from(states)))))
+    assert reduce(DeviceState.merge, shuffled) == reduce(DeviceState.merge, states)
 
 
 @given(events_of_few_devices, st.data())

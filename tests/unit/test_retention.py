@@ -345,6 +345,26 @@ async def test_a_minute_of_which_some_events_are_gone_is_not_counted_again() -> 
     await world.rollups_are_of_all_that_ever_was()
 
 
+async def test_a_check_of_the_rollups_finds_nothing_wrong_in_what_is_deleted_meanwhile() -> None:
+    world = await world_of_days(6, 5, 1)
+    received = world.received
+
+    class Deleting(Mortal):
+        """Deletes what is old while it is asked for what came before the newest day."""
+
+        async def newest_before(self, moment_ms: int) -> int | None:
+            if moment_ms < kept_since_ms(world.now_ms, KEPT_DAYS) + Unit.DAY.ms:
+                await world.retaining().look()
+            newest_ms: int | None = await received.newest_before(moment_ms)
+            return newest_ms
+
+    assert not (await check_rollups(Deleting(received), world.rollups)).differing
+    assert len(world.events.events) == 1
+    # What is not fixed is still compared.
+    del world.events.events[next(iter(world.events.events))]
+    assert (await check_rollups(received, world.rollups)).differing
+
+
 async def test_a_projection_that_went_back_behind_the_retention_catches_up_with_what_was_deleted() -> None:
     world = await world_of_days(6, 5, 1)
     projection = MemoryProjection()

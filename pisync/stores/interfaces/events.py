@@ -169,7 +169,8 @@ class EventStore(Protocol):
     ) -> AsyncIterator[dict[str, DeviceState]]:
         """What deleted events came to, by device, some devices at a time, of one bucket or of all.
 
-        With `since` only of devices of which an event was deleted that was received at that time or later.
+        With `since` those of devices of which an event was deleted that was received or enriched at that time
+        or later, and maybe of others.
         Whoever replays asks for these after the events: what is deleted meanwhile is in the one or the other.
         """
 

@@ -1,6 +1,7 @@
 """What PiSync asks of the store of events for their retention: what is old becomes a base, and goes."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -47,11 +48,14 @@ class RetentionStore(RetentionReader, Protocol):
     async def old(self, before_ms: int) -> StoredEvents:
         """The oldest `RETENTION_EVENTS_AT_ONCE` of the events received before a moment."""
 
-    async def keep(self, states: Mapping[str, DeviceState]) -> None:
-        """Merge states into the bases of their devices, durably."""
+    async def keep(self, states: Mapping[str, DeviceState], enriched_at: datetime | None = None) -> None:
+        """Merge states into the bases of their devices, durably; something was added to their events then."""
 
     async def delete(self, batch: StoredEvents) -> int:
-        """Delete events, but for those to which something was added since they were read; tells how many."""
+        """Delete events as they were read; tells how many.
+
+        Those stay to which something was added since, and those that were deleted since and came again.
+        """
 
     async def save(self, progress: RetentionProgress) -> None:
         """Write down how far it is."""

@@ -42,6 +42,7 @@ class MemoryEventStore:
         self.events: dict[tuple[str, int], HistoryEntry] = {}
         self.enriched_at: dict[tuple[str, int], datetime] = {}
         self.kept_bases: dict[str, DeviceState] = {}
+        self.bases_changed_ms: dict[str, int] = {}
 
     async def prepare(self) -> None:
         """Nothing to create."""
@@ -142,7 +143,7 @@ class MemoryEventStore:
     ) -> AsyncIterator[dict[str, DeviceState]]:
         """What deleted events came to."""
         for device_id, state in list(self.kept_bases.items()):
-            is_asked_for = since is None or (state.received_ms or 0) >= to_ms(since)
+            is_asked_for = since is None or self.bases_changed_ms[device_id] >= to_ms(since)
             if is_asked_for and bucket in {None, bucket_of(device_id)}:
                 yield {device_id: state}
 

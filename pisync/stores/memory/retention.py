@@ -1,6 +1,7 @@
 """Retention of events in memory."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
@@ -36,11 +37,14 @@ class MemoryRetentionStore:
             ]
         )
 
-    async def keep(self, states: Mapping[str, DeviceState]) -> None:
+    async def keep(self, states: Mapping[str, DeviceState], enriched_at: datetime | None = None) -> None:
         """Merge states into the bases of their devices."""
-        bases = self._events.kept_bases
+        bases, changed_ms = self._events.kept_bases, self._events.bases_changed_ms
+        enriched_ms = 0 if enriched_at is None else to_ms(enriched_at.replace(tzinfo=EPOCH.tzinfo))
         for device_id, state in states.items():
-            bases[device_id] = bases[device_id].merge(state) if device_id in bases else state
+            bases[device_id] = merged = bases[device_id].merge(state) if device_id in bases else state
+            before_ms = changed_ms.get(device_id, 0)
+            changed_ms[device_id] = max(merged.received_ms or 0, enriched_ms, before_ms)
 
     async def delete(self, batch: StoredEvents) -> int:
         """Delete what was read, as it was."""
@@ -48,7 +52,9 @@ class MemoryRetentionStore:
         for document in batch.documents:
             identity = document["_id"]
             key = identity["device_id"], to_ms(identity["timestamp"].replace(tzinfo=EPOCH.tzinfo))
-            if key in self._events.events and self._events.enriched_at.get(key) == document["enriched_at"]:
+            there = self._events.events.get(key)
+            read = {name: value for name, value in document.items() if name != "enriched_at"}
+            if there is not None and stored_events([there]).documents[0] == read:
                 del self._events.events[key]
                 self._events.enriched_at.pop(key, None)
                 deleted += 1

@@ -1,7 +1,8 @@
 """The bases of devices in MongoDB: the state that a device's deleted events came to.
 
 `device_bases`, `_id: {bucket, device_id}`. A state is merged into what is stored where that is still what was
-read, so that nobody undoes what another one merged. `received_at` is the newest receipt of a deleted event.
+read, so that nobody undoes what another one merged. `received_at` is when a deleted event was received, or
+something was added to one, the newest of these.
 """
 
 from collections.abc import AsyncGenerator, Collection, Mapping
@@ -14,7 +15,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError
 
 from pisync import limits
-from pisync.clock import from_ms
+from pisync.clock import EPOCH, from_ms, to_ms
 from pisync.domain.device_state import DeviceState
 from pisync.domain.identity import bucket_of
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document
@@ -54,9 +55,9 @@ class Bases:
         if found:
             yield found
 
-    async def keep(self, states: Mapping[str, DeviceState]) -> None:
+    async def keep(self, states: Mapping[str, DeviceState], enriched_at: datetime | None) -> None:
         """Merge the states into what is stored, until all of it is in there."""
-        while writes := self._writes(states, await self._packed(states)):
+        while writes := self._writes(states, await self._packed(states), enriched_at):
             try:
                 done = await self._bases.bulk_write(writes, ordered=False)
             except BulkWriteError as error:
@@ -66,15 +67,19 @@ class Bases:
                 if done.matched_count + done.upserted_count == len(writes):
                     return
 
-    def _writes(self, states: Mapping[str, DeviceState], stored: Mapping[str, bytes]) -> list[UpdateOne]:
+    def _writes(
+        self, states: Mapping[str, DeviceState], stored: Mapping[str, bytes], enriched_at: datetime | None
+    ) -> list[UpdateOne]:
         writes = []
+        enriched_ms = 0 if enriched_at is None else to_ms(enriched_at.replace(tzinfo=EPOCH.tzinfo))
         for device_id, state in states.items():
             there = stored.get(device_id)
             merged = state if there is None else unpack(there).merge(state)
             if (packed := _pack(merged)) != there:
-                changes = {"state": packed, "received_at": from_ms(merged.received_ms or 0)}
+                received = from_ms(max(merged.received_ms or 0, enriched_ms))
+                changes = {"$set": {"state": packed}, "$max": {"received_at": received}}
                 asked = {"_id": _id(device_id), "state": there}
-                writes.append(UpdateOne(asked, {"$set": changes}, upsert=there is None))
+                writes.append(UpdateOne(asked, changes, upsert=there is None))
         return writes
 
     async def _packed(self, device_ids: Collection[str]) -> dict[str, bytes]:

@@ -152,9 +152,9 @@ async def count_failures(events: Events, device_id: str, moments: Sequence[datet
 
 
 async def _gone(events: Events, device_id: str, failures_ms: Sequence[int]) -> list[datetime]:
-    """Those of a device's failures that are not stored."""
+    """Those of a device's failures that are not stored; a success may have come again in place of one."""
     moments = [clock.from_ms(moment_ms) for moment_ms in failures_ms]
-    asked = {"_id": {"$in": [identity(device_id, moment) for moment in moments]}}
+    asked = {"_id": {"$in": [identity(device_id, moment) for moment in moments]}, **IS_FAILURE}
     found = events.find(asked, {"_id.timestamp": 1}).batch_size(len(moments) + 1)
     stored = {document["_id"]["timestamp"] async for document in found}
     return [moment for moment in moments if moment not in stored]

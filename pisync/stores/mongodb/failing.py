@@ -1,6 +1,6 @@
 """Which devices fail in a row, by the truth: what an alert is confirmed by.
 
-A device fails when it has enough failures and no success after the oldest of the newest of these. Failures
+A device fails when it has enough failures and no success since the oldest of the newest of these. Failures
 come from their own index, in one round trip for all devices, with what deleted events came to; successes are
 looked for day by day, from the newest day on.
 """
@@ -43,7 +43,7 @@ async def failing(events: Events, device_ids: Collection[str], in_a_row: int) ->
             async for success in found:
                 device_id = success["_id"]["device_id"]
                 # The range of a bucket's later days begins with the earliest of its devices' moments.
-                if success["_id"]["timestamp"] > since[device_id]:
+                if success["_id"]["timestamp"] >= since[device_id]:
                     recovered.add(device_id)
         day = back(day, count)
         undecided = {
@@ -119,4 +119,5 @@ def _later(since: Mapping[str, datetime], day: int) -> list[Document]:
 
 
 def _after(moment: datetime) -> Document:
-    return {"$gt": {"timestamp": moment}, "$lt": {"timestamp": MaxKey()}}
+    """At that moment, too: a success may have come again in place of a failure that was deleted."""
+    return {"$gte": {"timestamp": moment}, "$lt": {"timestamp": MaxKey()}}

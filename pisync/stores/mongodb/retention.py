@@ -20,6 +20,12 @@ from pisync.stores.mongodb.connection import Document, MongoConnection, map_driv
 
 # The document of `retention`.
 _ONLY: Final = "sync_events"
+# What may be added to an event, by its name in one that was read, and how it is still absent in a stored one.
+_ABSENT: Final[dict[str, Document]] = {
+    "device_type": {"device_type": None},
+    "sync_duration_ms": {"sync_duration_ms": None},
+    "code": {"errors": {"$in": [None, []]}},
+}
 
 
 class MongoRetentionStore:
@@ -48,20 +54,24 @@ class MongoRetentionStore:
             documents = await found.batch_size(limits.RETENTION_EVENTS_AT_ONCE).to_list()
         return StoredEvents(documents=replaying.with_codes(documents))
 
-    async def keep(self, states: Mapping[str, DeviceState]) -> None:
+    async def keep(self, states: Mapping[str, DeviceState], enriched_at: datetime | None = None) -> None:
         """Merge states into the bases of their devices."""
         with map_driver_errors():
-            await self._bases.keep(states)
+            await self._bases.keep(states, enriched_at)
 
     async def delete(self, batch: StoredEvents) -> int:
-        """Delete exactly what was read, as it was."""
-        read: defaultdict[datetime | None, list[Any]] = defaultdict(list)
+        """Delete exactly what was read, as it was: nothing but what is absent can be added to an event."""
+        same: defaultdict[tuple[str, ...], list[Any]] = defaultdict(list)
         for document in batch.documents:
-            read[document.get("enriched_at")].append(document["_id"])
-        writes: list[Any] = [
-            DeleteMany({"_id": {"$in": ids}, "enriched_at": enriched_at}, hint="_id_")
-            for enriched_at, ids in read.items()
-        ]
+            same[tuple(name for name in _ABSENT if document.get(name) is None)].append(document["_id"])
+        # One that came again is received later than all that was old.
+        newest = max(document["received_at"] for document in batch.documents)
+        writes: list[Any] = []
+        for names, ids in same.items():
+            asked: Document = {"_id": {"$in": ids}, "received_at": {"$lte": newest}}
+            for name in names:
+                asked |= _ABSENT[name]
+            writes.append(DeleteMany(asked, hint="_id_"))
         with map_driver_errors():
             return (await self._events.bulk_write(writes, ordered=False)).deleted_count
 

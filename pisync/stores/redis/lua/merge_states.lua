@@ -124,10 +124,23 @@ local function add(list, one, other)
   local n = #list
   list[n + 1], list[n + 2] = one, other
 end
+local function greater(one, other)
+  if one == nil or (other ~= nil and one < other) then
+    return other
+  end
+  return one
+end
 -- The newest event, of which two copies came: its last members, the device's type and the duration, may be nil in one.
 local function joined(one, other)
   local kept, given = cmsgpack.unpack(one), cmsgpack.unpack(other)
-  local device_type, duration = kept[5] or given[5], kept[6] or given[6]
+  local device_type, duration = greater(kept[5], given[5]), greater(kept[6], given[6])
+  -- They differ where the first was deleted, and its time came again with other content.
+  for at = 2, 4 do
+    if kept[at] ~= given[at] then
+      kept = greater(kept[at], given[at]) == kept[at] and kept or given
+      break
+    end
+  end
   -- The members one by one behind the head of an array of six: of a table with holes it would make a map.
   return '\150' .. cmsgpack.pack(kept[1], kept[2], kept[3], kept[4], device_type, duration)
 end
