@@ -151,7 +151,7 @@ async def test_what_comes_between_two_sends_waits_for_the_next(
         )
         async with asyncio.timeout(10):
             reply = await anext(client.messages)
-    assert json.loads(bytes(reply.payload))["id"] == COMMAND  # type: ignore[arg-type]
+    assert json.loads(bytes(reply.payload))["id"] == COMMAND
 
 
 async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: list[Seen]) -> None:
