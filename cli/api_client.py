@@ -59,8 +59,10 @@ class StillLoading(ApiRefused):
         self.of: int | None = body.get("of")
 
 
-def connect(url: str | None, key: str | None, *, waits: bool = True) -> "ApiClient":
+def connect(url: str | None, key: str | None, *, waits: bool = True, option: str = "--url") -> "ApiClient":
     """A client of the api at this address with this key, or of what the settings say.
+
+    `option` is what the address was given with, for what errors say.
 
     Raises:
         ConfigurationError: the URL or a setting is wrong.
@@ -70,7 +72,7 @@ def connect(url: str | None, key: str | None, *, waits: bool = True) -> "ApiClie
         url = url or _address(loaded)
         if key is None and loaded.api_keys:
             key = loaded.api_keys[0].get_secret_value()
-    return ApiClient(url, key, waits=waits)
+    return ApiClient(url, key, waits=waits, option=option)
 
 
 def _address(loaded: settings.ApiSettings) -> str:
@@ -94,13 +96,14 @@ class ApiClient:
     how far that is; and one that is slow is given longer than otherwise.
     """
 
-    def __init__(self, url: str, key: str | None, *, waits: bool = True) -> None:
+    def __init__(self, url: str, key: str | None, *, waits: bool = True, option: str = "--url") -> None:
         """Prepare; nothing is sent yet.
 
         Raises:
             ConfigurationError: the URL is not one, or the key could not be sent. Neither is quoted.
         """
-        _check_url(url)
+        _check_url(url, option)
+        self._option = option
         if key is not None and not key.isprintable():
             raise ConfigurationError("--key: holds a character that cannot be printed")
         self._url = url.rstrip("/")
@@ -118,7 +121,7 @@ class ApiClient:
                 trust_env=False,  # no proxy between this machine and itself
             )
         except (httpx.InvalidURL, ValueError):  # whose texts quote the URL
-            raise ConfigurationError("--url: cannot be understood") from None
+            raise ConfigurationError(f"{option}: cannot be understood") from None
 
     def __enter__(self) -> Self:
         return self
@@ -181,8 +184,8 @@ class ApiClient:
             finally:
                 response.close()
         except httpx.HTTPError as error:
-            raise _unreachable(error) from None
-        raise _refusal(response, _json(response))
+            raise _unreachable(error, self._option) from None
+        raise _refusal(response, _json(response), self._option)
 
     def pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[Json]:
         """All pages of a list, one after the other; raises as `get` does."""
@@ -217,11 +220,11 @@ class ApiClient:
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise _unreachable(error) from None
+            raise _unreachable(error, self._option) from None
         body = _json(response)
         if response.is_success and body is not None:
             return body
-        raise _refusal(response, body)
+        raise _refusal(response, body, self._option)
 
 
 def _tls_context(url: str) -> ssl.SSLContext:
@@ -231,17 +234,18 @@ def _tls_context(url: str) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _unreachable(error: httpx.HTTPError) -> ApiAway:
+def _unreachable(error: httpx.HTTPError, option: str) -> ApiAway:
+    settings_too = " (or PISYNC_HTTP_HOST and PISYNC_HTTP_PORT)" if option == "--url" else ""
     return ApiAway(
-        f"the api cannot be reached at the address in --url: {error or type(error).__name__};"
-        " is it running, and is --url (or PISYNC_HTTP_HOST and PISYNC_HTTP_PORT) right?"
+        f"the api cannot be reached at the address in {option}: {error or type(error).__name__};"
+        f" is it running, and is {option}{settings_too} right?"
     )
 
 
-def _refusal(response: httpx.Response, body: Json | None) -> PiSyncError:
+def _refusal(response: httpx.Response, body: Json | None, option: str) -> PiSyncError:
     if body is None or "detail" not in body:
         return ApiAway(
-            f"what is at --url answered {response.status_code}, but not as PiSync does; is --url right?"
+            f"what is at {option} answered {response.status_code}, but not as PiSync does; is {option} right?"
         )
     message = printable(str(body["detail"]))
     if response.status_code == HTTPStatus.UNAUTHORIZED:
@@ -251,7 +255,7 @@ def _refusal(response: httpx.Response, body: Json | None) -> PiSyncError:
     return ApiRefused(message, response.status_code, body)
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, option: str) -> None:
     try:
         parts = urls.parse(url, schemes=("http", "https"))
         if len(parts.hosts) != 1:
@@ -260,7 +264,7 @@ def _check_url(url: str) -> None:
             raise ValueError("takes no user name and no password; the api's key is given with --key")
         urls.check_options(parts, taken={}, refused={})
     except ValueError as error:
-        raise ConfigurationError(f"--url: {error}") from None
+        raise ConfigurationError(f"{option}: {error}") from None
 
 
 def _given(parameters: Mapping[str, Any] | None) -> Json | None:

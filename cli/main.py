@@ -74,7 +74,7 @@ _COMMANDS: Final[tuple[tuple[Callable[..., None], str, str], ...]] = (
     (rebuild, MAINTAIN, "pisync rebuild --check"),
     (migrate, MAINTAIN, "pisync migrate"),
     (gateway, MAINTAIN, "pisync gateway PX-000001 PB-000123 PB-000124 --mqtt-url mqtts://mqtt.example.org"),
-    (conformance, MAINTAIN, "pisync conformance --device PB-000123 --duration 1800"),
+    (conformance, MAINTAIN, "pisync conformance --device PB-000123 --duration 30m"),
     (record, MAINTAIN, "pisync record hour.ndjson --duration 1h"),
     (replay, MAINTAIN, "pisync replay hour.ndjson --speed 60 --rewrite-time"),
     (simulate, MAINTAIN, "pisync simulate --devices 50 --events 40 --seed 1"),

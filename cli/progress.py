@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Update(Protocol):
-    """Says how many are done, and of about how many; `note` stands beside it."""
+    """Says how many are done, and of about how many, 0: not known; `note` stands beside it."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Say it."""
@@ -51,7 +51,9 @@ def _bar(console: Console, description: str, unit: str) -> Iterator[Update]:
         task = bar.add_task(description, total=None, note=unit)
 
         def update(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=max(done, total), note=_joined(unit, note))
+            bar.update(
+                task, completed=done, total=max(done, total) if total else None, note=_joined(unit, note)
+            )
 
         yield update
 
@@ -63,7 +65,8 @@ def _lines(console: Console, description: str, unit: str) -> Iterator[Update]:
 
     def update(done: int, total: int, note: str = "") -> None:
         nonlocal printed_s, line
-        line = f"{description}: {done:,}/{max(done, total):,} {_joined(unit, note)}"
+        of = f"/{max(done, total):,}" if total else ""
+        line = f"{description}: {done:,}{of} {_joined(unit, note)}"
         if time.monotonic() - printed_s >= LINE_INTERVAL_S:
             print_line()
 

@@ -1,7 +1,6 @@
 """What `pisync record` does: one recording with its file, its end, progress and what may be missing."""
 
 import asyncio
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import BinaryIO, Final
 import typer
 import uvloop
 
+from cli.durations import seconds
 from cli.progress import progress
 from device_sim.recorder import Recorder
 from pisync.domain import topics
@@ -20,8 +20,6 @@ from pisync.settings import CommonSettings
 
 REFRESH_S: Final = 0.2
 EVERYTHING: Final = f"{topics.PREFIX}/#"
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 
 
 def run(
@@ -42,7 +40,7 @@ def run(
     wanted = filters or [EVERYTHING]
     for one in wanted:
         _check_filter(one)
-    duration_s = None if duration is None else _seconds(duration)
+    duration_s = None if duration is None else seconds("--duration", duration)
     try:
         with _opened(file, append=append) as target:
             recorder = uvloop.run(_record(settings, wanted, target, duration_s, count))
@@ -114,13 +112,6 @@ def _last_byte(file: Path) -> bytes:
     with file.open("rb") as source:
         source.seek(-1, 2)
         return source.read(1)
-
-
-def _seconds(text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ConfigurationError(f"--duration {text}: give a time such as 90s, 30m or 1h")
-    return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 
 def _check_filter(text: str) -> None:

@@ -17,7 +17,7 @@ import typer
 import uvloop
 
 from cli.progress import Update, progress
-from cli.replay_texts import Result, show, show_preview, time_left
+from cli.replay_texts import Result, show, show_empty, show_preview, time_left
 from device_sim.replay import checkpoint as checkpoints
 from device_sim.replay.checkpoint import Checkpoint
 from device_sim.replay.fault_report import FaultReport
@@ -103,6 +103,7 @@ def _replay(what: Asked, plan: Plan, zone: ZoneInfo | None, loaded: ApiSettings)
             "--via: a recording is replayed byte for byte to the topics it had, which only a broker takes:"
             " give --mqtt-url"
         )
+    show_empty(seen)
     where = what.via or str(loaded.mqtt)
     words = {
         "--zone": what.zone,
@@ -198,12 +199,12 @@ class _Meter:
         done, began = self._done(), self._began
         rate = (confirmed - self._confirmed) / elapsed_s if elapsed_s else 0.0
         notes = [f"{rate:,.0f}/s"]
-        if done > began:
+        if replayer.way.trouble is not None:
+            notes.append(replayer.way.trouble)
+        elif done > began:
             notes.append(time_left(elapsed_s * (1 - done) / (done - began)))
         if replayer.behind_s > 1:
             notes.append(f"{replayer.behind_s:.0f} s behind")
-        if replayer.way.trouble is not None:
-            notes.append(replayer.way.trouble)
         update(confirmed, int(confirmed / done) if done else 0, " · ".join(notes))
 
     def _done(self) -> float:
@@ -251,7 +252,11 @@ def _inputs(what: Asked) -> Iterator[list[Input]]:
     if names.count(STANDARD_INPUT) > 1:
         raise ConfigurationError("standard input can be read once: give one `-`")
     for file in what.files:
-        if str(file) != STANDARD_INPUT and (not file.exists() or file.is_dir()):
+        if str(file) == STANDARD_INPUT:
+            continue
+        if file.is_dir():
+            raise ConfigurationError(f"{file}: this is a directory: give the files in it")
+        if not file.exists():
             raise ConfigurationError(f"{file}: there is no such file")
     with tempfile.TemporaryDirectory(prefix="pisync-replay-") as directory:
         found = []

@@ -11,6 +11,7 @@ import typer
 from device_sim.replay.checkpoint import Counts
 from device_sim.replay.items import Fault
 from device_sim.replay.preview import Preview
+from device_sim.replay.reading import counted
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.payloads import printable
 
@@ -48,9 +49,9 @@ def show(result: Result) -> None:
     """Print what a replay came to."""
     counts = result.counts
     typer.echo(
-        f"{counts.confirmed:,} events confirmed: {counts.stored:,} stored, {counts.duplicates:,} there"
-        f" already; {counts.rejected:,} rejected, {counts.left_out:,} lines left out;"
-        f" {result.elapsed_s:,.1f} s"
+        f"{counted(counts.confirmed, 'event')} confirmed: {counts.stored:,} stored,"
+        f" {counts.duplicates:,} there already; {counts.rejected:,} rejected,"
+        f" {counted(counts.left_out, 'line')} left out; {result.elapsed_s:,.1f} s"
     )
     _show_passed_over(counts)
     _show_faults(counts, result.first_faults, result.report)
@@ -70,10 +71,10 @@ def show(result: Result) -> None:
 
 def show_preview(seen: Preview) -> None:
     """Print what a replay would do."""
-    what = "messages" if any(entry.topic for entry in seen.first) else "events"
+    what = "message" if any(entry.topic for entry in seen.first) else "event"
     typer.echo(
-        f"{seen.span.entries:,} {what} of {len(seen.devices):,} devices would be sent;"
-        f" {seen.counts.left_out:,} lines left out"
+        f"{counted(seen.span.entries, what)} of {counted(len(seen.devices), 'device')} would be sent;"
+        f" {counted(seen.counts.left_out, 'line')} left out"
     )
     if seen.span.oldest_ms is not None and seen.span.newest_ms is not None:
         times = [rfc3339(from_ms(at_ms)) for at_ms in (seen.span.oldest_ms, seen.span.newest_ms)]
@@ -81,6 +82,7 @@ def show_preview(seen: Preview) -> None:
     for file, head in seen.heads.items():
         unused = f"; not used: {printable(', '.join(head.unused))}" if head.unused else ""
         typer.echo(f"{printable(file)}: {head.format.value}{unused}")
+    show_empty(seen)
     for entry in seen.first:
         payload = printable(entry.payload[:500].decode(errors="replace"))
         typer.echo(f"  line {entry.line}: {payload}")
@@ -88,6 +90,12 @@ def show_preview(seen: Preview) -> None:
     _show_faults(seen.counts, seen.first_faults, None)
     _show_clock(seen.twice, seen.never)
     typer.echo("Nothing was sent.")
+
+
+def show_empty(seen: Preview) -> None:
+    """Say which files hold nothing: an export that failed may have left one."""
+    for file in seen.empty:
+        typer.echo(f"{printable(file)}: it is empty")
 
 
 def time_left(seconds: float) -> str:
@@ -113,7 +121,7 @@ def _show_faults(counts: Counts, first: Sequence[Fault], report: Path | None) ->
         typer.echo(f"  {place}{device} {status}: {fault.reason}: {printable(fault.detail)}{text}")
     if counts.rejected + counts.left_out > len(first):
         by_reason = ", ".join(
-            f"{number:,} {why.replace('_', ' ', 1)}" for why, number in counts.faults.items()
+            f"{number:,} {why.replace('left_out', 'left out')}" for why, number in counts.faults.items()
         )
         where = f"all are in {report}" if report is not None else "--report FILE writes all"
         typer.echo(f"In all {by_reason}; {where}")

@@ -93,7 +93,8 @@ def auditor(
     """
     if url is None:
         return lambda outcome: outcome.status
-    with connect(url, None) as client:
+    connected = partial(connect, url, None, option="--audit")
+    with connected() as client:
         client.get("/api/health")
 
     def judge(outcome: Outcome) -> int:
@@ -101,7 +102,7 @@ def auditor(
             Console(stderr=True).print("Not audited, because not all was confirmed.", style="bold red")
             return outcome.status
         found = auditing.audit(
-            partial(connect, url, None),
+            connected,
             stories,
             received_ms=(outcome.began_ms, outcome.ended_ms),
             console=Console(stderr=True),

@@ -503,7 +503,8 @@ static void status(struct mosquitto *client, bool is_online, bool is_will)
 
 static void over(int reason)
 {
-    fprintf(stderr, "disconnected: %s\n", mosquitto_reason_string(reason));
+    if (reason) /* not where we leave */
+        fprintf(stderr, "disconnected: %s\n", mosquitto_reason_string(reason));
     ended = true;
 }
 

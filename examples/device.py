@@ -89,7 +89,8 @@ class Connection(mqtt.Client):
 
     def on_disconnect(self, _client, _data, _flags, reason, _properties):
         self.ended = True
-        logging.warning("disconnected: %s", reason)
+        if reason.is_failure:  # not where we leave
+            logging.warning("disconnected: %s", reason)
 
     def on_connect(self, _client, _data, _flags, reason, _properties):
         if not reason.is_failure:

@@ -106,17 +106,19 @@ command() { # $1 as it came: {"command":"sync_now","id":"…","expires":"…"}
     mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/commands/reply" -m "{\"id\":\"$id\",\"state\":\"$state\"}"
 }
 
-listen() { # the messages of our session; more options of mosquitto_sub
+listen() { # in a subshell, which becomes mosquitto_sub: the messages of our session; more options
     # shellcheck disable=SC2086
-    mosquitto_sub $BROKER -V mqttv311 -i "$ID" -c -q 1 -t "$TOPIC/receipts/+" -t "$TOPIC/commands" -F '%t %p' "$@" \
+    exec mosquitto_sub $BROKER -V mqttv311 -i "$ID" -c -q 1 -t "$TOPIC/receipts/+" -t "$TOPIC/commands" -F '%t %p' "$@" \
         --will-topic "$TOPIC/status" --will-payload "{\"state\":\"offline\",\"since\":\"$SINCE\"}" --will-qos 1 --will-retain
 }
 
-hear() { # what comes, and a tick each second, until nobody reads it any more, which may have been killed
+hear() { # what comes, and a tick each second, until `send` ends the listener, or nobody reads it any more: `send` was killed
     trap '' PIPE
-    listen -W $((RUN_S + 1)) &
-    while sleep 1 && echo tick; do :; done 2>/dev/null
+    listen -W $((RUN_S + 1)) 2>/dev/null &
+    echo $! >"$SPOOL/listener"
+    while sleep 1 && kill -0 $! && echo tick; do :; done 2>/dev/null
     kill $! 2>/dev/null
+    wait $!
 }
 
 handle() { # $1 topic, $2 payload
@@ -169,7 +171,7 @@ send() {
     rm -rf "$SPOOL"/new.* "$SPOOL/heard" && mkfifo "$SPOOL/heard" || return 1
     for sent in "$SPOOL"/sent/*; do [ -f "$SPOOL/messages/${sent##*/}" ] || rm -f "$sent"; done
     # The session and its subscriptions must be there before the first publish (-E: end once subscribed).
-    listen -E >"$SPOOL/new.$$" && status online || return 1
+    (listen -E) >"$SPOOL/new.$$" && status online || return 1
     while read -r topic payload; do handle "$topic" "$payload"; done <"$SPOOL/new.$$"
     hear >"$SPOOL/heard" &
     exec 3<"$SPOOL/heard"
@@ -178,8 +180,12 @@ send() {
         handle "$topic" "$payload"
         advance
     done
+    # The listener leaves before its pipe is closed: what it took until then is read, and nothing comes after it.
+    kill "$(cat "$SPOOL/listener")" 2>/dev/null
+    while read -r topic payload <&3; do handle "$topic" "$payload"; done
     exec 3<&-
-    wait # until the listener has left: it has our client id
+    wait # it has our client id
+    rm -f "$SPOOL/listener" "$SPOOL/heard"
     status offline
     ! waits || return 1
     [ "$(ls "$SPOOL/rejected" | wc -l)" -eq "$rejected" ] || return 3

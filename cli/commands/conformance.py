@@ -9,14 +9,12 @@ def conformance(
     *,
     device_id: Annotated[str, typer.Option("--device", help="The device's id.", show_default=False)],
     duration: Annotated[
-        float, typer.Option(min=0.1, help="How long to watch, in seconds; Ctrl-C ends it sooner.")
-    ] = 600.0,
+        str, typer.Option(help="How long to watch, such as 90s, 30m or 1h; Ctrl-C ends it sooner.")
+    ] = "10m",
     puback_wait: Annotated[
-        float,
-        typer.Option(
-            min=0.0, help="What the device waits for a PUBACK, in seconds, where it was told another time."
-        ),
-    ] = 20.0,
+        str,
+        typer.Option(help="How long the device waits for a PUBACK, where it was told another time."),
+    ] = "20s",
     mqtt_url: Annotated[
         str | None, typer.Option(help="Broker; without it, PISYNC_MQTT_URL.", show_default=False)
     ] = None,
@@ -28,6 +26,7 @@ def conformance(
     rule was broken.
     """
     from cli.conformance import Watch, run  # noqa: PLC0415 - the other commands need none of it
+    from cli.durations import seconds  # noqa: PLC0415
     from pisync import logs, settings  # noqa: PLC0415
     from pisync.domain import topics  # noqa: PLC0415
 
@@ -36,6 +35,10 @@ def conformance(
     loaded = settings.load(settings.CommonSettings, mqtt_url=mqtt_url)
     logs.configure(loaded)
     watch = Watch(
-        settings=loaded, device_id=device_id, duration_s=duration, puback_wait_s=puback_wait, as_json=as_json
+        settings=loaded,
+        device_id=device_id,
+        duration_s=seconds("--duration", duration),
+        puback_wait_s=seconds("--puback-wait", puback_wait),
+        as_json=as_json,
     )
     raise typer.Exit(run(watch))

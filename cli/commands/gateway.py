@@ -46,6 +46,8 @@ def gateway(
     from pisync import settings  # noqa: PLC0415 - the other commands need none of it
 
     cloud = settings.load(settings.CommonSettings, mqtt_url=mqtt_url).mqtt
+    if settings.is_loopback(cloud.host):
+        typer.echo(f"{cloud.host} is the PiBox itself there: the cloud's address is --mqtt-url", err=True)
     text = configuration(
         gateway_id, cloud, read_ids(device_ids or [], devices), ca_file=ca_file, version=mosquitto
     )

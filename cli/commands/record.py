@@ -8,7 +8,10 @@ import typer
 
 def record(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A new file; `-`: standard output.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A new file; `-`: standard output.", dir_okay=False, show_default=False
+        ),
     ],
     *,
     mqtt_url: Annotated[

@@ -63,8 +63,8 @@ def replay(
         str | None,
         typer.Option(
             "--from",
-            help="Only events from this time on, by the device's clock; of a recording, messages recorded"
-            " then.",
+            help="Only events from this time on, by the device's clock, such as 2026-05-08T12:00:00Z or, with"
+            " --zone, 2026-05-08; of a recording, messages recorded then.",
             show_default=False,
             rich_help_panel=WHICH,
         ),

@@ -51,7 +51,9 @@ def _record(first: Line, waiting: deque[Line], lines: Iterator[Line], delimiter:
         try:
             text = b"\n".join(line.data or b"" for line in joined).decode()
         except UnicodeDecodeError as error:
-            why = f"not valid UTF-8: {error.reason}; convert the file, such as with iconv -f latin1 -t utf8"
+            why = (
+                f"not valid UTF-8: {error.reason}; convert it: iconv -f latin1 -t utf8 FILE | pisync replay -"
+            )
             return Record(None, why, first, first)
         try:
             cells = next(csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))

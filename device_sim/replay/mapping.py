@@ -103,13 +103,11 @@ class Mapped:
         for member in MEMBERS:
             if member not in self.columns and member in names:
                 self.columns[member] = Column(names=(member,))
-        for member in _REQUIRED:
-            if member not in self.columns and member not in self._constants:
-                raise ConfigurationError(
-                    f"nothing says where {member} comes from{nearest(member, names)} Give"
-                    f" --map {member}=COLUMN, or --set {member}=VALUE for all lines."
-                    f" The columns: {', '.join(names)}"
-                )
+        lacking = [
+            member for member in _REQUIRED if member not in self.columns and member not in self._constants
+        ]
+        if lacking:
+            raise ConfigurationError(_lacking(lacking, names))
 
     @property
     def used(self) -> set[str]:
@@ -172,6 +170,20 @@ class Mapped:
         if not isinstance(value, str):
             return _plain(value) if member == "device_id" else value
         return value.strip()
+
+
+def _lacking(members: Sequence[str], names: Sequence[str]) -> str:
+    """That nothing says where these required members come from, and what to do."""
+    first = members[0]
+    others = [
+        f"{member} ({like[2:]})" if (like := nearest(member, names)) != "." else member
+        for member in members[1:]
+    ]
+    as_well = f" The same for {', '.join(others)}." if others else ""
+    return (
+        f"nothing says where {first} comes from{nearest(first, names)} Give --map {first}=COLUMN, or"
+        f" --set {first}=VALUE for all lines.{as_well} The columns: {', '.join(names)}"
+    )
 
 
 def _resolved(member: str, text: str, names: Sequence[str]) -> Column:

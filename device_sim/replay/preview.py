@@ -28,6 +28,7 @@ class Preview:
     first_faults: list[Fault] = field(default_factory=list)
     devices: set[str] = field(default_factory=set)
     heads: dict[str, Head] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
     twice: int = 0
     never: int = 0
 
@@ -64,5 +65,7 @@ def look_at(plan: Plan, times: Times, *, items_max: int | None = None) -> Previe
                 seen.add(item, file.name)
         if reader.head is not None:
             seen.heads[file.name] = reader.head
+        else:
+            seen.empty.append(file.name)
     seen.twice, seen.never = times.twice, times.never
     return seen

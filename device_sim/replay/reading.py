@@ -33,6 +33,8 @@ _SYNC: Final = topic_pattern(topics.SYNC_FILTER)
 # What a packet has beside its topic and payload: the Response Topic above all.
 _PACKET_BYTES_BESIDE: Final = 200
 _TIMESTAMP: Final = re.compile(rb'("timestamp"\s*:\s*")([^"\\]{19,60})(")')
+# What a column is hardly called: a number or a time.
+_NO_NAME: Final = re.compile(r"[-+]?\d[-\d.,:/TZ+ ]*")
 
 
 class Format(StrEnum):
@@ -141,7 +143,7 @@ class Reader:
         data = (first.data or first.head).strip()
         if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
             raise ConfigurationError(
-                f"{self._name}: this is UTF-16: convert it, such as with iconv -f utf16 -t utf8"
+                f"{self._name}: this is UTF-16: iconv -f utf16 -t utf8 {self._name} | pisync replay -"
             )
         if data[:2] == b"\x1f\x8b":
             raise ConfigurationError(f"{self._name}: this is gzip: zcat {self._name} | pisync replay -")
@@ -206,7 +208,7 @@ class Reader:
         if [cell.strip() for cell in cells] == head.columns:
             return PassedOver.HEADER
         if len(cells) != len(head.columns):
-            why = f"it has {_counted(len(cells), 'cell')}, and the header has {len(head.columns)}"
+            why = f"it has {counted(len(cells), 'cell')}, and the header has {len(head.columns)}"
             return left_out(record.line, "no_record", why)
         return self._event(mapped, dict(zip(head.columns, cells, strict=True)), record.line)
 
@@ -255,7 +257,9 @@ class Reader:
         except ConfigurationError as error:
             if self.head is None or self.head.format is not Format.CSV:
                 raise
-            raise ConfigurationError(f"{self._name}: {error}") from None
+            is_record = self._header is None and any(map(_NO_NAME.fullmatch, names))
+            hint = " If the first line is no header, name the columns with --columns" if is_record else ""
+            raise ConfigurationError(f"{self._name}: {error}{hint and '.'}{hint}") from None
 
     def _event(self, mapped: Mapped, cells: dict[str, Any], line: Line) -> Content:
         try:
@@ -312,8 +316,9 @@ def _is_filled(line: Line) -> bool:
     return line.data is None or bool(line.data.strip())
 
 
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+def counted(number: int, unit: str) -> str:
+    """So many of a unit, of which the singular is given."""
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -350,5 +355,9 @@ def moment(text: str, times: Times) -> datetime:
     """
     try:
         return times.read(text if ":" in text else f"{text} 00:00", "", 0)
-    except ValueError as error:
+    except NoZoneError as error:
         raise ConfigurationError(str(error)) from None
+    except ValueError:
+        raise ConfigurationError(
+            f"{text[:60]!r} is no moment, such as 2026-05-08T12:00:00Z or, with --zone, 2026-05-08"
+        ) from None

@@ -14,6 +14,7 @@ import msgspec
 
 from pisync import limits
 from pisync.domain import receipts, topics
+from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError, PiSyncError, PublishRefused, ReplyLost
 from pisync.mqtt.address import MqttAddress
@@ -22,6 +23,17 @@ from pisync.mqtt.client import Client
 _NO_MATCHING_SUBSCRIBERS: Final = 0x10
 _NOT_AUTHORIZED: Final = 0x87
 _NOT_READY_S: Final = 0.05
+_OF_NO_DEVICE: Final = Receipt(
+    stored=0,
+    duplicates=0,
+    rejected=[
+        Rejection(
+            index=None,
+            reason=Reason.DEVICE_ID,
+            detail=f"the topic names no device, and no receipt tells of it: an id is {topics.DEVICE_ID_RULE}",
+        )
+    ],
+)
 
 
 class Sender:
@@ -72,6 +84,9 @@ class Sender:
     async def send(self, topic: str, payload: bytes) -> Receipt:
         """Publish a message, as often as it takes, and return its receipt; sending twice counts once.
 
+        A message to a topic that names no device is kept as a dead letter, and no receipt answers it: the
+        broker's PUBACK has to do, and the receipt is what the bridge would have said.
+
         Raises:
             ConfigurationError: the broker does not let us publish there.
         """
@@ -83,6 +98,9 @@ class Sender:
                 continue
             try:
                 async with asyncio.timeout(self._wait_s(self._receipt_timeout_s, unanswered)):
+                    if not _is_answered(topic):
+                        await self._client.publish_acknowledged(topic, payload)
+                        return _OF_NO_DEVICE
                     receipt = receipts.decode(await self._client.request(topic, payload))
             except TimeoutError:
                 unanswered += 1
@@ -117,3 +135,8 @@ class Sender:
     def _wait_s(self, first_s: float, earlier: int) -> float:
         doubled_s = min(first_s * (1 << min(earlier, 30)), max(first_s, limits.REPLAY_WAIT_S_MAX))
         return doubled_s * self._random.uniform(0.75, 1.25)
+
+
+def _is_answered(topic: str) -> bool:
+    """Whether a bridge sends a receipt for what is published there."""
+    return topic == topics.SYNC_OF_NO_DEVICE or topics.device(topic) is not None

@@ -27,6 +27,7 @@ from tests.support.example_devices import (
     RECEIPT_WAIT_S,
     CDevice,
     ExampleDevice,
+    ShellDevice,
     ended,
 )
 from tests.support.waiting import until
@@ -113,22 +114,44 @@ def has_answered(seen: list[Seen]) -> bool:
     return any(message.topic == topics.command_replies(DEVICE) for message in seen)
 
 
+def order() -> str:
+    """A command that is good for an hour."""
+    expires = clock.rfc3339(clock.now() + timedelta(hours=1))
+    return json.dumps({"command": "sync_now", "id": COMMAND, "expires": expires})
+
+
 async def asked_to_sync(broker: MosquittoServer, seen: list[Seen]) -> None:
     """Send a command until it is answered, as PiSync does, and twice at least: it is to be done once.
 
     The first two wait for the device in its session.
     """
-    expires = clock.rfc3339(clock.now() + timedelta(hours=1))
-    order = json.dumps({"command": "sync_now", "id": COMMAND, "expires": expires})
+    asking = order()
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic = topics.command_replies(DEVICE)
     properties.CorrelationData = COMMAND.encode()
     async with publisher(broker) as client:
-        await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
+        await client.publish(topics.commands(DEVICE), asking, qos=1, properties=properties)
         while not has_answered(seen):
-            await client.publish(topics.commands(DEVICE), order, qos=1, properties=properties)
+            await client.publish(topics.commands(DEVICE), asking, qos=1, properties=properties)
             with suppress(AssertionError):
                 await until(lambda: has_answered(seen), timeout_s=3)
+
+
+async def test_what_comes_between_two_sends_waits_for_the_next(
+    mosquitto_server: MosquittoServer, tmp_path: Path
+) -> None:
+    device = ShellDevice(tmp_path / "device", "PB-between", mosquitto_server.port)
+    device.spool.parent.mkdir()
+    assert await ended(device.once(run_s=30)) == 0
+    async with publisher(mosquitto_server) as client:
+        await client.subscribe(topics.command_replies(device.device_id), qos=1)
+        await client.publish(topics.commands(device.device_id), order(), qos=1)
+        assert await ended(device.once(run_s=2)) == 1, (
+            "no bridge confirms the event that the command asked for"
+        )
+        async with asyncio.timeout(10):
+            reply = await anext(client.messages)
+    assert json.loads(bytes(reply.payload))["id"] == COMMAND
 
 
 async def lives_through_the_matrix(device: ExampleDevice, world: World, seen: list[Seen]) -> None:

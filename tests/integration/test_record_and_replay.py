@@ -89,6 +89,7 @@ def traffic() -> list[tuple[str, bytes]]:
         (topics.sync("PB-3"), b"[" + b"1," * 200_000 + b"1]"),
         (topics.sync("PB-4") + "/no token", json.dumps(event(4, 8)).encode()),
         (topics.SYNC_OF_NO_DEVICE, b"{}"),
+        (topics.sync("PB-4 (copy)"), json.dumps(event(4, 9)).encode()),
     ]
     return found
 
@@ -131,7 +132,7 @@ async def test_a_recorded_stretch_replays_to_the_same_content(world: World, tmp_
     async with device(world) as client:
         for topic, payload in sent:
             await client.publish(topic, payload, qos=1)
-    before = await settled(world, letters=8)
+    before = await settled(world, letters=9)
     await until(lambda: sum("/sync" in one.topic for one in recorded(file)) == len(sent))
     recorder.send_signal(signal.SIGINT)
     code, output = await ended(recorder)
@@ -144,9 +145,10 @@ async def test_a_recorded_stretch_replays_to_the_same_content(world: World, tmp_
             await pisync("replay", str(file), "--mqtt-url", second.mosquitto.url, "--report", str(report))
         )
         assert code == 1, output
-        assert await settled(second, letters=8) == before
+        assert await settled(second, letters=9) == before
     faults = [json.loads(one) for one in report.read_bytes().splitlines()][:-1]
-    assert {fault["reason"] for fault in faults} >= {"schema", "conflict", "malformed", "empty", "token"}
+    expected = {"schema", "conflict", "malformed", "empty", "token", "device_id"}
+    assert {fault["reason"] for fault in faults} >= expected
 
 
 def written(path: Path, events: int) -> Path:

@@ -50,6 +50,13 @@ def test_where_the_cloud_is_and_as_whom_to_connect_there() -> None:
     assert not [line for line in plain if line.startswith(("bridge_ca", "remote_user", "remote_pass"))]
 
 
+@pytest.mark.parametrize(("host", "is_told"), [("127.0.0.1", True), ("mqtt.example.org", False)])
+def test_a_cloud_on_the_pibox_itself_is_told(host: str, is_told: bool) -> None:
+    result = CliRunner().invoke(app, ["gateway", "PX-1", "PB-1", "--mqtt-url", f"mqtt://{host}"])
+    assert result.exit_code == 0
+    assert ("the PiBox itself" in result.stderr) is is_told
+
+
 def test_only_mosquitto_2_1_is_told_how_long_the_cloud_keeps_its_session() -> None:
     assert not [line for line in lines("PB-1") if "session_expiry" in line]
     assert "bridge_session_expiry_interval 2592000" in lines("PB-1", version=Version.V2_1)

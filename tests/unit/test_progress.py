@@ -26,6 +26,12 @@ def test_without_a_terminal_a_line_comes_now_and_then(
     ]
 
 
+def test_a_total_that_is_not_known_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("Recording", "messages") as update:
+        update(1_000, 0, "9 KiB")
+    assert capsys.readouterr().err == "Recording: 1,000 messages · 9 KiB\n"
+
+
 def test_work_that_says_nothing_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("Rebuilding", "events"):
         pass

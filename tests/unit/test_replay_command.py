@@ -9,12 +9,15 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from cli.api_client import ApiAway
+from cli.durations import seconds
 from cli.main import app
 from cli.replay import Asked, _shift_ms
 from cli.replay_texts import time_left
 from device_sim.replay.items import Entry, Item
 from device_sim.replay.posting import Poster
 from device_sim.replay.preview import Preview
+from local_stack import ports
 from pisync import clock
 from pisync.clock import from_ms
 from pisync.errors import ConfigurationError
@@ -90,6 +93,67 @@ def test_a_recorder_takes_no_share_of_the_bridges(tmp_path: Path) -> None:
     )
     assert "--duration soon" in refusal("record", str(tmp_path / "a"), "--duration", "soon")
     assert not (tmp_path / "a").exists()
+
+
+def test_what_cannot_be_read_is_told_as_what_it_is(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert "empty.csv: it is empty" in pisync("replay", str(empty), "--dry-run").output
+    assert "this is a directory" in refusal("replay", str(tmp_path), "--dry-run")
+    assert "there is no such file" in refusal("replay", str(tmp_path / "none"), "--dry-run")
+    assert pisync("record", str(tmp_path)).exit_code == 2, "a directory is no file to write"
+
+
+def test_one_thing_is_told_in_the_singular(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text(json.dumps(members()))
+    output = pisync("replay", str(file), "--dry-run").output
+    assert "1 event of 1 device would be sent; 0 lines left out" in output
+
+
+def test_all_that_a_header_lacks_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "ugly.csv"
+    file.write_text("Device ID,Time Stamp,Files\n")
+    told = refusal("replay", str(file), "--dry-run")
+    assert "device_id comes from; did you mean 'Device ID'?" in told
+    for member in ("timestamp", "total_files_synced", "total_errors", "internet_speed"):
+        assert member in told
+    assert "--columns" not in told
+
+
+def test_a_file_without_a_header_is_told_how_to_name_its_columns(tmp_path: Path) -> None:
+    file = tmp_path / "bare.csv"
+    file.write_text("PB-1,2026-11-20T10:00:00Z,3,0,2.5\n")
+    assert "--columns" in refusal("replay", str(file), "--dry-run")
+
+
+def test_a_bound_that_is_no_moment_is_told_as_it_was_typed(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text(json.dumps(members()))
+    told = refusal("replay", str(file), "--dry-run", "--from", "7d")
+    assert told.startswith("--from: '7d' is no moment")
+    assert "--time-format" not in told
+
+
+def test_durations_are_typed_alike(tmp_path: Path) -> None:
+    assert [seconds("--duration", text) for text in ("90s", "30m", "1h", "1.5", "2d")] == [
+        90,
+        1800,
+        3600,
+        1.5,
+        172_800,
+    ]
+    assert "--duration soon" in refusal("conformance", "--device", "PB-1", "--duration", "soon")
+    assert "--puback-wait -1" in refusal("conformance", "--device", "PB-1", "--puback-wait", "-1")
+
+
+def test_an_audit_that_cannot_be_made_names_its_own_option() -> None:
+    command = ("simulate", "--scenario", "school-day", "--audit", f"http://127.0.0.1:{ports.any_free()}")
+    result = pisync(*command)
+    assert isinstance(result.exception, ApiAway)
+    assert "the address in --audit" in str(result.exception)
+    assert "--url" not in str(result.exception)
+    assert "--audit: " in refusal("simulate", "--scenario", "school-day", "--audit", "ftp://there")
 
 
 def test_the_time_left_is_told_in_a_unit_that_fits() -> None:
