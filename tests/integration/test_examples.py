@@ -30,7 +30,7 @@ from tests.support.example_devices import (
     ShellDevice,
     ended,
 )
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 from tests.support.world import World
 
 DEVICE = "PB-000123"
@@ -149,7 +149,7 @@ async def test_what_comes_between_two_sends_waits_for_the_next(
         assert await ended(device.once(run_s=2)) == 1, (
             "no bridge confirms the event that the command asked for"
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             reply = await anext(client.messages)
     assert json.loads(bytes(reply.payload))["id"] == COMMAND
 

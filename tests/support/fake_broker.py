@@ -10,6 +10,7 @@ import pytest
 
 from pisync import backoff
 from pisync.mqtt.address import MqttAddress
+from tests.support.waiting import TIMEOUT_S
 
 Packet = TypeVar("Packet", bound=mqtt5.Packet)
 
@@ -48,7 +49,7 @@ class FakeBroker(asyncio.Protocol):
 
     async def has(self, kind: type[Packet], count: int = 1) -> Packet:
         """Wait until so many packets of a kind came; returns the last of them."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(self.all(kind)) < count:
                 self._arrived.clear()
                 await self._arrived.wait()

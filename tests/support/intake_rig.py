@@ -33,7 +33,7 @@ from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.reception import reception_clock
 from tests.support.samples import NOW
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 
 DEVICE = "PB-000123"
 
@@ -202,7 +202,7 @@ class Rig:
         return list(self.dead_letters.dead_letters.values())
 
     async def drain(self) -> None:
-        await asyncio.wait_for(self.intake.drain(), 10)
+        await asyncio.wait_for(self.intake.drain(), TIMEOUT_S)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from pisync.errors import (
 from pisync.mqtt.client import Client
 from pisync.mqtt.messages import Message, Subscription
 from tests.support.fake_broker import FakeBroker, fake_broker
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 
 REPLIES = "replies/1"
 
@@ -44,7 +44,7 @@ class Ups:
         self._came.set()
 
     async def times(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(self.sessions) < count:
                 self._came.clear()
                 await self._came.wait()
@@ -155,7 +155,7 @@ async def test_credentials_are_sent(broker: FakeBroker) -> None:
 async def test_a_refusal_from_the_start_ends_it(broker: FakeBroker) -> None:
     broker.refusal = mqtt5.ConnAckReasonCode.NOT_AUTHORIZED
     with pytest.raises(ConfigurationError):
-        await asyncio.wait_for(Running(broker, reply_topic=REPLIES).task, 10)
+        await asyncio.wait_for(Running(broker, reply_topic=REPLIES).task, TIMEOUT_S)
 
 
 async def test_a_refusal_after_it_was_up_is_waited_out(broker: FakeBroker) -> None:
@@ -186,13 +186,13 @@ async def test_what_a_hook_raises_ends_it(broker: FakeBroker) -> None:
     async with running(broker, reply_topic=REPLIES, on_down=stop) as run:
         broker.drop()
         with pytest.raises(SessionTakenOver, match="closed the connection"):
-            await asyncio.wait_for(run.task, 10)
+            await asyncio.wait_for(run.task, TIMEOUT_S)
 
 
 async def test_ending_the_session_ends_it(broker: FakeBroker) -> None:
     async with persistent(broker) as run:
         run.client.end_session()
-        await asyncio.wait_for(run.task, 10)
+        await asyncio.wait_for(run.task, TIMEOUT_S)
         disconnect = await broker.has(mqtt5.DisconnectPacket)
         assert disconnect.session_expiry_interval == 0
         assert not run.client.is_ready
@@ -233,7 +233,7 @@ async def test_a_message_goes_to_the_handler_of_its_filter_on_every_connection(b
             for topic in at_qos_0:
                 broker.send(mqtt5.PublishPacket(topic, b"").write())
             for topic, name in (at_qos_1 | at_qos_0).items():
-                handler, message = await asyncio.wait_for(queue.get(), 10)
+                handler, message = await asyncio.wait_for(queue.get(), TIMEOUT_S)
                 assert (handler, message.topic) == (name, topic)
                 if message.packet_id is not None:
                     message.connection.acknowledge([message.packet_id])
@@ -250,14 +250,14 @@ async def test_nothing_is_taken_in_while_paused(broker: FakeBroker) -> None:
         await broker.has(mqtt5.PublishPacket)  # the message was sent before
         assert queue.empty()
         run.client.resume()
-        assert (await asyncio.wait_for(queue.get(), 10)).payload == b"1"
+        assert (await asyncio.wait_for(queue.get(), TIMEOUT_S)).payload == b"1"
 
 
 async def test_a_paused_client_connects_again_when_it_is_resumed(broker: FakeBroker) -> None:
     async with persistent(broker) as run:
         run.client.pause()
         broker.drop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             while not run.downs:
                 run.client.publish("t", b"")  # a socket that is not read is known to be closed by a write
                 await asyncio.sleep(0)
@@ -288,7 +288,7 @@ async def test_a_pause_that_comes_during_the_handshake_holds_for_the_new_connect
     await broker.has(mqtt5.PublishPacket)
     assert queue.empty()
     run.client.resume()
-    assert (await asyncio.wait_for(queue.get(), 10)).payload == b"1"
+    assert (await asyncio.wait_for(queue.get(), TIMEOUT_S)).payload == b"1"
     await tasks.cancel([run.task])
 
 
@@ -378,7 +378,7 @@ async def test_a_barrier_is_passed_when_all_before_it_is_handled(broker: FakeBro
         await until(lambda: received)
         assert not passed.done()
         broker.send(mqtt5.PingRespPacket().write())
-        await asyncio.wait_for(passed, 10)
+        await asyncio.wait_for(passed, TIMEOUT_S)
         lost = asyncio.create_task(run.client.barrier())
         await broker.has(mqtt5.PingReqPacket, pings + 2)
         broker.drop()
@@ -411,7 +411,7 @@ async def test_a_request_that_the_broker_refuses_fails_with_the_reason_code(
     broker.on_publish = lambda publish: [puback(publish, code)]
     async with requesting(broker) as run:
         with pytest.raises(PublishRefused) as refused:
-            await asyncio.wait_for(run.client.request("t", b"1"), 10)
+            await asyncio.wait_for(run.client.request("t", b"1"), TIMEOUT_S)
         assert refused.value.reason_code == code
         broker.on_publish = echo
         assert await run.client.request("t", b"2") == b"2"
@@ -439,7 +439,7 @@ async def test_a_lost_connection_fails_all_that_wait(broker: FakeBroker) -> None
         broker.drop()
         for request in waiting:
             with pytest.raises(ReplyLost):
-                await asyncio.wait_for(request, 10)
+                await asyncio.wait_for(request, TIMEOUT_S)
         broker.on_publish = echo
         await run.ups.times(2)
         assert await run.client.request("t", b"5") == b"5"

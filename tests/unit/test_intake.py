@@ -23,7 +23,7 @@ from pisync.stores.interfaces.events import InsertOutcome
 from pisync.tasks import cancel
 from tests.support.intake_rig import DEVICE, Rig, running
 from tests.support.samples import backlog, members, payload
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 
 
 @pytest.fixture(autouse=True)
@@ -520,7 +520,7 @@ async def test_a_defect_ends_the_intake_and_acknowledges_nothing(monkeypatch: py
     monkeypatch.setattr(rig.store, "insert", broken)
     rig.send(payload())
     with pytest.raises(ExceptionGroup) as raised:
-        await asyncio.wait_for(rig.intake.run(), 10)
+        await asyncio.wait_for(rig.intake.run(), TIMEOUT_S)
     assert raised.group_contains(ZeroDivisionError)
     assert rig.connection.acknowledged == []
 
@@ -608,7 +608,7 @@ async def test_a_batch_that_loses_its_cancellation_can_be_ended(monkeypatch: pyt
     rig.send(payload())
     await until(lambda: rig.intake.batches)
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT_S):
         await cancel([task, *rig.intake.batches])
     assert lost == 3
 
@@ -658,7 +658,7 @@ async def test_a_kind_that_fails_leaves_the_batch_unacknowledged() -> None:
     rig.send(payload())
     rig.send(b"{}", topic=f"pisync/v1/devices/{DEVICE}/echo")
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(rig.intake.run(), 10)
+        await asyncio.wait_for(rig.intake.run(), TIMEOUT_S)
     assert rig.connection.acknowledged == []
 
 
@@ -693,7 +693,7 @@ async def test_a_batch_that_is_cancelled_from_within_ends_the_intake(
     monkeypatch.setattr(rig.store, "insert", stray)
     rig.send(payload())
     with pytest.raises(ExceptionGroup) as raised:
-        await asyncio.wait_for(rig.intake.run(), 10)
+        await asyncio.wait_for(rig.intake.run(), TIMEOUT_S)
     assert raised.group_contains(RuntimeError, match="cancelled from within")
     assert rig.connection.acknowledged == []
 
@@ -727,7 +727,7 @@ async def test_dead_letters_that_are_not_written_acknowledge_nothing(
     rig.send(payload())
     rig.send(b"no JSON")
     with pytest.raises(ExceptionGroup) as raised:
-        await asyncio.wait_for(rig.intake.run(), 10)
+        await asyncio.wait_for(rig.intake.run(), TIMEOUT_S)
     assert raised.group_contains(RuntimeError if cancelled_within else LookupError)
     assert rig.connection.acknowledged == []
 
@@ -748,7 +748,7 @@ async def test_dead_letters_are_not_written_on_after_the_insert_failed(
     rig.send(b"no JSON")
     rig.send(payload())
     with pytest.raises(ExceptionGroup) as raised:
-        await asyncio.wait_for(rig.intake.run(), 10)
+        await asyncio.wait_for(rig.intake.run(), TIMEOUT_S)
     assert raised.group_contains(LookupError)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "dead letters"]
 

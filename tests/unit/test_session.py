@@ -19,7 +19,7 @@ from pisync.mqtt.address import MqttAddress
 from pisync.mqtt.messages import Message, Subscription
 from pisync.settings import BridgeSettings
 from tests.support.fake_broker import FakeBroker, fake_broker
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ class Bridge:
         return self.ours
 
     async def connected(self) -> None:
-        await asyncio.wait_for(self.connections.get(), 10)
+        await asyncio.wait_for(self.connections.get(), TIMEOUT_S)
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -83,7 +83,7 @@ async def test_what_the_broker_says_of_itself_is_no_message_of_a_device(broker: 
         mqtt5.PublishPacket(topics.sync("PB-1"), b"{}").write(),
         at_qos_1.write(),
     )
-    messages = [await asyncio.wait_for(bridge.received.get(), 10) for _ in range(2)]
+    messages = [await asyncio.wait_for(bridge.received.get(), TIMEOUT_S) for _ in range(2)]
     assert [message.packet_id for message in messages] == [None, 7]
     assert bridge.metric("pisync_broker_stored_messages") == 53
     await tasks.cancel([running])
@@ -151,7 +151,7 @@ async def test_a_session_taken_over_says_which_setting_to_look_at(broker: FakeBr
     reason_code = mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
     broker.send(mqtt5.DisconnectPacket(reason_code=reason_code).write())
     with pytest.raises(SessionTakenOver, match=r"'bridge-0'.*PISYNC_BRIDGE_ID"):
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, TIMEOUT_S)
 
 
 async def test_a_broker_that_hangs_up_without_a_word_may_mean_another_bridge(broker: FakeBroker) -> None:
@@ -163,7 +163,7 @@ async def test_a_broker_that_hangs_up_without_a_word_may_mean_another_bridge(bro
     bridge.ours = False
     broker.drop()
     with pytest.raises(SessionTakenOver, match="PISYNC_BRIDGE_ID"):
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, TIMEOUT_S)
 
 
 async def test_receipts_that_the_broker_does_not_take_are_counted_and_told_once(broker: FakeBroker) -> None:

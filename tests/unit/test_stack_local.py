@@ -11,6 +11,7 @@ import pytest
 from local_stack import local, ports
 from local_stack.process import ChildFailed, ChildProcess
 from pisync.errors import ConfigurationError
+from tests.support.waiting import TIMEOUT_S
 
 
 def test_a_busy_preferred_port_gives_way_to_the_next_free_one() -> None:
@@ -140,7 +141,7 @@ async def test_a_child_that_died_is_started_again(tmp_path: Path, monkeypatch: p
     keeping = asyncio.create_task(local.keep_running(child, say))
     try:
         await child.kill()
-        await asyncio.wait_for(again.wait(), 10)
+        await asyncio.wait_for(again.wait(), TIMEOUT_S)
         assert child.running
         assert child.pid != first
         assert said[0].startswith("steady was ended by SIGKILL (log: ")
@@ -155,5 +156,5 @@ async def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, monkeypatch:
     await child.start()
     said = list[str]()
     with pytest.raises(ChildFailed, match=r"(?s)^feeble ended with exit code 3, 6 times in a row.*alas"):
-        await asyncio.wait_for(local.keep_running(child, said.append), 10)
+        await asyncio.wait_for(local.keep_running(child, said.append), TIMEOUT_S)
     assert said.count("feeble is ready again") == local.RESTARTS_MAX

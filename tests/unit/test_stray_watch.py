@@ -16,6 +16,7 @@ from pisync.domain import topics
 from pisync.mqtt.messages import Message, topic_pattern
 from pisync.settings import BridgeSettings
 from tests.support.fake_broker import FakeBroker, fake_broker
+from tests.support.waiting import TIMEOUT_S
 
 KNOWN = [
     topics.sync("PB-1"),
@@ -116,7 +117,7 @@ async def test_a_broker_that_refuses_it_does_not_end_the_bridge() -> None:
             running = asyncio.create_task(strays.run())
             strays.begin()
             await broker.has(mqtt5.ConnectPacket)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(TIMEOUT_S):
                 while not any("will not be seen" in line["event"] for line in logs):
                     await asyncio.sleep(0.001)
         assert not running.done()
