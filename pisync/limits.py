@@ -200,6 +200,9 @@ RETENTION_DEVICES_AT_ONCE: Final = 500
 RETENTION_SHARE: Final = 0.25
 RETENTION_INTERVAL_S: Final = 60.0
 RETENTION_WAIT_S: Final = 5.0
+# A clock that went on by more than this since a worker last looked is doubted for so long.
+RETENTION_JUMP_S: Final = 3 * 86_400.0
+RETENTION_DOUBT_S: Final = 86_400.0
 # Devices' bases that MongoDB sends at once; one may have 9 kB.
 BASES_AT_ONCE: Final = 1_000
 # How often a worker says in the log how far it is with old events.

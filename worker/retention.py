@@ -10,7 +10,7 @@ import asyncio
 from pisync import limits, logs
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.accumulator import Accumulator
-from pisync.domain.retention import kept_since_ms
+from pisync.domain.retention import doubted_since_ms, kept_since_ms
 from pisync.stores.interfaces.bridges import BridgeRegistry
 from pisync.stores.interfaces.retention import RetentionProgress, RetentionStore
 from pisync.stores.interfaces.rollups import RollupStore
@@ -18,6 +18,11 @@ from pisync.stores.interfaces.rollups import RollupStore
 log = logs.get(__name__)
 
 WAITS_FOR_ROLLUPS = "what is old is not counted for good yet"
+WAITS_FOR_THE_CLOCK = (
+    f"the clock of MongoDB went on by more than {limits.RETENTION_JUMP_S / 86_400:g} days since a worker last"
+    f" looked, at %s: if that is right, what is old is deleted from {limits.RETENTION_DOUBT_S / 3600:g} hours"
+    " later on"
+)
 
 
 class Retaining:
@@ -32,6 +37,7 @@ class Retaining:
         self._days = days
         self.progress: RetentionProgress | None = None
         self.deleted = 0
+        self._doubted_ms: int | None = None
 
     async def run(self) -> None:
         """Look for what is old, and delete it, until cancelled.
@@ -51,10 +57,16 @@ class Retaining:
     async def look(self) -> None:
         """Delete all that is old by now, and say how far that is."""
         now_ms = to_ms(await self._registry.server_time())
+        known = await self._store.progress()
+        if known is not None:
+            self._doubted_ms = doubted_since_ms(now_ms, looked_ms=known.at_ms, doubted_ms=known.doubted_ms)
         before_ms = 0 if self._days is None else kept_since_ms(now_ms, self._days)
         oldest_ms = await self._store.oldest_ms()
         if oldest_ms is None or oldest_ms >= before_ms:
             await self._tell(before_ms=0, now_ms=now_ms)
+        elif self._doubted_ms is not None:
+            why = WAITS_FOR_THE_CLOCK % rfc3339(from_ms(self._doubted_ms))
+            await self._tell(before_ms=0, now_ms=now_ms, waits_for=why)
         elif not await self._rollups.fix(before_ms):
             await self._tell(before_ms=0, now_ms=now_ms, waits_for=WAITS_FOR_ROLLUPS)
         else:
@@ -90,5 +102,6 @@ class Retaining:
             oldest_ms=await self._store.oldest_ms(),
             waits_for=waits_for,
             at_ms=now_ms,
+            doubted_ms=self._doubted_ms,
         )
         await self._store.save(self.progress)

@@ -241,7 +241,9 @@ async def test_of_failures_that_were_deleted_the_newest_count(
 
 async def test_what_is_told_last_is_kept_and_deletion_is_never_told_back(stores: Stores) -> None:
     assert await stores.retention.progress() is None
-    told = RetentionProgress(days=9, before_ms=MIDNIGHT_MS, oldest_ms=NOW_MS, waits_for="", at_ms=NOW_MS)
+    told = RetentionProgress(
+        days=9, before_ms=MIDNIGHT_MS, oldest_ms=NOW_MS, waits_for="", at_ms=NOW_MS, doubted_ms=NOW_MS - 1
+    )
     await stores.retention.save(told)
     assert await stores.retention.progress() == told
     other = RetentionProgress(days=None, before_ms=0, oldest_ms=None, waits_for="it", at_ms=NOW_MS + 1)

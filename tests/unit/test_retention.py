@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.projection.replay import Replay
 from pisync import limits
-from pisync.clock import from_ms, to_ms
+from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain.accumulator import Accumulator, StoredEvents
 from pisync.domain.device_state import DeviceState, project
 from pisync.domain.events import ErrorDetail, SyncEvent
@@ -27,7 +27,7 @@ from tests.support.samples import NOW, attach_anew
 from tests.support.virtual_time import run
 from tests.unit.test_rollups import Killed, Mortal, World, an_event
 from worker.check import check_rollups
-from worker.retention import WAITS_FOR_ROLLUPS, Retaining
+from worker.retention import WAITS_FOR_ROLLUPS, WAITS_FOR_THE_CLOCK, Retaining
 
 NOW_MS = to_ms(NOW)
 DAY = timedelta(days=1)
@@ -172,7 +172,13 @@ def test_deletion_changes_no_state_and_no_rollup_whatever_happens(
         world.pass_time(timedelta(seconds=limits.ROLLUP_CONFIRM_AFTER_S))
         await world.settle()
         await world.rollups_are_of_all_that_ever_was()
-        await world.retaining().look()
+        retaining = world.retaining()
+        await retaining.look()
+        assert retaining.progress is not None
+        if retaining.progress.doubted_ms is not None:  # nobody had looked for long
+            world.pass_time(DAY)
+            await world.settle()
+            await retaining.look()
         since_ms = kept_since_ms(world.now_ms, KEPT_DAYS)
         assert all(to_ms(entry.received_at) >= since_ms for entry in world.events.events.values())
         await world.settle()
@@ -285,6 +291,47 @@ async def test_what_is_not_counted_for_good_is_waited_for() -> None:
     await world.settle(rolling)
     await retaining.look()
     assert (len(world.events.events), retaining.deleted) == (0, 1)
+
+
+async def test_a_clock_that_jumped_deletes_nothing_for_a_day_and_nothing_where_it_is_set_right() -> None:
+    world = await world_of_days(9, 1, 0)
+    retaining = world.retaining()
+    right = world.registry.now
+    await retaining.look()
+    kept = len(world.events.events)
+    for _ in range(3):
+        world.registry.now = jumped = right + timedelta(days=3653)
+        await retaining.look()
+        world.registry.now += timedelta(hours=23)
+        retaining = world.retaining()  # another worker, that has only what is written down
+        await retaining.look()
+        assert len(world.events.events) == kept
+        assert retaining.progress is not None
+        assert retaining.progress.waits_for == WAITS_FOR_THE_CLOCK % rfc3339(jumped)
+        world.registry.now = right
+        await retaining.look()
+        assert retaining.progress is not None
+        assert (retaining.progress.waits_for, retaining.progress.doubted_ms) == ("", None)
+        assert len(world.events.events) == kept
+
+
+async def test_a_clock_that_went_on_for_a_day_after_it_jumped_is_believed() -> None:
+    world = await world_of_days(9, 1, 0)
+    retaining = world.retaining()
+    await retaining.look()
+    world.registry.now += timedelta(days=5)
+    await retaining.look()
+    assert retaining.progress is not None
+    assert retaining.progress.waits_for.startswith("the clock of MongoDB")
+    await world.bridge(world.registry.now)
+    await world.settle()
+    world.registry.now += DAY
+    await world.bridge(world.registry.now)
+    await world.settle()
+    await retaining.look()
+    assert retaining.progress is not None
+    assert retaining.progress.doubted_ms is None
+    assert (retaining.progress.waits_for, len(world.events.events)) == ("", 0)
 
 
 async def test_an_alert_of_deleted_failures_stays_due_until_a_success() -> None:

@@ -15,7 +15,8 @@ class RetentionProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     `days` None: events are kept for ever. Events received before `before_ms` may be deleted, and no others
     are (0: none ever was). `oldest_ms` is the receipt of the oldest event that is stored; None: there is
-    none. `waits_for` says why what is old is not deleted yet; empty: it need not wait.
+    none. `waits_for` says why what is old is not deleted yet; empty: it need not wait. `doubted_ms`: since
+    when the clock is doubted.
     """
 
     days: int | None
@@ -23,6 +24,7 @@ class RetentionProgress(msgspec.Struct, frozen=True, kw_only=True):
     oldest_ms: int | None
     waits_for: str
     at_ms: int
+    doubted_ms: int | None = None
 
 
 class RetentionReader(Protocol):

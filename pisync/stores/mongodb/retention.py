@@ -88,6 +88,7 @@ class MongoRetentionStore:
             oldest_ms=None if oldest is None else to_ms(oldest),
             waits_for=found["waits_for"],
             at_ms=to_ms(found["at"]),
+            doubted_ms=None if found["doubted_since"] is None else to_ms(found["doubted_since"]),
         )
 
     async def save(self, progress: RetentionProgress) -> None:
@@ -98,6 +99,7 @@ class MongoRetentionStore:
             "oldest": None if oldest_ms is None else from_ms(oldest_ms),
             "waits_for": progress.waits_for,
             "at": from_ms(progress.at_ms),
+            "doubted_since": None if progress.doubted_ms is None else from_ms(progress.doubted_ms),
         }
         before = {"before": from_ms(progress.before_ms)}
         with map_driver_errors():
