@@ -89,8 +89,7 @@ class Connection(mqtt.Client):
 
     def on_disconnect(self, _client, _data, _flags, reason, _properties):
         self.ended = True
-        if reason.is_failure:  # not where we leave
-            logging.warning("disconnected: %s", reason)
+        logging.log(logging.WARNING if reason.is_failure else logging.INFO, "disconnected: %s", reason)
 
     def on_connect(self, _client, _data, _flags, reason, _properties):
         if not reason.is_failure:
