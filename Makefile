@@ -44,7 +44,7 @@ devices: $(VENV)/node/.ready ## Get what the tests of examples/ need: node with 
 $(VENV)/node/.ready: examples/package.json examples/package-lock.json | setup
 	@PYTHON=$(PYTHON) sh scripts/system-packages devices
 	@mkdir -p $(VENV)/node && cp examples/package.json examples/package-lock.json $(VENV)/node
-	cd $(VENV)/node && npm ci --silent --no-audit --no-fund --ignore-scripts
+	cd $(VENV)/node && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 run: setup ## Run everything here with a made-up fleet, and stay up (DEMO=0: empty; DEVICES=500 EVENTS=400 SEED=1: more)

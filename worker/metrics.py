@@ -98,7 +98,8 @@ class Metrics:
         )
         self.retention_waiting = self._gauge(
             "pisync_worker_retention_waiting",
-            "1 while old events are kept because they are not counted for good yet.",
+            "1 while old events are kept because they are not counted for good yet, or a clock that jumped is"
+            " doubted.",
         )
         self._messages_sent = Counter(
             "pisync_worker_messages_sent",
