@@ -11,11 +11,15 @@ SEED    ?= 1
 # 0: an empty system, without the made-up fleet.
 DEMO    ?= 1
 
-# The rounds of `make chaos`; its seed is drawn where SEED is not given.
+# The rounds of `make chaos`, with TLS and access control where SECURE is 1; its seed is drawn where SEED is not given.
 ROUNDS ?= 5
+SECURE ?= 0
+
+# Tests start hundreds of programs, each of which would compile its modules anew where Python may not keep them.
+CACHED := env -u PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system browser devices run test check chaos year bench lock clean
+.PHONY: help setup system browser devices proxies run test check chaos scale year bench capacity lock sbom clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +43,10 @@ system:
 browser:
 	@PYTHON=$(PYTHON) sh scripts/system-packages browser
 
+# Likewise, with HAProxy, which only the long tests need.
+proxies: setup
+	@PYTHON=$(PYTHON) sh scripts/system-packages scale
+
 devices: $(VENV)/node/.ready ## Get what the tests of examples/ need: node with mqtt.js, gcc, libmosquitto
 
 $(VENV)/node/.ready: examples/package.json examples/package-lock.json | setup
@@ -52,7 +60,7 @@ run: setup ## Run everything here with a made-up fleet, and stay up (DEMO=0: emp
 	  --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
 
 test: browser devices ## Run the tests, three at a time: most wait for servers
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(CACHED) $(BIN)/pytest -n 3 --dist worksteal
 
 check: setup ## Check format, lint, walls and types
 	$(BIN)/ruff format --check
@@ -60,8 +68,11 @@ check: setup ## Check format, lint, walls and types
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
-chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 SEED=drawn)
-	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 SECURE=0 SEED=drawn)
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(if $(filter 1,$(SECURE)),--secure) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+
+scale: proxies ## Long tests with many real servers, which `make test` leaves out
+	$(CACHED) $(BIN)/pytest tests/scale
 
 year: setup ## A year of a fleet, and whether all answers are true (DEVICES=2000 SEED=drawn)
 	@$(BIN)/python -m tests.year $(if $(filter-out file,$(origin SEED)),--seed $(SEED)) \
@@ -70,8 +81,15 @@ year: setup ## A year of a fleet, and whether all answers are true (DEVICES=2000
 bench: setup ## Measure next to what bounds it (ROWS="single memory" QUICK=1 SCALE=0.5)
 	@$(BIN)/python -m bench $(ROWS) $(if $(QUICK),--quick) $(if $(SCALE),--scale $(SCALE))
 
+capacity: setup ## What an installation needs (DEVICES=20000 SYNCS=24 BACKLOG=84 RETENTION=365), by measured costs
+	@$(BIN)/python -m bench.capacity $(if $(filter-out file,$(origin DEVICES)),--devices $(DEVICES)) \
+	  $(if $(SYNCS),--syncs $(SYNCS)) $(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(RETENTION),--retention $(RETENTION))
+
 lock: ## Resolve pyproject.toml into locks/, leaving versions that still fit
 	sh scripts/lock
+
+sbom: ## Write sbom.cdx.json: what PiSync runs with, with versions and licences (CycloneDX)
+	@PYTHON=$(PYTHON) sh scripts/sbom
 
 clean: ## Remove .venv, caches and the local stack's data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .pisync

@@ -27,7 +27,7 @@ from pisync.domain.acknowledgements import (
     end_of,
     until_as_json,
 )
-from pisync.domain.actions import Action, Progress, What
+from pisync.domain.actions import About, Action, Progress, What
 from pisync.domain.alerts import Alert
 from pisync.domain.incidents import Incident, known_of
 from pisync.stores.interfaces.actions import ActionQuery
@@ -131,7 +131,7 @@ async def take_back(state: State, who: str, subject: Subject, *, why: str = "") 
 
 async def taken_back_last(state: State, subject: Subject) -> dict[str, Any] | None:
     """Who took back what was said of a subject, when and why, where that was the last that was done to it."""
-    query = ActionQuery(limit=1, kind=subject.kind.value, target=subject.target)
+    query = ActionQuery(limit=1, kinds=[About(subject.kind.value)], target=subject.target)
     for action in await state.actions.find(query):
         if action.what is What.UNACKNOWLEDGE and action.progress is Progress.DONE:
             return {"by": action.who, "at": action.at, "reason": action.details.get("reason", "")}
@@ -294,12 +294,11 @@ def _as_json(acknowledgement: Acknowledgement) -> dict[str, Any]:
 async def _begin(
     state: State, begun: Action | None, asked: Asked, before: dict[str, Any] | None, known: Known
 ) -> Action:
-    """Write down what is meant, under the id of the try before, if there was one."""
+    """Write down what is meant; nothing came of the try before, if there was one."""
+    await _give_up(state, begun)
     after = {"until": until_as_json(asked.until), "reason": asked.reason, "devices": known.devices}
     subject = asked.subject
     action = new_action(asked.who, What.ACKNOWLEDGE, subject.kind, subject.target, before=before, after=after)
-    if begun is not None:
-        action = replace(action, action_id=begun.action_id)
     await state.actions.begin(action)
     return action
 

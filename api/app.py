@@ -1,24 +1,30 @@
-"""The app factory: routes, problem documents, keys and the OpenAPI pages, put together over a given state."""
+"""The app factory: routes, their roles, problem documents and OpenAPI pages, put together over a state."""
 
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import auth, middleware, openapi, problems
-from api.pages import acknowledging as acknowledging_page
+from api import documentation, middleware, openapi, problems
+from api.auth.guard import hold_to_roles
+from api.pages import access as access_page
 from api.pages import (
+    access_actions,
+    account_actions,
     alert_actions,
     command_actions,
     device_actions,
     filter_actions,
     live,
+    login,
     overview,
     recipient_actions,
     routing,
     static_files,
 )
+from api.pages import acknowledging as acknowledging_page
 from api.pages import alerts as alerts_page
+from api.pages import audit as audit_page
 from api.pages import causes as causes_page
 from api.pages import commands as commands_page
 from api.pages import dead_letters as dead_letters_page
@@ -36,18 +42,22 @@ from api.routes import (
     acknowledgements,
     actions,
     alerts,
+    audit,
     causes,
     commands,
+    credentials,
     dead_letters,
     device,
     device_state,
     devices,
     directory,
     directory_files,
+    enrol,
     failures,
     health,
     history_files,
     incidents,
+    keys,
     probes,
     recipients,
     replays,
@@ -62,7 +72,7 @@ from api.routes import (
 from api.state import State
 from pisync.settings import ApiSettings
 
-# Under /api and behind the guard; the others are open to everyone.
+# Under /api. Each route declares the role that it asks for; `OPEN` ask for none.
 GUARDED: Final[tuple[APIRouter, ...]] = (
     sync_event.router,
     device.router,
@@ -80,6 +90,7 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     directory.router,
     directory_files.router,
     actions.router,
+    audit.router,
     causes.router,
     sites.router,
     site.router,
@@ -88,9 +99,12 @@ GUARDED: Final[tuple[APIRouter, ...]] = (
     health.router,
     commands.router,
     sync_now.router,
+    keys.router,
+    credentials.router,
+    enrol.router,
 )
 OPEN: Final[tuple[APIRouter, ...]] = (probes.router,)
-# What operators open: behind the same keys, by HTTP Basic; none of it is in the OpenAPI document.
+# What operators open, with the same roles; none of it is in the OpenAPI document.
 PAGES: Final[tuple[APIRouter, ...]] = (
     overview.router,
     devices_page.router,
@@ -112,6 +126,11 @@ PAGES: Final[tuple[APIRouter, ...]] = (
     dead_letters_page.router,
     commands_page.router,
     health_page.router,
+    audit_page.router,
+    access_page.router,
+    access_actions.router,
+    account_actions.router,
+    login.router,
     live.router,
 )
 
@@ -120,11 +139,14 @@ def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | N
     """The ASGI app over these stores and this publisher; opening and closing them is the caller's.
 
     Its requests are measured where that is asked for.
+
+    Raises:
+        RuntimeError: a route declares no role, and is not open on purpose.
     """
     app = FastAPIOffline(  # its /docs works in a school without internet
-        docs_url="/docs",
+        docs_url=None,  # as it is in `documentation`
         redoc_url=None,
-        static_url="/docs/static",
+        static_url=documentation.STATIC,
         title="PiSync",
         version="1",  # of this contract, not of the program
         description="Sync events of offline-first learning devices in, history and repeated failures out.",
@@ -134,14 +156,12 @@ def create_app(settings: ApiSettings, state: State, requests: RequestMetrics | N
     app.state.settings = settings
     problems.install(app)
     routing.install(app)
-    guard = auth.guard(settings.api_keys)
     for router in GUARDED:
-        app.include_router(router, prefix="/api", dependencies=guard.dependencies, responses=guard.responses)
-    for router in OPEN:
+        app.include_router(router, prefix="/api")
+    for router in (*OPEN, *PAGES, static_files.router):
         app.include_router(router)
-    for router in PAGES:
-        app.include_router(router, dependencies=guard.page_dependencies)
-    app.include_router(static_files.router)  # open to everyone
+    documentation.install(app)
+    hold_to_roles(app.routes)
     openapi.install(app)
     middleware.install(app, settings, requests)
     return app

@@ -1,7 +1,8 @@
 """Which HTTP connections there are, and which of them give way when they are too many.
 
 A connection waits while its client has to send something: it is idle, or a head is not complete. Those give
-way, the longest waiting first, so that a client cannot keep others out with connections that ask for nothing.
+way, the longest waiting first, so that a client cannot keep others out with connections that ask for nothing;
+and where there are none of those, those whose bodies do not come to their end.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ class Connections:
         self._open: dict[Connection, None] = {}
         self._of_address: Counter[str] = Counter()
         self._waiting: dict[Connection, None] = {}
+        self._bringing: dict[Connection, None] = {}
         # Whose answers are not read, and what they have not taken; the longest unread first.
         self._unread: dict[Connection, None] = {}
 
@@ -55,6 +57,7 @@ class Connections:
             return
         del self._open[connection]
         self._waiting.pop(connection, None)
+        self._bringing.pop(connection, None)
         self._unread.pop(connection, None)
         if connection.address is not None:
             self._of_address[connection.address] -= 1
@@ -64,10 +67,17 @@ class Connections:
     def works(self, connection: Connection) -> None:
         """Its client waits for us."""
         self._waiting.pop(connection, None)
+        self._bringing.pop(connection, None)
+
+    def brings(self, connection: Connection) -> None:
+        """Its client asked for something, and we wait for the rest of the body."""
+        if connection in self._open:
+            self._bringing.setdefault(connection, None)
 
     def waits(self, connection: Connection) -> None:
         """We wait for its client."""
         if connection in self._open:
+            self._bringing.pop(connection, None)
             self._waiting[connection] = None
 
     def are_too_many(self, connection: Connection) -> bool:
@@ -99,7 +109,7 @@ class Connections:
     def _give_way(self, may: Callable[[Connection], bool]) -> None:
         """Close the longest waiting of those; the newest is the last, and has just come."""
         newest = next(reversed(self._open))
-        for connection in self._waiting:
+        for connection in (*self._waiting, *self._bringing):
             if connection is not newest and may(connection):
                 self.remove(connection)
                 connection.give_way()

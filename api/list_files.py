@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Response
+from fastapi.params import Depends as Dependency
 from fastapi.responses import StreamingResponse
 
 from api.directory.reading import FileFormat, harmless
@@ -32,6 +33,7 @@ def list_files(
     example: Mapping[str, object],
     *,
     summary: str,
+    dependencies: Sequence[Dependency],
     headers: Mapping[str, str] | None = None,
     responses: Responses | None = None,
 ) -> Callable[[Endpoint], Endpoint]:
@@ -42,6 +44,7 @@ def list_files(
         path: without the suffix.
         example: a row, for the OpenAPI document.
         summary: what the list is; the format is added.
+        dependencies: the role that the routes ask for.
         headers: what beside the usual ones every file has, each with its description.
         responses: answers beside the usual ones.
     """
@@ -53,6 +56,7 @@ def list_files(
                 _in_format(endpoint, file_format),
                 summary=f"{summary}, as {file_format.upper()}",
                 response_model=None,
+                dependencies=dependencies,
                 responses=_responses(file_format, example, headers or {}, responses or {}),
             )
         return endpoint

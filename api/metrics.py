@@ -4,6 +4,10 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
+from api.access_metrics import AccessMetrics
+from api.auth.access import Access
+from api.credential_metrics import CredentialMetrics
+from api.enrolment import Enrolment
 from api.fleet_metrics import FleetMetrics
 from api.request_metrics import RequestMetrics
 from api.watching import Watch
@@ -20,10 +24,17 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.requests = RequestMetrics(self.registry)
         self._fleet = FleetMetrics(self.registry)
+        self._access = AccessMetrics(self.registry)
+        self._credentials = CredentialMetrics(self.registry)
 
-    def tell_of(self, fleet: ServedFleet, watch: Watch) -> None:
-        """Say where what is told of the fleet, of bridges and of alerts is from."""
+    def tell_of(self, fleet: ServedFleet, watch: Watch, access: Access) -> None:
+        """Say where what is told of the fleet, of bridges, of alerts and of callers is from."""
         self._fleet.serve(fleet, watch)
+        self._access.serve(access)
+
+    def tell_of_credentials(self, watch: Watch, settings: ApiSettings, enrolment: Enrolment | None) -> None:
+        """Say where what is told of credentials and certificates is from."""
+        self._credentials.serve(watch, settings, enrolment)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus's text format 0.0.4."""

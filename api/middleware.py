@@ -9,14 +9,15 @@ stop it.
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
+from api.auth.addresses import is_within
 from api.request_metrics import RequestMetrics
+from pisync import limits
 from pisync.settings import ApiSettings, is_loopback
 
 # A host as RFC 3986 (3.2.2) writes it, without percent-encoding, and a port.
@@ -29,7 +30,12 @@ _DOCS: Final = "/docs"
 _ON_EVERY_ANSWER: Final = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    # No page of another site shows any of it, or has it loaded by its visitors' browsers.
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
 ]
+# For whom came by HTTPS: come so for a year, whatever a link says.
+_HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
 # Answers are of this moment; a file of the documentation is kept, and asked for again before it is used.
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _NO_CACHE: Final = (b"cache-control", b"no-cache")
@@ -59,13 +65,15 @@ class Edge:
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
-        scope = self._with_prefix(scope)
+        scope = self._with_prefix(self._with_scheme(scope))
         path = scope["path"].removeprefix(scope["root_path"])
         if (
             scope["method"] == "HEAD"
         ):  # a GET without its content (RFC 9110, 9.3.2), which the server leaves out
             scope = {**scope, "method": "GET"}
-        send = _with_headers(send, _NO_CACHE if path.startswith(_DOCS) else _NO_STORE)
+        is_https = scope.get("scheme") == "https"  # optional (ASGI)
+        more = [_NO_CACHE if path.startswith(_DOCS) else _NO_STORE, *([_HSTS] if is_https else [])]
+        send = _with_headers(send, more)
         answer = self._app if refusal is None else refusal
         if self._requests is None:
             await answer(scope, receive, send)
@@ -74,6 +82,10 @@ class Edge:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Why the request is not looked at, as a problem; None where it is."""
+        if scope["query_string"].count(b"&") >= limits.HTTP_PARAMETERS_MAX:
+            return problems.problem(
+                HTTPStatus.BAD_REQUEST, f"A query has at most {limits.HTTP_PARAMETERS_MAX} parameters."
+            )
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if not hosts and scope["http_version"] == "1.0":  # it knows no Host, and no browser speaks it
             return None
@@ -111,19 +123,16 @@ class Edge:
             return {**scope, "root_path": self._root_path}
         return _under(scope, self._root_path)
 
+    def _with_scheme(self, scope: Scope) -> Scope:
+        """The scope with the scheme by which the client asked, as a trusted proxy says."""
+        if self._proxies:
+            given = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+            if given in ([b"https"], [b"http"]) and self._is_proxy(scope):
+                return {**scope, "scheme": given[0].decode()}
+        return scope
+
     def _is_proxy(self, scope: Scope) -> bool:
         return scope["client"] is not None and is_within(scope["client"][0], self._proxies)
-
-
-def is_within(host: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Whether a client's address lies in one of these networks."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks)
 
 
 def _may_be_asked_as(host: str, names: set[str]) -> bool:
@@ -156,11 +165,11 @@ def _under(scope: Scope, root_path: str) -> Scope:
     }
 
 
-def _with_headers(send: Send, caching: tuple[bytes, bytes]) -> Send:
+def _with_headers(send: Send, others: Sequence[tuple[bytes, bytes]]) -> Send:
     async def complete(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = {name for name, _ in message["headers"]}
-            more = [each for each in (*_ON_EVERY_ANSWER, caching) if each[0] not in given]
+            more = [each for each in (*_ON_EVERY_ANSWER, *others) if each[0] not in given]
             message = {**message, "headers": [*message["headers"], *more]}
         await send(message)
 

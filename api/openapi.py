@@ -1,14 +1,17 @@
 """The api's OpenAPI document: how routes declare their answers, and the schemas behind the declarations."""
 
+from collections.abc import Mapping
 from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.models import DEVICE_ID_PATTERN
+from api.parameters import StrictRoute
 from api.problems import (
     MEDIA_TYPE,
     EventsProblem,
@@ -17,11 +20,13 @@ from api.problems import (
     MembersProblem,
     ParametersProblem,
     Problem,
+    RoleProblem,
     UnansweredProblem,
     UnavailableProblem,
 )
 from pisync import limits
 from pisync.clock import RFC3339_PATTERN
+from pisync.domain.access import Role
 from pisync.domain.events import SyncEvent
 
 _REF: Final = "#/components/schemas/{name}"
@@ -34,6 +39,7 @@ PROBLEMS: Final[tuple[type[BaseModel], ...]] = (
     LoadingProblem,
     MembersProblem,
     ParametersProblem,
+    RoleProblem,
     UnansweredProblem,
     UnavailableProblem,
 )
@@ -64,6 +70,11 @@ def declare(description: str, *models: type[BaseModel], **headers: str) -> dict[
 UNAUTHORIZED: Final = declare(
     "No key, or a wrong one.", WWW_Authenticate="Names the scheme that is expected, `Bearer`."
 )
+FORBIDDEN: Final = declare("The key has not the role that this asks for.", RoleProblem, Problem)
+TOO_MANY: Final = declare(
+    "Too many requests with this key, or too many wrong keys from this address.",
+    Retry_After="Seconds to wait before the request is repeated.",
+)
 UNAVAILABLE: Final = declare(
     "A part of the system is unavailable for now, or there are too many connections.",
     UnavailableProblem,
@@ -93,21 +104,41 @@ OBJECT_BODY: Final[Responses] = {
 
 # Answers that stand before every route.
 _EVERYWHERE: Final[Responses] = {
-    400: declare("The request is not HTTP as it should be, such as one with two `Host` headers or none."),
+    400: declare(
+        "The request is not HTTP as it should be, such as one with two `Host` headers or none, or its query"
+        f" has more than {limits.HTTP_PARAMETERS_MAX} parameters."
+    ),
     408: declare("The head, or then the body, did not come in within 10 seconds."),
     421: declare("The api is not known by the name in `Host` (`PISYNC_ALLOWED_HOSTS`)."),
     431: declare("The request's line and headers have more than 64 KiB."),
 }
 _CROSS_ORIGIN: Final = declare("A browser sends this for a web page of another origin.")
 
+_SCHEME: Final = "ApiKey"
+_SECURITY: Final = {
+    _SCHEME: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key of `pisync keys create`, or one in `PISYNC_API_KEYS`; `x-required-role` says"
+        " which role an operation asks for. An api that is open asks for none.",
+    }
+}
+
 _LINK: Final = {"Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}}}
 
 
 def list_responses(
-    model: type[BaseModel], others: Responses | None = None, *, example: object = None
+    model: type[BaseModel],
+    others: Responses | None = None,
+    *,
+    example: object = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Responses:
     """The answers of a route that lists something by `paging.list_page`; `model` is the page's."""
-    page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK}
+    more = {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in (headers or {}).items()
+    }
+    page: dict[str, Any] = {"model": model, "description": "A page.", "headers": _LINK | more}
     if example is not None:
         page |= with_example(example)
     answers: Responses = {
@@ -164,13 +195,33 @@ def install(app: FastAPI) -> None:
             components.update(problems["$defs"])
             components.update(_sync_event_schemas())
             paths: dict[str, dict[str, Any]] = generate()["paths"]
-            for path in paths.values():
-                for method, operation in path.items():
+            roles = _roles(app)
+            for path, operations in paths.items():
+                for method, operation in operations.items():
+                    if (role := roles.get((path, method))) is not None:
+                        _add_role(role, operation)
                     _add_answers_before_routes(method, operation["responses"])
+            generate()["components"]["securitySchemes"] = _SECURITY
         schema: dict[str, Any] = app.openapi_schema or {}
         return schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _roles(app: FastAPI) -> dict[tuple[str, str], Role]:
+    """The role that each operation asks for, by path and method."""
+    return {
+        (str(context.path_format), method.lower()): context.original_route.role
+        for context in iter_route_contexts(list(app.routes))
+        if isinstance(context.original_route, StrictRoute) and context.original_route.role is not None
+        for method in context.methods or ()
+    }
+
+
+def _add_role(role: Role, operation: dict[str, Any]) -> None:
+    operation["security"] = [{_SCHEME: []}]
+    operation["x-required-role"] = role.value
+    operation["responses"].update({"401": UNAUTHORIZED, "403": FORBIDDEN, "429": TOO_MANY})
 
 
 def _add_answers_before_routes(method: str, answers: dict[str, Any]) -> None:

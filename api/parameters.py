@@ -3,38 +3,75 @@
 One that is declared as a list may be repeated.
 
 One mechanism for every route: a router's `route_class` is `StrictRoute`. A parameter that is ignored returns
-more than was asked for, and nobody notices.
+more than was asked for, and nobody notices. It is also what asks for the route's role, before anything else.
 """
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
-from typing import Any, Final, TypeVar, get_origin
+from typing import Any, ClassVar, Final, TypeVar, get_origin
 
 from fastapi import APIRouter, Request, Response
 from fastapi.dependencies.utils import get_dependant, get_flat_params
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Depends as Dependency
 from fastapi.params import Query
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
+from api import calling
+from api.auth.guard import MissingRoleError, Requirement, required_by
+from api.denying import deny
 from pisync.limits import PARAMETER_FAULTS_MAX, PARAMETER_NAME_CHARS_MAX
 
 _REQUEST: Final = "request"
 
 
 class StrictRoute(APIRoute):
-    """A route that takes the query parameters that it declares, each once, and no others."""
+    """A route that takes the query parameters that it declares, each once, and no others.
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, _strict(endpoint), **options)
+    `role` is what its `require(...)` asks for; None: it is open. It is no dependency of FastAPI's here,
+    which would cost a third of a bare answer.
+    """
+
+    is_page: ClassVar[bool] = False
+    takes_any: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        dependencies: Sequence[Dependency] | None = None,
+        **options: Any,
+    ) -> None:
+        self.role: Final = required_by(dependencies or ())
+        others = [each for each in dependencies or () if not isinstance(each.dependency, Requirement)]
+        super().__init__(path, _strict(endpoint), dependencies=others, **options)
         fields = [each for each in get_flat_params(self.dependant) if isinstance(each.field_info, Query)]
         self.declared: Final = [field.alias for field in fields]
         self.repeatable: Final = {
             field.alias for field in fields if get_origin(field.field_info.annotation) is list
         }
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As every route, behind who may call it."""
+        handle = super().get_route_handler()
+        if self.role is None:
+            return handle
+        required = Requirement(self.role)
+
+        async def handle_allowed(request: Request) -> Response:
+            try:
+                await required(request)
+            except MissingRoleError as error:
+                await deny(request, error)
+                raise
+            return await handle(request)
+
+        return handle_allowed
 
 
 class WithoutQuery(StrictRoute):
@@ -65,7 +102,9 @@ class WithoutQuery(StrictRoute):
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-def also_without_query(router: APIRouter, path: str) -> Callable[[Endpoint], Endpoint]:
+def also_without_query(
+    router: APIRouter, path: str, dependencies: Sequence[Dependency]
+) -> Callable[[Endpoint], Endpoint]:
     """Have a GET route, which is declared above this, answered by `WithoutQuery` where there is no query."""
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -75,6 +114,7 @@ def also_without_query(router: APIRouter, path: str) -> Callable[[Endpoint], End
             response_model=None,
             include_in_schema=False,
             route_class_override=WithoutQuery,
+            dependencies=dependencies,
         )
         return endpoint
 
@@ -84,7 +124,7 @@ def also_without_query(router: APIRouter, path: str) -> Callable[[Endpoint], End
 def faults(request: Request) -> list[dict[str, Any]]:
     """What is wrong with the names of the request's query parameters, as FastAPI's own errors are told."""
     route = request.scope.get("route")
-    if not isinstance(route, StrictRoute) or not request.scope["query_string"]:
+    if not isinstance(route, StrictRoute) or route.takes_any or not request.scope["query_string"]:
         return []
     found = []
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
@@ -104,8 +144,8 @@ def faults(request: Request) -> list[dict[str, Any]]:
 def _strict(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """The endpoint behind a look at the names.
 
-    It comes after the guard, because a wrong key learns nothing of what else is wrong, and is no dependency,
-    which would cost a third of a bare answer.
+    It comes after the guard, because a wrong key learns nothing of what else is wrong, and is no dependency
+    either.
     """
     signature = inspect.signature(endpoint, eval_str=True)
     takes_request = _REQUEST in signature.parameters
@@ -113,6 +153,7 @@ def _strict(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(endpoint)
     async def strict(*, request: Request, **values: Any) -> Response:
+        calling.answers(request)
         found = faults(request)
         if found:
             raise RequestValidationError(found)

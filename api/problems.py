@@ -14,14 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api import models, parameters
-from pisync import logs
+from api.auth.guard import MissingRoleError
+from pisync import sampled
+from pisync.domain.access import Role
 from pisync.domain.directory import Fault
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt, ranges
 from pisync.errors import Part, StoreUnavailable, Unavailable
 from pisync.limits import IMPORT_FAULTS_TOLD_MAX, RETRY_AFTER_S
 
-log = logs.get("api")
+_log = sampled.get("api")
+_PATH_CHARS_TOLD: Final = 200
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -122,6 +125,13 @@ class LoadingProblem(Problem):
 
     read: Annotated[int, Field(ge=0, description="Devices that are read.")]
     of: Annotated[int | None, Field(ge=0, description="Devices that there are; null: not known yet.")]
+
+
+class RoleProblem(Problem):
+    """Who calls is known, and has no role that the route is open to."""
+
+    needs: Role
+    holds: list[Role]
 
 
 class FleetLoadingError(Exception):
@@ -229,7 +239,8 @@ async def _http(request: Request, error: Exception) -> Response:
         if request.method == "OPTIONS":  # which no route has; nothing but this is to be said of a path
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
         detail = f"{request.method} is not allowed here."
-    return problem(error.status_code, detail, headers=headers)
+    members = error.members if isinstance(error, MissingRoleError) else {}
+    return problem(error.status_code, detail, headers=headers, **members)
 
 
 def _allowed(request: Request) -> list[str]:
@@ -265,10 +276,16 @@ def _all_faults(request: Request, error: RequestValidationError) -> list[dict[st
     return [*told.values(), *(fault for fault in error.errors() if fault["loc"] not in told)]
 
 
+def tell_unavailable(request: Request, error: Unavailable) -> None:
+    """Say in the log what is missing: any request may bring that about, so only some of the lines."""
+    path = request.scope["path"][:_PATH_CHARS_TOLD]
+    _log.warning("unavailable", part=error.part, path=path, reason=str(error))
+
+
 async def _unavailable(request: Request, error: Exception) -> Response:
     if not isinstance(error, Unavailable):
         raise error
-    log.warning("unavailable", part=error.part, path=request.scope["path"], reason=str(error))
+    tell_unavailable(request, error)
     # A store's reason may name hosts; the publisher's are written for the client.
     is_internal = isinstance(error, StoreUnavailable)
     detail = f"{error.part.label} is unavailable for now." if is_internal else str(error)

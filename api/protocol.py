@@ -107,6 +107,8 @@ class Protocol(HttpToolsProtocol):
             self._deadline = None
         elif not self._is_whole and self._deadline is None:
             self._deadline = self.loop.call_later(limits.HTTP_DEADLINE_S, self._late)
+        if not self._is_whole and self._has_head and not self._answers_another():
+            self._connections.brings(self)
 
     def _feed_piece(self, piece: bytes) -> None:
         try:
@@ -136,6 +138,9 @@ class Protocol(HttpToolsProtocol):
         if head > limits.HTTP_HEAD_BYTES_MAX:
             self._refuse_head()
             return
+        if not self.url.startswith(b"/") and not self._is_for_host():
+            self._refuse(HTTPStatus.BAD_REQUEST, "The request's target is of another host than `Host`.")
+            return
         self._has_head = True
         if self._deadline is not None:  # the body has its own
             self._deadline.cancel()
@@ -145,6 +150,17 @@ class Protocol(HttpToolsProtocol):
         if self._connections.are_too_many(self) and not self.url.partition(b"?")[0].endswith(_PROBES):
             self.app = _too_many
         super().on_headers_complete()
+
+    def _is_for_host(self) -> bool:
+        """Whether a target that is a whole address, as proxies get it, names the host that `Host` does.
+
+        The target's is the one that counts (RFC 9112, 3.2.2), and `Host` is what the app looks at.
+        """
+        _, is_absolute, rest = self.url.partition(b"://")
+        authority = rest.partition(b"/")[0].partition(b"?")[0].lower()
+        return not is_absolute or all(
+            value.lower() == authority for name, value in self.headers if name == b"host"
+        )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
@@ -159,6 +175,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is there, all of it."""
         self._is_whole = True
+        if self._body_bytes:
+            self._connections.works(self)
         if not self._is_ended:
             super().on_message_complete()
 

@@ -3,18 +3,20 @@
 import asyncio
 import secrets
 from typing import Final, Protocol
+from zlib import crc32
 
 import msgspec
 
-from pisync import logs
+from pisync import sampled
 from pisync.domain import receipts, topics
+from pisync.domain.events import Reason
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, PublishRefused, ReplyLost
-from pisync.limits import REFUSAL_REMEMBERED_S
+from pisync.limits import BROKER_PING_S, REFUSAL_REMEMBERED_S
 from pisync.mqtt.client import Client
+from pisync.mqtt.several import staying
 from pisync.settings import ApiSettings
-
-log = logs.get("api.publisher")
+from pisync.tasks import cancel, supervise
 
 MAY_BE_STORED: Final = (
     "The event may still be stored; repeating the request is safe, because a duplicate counts once."
@@ -37,30 +39,48 @@ class SyncPublisher(Protocol):
             BrokerUnavailable: the broker or the receipt is missing; the call may be repeated.
         """
 
+    def check_ready(self) -> None:
+        """Return where we are connected, as far as is known; raises `BrokerUnavailable` where we are not."""
+
     async def ping(self) -> None:
-        """Return when publishing is possible; raises `BrokerUnavailable` where it is not."""
+        """Return when a broker has answered just now; `BrokerUnavailable`: we are not connected."""
 
     async def ping_way_in(self) -> None:
         """Return unless a publish was refused just now, for want of a bridge or a right; it raises that."""
 
+    async def ping_every_broker(self) -> None:
+        """Return when each broker has answered; `BrokerUnavailable` names those that are away or silent."""
+
 
 class MqttSyncPublisher:
-    """A `SyncPublisher` over one MQTT client, which `run` keeps connected."""
+    """A `SyncPublisher` over one MQTT client a broker, which `run` keeps connected.
+
+    A bridge at any broker takes an event in, and answers where it came: so what is published goes to one of
+    the brokers that are there, the same for a device while they stay the same. One that does not take a
+    message, for want of a bridge or a right, stores nothing: the next is asked. One from which no receipt
+    came in time is asked after the others for a while.
+    """
 
     def __init__(self, settings: ApiSettings) -> None:
-        """Prepare the client; `run` connects it.
+        """Prepare the clients; `run` connects them.
 
         Raises:
             ConfigurationError: the CA file is of no use.
         """
-        self._client = Client(
-            address=settings.mqtt,
-            ca_file=settings.mqtt_ca_file,
-            # Of this process alone: replicas with one PISYNC_API_ID would end one another's connections.
-            client_id=topics.program_client_id(f"{settings.api_id}-{secrets.token_hex(4)}"),
-            reply_topic=topics.api_receipts(settings.api_id),
-        )
+        # Of this process alone: replicas with one PISYNC_API_ID would end one another's connections.
+        client_id = topics.program_client_id(f"{settings.api_id}-{secrets.token_hex(4)}")
+        self._clients = {
+            str(address): Client(
+                address=address,
+                ca_file=settings.mqtt_ca_file,
+                client_id=client_id,
+                reply_topic=topics.api_receipts(settings.api_id),
+            )
+            for address in settings.brokers
+        }
+        self._log = sampled.get("api.publisher")
         self._refused: tuple[float, str] | None = None
+        self._failed_at: dict[Client, float] = {}
         self._receipt_timeout_s = settings.receipt_timeout_s
 
     async def run(self) -> None:
@@ -69,16 +89,16 @@ class MqttSyncPublisher:
         Raises:
             ConfigurationError: the broker refuses us, and has from the start.
         """
-        await self._client.run()
+        async with supervise(staying(self._clients)) as running:
+            await running.until(asyncio.Event())
 
     async def publish(self, device_id: str | None, payload: bytes) -> Receipt:
         """Publish to the device's sync topic and wait for the receipt."""
         topic = topics.SYNC_OF_NO_DEVICE if device_id is None else topics.sync(device_id)
         try:
-            async with asyncio.timeout(self._receipt_timeout_s):
-                reply = await self._client.request(topic, payload)
+            reply = await self._reply(topic, payload)
             self._refused = None
-            return receipts.decode(reply)
+            return _taken(receipts.decode(reply))
         except PublishRefused as error:
             refusal = _REFUSED.get(error.reason_code, str(error))
             self._refused = (asyncio.get_running_loop().time(), refusal)
@@ -90,12 +110,60 @@ class MqttSyncPublisher:
                 f"No receipt came within {self._receipt_timeout_s:g} s. {MAY_BE_STORED}"
             ) from None
         except msgspec.DecodeError as error:
-            log.warning("receipt not readable", why=str(error))
+            self._log.warning("receipt not readable", why=str(error))
             raise BrokerUnavailable(f"The receipt that came is not readable. {MAY_BE_STORED}") from None
 
+    async def _reply(self, topic: str, payload: bytes) -> bytes:
+        """The reply by way of the first broker that takes the message.
+
+        Raises:
+            TimeoutError: none came in time.
+            BrokerUnavailable: no broker takes it, the last for this reason; or the reply is lost.
+        """
+        ends_at = asyncio.get_running_loop().time() + self._receipt_timeout_s
+        *others, last = self._in_order(topic)
+        for client in others:
+            try:
+                return await self._ask(client, topic, payload, ends_at)
+            except ReplyLost:
+                raise
+            except BrokerUnavailable as error:
+                self._log.warning("a broker did not take an event; another one is asked", why=str(error))
+        return await self._ask(last, topic, payload, ends_at)
+
+    async def _ask(self, client: Client, topic: str, payload: bytes, ends_at: float) -> bytes:
+        try:
+            async with asyncio.timeout_at(ends_at):
+                return await client.request(topic, payload)
+        except (BrokerUnavailable, TimeoutError):
+            self._failed_at[client] = asyncio.get_running_loop().time()
+            raise
+
+    def check_ready(self) -> None:
+        """Return where we are connected and subscribed."""
+        self._client_for("").check_ready()
+
     async def ping(self) -> None:
-        """Return when connected and subscribed."""
-        self._client.check_ready()
+        """Return when a broker has answered just now: the first that does.
+
+        That we are connected is no proof: one whose machine is gone is missed after half a minute.
+        """
+        self.check_ready()
+        asked = [
+            asyncio.create_task(client.ping(), name="ping")
+            for client in self._clients.values()
+            if client.is_ready
+        ]
+        pending = set(asked)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                faults = [task.exception() for task in done]
+                if None in faults:
+                    return
+        finally:
+            await cancel(asked)
+        asked[0].result()
 
     async def ping_way_in(self) -> None:
         """Return unless a publish was refused just now.
@@ -107,3 +175,49 @@ class MqttSyncPublisher:
             since, refusal = self._refused
             if asyncio.get_running_loop().time() - since < REFUSAL_REMEMBERED_S:
                 raise BrokerUnavailable(refusal)
+
+    async def ping_every_broker(self) -> None:
+        """Return when each broker has answered just now."""
+        away = await asyncio.gather(*map(_why_away, self._clients.values()))
+        told = [
+            why if len(self._clients) == 1 else f"{name}: {why}"
+            for name, why in zip(self._clients, away, strict=True)
+            if why is not None
+        ]
+        if told:
+            raise BrokerUnavailable(" ".join(told))
+
+    def _client_for(self, topic: str) -> Client:
+        """One that is connected, where one is."""
+        return self._in_order(topic)[0]
+
+    def _in_order(self, topic: str) -> list[Client]:
+        """Those that are connected, where one is: who failed just now comes last."""
+        every = list(self._clients.values())
+        clients = [client for client in every if client.is_ready] or every
+        first = crc32(topic.encode()) % len(clients)
+        since = asyncio.get_running_loop().time() - REFUSAL_REMEMBERED_S
+        return sorted(
+            clients[first:] + clients[:first], key=lambda client: self._failed_at.get(client, since) > since
+        )
+
+
+async def _why_away(client: Client) -> str | None:
+    """Why a broker does not answer; None: it does."""
+    try:
+        await client.ping(BROKER_PING_S)
+    except BrokerUnavailable as error:
+        return str(error)
+    return None
+
+
+def _taken(receipt: Receipt) -> Receipt:
+    """The receipt, of a message that was looked at.
+
+    Raises:
+        BrokerUnavailable: its device sends more than is taken of one, so that it is to be sent again later.
+    """
+    for rejection in receipt.rejected:
+        if rejection.reason is Reason.RATE_EXCEEDED:
+            raise BrokerUnavailable(f"A bridge did not take this in: {rejection.detail}.")
+    return receipt

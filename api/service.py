@@ -12,10 +12,14 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from api import enrolment
 from api.app import create_app
+from api.auth.addresses import is_within
+from api.auth.signing_in import signing_in_with
 from api.connections import Connections
+from api.denying import tell_of
+from api.enrolment import Enrolment
 from api.metrics import Metrics
-from api.middleware import is_within
 from api.pages.live import look_at
 from api.protocol import protocol_of
 from api.publisher import MqttSyncPublisher
@@ -24,11 +28,12 @@ from api.watching import Watch
 from fleet.failing import FailingDevices
 from fleet.feeding import Feeding
 from pisync import backoff, collector, logs
-from pisync.errors import ConfigurationError, MongodbUnavailable
+from pisync.errors import MongodbUnavailable
 from pisync.limits import API_GC_THRESHOLDS, STOP_MARGIN_S
+from pisync.pki import Authority
 from pisync.settings import ApiSettings
 from pisync.stores.open_incidents import OpenIncidents
-from pisync.stores.opening import Stores, open_stores
+from pisync.stores.opening import Stores, open_stale_reads, open_stores
 from pisync.tasks import supervise
 
 log = logs.get("api.service")
@@ -36,18 +41,19 @@ log = logs.get("api.service")
 _SERVER: Final = "http server"
 
 
-def run(settings: ApiSettings) -> None:
+def serve(settings: ApiSettings, listener: socket.socket, parent: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
 
+    Args:
+        settings: of this process.
+        listener: takes the connections, which it may share with other processes.
+        parent: a pipe whose end is that of the process that watches this one, and so this one's as well.
+
     Raises:
-        ConfigurationError: the address cannot be listened on, the broker refuses us for good, or what is
-            stored is of another version.
+        ConfigurationError: the broker refuses us for good, or what is stored is of another version.
     """
-    with (
-        _listen(settings.http_host, settings.http_port) as listener,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        runner.run(_serve(settings, listener))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, listener, parent))
 
 
 class _Server(uvicorn.Server):
@@ -58,16 +64,25 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
+async def _serve(settings: ApiSettings, listener: socket.socket, parent: int | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+        loop.add_reader(parent, _parent_ended, loop, parent, stop)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what came since the fork is told now
     publisher = MqttSyncPublisher(settings)
     metrics = Metrics()
-    async with open_stores(settings) as stores, metrics.serving(settings):
+    async with (
+        open_stores(settings) as stores,
+        open_stale_reads(settings) as stale_reads,
+        metrics.serving(settings),
+    ):
         fleet = Feeding(projection=stores.projection, directory=stores.directory, listening=stores.listening)
         open_incidents = OpenIncidents(stores.incidents)
+        signing_in = signing_in_with(settings, stores.keys, stores.users, stores.sessions)
+        signing_in.access.tell = tell_of(stores.actions)
         state = State(
             events=stores.events,
             projection=stores.projection,
@@ -91,7 +106,15 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             fleet=fleet,
             failing=FailingDevices(fleet),
             commands=stores.commands,
+            credentials=stores.credentials,
+            enrolment=_enrolment(settings, stores),
             publisher=publisher,
+            keys=stores.keys,
+            access=signing_in.access,
+            users=stores.users,
+            sessions=stores.sessions,
+            signing_in=signing_in,
+            stale_reads=stale_reads,
         )
         is_measured = settings.metrics_port is not None
         app = create_app(settings, state, metrics.requests if is_measured else None)
@@ -103,14 +126,17 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
             "mqtt connection": publisher.run(),
             "known bridges": stores.known_bridges.run(),
             "open incidents": open_incidents.run(),
+            "access": signing_in.access.run(),
+            "sessions": signing_in.sessions.run(),
             "version": _check_version(stores),
             "fleet": fleet.run(),
             "live pages": state.pages.streams.run(look_at(state)),
             _SERVER: server.serve(sockets=[listener]),
         }
         if is_measured:
-            watch = Watch(projection=stores.projection, alerts=stores.alerts)
-            metrics.tell_of(fleet, watch)
+            watch = Watch(projection=stores.projection, alerts=stores.alerts, credentials=stores.credentials)
+            metrics.tell_of_credentials(watch, settings, state.enrolment)
+            metrics.tell_of(fleet, watch, signing_in.access)
             works["metrics"] = watch.run()
         async with supervise(works) as running:
             host, port = listener.getsockname()[:2]
@@ -127,6 +153,22 @@ async def _serve(settings: ApiSettings, listener: socket.socket) -> None:
     log.info("api stopped")
 
 
+def _parent_ended(loop: asyncio.AbstractEventLoop, parent: int, stop: asyncio.Event) -> None:
+    """Stop; and look no more, because the end of a pipe stays readable, and the loop would turn on it."""
+    loop.remove_reader(parent)
+    stop.set()
+
+
+def _enrolment(settings: ApiSettings, stores: Stores) -> Enrolment | None:
+    directory = settings.enrolment_ca_directory
+    if directory is None:
+        return None
+    found = enrolment.Stores(
+        tokens=stores.enrolment_tokens, credentials=stores.credentials, actions=stores.actions
+    )
+    return Enrolment(Authority.open(directory), found)
+
+
 async def _check_version(stores: Stores) -> None:
     """Fail where what is stored is of another version, as soon as MongoDB says so; else wait to be cancelled.
 
@@ -140,8 +182,12 @@ async def _check_version(stores: Stores) -> None:
             await stores.actions.prepare()
             await stores.acknowledgements.prepare()
             await stores.commands.prepare()
+            await stores.credentials.prepare()
+            await stores.enrolment_tokens.prepare()
             await stores.incidents.prepare()
             await stores.notifications.prepare()
+            await stores.sessions.prepare()
+            await stores.keys.prepare()
             break
         except MongodbUnavailable as error:
             log.debug("the version of what is stored is not known yet", why=str(error))
@@ -163,13 +209,3 @@ def server_config(app: ASGIApp, connections: Connections, *, stop_s: int) -> uvi
         proxy_headers=False,
         timeout_graceful_shutdown=stop_s,
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigurationError(
-            f"PISYNC_HTTP_HOST={host}, PISYNC_HTTP_PORT={port}: {error.strerror or error}"
-        ) from None

@@ -6,12 +6,16 @@ Plain sockets and the packets' codec: whatever a client library costs would coun
 import contextlib
 import socket
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import mqtt5
 
 from local_stack import ports
 from pisync.domain import topics
+from pisync.mqtt.address import MqttAddress
+from pisync.mqtt.tls import tls_context
+from pisync.settings import CommonSettings
 
 _UNACKNOWLEDGED_MAX: Final = 2000
 _CHUNK: Final = 200
@@ -39,13 +43,17 @@ def forget(port: int, client_id: str) -> None:
         wire.send(mqtt5.DisconnectPacket().write())
 
 
-def publish(port: int, messages: Iterable[tuple[str, bytes]]) -> int:
+def publish(broker: int | CommonSettings, messages: Iterable[tuple[str, bytes]]) -> int:
     """Publish the messages at QoS 1 and return how many, once the broker has acknowledged all.
+
+    Args:
+        broker: its port, or as whom to connect to one with access control.
+        messages: topics and payloads.
 
     Raises:
         BacklogLost: an acknowledgement says that nobody is subscribed, or anything but success.
     """
-    with _connected(port, "backlog", persistent=False) as wire:
+    with _connected(broker, "backlog", persistent=False) as wire:
         sent = 0
         acknowledged = 0
         chunk: list[bytes] = []
@@ -96,12 +104,16 @@ class _Wire:
 
 
 @contextlib.contextmanager
-def _connected(port: int, client_id: str, *, persistent: bool) -> Iterator[_Wire]:
-    with socket.create_connection((ports.HOST, port), timeout=_TIMEOUT_S) as connection:
+def _connected(broker: int | CommonSettings, client_id: str, *, persistent: bool) -> Iterator[_Wire]:
+    address = None if isinstance(broker, int) else broker.mqtt
+    authority = None if isinstance(broker, int) else broker.mqtt_ca_file
+    with _socket(broker if isinstance(broker, int) else broker.mqtt.port, address, authority) as connection:
         wire = _Wire(connection)
         wire.send(
             mqtt5.ConnectPacket(
                 client_id,
+                username=None if address is None else address.username,
+                password=address.password.encode() if address and address.password else None,
                 clean_start=True,
                 session_expiry_interval=SESSION_EXPIRY_S if persistent else 0,
             ).write()
@@ -110,3 +122,9 @@ def _connected(port: int, client_id: str, *, persistent: bool) -> Iterator[_Wire
         if not isinstance(answer, mqtt5.ConnAckPacket) or int(answer.reason_code) != 0:
             raise BacklogLost(f"the broker answered {answer!r} to a CONNECT")
         yield wire
+
+
+def _socket(port: int, address: MqttAddress | None, authority: Path | None) -> socket.socket:
+    connection = socket.create_connection((ports.HOST, port), timeout=_TIMEOUT_S)
+    tls = None if address is None else tls_context(address, authority)
+    return connection if tls is None else tls.wrap_socket(connection, server_hostname=ports.HOST)

@@ -18,6 +18,7 @@ from bench.scale import Scale
 from bench.traffic import TOGETHER, Traffic, windows
 from local_stack.process import running
 from pisync import clock, limits
+from pisync.domain import topics
 from pisync.domain.events import SyncEvent
 from pisync.stores.mongodb.events import documents
 
@@ -109,6 +110,43 @@ async def two_bridges(scale: Scale) -> list[Result]:
             note=f"all processes together keep {used:.1f} cores busy: beyond the machine's, a second bridge"
             " only takes turns with the first",
         )
+    ]
+
+
+async def secure(scale: Scale) -> list[Result]:
+    """Drain the same backlog from a broker with TLS and access control, in turn with an open one."""
+    traffic = Traffic.of_fleet(scale, SINGLE_EVENTS)
+
+    def messages() -> Iterable[tuple[str, bytes]]:
+        return traffic.single_messages(together=TOGETHER)
+
+    devices = sorted({topics.device(topic) or "" for topic, _ in messages()})
+    guarded, open_ = [], []
+    for _ in range(ROUNDS):
+        open_.append(await _drain(traffic, messages))
+        async with rigs.fresh(secure_devices=devices) as rig:
+            guarded.append(await drained_by_bridge(rig, messages(), events=traffic.events))
+    both = _Medians(drains=guarded, limits_per_second=[drain.per_second for drain in open_])
+    plain = _Medians(drains=open_, limits_per_second=[drain.per_second for drain in open_])
+    return [
+        Result(
+            name="drain, with TLS and access control",
+            value=both.per_second,
+            unit="events/s",
+            against="without",
+            against_value=both.limit_per_second,
+            target=Target(AT_LEAST, 0.85),
+            cpu_us_per_event=both.cpu_us_per_event,
+            note=f"{traffic.events:,} QoS 1 messages queued; the bridge's connection has a certificate and an"
+            f" account, and the broker knows {len(devices):,} devices",
+        ),
+        Result(
+            name="drain, with TLS and access control: the broker's and the bridge's CPU",
+            value=both.cpu_us("mosquitto") + both.cpu_us("bridge"),
+            unit="us/event",
+            against="without",
+            against_value=plain.cpu_us("mosquitto") + plain.cpu_us("bridge"),
+        ),
     ]
 
 

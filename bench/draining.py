@@ -57,7 +57,7 @@ async def queue_for_returning(rig: Rig, bridge: MeteredBridge, messages: Iterabl
     """
     async with running(bridge):
         await reached(_alive(bridge, bridge.is_current), 1, interval_s=_LOOK_INTERVAL_S)
-    return await asyncio.to_thread(broker.publish, rig.mosquitto.port, messages)
+    return await asyncio.to_thread(broker.publish, rig.publisher, messages)
 
 
 async def drained(

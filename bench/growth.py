@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from bench import broker, http_load, progress
 from bench import rig as rigs
-from bench.capacity import KEYS_CACHED, STORED
 from bench.draining import Drain, drained_by_bridge
 from bench.filling import build_projection, fill, to_disk
+from bench.footprint import KEYS_CACHED, STORED
 from bench.hourly import Backlog, Fleet
 from bench.meter import Meter
 from bench.progress import Parts

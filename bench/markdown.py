@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import capacity
+from bench import footprint
 from bench.report import CPU_ORDER, HEAD, Report, cells
 
 INTRODUCTION: Final = Path(__file__).with_name("introduction.md")
@@ -34,8 +34,8 @@ def document(report: Report) -> str:
     )
     lines = [cells(result) for result in report.results]
     lines += [(row.name, "failed", row.error or "", *[""] * (len(HEAD) - 3)) for row in report.failed]
-    fleets = capacity.table(report.results)
-    servers = capacity.servers(report.results)
+    fleets = footprint.table(report.results)
+    servers = footprint.servers(report.results)
     sections = [
         INTRODUCTION.read_text().rstrip(),
         f"## Figures\n\nMade by `{report.command}`, {size}.\n\nThe machine: {report.machine.sentence()}.",

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,13 @@ from pymongo import AsyncMongoClient
 
 from bench.meter import Meter
 from local_stack import ports
+from local_stack.broker_credentials import BrokerCredentials
 from local_stack.process import running
+from local_stack.secure_broker import SecureMosquittoServer
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from local_stack.services import Api, Bridge
+from pisync.broker_access import Program
+from pisync.settings import CommonSettings, load
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.projection import RedisProjection
 
@@ -43,11 +47,24 @@ class Rig:
     @property
     def urls(self) -> dict[str, str]:
         """The servers' settings."""
-        return {
-            "mqtt_url": self.mosquitto.url,
-            "mongodb_url": self.mongodb.url,
-            "redis_url": self.redis.url,
-        }
+        return {**self.broker_settings(Program.BRIDGE), **self._stores}
+
+    @property
+    def publisher(self) -> int | CommonSettings:
+        """As whom, or where, the backlog is published."""
+        if not isinstance(self.mosquitto, SecureMosquittoServer):
+            return self.mosquitto.port
+        return load(CommonSettings, **self.broker_settings(Program.REPLAYER), **self._stores)
+
+    def broker_settings(self, program: Program) -> dict[str, str]:
+        """How a program reaches the broker; with an account of its own where that has accounts."""
+        if isinstance(self.mosquitto, SecureMosquittoServer):
+            return dict(self.mosquitto.settings(program))
+        return {"mqtt_url": self.mosquitto.url}
+
+    @property
+    def _stores(self) -> dict[str, str]:
+        return {"mongodb_url": self.mongodb.url, "redis_url": self.redis.url}
 
     def bridge(self, bridge_id: str = "bridge-0", **settings: object) -> "MeteredBridge":
         """A bridge; it is not started."""
@@ -132,13 +149,25 @@ class MeteredBridge(Bridge):
 
 
 @asynccontextmanager
-async def fresh() -> AsyncIterator[Rig]:
-    """Three servers that hold nothing, configured as those of the local stack."""
+async def fresh(*, secure_devices: Iterable[str] | None = None) -> AsyncIterator[Rig]:
+    """Three servers that hold nothing, configured as those of the local stack.
+
+    With `secure_devices` the broker has TLS and access control, and these devices.
+    """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-bench-")))
         mongodb = await stack.enter_async_context(running(MongodbServer(directory / "mongodb")))
         redis = await stack.enter_async_context(running(RedisServer(directory / "redis")))
-        mosquitto = await stack.enter_async_context(running(MosquittoServer(directory / "mosquitto")))
+        place = directory / "mosquitto"
+        mosquitto = await stack.enter_async_context(
+            running(
+                MosquittoServer(place)
+                if secure_devices is None
+                else SecureMosquittoServer(
+                    place, BrokerCredentials(directory / "credentials"), devices=secure_devices
+                )
+            )
+        )
         client: AsyncMongoClient[dict[str, Any]] = await stack.enter_async_context(
             AsyncMongoClient(mongodb.url, tz_aware=True, w="majority", journal=True)
         )

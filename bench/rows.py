@@ -47,6 +47,11 @@ ALL: Final = (
         where="drain:two_bridges",
     ),
     Row(
+        name="secure",
+        what="Drain a backlog from a broker with TLS and access control, next to one without.",
+        where="drain:secure",
+    ),
+    Row(
         name="rivals",
         what="Drain the same backlog with two bridges that people write on paho-mqtt.",
         where="against:rivals",
@@ -60,6 +65,11 @@ ALL: Final = (
         name="letters",
         what="Good messages at a steady rate with as many bad ones beside them, by reason.",
         where="letters:letters",
+    ),
+    Row(
+        name="floods",
+        what="Receipts of other devices while one sends as fast as it can, next to no limit for it.",
+        where="floods:floods",
     ),
     Row(
         name="duplicates",
@@ -104,12 +114,17 @@ ALL: Final = (
     Row(
         name="redis",
         what="What a device costs in Redis, and what fleets need.",
-        where="capacity:redis",
+        where="footprint:redis",
     ),
     Row(
         name="script",
         what="What merging costs Redis where every event is of another device.",
         where="merging:script",
+    ),
+    Row(
+        name="failover",
+        what="A primary of Redis is killed under load, and a batch goes to three of them, next to one.",
+        where="failover:failover",
     ),
     Row(
         name="fleet",

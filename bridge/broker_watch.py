@@ -27,7 +27,7 @@ from pisync.mqtt.messages import Message
 
 log = logs.get(__name__)
 
-STATUS_FILTER: Final = "$SYS/broker/+/messages/+"
+STATUS_FILTER: Final = broker.MESSAGES_FILTER
 _PAYLOAD_CHARS_TOLD: Final = 20
 _HINT: Final = (
     "a queue in the broker was full and its publisher was told Success; look for a bridge that is absent"

@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Protocol
+from typing import Final, Protocol
 
 from bridge.kinds import Kind
 from bridge.linger import Linger
 from bridge.metrics import Metrics
-from pisync import limits, logs
+from pisync import limits, sampled
 from pisync.domain import topics
+from pisync.domain.payloads import printable
 from pisync.mqtt.client import Publisher
 from pisync.mqtt.messages import Message, topic_pattern
 from pisync.settings import BridgeSettings
 
-log = logs.get(__name__)
+_TOPIC_CHARS_TOLD: Final = 200
+_IS_RETAINED: Final = attrgetter("is_retained")
 
 
 class FlowControl(Publisher, Protocol):
@@ -66,6 +68,8 @@ class Intake:
         self._kinds = kinds
         self._routes = [(topic_pattern(kind.topic_filter).fullmatch, kind) for kind in kinds]
         self._metrics = metrics
+        self._log = sampled.get(__name__)
+        metrics.log_lines_left_out(self._log)
         self._batch_messages_max = settings.batch_messages_max
         self._linger = Linger(longest_s=settings.linger_ms / 1000)
         self._messages_max = settings.inflight_messages_max
@@ -205,6 +209,7 @@ class Intake:
             answers = await self._keep(batch.messages)
             await predecessor.wait()
             self._answer(batch.messages, answers)
+            self._clear_retained(batch.messages)
             acknowledged = _acknowledge(batch.messages)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -228,6 +233,11 @@ class Intake:
 
     async def _keep(self, messages: Sequence[Message]) -> Sequence[bytes | None]:
         """Have each kind make its messages durable; returns the answers in the order of the messages."""
+        if any(map(_IS_RETAINED, messages)):
+            return await self._keep_with_retained(messages)
+        return await self._keep_by_kind(messages)
+
+    async def _keep_by_kind(self, messages: Sequence[Message]) -> Sequence[bytes | None]:
         if len(self._kinds) == 1:
             return await self._kinds[0].keep(messages)
         places: dict[Kind, list[int]] = {}
@@ -239,6 +249,27 @@ class Intake:
             for place, answer in zip(taken, found, strict=True):
                 answers[place] = answer
         return answers
+
+    async def _keep_with_retained(self, messages: Sequence[Message]) -> Sequence[bytes | None]:
+        """Keep all but what clears a retained message: that is nothing else, whether ours or a device's."""
+        others = [
+            place for place, message in enumerate(messages) if message.payload or not message.is_retained
+        ]
+        answers: list[bytes | None] = [None] * len(messages)
+        if others:
+            found = await self._keep_by_kind([messages[place] for place in others])
+            for place, answer in zip(others, found, strict=True):
+                answers[place] = answer
+        return answers
+
+    def _clear_retained(self, messages: Sequence[Message]) -> None:
+        """Have the broker retain none of these: it would keep any number of them, each of up to 1 MiB."""
+        if self._flow is None or not any(map(_IS_RETAINED, messages)):
+            return
+        for topic in {message.topic for message in messages if message.is_retained and message.payload}:
+            if topics.sync_device(topic) is not None:
+                self._flow.publish(topic, b"", retain=True)
+                self._metrics.retained_cleared.inc()
 
     def _kind_of(self, topic: str) -> Kind:
         return next((kind for matches, kind in self._routes if matches(topic)), self._kinds[0])
@@ -274,11 +305,11 @@ class Intake:
                 expiry_s=limits.RECEIPT_EXPIRY_S,
             )
         if unanswered:
-            log.warning(
+            self._log.warning(
                 "not answered: Correlation Data too large",
                 count=len(unanswered),
                 bytes_max=limits.CORRELATION_BYTES_MAX,
-                topic=unanswered[0].topic,
+                topic=printable(unanswered[0].topic[:_TOPIC_CHARS_TOLD]),
             )
 
     def _apply_backpressure(self) -> None:

@@ -14,10 +14,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pisync.domain.events import Reason
 from pisync.errors import Part
 from pisync.metrics import Reading
+from pisync.sampled import SampledLog
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import InsertOutcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LEFT_OUT_FOR: Final = (Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE)
 _MESSAGES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
 
@@ -47,6 +49,14 @@ class Metrics:
         self._enriched.inc(enriched)
         for reason, count in Tally(rejected).items():
             self._rejected[reason].inc(count)
+
+    def left_out(self, reason: Reason) -> None:
+        """Count a message that is neither taken in nor kept."""
+        self._left_out[reason].inc()
+
+    def log_lines_left_out(self, log: SampledLog) -> None:
+        """Count the lines, too, that this log leaves out."""
+        self._sampled.append(log)
 
     def batch_acknowledged(self, *, messages: int, acknowledged: int, seconds: float) -> None:
         """Count a batch that is done.
@@ -112,9 +122,36 @@ class Metrics:
             "reason",
         )
         self._rejected = {reason: rejected.labels(reason.value) for reason in Reason}
+        self.retained_cleared = self._counter(
+            "pisync_bridge_retained_cleared_total",
+            "Sync topics that the bridge cleared, because a device had the broker retain a message there.",
+        )
         self.dead_letters_dropped = self._counter(
             "pisync_bridge_dead_letters_dropped_total",
             "Dead letters deleted, or not written, because a device had more than are kept for one.",
+        )
+        left_out = self._counter(
+            "pisync_bridge_messages_left_out_total",
+            "Messages neither stored nor kept as dead letters, nor answered: their device sends too much, or"
+            " is unknown, and the quarantine is full; or unknown devices are refused.",
+            "reason",
+        )
+        self._left_out = {reason: left_out.labels(reason.value) for reason in LEFT_OUT_FOR}
+        self._sampled: list[SampledLog] = []
+        self._read_counter(
+            "pisync_bridge_log_lines_left_out_total",
+            "Warnings that devices caused, beyond those of a kind that are logged in a minute.",
+        ).set_function(lambda: sum(log.left_out for log in self._sampled))
+        self.devices_over = self._read_gauge(
+            "pisync_bridge_devices_over_rate",
+            "Devices of which nothing is taken in, because they send too much.",
+        )
+        self.known_devices = self._read_gauge(
+            "pisync_bridge_known_devices",
+            "Devices of the directory that the bridge knows; no sample where unknown devices are taken.",
+        )
+        self.known_devices_age = self._read_gauge(
+            "pisync_bridge_known_devices_age_seconds", "How long ago it asked what changed among them."
         )
         self._batch_messages = Histogram(
             "pisync_bridge_batch_messages",
@@ -219,10 +256,10 @@ class Metrics:
         )
         self.broker_dropped = self._read_counter(
             "pisync_broker_dropped_messages_total",
-            "Messages that the broker dropped since it started; every bridge tells the same.",
+            "Messages that the broker dropped since it started; every bridge of a broker tells the same.",
         )
         self.broker_messages = self._read_gauge(
             "pisync_broker_stored_messages",
-            "Messages that the broker holds, waiting or retained; every bridge tells the same.",
+            "Messages that the broker holds, waiting or retained; every bridge of a broker tells the same.",
         )
         self.broker_bytes = self._read_gauge("pisync_broker_stored_bytes", "Bytes of their payloads.")

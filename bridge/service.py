@@ -11,11 +11,15 @@ from bridge.alerts.judge import Judge
 from bridge.alerts.outbox import Outbox
 from bridge.alerts.rules import all_rules
 from bridge.alerts.sinks.mqtt import MqttSink
+from bridge.alerts.sinks.others import OtherBrokers
 from bridge.alerts.sinks.retained import RetainedReader
 from bridge.broker_watch import STATUS_FILTER, BrokerWatch
 from bridge.clock_watch import ClockWatch
+from bridge.floods.gate import Gate
+from bridge.floods.known_devices import KnownDevices
+from bridge.floods.left_out import LeftOut
 from bridge.intake import Intake
-from bridge.kinds import kinds_of_messages
+from bridge.kinds import Kind, kinds_of_messages
 from bridge.listening import Listening
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
@@ -26,7 +30,7 @@ from bridge.session import NOT_CONNECTED, Session
 from bridge.stray_watch import StrayWatch
 from pisync import clock, collector, limits, logs
 from pisync.domain import topics
-from pisync.errors import MongodbUnavailable, PiSyncError, RedisUnavailable
+from pisync.errors import ConfigurationError, MongodbUnavailable, PiSyncError, RedisUnavailable
 from pisync.metrics import Health, serving
 from pisync.mqtt.messages import Subscription
 from pisync.settings import BridgeSettings
@@ -63,6 +67,12 @@ async def _main(settings: BridgeSettings, *, leave: bool) -> None:
                 await bridge.forget()
 
 
+def _subscription(shared: str, kind: Kind, intake: Intake) -> Subscription:
+    """To a kind of message; what was published to be retained is seen, so that it is cleared."""
+    topic_filter = f"{shared}/{kind.topic_filter}"
+    return Subscription(topic_filter, 1, intake.offer, retained=False, as_published=True)
+
+
 class _Bridge:
     """One bridge's parts and their life together."""
 
@@ -74,8 +84,10 @@ class _Bridge:
         self._clock_watch = ClockWatch(registry=stores.bridges, metrics=self._metrics)
         self._session: Session | None = None
         self.has_left = False
+        self._refusal: ConfigurationError | None = None
         self._instance = secrets.token_hex(8)
         self._claim = Claim(known_before=False, floor=clock.now())
+        self._known = None if settings.unknown_devices == "taken" else KnownDevices(stores.directory)
 
     def serving_metrics(self) -> AbstractAsyncContextManager[None]:
         """Serve the metrics, where a port for them is set, while the context lasts."""
@@ -103,6 +115,16 @@ class _Bridge:
         await until_available(lambda: stores.dead_letters.apply_retention(days), self._metrics)
         await until_available(stores.listening.prepare, self._metrics)
         self._claim = await until_available(self._claim_id, self._metrics)
+        if self._known is not None:
+            await self._learn_devices(self._known)
+
+    async def _learn_devices(self, known: KnownDevices) -> None:
+        await until_available(known.read, self._metrics)
+        self._metrics.known_devices.set_function(lambda: len(known))
+        self._metrics.known_devices_age.set_function(lambda: known.age_s)
+        log.info(
+            "devices of the directory are known", devices=len(known), others=self._settings.unknown_devices
+        )
 
     async def _claim_id(self) -> Claim:
         """By a clock that is right: the floor is raised to it."""
@@ -110,7 +132,11 @@ class _Bridge:
         return await self._stores.bridges.claim(self._settings.bridge_id, self._instance, clock.now())
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Work until told to stop, then drain what is in flight."""
+        """Work until told to stop, then drain what is in flight.
+
+        Raises:
+            ConfigurationError: it was to leave, and stays: it was at another broker.
+        """
         stores, metrics = self._stores, self._metrics
         outbox = Outbox(store=stores.alerts, retries=metrics)
         judge = Judge(
@@ -145,10 +171,14 @@ class _Bridge:
             claim=self._claim,
             metrics=metrics,
         )
+        left_out = LeftOut(dead_letters=stores.dead_letters, metrics=metrics)
+        gate = Gate(settings=self._settings, known=self._known, left_out=left_out)
+        metrics.devices_over.set_function(lambda: gate.devices_over)
         kinds = kinds_of_messages(
             events=stores.events,
             dead_letters=stores.dead_letters,
             projector=projector,
+            gate=gate,
             metrics=metrics,
             now=self._clock_watch.right_now,
         )
@@ -170,6 +200,11 @@ class _Bridge:
             ca_file=self._settings.mqtt_ca_file,
             bridge_id=self._settings.bridge_id,
         )
+        others = OtherBrokers(
+            addresses=self._settings.brokers[1:],
+            ca_file=self._settings.mqtt_ca_file,
+            bridge_id=self._settings.bridge_id,
+        )
 
         def on_connected() -> None:
             outbox.publish_again()
@@ -180,7 +215,7 @@ class _Bridge:
             ca_file=self._settings.mqtt_ca_file,
             bridge_id=self._settings.bridge_id,
             subscriptions=[
-                *(Subscription(kind.topic_filter, 1, intake.offer, retained=False) for kind in kinds),
+                *(_subscription(self._settings.shared_subscription, kind, intake) for kind in kinds),
                 # What the broker drops will not be seen where it refuses this one.
                 Subscription(STATUS_FILTER, 0, BrokerWatch(metrics).on_message, required=False),
             ],
@@ -198,10 +233,14 @@ class _Bridge:
             "floor": reception_clock.run(metrics, projector.oldest_in_flight_ms, listening),
             "intake": intake.run(),
             "judge": judge.run(),
-            "outbox": outbox.run(MqttSink(session, retained.read)),
+            "left out": left_out.run(),
+            "outbox": outbox.run(MqttSink(session, retained.read, others.retain)),
+            "other brokers": others.run(),
             "session": session.run(),
             "strays": strays.run(),
         }
+        if self._known is not None:
+            works["known devices"] = self._known.run()
         if self._leaving:
             works["leave"] = self._quiet(session, intake, projector, judge)
         async with supervise(works, children=intake.batches) as running:
@@ -209,10 +248,14 @@ class _Bridge:
             await _drain(intake, self._settings.drain_timeout_s)
             with suppress(RedisUnavailable):
                 await catch_up.finish()
+            with suppress(MongodbUnavailable):
+                await left_out.write_down()
             if projector.oldest_in_flight_ms() is None:
                 with suppress(MongodbUnavailable):
                     await stores.bridges.stop(self._settings.bridge_id, self._instance)
         log.info("stopped", bridge_id=self._settings.bridge_id)
+        if self._refusal is not None:
+            raise self._refusal
 
     @property
     def _takes_in(self) -> bool:
@@ -227,7 +270,10 @@ class _Bridge:
             return True  # we cannot know; the next time will tell
 
     async def _quiet(self, session: Session, intake: Intake, projector: Projector, judge: Judge) -> None:
-        """Wait until the broker holds nothing more for us, then end the session, and so the bridge."""
+        """Wait until the broker holds nothing more for us, then end the session, and so the bridge.
+
+        Where of several brokers this one had no session of ours, another one may: then the bridge stops only.
+        """
 
         def is_idle() -> bool:
             return session.is_ready and intake.is_idle and projector.is_current and judge.is_idle
@@ -236,8 +282,11 @@ class _Bridge:
             if is_idle() and await _holds_nothing(session, intake) and is_idle():
                 break
             await asyncio.sleep(limits.LEAVE_LOOK_S)
-        self.has_left = True
         session.end_session()
+        if session.lacked_session and len(self._settings.brokers) > 1:
+            self._refusal = ConfigurationError(_at_another_broker(self._settings))
+            return
+        self.has_left = True
         log.info("left", bridge_id=self._settings.bridge_id, messages=intake.offered)
 
     async def forget(self) -> None:
@@ -245,6 +294,14 @@ class _Bridge:
         bridge_id = self._settings.bridge_id
         await until_available(lambda: self._stores.projection.leave(bridge_id), self._metrics)
         await until_available(lambda: self._stores.bridges.forget(bridge_id), self._metrics)
+
+
+def _at_another_broker(settings: BridgeSettings) -> str:
+    return (
+        f"{settings.mqtt} has no session of {settings.bridge_id}, which stays: a bridge leaves the broker"
+        " that it was at, which is to stand first in PISYNC_MQTT_URL. Where that lost the session,"
+        f" `pisync bridges forget {settings.bridge_id}` forgets the bridge"
+    )
 
 
 async def _holds_nothing(session: Session, intake: Intake) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge.metrics import Metrics
+from bridge.projection.reception_clock import taken_over
 from pisync import limits, logs
 from pisync.domain import topics
 from pisync.errors import BrokerHungUp, PiSyncError, SessionTakenOver
@@ -77,6 +78,8 @@ class Session(Client):
         self._on_connected = on_connected
         self._is_ours = is_ours
         self._has_session = known_before
+        self.lacked_session: bool | None = None
+        """Whether the first connection found no session, though it should; None: there was none yet."""
         self._metrics = metrics
         self._refused: set[int] = set()
         self._hung_up_at: deque[float] = deque(maxlen=limits.HANG_UPS_MAX)
@@ -95,7 +98,10 @@ class Session(Client):
 
     def _count(self, session_present: bool) -> None:
         self._metrics.connected(resumed=session_present)
-        if self._has_session and not session_present:
+        is_lost = self._has_session and not session_present
+        if self.lacked_session is None:
+            self.lacked_session = is_lost
+        if is_lost:
             self._metrics.sessions_lost.inc()
             log.warning(
                 "the broker lost this bridge's session",
@@ -119,15 +125,13 @@ class Session(Client):
                 reason_code=f"0x{reason_code:02X}",
                 meaning="its device sends the message again when no receipt comes",
                 hint="the broker's access list must let bridges publish to pisync/v1/devices/+/receipts,"
-                " pisync/v1/devices/+/receipts/+, pisync/v1/api/+/receipts and pisync/v1/alerts/#",
+                " pisync/v1/devices/+/receipts/+, pisync/v1/api/+/receipts and pisync/v1/alerts/#, and, to"
+                " clear what devices retain, to pisync/v1/devices/+/sync and pisync/v1/devices/+/sync/+",
             )
 
     async def _judge_loss(self, error: PiSyncError) -> None:
         if not await self._is_ours():
-            raise SessionTakenOver(
-                f"another bridge runs as {self._bridge_id!r}:"
-                " every bridge needs a PISYNC_BRIDGE_ID of its own"
-            ) from None
+            raise taken_over(self._bridge_id) from None
         if isinstance(error, SessionTakenOver) or self._hung_up_too_often(error):
             self.taken_over += 1
             seen = isinstance(error, SessionTakenOver)

@@ -71,7 +71,7 @@ def connect(url: str | None, key: str | None, *, waits: bool = True, option: str
         loaded = settings.load(settings.ApiSettings)
         url = url or _address(loaded)
         if key is None and loaded.api_keys:
-            key = loaded.api_keys[0].get_secret_value()
+            key = loaded.configured_keys[0].secret.get_secret_value()
     return ApiClient(url, key, waits=waits, option=option)
 
 
@@ -109,6 +109,8 @@ class ApiClient:
         self._url = url.rstrip("/")
         self._root_path = urlsplit(self._url).path
         self._waits = waits
+        self.stale_reads: list[str | None] = []
+        """As of when the answers are that were read from secondaries; None: not known."""
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         try:
             self._http = httpx.Client(
@@ -223,6 +225,8 @@ class ApiClient:
             raise _unreachable(error, self._option) from None
         body = _json(response)
         if response.is_success and body is not None:
+            if "PiSync-Reads" in response.headers:
+                self.stale_reads.append(response.headers.get("PiSync-As-Of"))
             return body
         raise _refusal(response, body, self._option)
 
@@ -249,7 +253,8 @@ def _refusal(response: httpx.Response, body: Json | None, option: str) -> PiSync
         )
     message = printable(str(body["detail"]))
     if response.status_code == HTTPStatus.UNAUTHORIZED:
-        message += " Give it with --key, or in PISYNC_API_KEYS."
+        by_option = "with --key, or " if option == "--url" else ""
+        message += f" Give it {by_option}in PISYNC_API_KEYS."
     if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and isinstance(body.get("read"), int):
         return StillLoading(message, response.status_code, body)
     return ApiRefused(message, response.status_code, body)

@@ -30,8 +30,8 @@ def show_list(client: ApiClient, query: Mapping[str, Any]) -> None:
     page = client.get(texts.PATH, query)
     for gone in page["dropped"]:
         typer.echo(
-            f"{gone['dropped']} older letters of {gone['device_id'] or 'topics without a device'}"
-            f" gave way to newer ones, the last at {gone['dropped_at'][:19]}Z."
+            f"{gone['dropped']} messages of {gone['device_id'] or 'topics without a device'} were not kept:"
+            f" older letters gave way, or they were left out; the last at {gone['dropped_at'][:19]}Z."
         )
     if not page["dead_letters"]:
         typer.echo("No dead letters.")

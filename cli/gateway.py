@@ -5,15 +5,22 @@ and pass on whatever a stranger in the classroom's network publishes in any devi
 """
 
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+import uvloop
+
 from pisync import limits
+from pisync.broker_access import Role, gateways
 from pisync.domain import topics
 from pisync.errors import ConfigurationError
-from pisync.mqtt.address import MqttAddress
+from pisync.mqtt.address import ClientCertificate, MqttAddress
+from pisync.mqtt.dynamic_security import DynamicSecurity, all_connected
+from pisync.settings import WorkerSettings
+from pisync.tasks import supervise
 
 DEVICES_MAX: Final = 1000
 """Devices of one PiBox: the broker in the cloud keeps three subscriptions for each of them."""
@@ -35,6 +42,7 @@ def configuration(
     devices: Iterable[str],
     *,
     ca_file: Path | None = None,
+    shows: ClientCertificate | None = None,
     version: Version = Version.V2_0,
     retry_s: tuple[int, int] = RETRY_S,
 ) -> str:
@@ -47,6 +55,7 @@ def configuration(
         version: the PiBox's Mosquitto. 2.0 cannot ask the cloud to keep its session, so that what the cloud
             would send while there is no line has to be sent again.
         ca_file: the authorities to trust, for `mqtts://`; without it those of the system.
+        shows: the certificate and its key on the PiBox, where the cloud's broker asks for one.
         retry_s: least and most seconds between attempts to connect.
 
     Raises:
@@ -80,19 +89,37 @@ def configuration(
     if cloud.tls:
         authorities = f"bridge_capath {_DIRECTORY_OF_AUTHORITIES}"
         lines.append(authorities if ca_file is None else f"bridge_cafile {ca_file}")
+        if shows is not None:
+            lines += [f"bridge_certfile {shows.certificate}", f"bridge_keyfile {shows.key}"]
     lines += [line for device_id in every for line in _topics(device_id)]
     return "\n".join(lines) + "\n"
 
 
 def _topics(device_id: str) -> list[str]:
-    outgoing = (
-        topics.sync(device_id),
-        topics.sync(device_id, "+"),
-        topics.status(device_id),
-        topics.command_replies(device_id),
-    )
-    incoming = (topics.receipts(device_id), topics.receipts(device_id, "+"), topics.commands(device_id))
-    return [f"topic {topic} out 1" for topic in outgoing] + [f"topic {topic} in 1" for topic in incoming]
+    outgoing = [f"topic {topic} out 1" for topic in gateways.sent_by(device_id)]
+    return outgoing + [f"topic {topic} in 1" for topic in gateways.sent_to(device_id)]
+
+
+def allow(settings: WorkerSettings, gateway_id: str, devices: Iterable[str]) -> None:
+    """Let the broker in the cloud take this PiBox's certificate, for its devices and no other.
+
+    Raises:
+        BrokerUnavailable: a broker is away, or does not take it.
+        ConfigurationError: it refuses the account that is to do it.
+    """
+    uvloop.run(_allow(settings, gateways.gateway_role(gateway_id, {*devices, gateway_id})))
+
+
+async def _allow(settings: WorkerSettings, role: Role) -> None:
+    client_id = topics.program_client_id(f"gateways-{secrets.token_hex(8)}")
+    brokers = {
+        str(address): DynamicSecurity(address=address, ca_file=settings.mqtt_ca_file, client_id=client_id)
+        for address in settings.broker_admins
+    }
+    async with supervise({f"link to {name}": broker.run() for name, broker in brokers.items()}):
+        await all_connected(brokers, limits.CONNECT_TIMEOUT_S)
+        for broker in brokers.values():
+            await broker.grant(role)
 
 
 def read_ids(ids: Sequence[str], file: Path | None) -> list[str]:

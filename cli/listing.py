@@ -56,7 +56,11 @@ def show(client: ApiClient, listing: Listing, parameters: Mapping[str, Any], sho
         files.print_pieces(_csv(rows))
     else:
         _print_table(listing, first, rows, more=more)
+        if (stale := truth.stale(client.stale_reads)) is not None:
+            tables.show(tables.console(), Text(stale))
         return
+    if (stale := truth.stale(client.stale_reads)) is not None:
+        typer.echo(stale, err=True)
     if faults := truth.faults(first):
         typer.echo(f"not exact: {'; '.join(faults)}", err=True)
     if more:

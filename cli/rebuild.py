@@ -14,10 +14,12 @@ from bridge.projection.check import Check, Findings
 from bridge.projection.rebuild import rebuild
 from cli.progress import progress
 from pisync import limits
-from pisync.clock import from_ms, rfc3339
+from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.rollups import Span
 from pisync.settings import CommonSettings
 from pisync.stores.opening import Stores, open_stores
 from worker.check import check_rollups
+from worker.rollups import DUTY
 
 TABLE_ROWS_MAX: Final = 20
 # A table is no narrower than this, also in a pipe, so that times stay whole.
@@ -46,11 +48,30 @@ async def _main(settings: CommonSettings, *, check: bool) -> int:
         with progress("Rebuilding", "events") as update:
             replayed = await rebuild(events=events, projection=projection, alerts=judge, progress=update)
         await stores.rollups.reset()
-        Console().print(
-            f"The projection is rebuilt from {replayed:,} events; a worker counts the rollups anew.",
-            highlight=False,
-        )
+        _say(f"The projection is rebuilt from {replayed:,} events.")
+        await _tell_left(stores)
         return 0
+
+
+async def _tell_left(stores: Stores) -> None:
+    """Print what is left to be made of the events, by whom, and what says how it went."""
+    fixed_ms, now_ms = (await stores.rollups.progress()).fixed_ms, to_ms(await stores.bridges.server_time())
+    left = await stores.received.count(Span(fixed_ms, now_ms + 1))
+    is_counted = any(lease.duty == DUTY and lease.is_held for lease in await stores.leases.leases())
+    _say("Left to do:")
+    if left:
+        who = "the worker that runs does it" if is_counted else "no worker runs that would; start one"
+        _say(f"  Rollups of {left:,} events are to be counted anew: {who}.")
+        if not is_counted:
+            _say("    pisync worker")
+        _say("  Until it has, charts and figures by time lack them. How far it is:")
+        _say("    pisync status")
+    _say("  Whether the projection, and what is counted of the rollups, is what the events say:")
+    _say("    pisync rebuild --check")
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True).print(text, highlight=False, markup=False)
 
 
 async def _check(stores: Stores) -> int:

@@ -221,7 +221,7 @@ def _way(what: Asked, loaded: ApiSettings) -> Way:
         return Sender(loaded.mqtt, loaded.mqtt_ca_file)
     key = what.key
     if key is None and loaded.api_keys:
-        key = loaded.api_keys[0].get_secret_value()
+        key = loaded.configured_keys[0].secret.get_secret_value()
     return Poster(what.via, key)
 
 

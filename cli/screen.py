@@ -17,6 +17,7 @@ from pisync.domain.alerts import Rule
 from pisync.domain.payloads import printable
 
 ALERTS_SHOWN: Final = 5
+BRIDGES_SHOWN: Final = 8
 _NAME_CHARS: Final = 14
 _VERDICTS: Final = {
     Verdict.FINE: ("●", "*", "green", "Fine"),
@@ -42,7 +43,7 @@ def lines(snapshot: Snapshot, target: Console) -> Iterator[Text]:
     yield from _causes(snapshot)
     yield from _received(stats, target)
     yield _named("Dead letters", _dead_letters(stats.get("dead_letters")))
-    yield _named("Bridges", _bridges(snapshot.bridges))
+    yield from _bridges(snapshot.bridges, snapshot.stopped_bridges)
     yield _named("Broker", _broker(snapshot.health.get("broker", {})))
     yield _named("Events kept", _retention(snapshot.health.get("retention")))
     yield Text()
@@ -107,7 +108,12 @@ def _alerts(snapshot: Snapshot) -> Iterator[Text]:
 def _why(alert: Json) -> str:
     """What an open alert says of its device."""
     if alert["rule"] == Rule.STREAK:
-        return f"{tables.text(alert.get('streak_now')).plain} failures in a row"
+        streak = alert.get("streak_now")
+        return (
+            "failures in a row, how many is not known now"
+            if streak is None
+            else f"{streak:,} failures in a row"
+        )
     return printable(str(alert["rule"]))
 
 
@@ -164,11 +170,30 @@ def _dead_letters(letters: Json | None) -> Text:
     return Text(f"{told} · {count(letters['received'])} in 24 h")
 
 
-def _bridges(bridges: list[Json] | None) -> Text:
+def _bridges(bridges: list[Json] | None, stopped: list[Json]) -> Iterator[Text]:
+    """How many listen; of several each, those that do not listen first and those that were stopped last."""
     if bridges is None:
-        return tables.text(None)
+        yield _named("Bridges", tables.text(None))
+        return
     listening = sum(bool(bridge["listening"]) for bridge in bridges)
-    return Text(f"{listening:,} of {len(bridges):,} listening")
+    beside = f" · {len(stopped):,} stopped in order" if stopped else ""
+    yield _named("Bridges", Text(f"{listening:,} of {len(bridges):,} listening{beside}"))
+    told = [*sorted(bridges, key=lambda each: bool(each["listening"])), *stopped]
+    if len(told) < 2:
+        return
+    for bridge in told[:BRIDGES_SHOWN]:
+        yield _named("", Text(f"{printable(bridge['bridge_id'])}  {_state(bridge)}"))
+    if len(told) > BRIDGES_SHOWN:
+        yield _named("", Text(f"and {len(told) - BRIDGES_SHOWN:,} more: pisync bridges list"))
+
+
+def _state(bridge: Json) -> str:
+    """What it does; of one that does nothing, since when."""
+    if bridge["stopped"] or bridge["gone"]:
+        since = tables.moment(bridge["last_sign"]).plain
+        return f"stopped in order at {since}" if bridge["stopped"] else f"gone since {since}"
+    told = "catches up" if bridge["catching_up"] else f"{_seconds(bridge['behind_s'])} behind"
+    return told if bridge["listening"] else f"{told}, not listening"
 
 
 def _broker(broker: Json) -> Text:

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from cli.live import live_view
 from device_sim import parts
-from device_sim.dialing import check_local_addresses, check_ports, local_addresses
+from device_sim.certificates import DeviceCertificates
+from device_sim.dialing import TlsContextOf, check_local_addresses, check_ports, local_addresses
 from device_sim.fleet import Fleet, Scenario, schedule_of
 from device_sim.report import Summary, summarize, to_json
 from device_sim.scenario import Faults
@@ -61,6 +62,7 @@ class Run:
     """How to simulate, and against which broker. Without `faults`, devices do what their stories say."""
 
     settings: CommonSettings
+    certificates: Path | None = None
     connections: int
     timeout_s: float
     receipt_timeout_s: float
@@ -143,7 +145,7 @@ def _simulated(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]
     check_ports(connections, len(local))
     processes = min(what.processes, connections)
     schedule = None if what.speed is None else uvloop.run(schedule_of(scenario))
-    tls = tls_context(what.settings.mqtt, what.settings.mqtt_ca_file)
+    tls = _tls_context_of(what)
 
     def make(number: int) -> Fleet:
         return Fleet(
@@ -168,6 +170,14 @@ def _simulated(what: Run, scenario: Scenario) -> tuple[Summary, End, str | None]
         return uvloop.run(_run(what, scenario, lambda: forked))
     finally:
         forked.end()
+
+
+def _tls_context_of(what: Run) -> TlsContextOf:
+    address, ca_file = what.settings.mqtt, what.settings.mqtt_ca_file
+    if what.certificates is not None:
+        return DeviceCertificates(what.certificates, address, ca_file).context
+    context = tls_context(address, ca_file)
+    return lambda _device_id: context
 
 
 async def _run(

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 from rich.console import Console
 
@@ -17,13 +17,12 @@ from device_sim.demo_publishing import publish
 from device_sim.scenarios.demo import Demo
 from local_stack import ports, programs
 from local_stack.demo import DemoFleet
-from local_stack.local import LocalStack, StackPlan, locked
+from local_stack.local import EXAMPLE_DEVICE, LocalStack, StackPlan, locked
+from local_stack.secure_broker import SecureMosquittoServer
 from pisync import clock, settings
 from pisync.domain import topics
 from pisync.errors import ConfigurationError
 from pisync.stores.opening import open_stores
-
-EXAMPLE_DEVICE: Final = "PB-EXAMPLE"
 
 
 def serve(plan: StackPlan) -> None:
@@ -44,6 +43,8 @@ def serve(plan: StackPlan) -> None:
         with contextlib.suppress(OSError):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
+    if names := settings.in_environment():
+        say(f"left out, because everything here is set up by options: {', '.join(names)}")
     with contextlib.ExitStack() as stack:
         data = plan.data
         if data is None:
@@ -76,6 +77,8 @@ def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -
         "Data": f"{data}" if kept else f"{data} (temporary; --data DIR keeps it)",
         "Logs": f"{data}/logs",
     }
+    if local.secure_broker is not None:
+        addresses |= _who_may_connect(local.secure_broker)
     if local.has_demo:
         addresses["Fleet"] = "made up, each device labelled demo"
     console.print("\n[bold]PiSync is up.[/] Ctrl-C stops it.\n")
@@ -87,6 +90,18 @@ def _introduce(console: Console, local: LocalStack, data: Path, *, kept: bool) -
     console.print()
 
 
+def _who_may_connect(broker: SecureMosquittoServer) -> dict[str, str]:
+    """Where a secure broker is reached by whom, and what they show to it."""
+    certificate, key = broker.credentials.device(EXAMPLE_DEVICE)
+    return {
+        "Authority": f"{broker.credentials.ca_file}",
+        "Device": f"{certificate}, with {key.name} ({EXAMPLE_DEVICE})",
+        "Passwords": f"mqtts://{ports.HOST}:{broker.passwords_port}, for devices that have one",
+        "Programs": f"mqtts://{ports.HOST}:{broker.programs_port}, with what is in"
+        f" {broker.credentials.directory}/programs",
+    }
+
+
 def _examples(local: LocalStack) -> list[str]:
     now = clock.now()
     api, broker, topic = (
@@ -94,6 +109,13 @@ def _examples(local: LocalStack) -> list[str]:
         f"-h {ports.HOST} -p {local.mosquitto.port}",
         topics.sync(EXAMPLE_DEVICE),
     )
+    if local.secure_broker is not None:
+        credentials = local.secure_broker.credentials
+        certificate, key = credentials.device(EXAMPLE_DEVICE)
+        broker += "".join(
+            f" {option} {shlex.quote(str(file))}"
+            for option, file in (("--cafile", credentials.ca_file), ("--cert", certificate), ("--key", key))
+        )
     first, second = _event(now - timedelta(hours=1)), _event(now)
     return [
         f"curl -s {api}/api/sync-event -H 'Content-Type: application/json' -d '{first}'",

@@ -132,9 +132,19 @@ class Snapshot:
 
     @property
     def bridges(self) -> list[Json] | None:
-        """The bridges that did not stop with nothing left to do; None: not known."""
-        told = self.health.get("bridges")
+        """The bridges that were not stopped in order; None: not known."""
+        told = self._all_bridges
         return None if told is None else [bridge for bridge in told if not bridge["stopped"]]
+
+    @property
+    def stopped_bridges(self) -> list[Json]:
+        """Those that were."""
+        return [bridge for bridge in self._all_bridges or () if bridge["stopped"]]
+
+    @property
+    def _all_bridges(self) -> list[Json] | None:
+        told: list[Json] | None = self.health.get("bridges")
+        return told
 
 
 def many(number: int, noun: str, *, more: bool = False) -> str:

@@ -1,5 +1,7 @@
 """How true an answer about the fleet is, in one line: exact, or why not, and as of when."""
 
+from collections.abc import Sequence
+
 from cli.api_client import Json
 from cli.tables import UNKNOWN, parsed
 from pisync import clock
@@ -37,6 +39,16 @@ def line(answer: Json) -> str:
     head = f"Not exact: {'; '.join(why)}" if why else "Exact"
     as_of = answer.get("as_of")
     return head if as_of is None else f"{head} · as of {clock_time(as_of)}"
+
+
+def stale(reads: Sequence[str | None]) -> str | None:
+    """What answers that were read from secondaries may lack, by as of when each is; None: none was."""
+    if not reads:
+        return None
+    known = [as_of for as_of in reads if as_of is not None]
+    if len(known) < len(reads):
+        return "Read from secondaries; how far behind is not known."
+    return f"Read from secondaries, as of {clock_time(min(known))}."
 
 
 def clock_time(moment: object) -> str:

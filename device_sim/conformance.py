@@ -3,6 +3,9 @@
 `judge` looks at the messages that a watcher of the broker saw, in their order, and says of each rule how
 often it was kept and where it was broken. What no message shows is not judged: a rule that nothing was seen
 of is neither kept nor broken.
+
+The broker knows of a receipt before the device does, and of a publish after it. What a delay on the way may
+have made of a device that keeps a rule is therefore not told as broken.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +33,11 @@ PUBACK_WAIT_S: Final = 20.0
 JITTER: Final = 0.5
 PATIENCE: Final = timedelta(minutes=15)
 """Within what time an event without a receipt comes again, and one comes that proves a command."""
-RESENDS_UNEXPLAINED_MAX: Final = 1
-"""Of one event, by a device that does not tell its connections: one may have been lost."""
+RESENDS_TOO_SOON_MAX: Final = 2
+"""In a row, of one event: a line that stands still holds an event and its copy up, which then come at once,
+and the next copy soon after them. A connection that was lost, and not told, makes one."""
+DELAY: Final = timedelta(seconds=90)
+"""For how long a line may hold a message up: the broker ends a connection by then whose Keep Alive is 60."""
 
 
 class Rule(StrEnum):
@@ -132,10 +138,14 @@ class _Asked:
     again: bool = False
     superseded: bool = False
 
+    def is_same(self, payload: bytes, keys: tuple[datetime, ...]) -> bool:
+        """Whether another message is a copy of this one."""
+        return self.message.payload == payload or self.keys == keys
+
 
 @dataclass(kw_only=True, slots=True)
 class _Published:
-    """An event, when it was published last, and how often too soon after the time before."""
+    """An event, when it was published last, and how often in a row too soon after the time before."""
 
     at: datetime
     too_soon: int = 0
@@ -143,11 +153,11 @@ class _Published:
 
 @dataclass(kw_only=True, slots=True)
 class _Told:
-    """A command that the device was told."""
+    """A command that the device was told; `deliveries` are how many of it may have come to the device."""
 
     order: Order
     correlation_data: bytes | None
-    copies: int = 1
+    deliveries: int = 1
     answers: int = 0
     accepted: Seen | None = None
     proved: bool = False
@@ -180,10 +190,15 @@ class _Judging:
         self._device_id = device_id
         self._soonest = timedelta(seconds=puback_wait_s * (1 - JITTER))
         self._asked: dict[bytes, _Asked] = {}
+        # The last message of each key that had its receipt; None: the receipt was seen before any message.
+        self._answered: dict[bytes, _Asked | None] = {}
+        self._covered: set[datetime] = set()
         self._events: dict[datetime, _Published] = {}
         self._commands: dict[str, _Told] = {}
         self._connected_at: datetime | None = None
         self._since: object = None
+        self._is_offline = False
+        self._freed_at: datetime | None = None  # when as many messages as may waited the last time
         self._kinds: dict[str, Callable[[Seen], None]] = {
             topics.commands(device_id): self._command,
             topics.command_replies(device_id): self._reply,
@@ -207,15 +222,20 @@ class _Judging:
         for asked in self._asked.values():
             if asked.again:
                 self.verdicts[Rule.KEEPS].seen += 1
-            elif asked.keys and until - asked.message.at > PATIENCE:
+            elif asked.keys and self._waits(asked) and self._had_time(until, asked.message.at):
                 self._rule(Rule.KEEPS, asked.message, "no receipt came, and its events did not come again")
         for told in self._commands.values():
             if told.accepted is None:
                 continue
             if told.proved:
                 self.verdicts[Rule.PROOF].seen += 1
-            elif until - told.accepted.at > PATIENCE:
+            elif not self._is_full() and self._had_time(until, told.accepted.at, self._freed_at):
                 self._rule(Rule.PROOF, told.accepted, "accepted, and no new event came")
+
+    def _had_time(self, until: datetime, *since: datetime | None) -> bool:
+        """Whether the device was there for long enough after the last of these moments."""
+        moments = [moment for moment in (*since, self._connected_at) if moment is not None]
+        return not self._is_offline and until - max(moments) > PATIENCE
 
     def _rule(self, rule: Rule, message: Seen, fault: str | None) -> None:
         """A message to which a rule applies, and how it breaks it, if it does."""
@@ -232,6 +252,8 @@ class _Judging:
             )
 
     def _sync(self, message: Seen) -> None:
+        if message.retain and not message.payload:
+            return  # the bridge clears what was retained
         _, token = topics.sync_source(message.topic)
         bad_token = token is None and message.topic != topics.sync(self._device_id)
         self._rule(Rule.TOPIC, message, f"a token is {topics.RULE_OF_TOKENS}" if bad_token else None)
@@ -287,11 +309,13 @@ class _Judging:
             again = True
             gap, before.at = message.at - before.at, message.at
             is_new_connection = self._connected_at is not None and self._connected_at >= message.at - gap
-            if gap >= self._soonest or is_new_connection:
-                continue
-            before.too_soon += 1
-            if before.too_soon > (RESENDS_UNEXPLAINED_MAX if self._connected_at is None else 0):
-                fault = f"{gap.total_seconds():.1f} s after it was published before, on the same connection"
+            is_too_soon = gap < self._soonest and not is_new_connection
+            before.too_soon = before.too_soon + 1 if is_too_soon else 0
+            if before.too_soon > RESENDS_TOO_SOON_MAX:
+                fault = (
+                    f"{gap.total_seconds():.1f} s after it was published before, on the same connection,"
+                    f" and too soon {before.too_soon} times in a row"
+                )
         if again:
             self._rule(Rule.RESEND, message, fault)
 
@@ -300,31 +324,60 @@ class _Judging:
         before = self._asked.get(key)
         if before is not None:
             before.again = True
-            is_same = before.message.payload == message.payload or before.keys == keys
+            is_same = before.is_same(message.payload, keys)
             self._rule(Rule.CORRELATION, message, None if is_same else "it was that of other events")
             return
         self._rule(Rule.CORRELATION, message, None)
-        for asked in self._asked.values():
-            if asked.keys and set(asked.keys) <= set(keys):
-                asked.again = asked.superseded = True
-        self._asked[key] = _Asked(message=message, keys=keys)
-        waiting = sum(not asked.superseded for asked in self._asked.values())
+        asked = _Asked(message=message, keys=keys)
+        if key in self._answered:
+            answered = self._answered[key]
+            if answered is None or answered.is_same(message.payload, keys):
+                # It crossed its receipt on the way: the device may have the receipt by now, and go on.
+                self._answered[key] = asked
+                return
+        for other in self._asked.values():
+            if other.keys and set(other.keys) <= set(keys):
+                other.again = other.superseded = True
+        self._asked[key] = asked
+        waiting = self._waiting()
         fault = f"{waiting} messages without a receipt" if waiting > INFLIGHT_MESSAGES_MAX else None
         self._rule(Rule.INFLIGHT, message, fault)
+
+    def _waits(self, asked: _Asked) -> bool:
+        """Whether it has an event that no receipt covers, be it one of another message with that event."""
+        return not asked.keys or not self._covered.issuperset(asked.keys)
+
+    def _waiting(self) -> int:
+        """How many messages wait for a receipt, as far as the device can know."""
+        return sum(not asked.superseded and self._waits(asked) for asked in self._asked.values())
+
+    def _is_full(self) -> bool:
+        """Whether no new event may be published."""
+        return self._waiting() >= INFLIGHT_MESSAGES_MAX
 
     def _receipt(self, message: Seen) -> None:
         receipt = _receipt_in(message.payload)
         token = message.topic.removeprefix(topics.receipts(self._device_id))
-        asked = self._asked.pop(token.encode() or message.correlation_data or b"", None)
-        if receipt is None or asked is None:
+        key = token.encode() or message.correlation_data or b""
+        if self._is_full():
+            self._freed_at = message.at
+        asked = self._asked.pop(key, None)
+        if receipt is None:
             return
+        whole = {one.reason for one in receipt.rejected if one.index is None}
+        if not whole & _NOT_LOOKED_AT:
+            self._answered[key] = asked or self._answered.get(key)
+        if asked is None:
+            return
+        if not whole:
+            self._covered.update(asked.keys)
         self.verdicts[Rule.KEEPS].seen += asked.again
         conflict = next((one for one in receipt.rejected if one.reason is Reason.CONFLICT), None)
         fault = None if conflict is None else f"event {conflict.index}: another one has its timestamp"
         self._rule(Rule.IDENTITY, message, fault)
-        if any(one.index is None for one in receipt.rejected):
-            for key in asked.keys:  # they are to be sent again at once, in smaller messages
-                self._events.pop(key, None)
+        if whole:
+            for timestamp in asked.keys:  # they are to be sent again at once, in smaller messages
+                self._events.pop(timestamp, None)
 
     def _status(self, message: Seen) -> None:
         said = read_status(message.payload)
@@ -335,7 +388,11 @@ class _Judging:
         since = said.since if said.since is not None else said.state
         if said.state == "offline" or since != self._since:
             self._connected_at = message.at
+            for told in self._commands.values():
+                # The broker delivers again what the connection of before did not acknowledge in time.
+                told.deliveries += said.state == "online"
         self._since = since
+        self._is_offline = said.state == "offline"
 
     def _command(self, message: Seen) -> None:
         order = read_order(message.payload)
@@ -345,7 +402,7 @@ class _Judging:
         if before is None:
             self._commands[order.id] = _Told(order=order, correlation_data=message.correlation_data)
         else:
-            before.copies += 1
+            before.deliveries += 1
 
     def _reply(self, message: Seen) -> None:
         self._qos_and_retained(message)
@@ -354,7 +411,7 @@ class _Judging:
         if reply is None:
             self._rule(Rule.ANSWER, message, "it cannot be read")
         elif told is not None:
-            late = message.at > told.order.expires
+            late = message.at > told.order.expires + DELAY
             # A device of MQTT 3.1.1 sees no Correlation Data, and the id says the same.
             other = message.correlation_data not in {None, told.correlation_data}
             fault = "it comes after the command expired" if late else None
@@ -362,10 +419,9 @@ class _Judging:
             told.answers += reply.state != "done"
             if reply.state == "accepted":
                 told.accepted = message
-            many = told.answers > told.copies
-            self._rule(
-                Rule.ONCE, message, f"{told.answers} answers to {told.copies} commands" if many else None
-            )
+            many = told.answers > told.deliveries
+            counted = f"{told.answers} answers to a command that came {told.deliveries} times at most"
+            self._rule(Rule.ONCE, message, counted if many else None)
 
 
 _RULES: Final = {
@@ -375,6 +431,8 @@ _RULES: Final = {
     Reason.CLOCK_UNSET: Rule.CLOCK,
     Reason.CLOCK_AHEAD: Rule.CLOCK,
 }
+_NOT_LOOKED_AT: Final = {Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE}
+"""As if no receipt had come: the device keeps the message, which goes on to be one of those that wait."""
 
 
 def _receipt_in(payload: bytes) -> Receipt | None:

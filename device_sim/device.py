@@ -24,7 +24,7 @@ from pisync import limits
 from pisync.clock import Moment, rfc3339
 from pisync.domain.commands import CommandKind, Order
 from pisync.domain.events import SyncEvent
-from pisync.domain.receipts import Receipt, rejected_places
+from pisync.domain.receipts import SEND_AGAIN, Receipt, rejected_places
 
 PUBACK_TIMEOUT_S: Final = 20.0
 """How long to wait for a PUBACK, or after a refusal, before publishing again; it doubles each time."""
@@ -315,6 +315,9 @@ class Device:
         if message is None or rejected is None or not _accounts_for(receipt, rejected, message.keys):
             self.counters.receipts_ignored += 1
             return []
+        if any(one.reason in SEND_AGAIN for one in receipt.rejected):
+            self.counters.receipts_ignored += 1
+            return []  # it is sent again when it would be without this receipt
         del self._inflight[correlation_data]
         self.counters.latencies.add(now_s - message.sent_s)
         if not message.keys:

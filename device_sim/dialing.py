@@ -8,7 +8,7 @@ import resource
 import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,9 @@ IP_BIND_ADDRESS_NO_PORT: Final = 24
 """Linux's; Python has no name for it before 3.12."""
 PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
+TlsContextOf = Callable[[str], ssl.SSLContext | None]
+"""What the device of this id connects with; None: without TLS."""
+
 
 class Dialer:
     """Connects devices in the order in which they ask."""
@@ -42,7 +45,7 @@ class Dialer:
     def __init__(
         self,
         address: MqttAddress,
-        tls_context: ssl.SSLContext | None,
+        tls_context: TlsContextOf,
         *,
         connections: int,
         connect_rate: float,
@@ -141,7 +144,8 @@ class Dialer:
         failed: Ended | None = None
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
-                await self._open(connection, next(self._local_addresses))
+                tls = self._tls_context(runner.device_id)
+                await self._open(connection, next(self._local_addresses), tls)
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
             failed = Ended(why=_told(error), for_good=isinstance(error, ssl.SSLCertVerificationError))
         except asyncio.CancelledError:
@@ -152,8 +156,8 @@ class Dialer:
         if connection.ended is not None and not connection.was_made:
             runner.is_down(connection.ended)  # what was never made does not tell of its end
 
-    async def _open(self, connection: Connection, local: str | None) -> None:
-        host, port, tls = self._address.host, self._address.port, self._tls_context
+    async def _open(self, connection: Connection, local: str | None, tls: ssl.SSLContext | None) -> None:
+        host, port = self._address.host, self._address.port
         if local is None:
             await self._loop.create_connection(lambda: connection, host, port, ssl=tls)
             return

@@ -5,7 +5,6 @@ Weeks offline are a fraction of a second, or, with a `speed`, as many times shor
 """
 
 import asyncio
-import ssl
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop
 from random import Random
@@ -13,7 +12,7 @@ from typing import Final, Protocol
 
 from device_sim.connection import Ended
 from device_sim.device import PUBACK_TIMEOUT_S, RECEIPT_TIMEOUT_S, Device, Options
-from device_sim.dialing import CONNECT_RATE, Dialer, allow_file_descriptors
+from device_sim.dialing import CONNECT_RATE, Dialer, TlsContextOf, allow_file_descriptors
 from device_sim.runner import Runner
 from device_sim.scenario import Faults, Story
 from device_sim.tally import State, Tally
@@ -53,7 +52,7 @@ class Fleet:
         scenario: who records what.
         address: the broker.
         connections: devices connected at the same time, at most.
-        tls_context: for an `mqtts://` address.
+        tls_context: what a device connects with to an `mqtts://` address.
         puback_timeout_s: how long a device waits for a PUBACK, or after a refusal, before it publishes again.
         receipt_timeout_s: how long it waits for the receipt of what the broker acknowledged. Both are first
             waits, in seconds; a test with a broker that loses what it acknowledged wants them short.
@@ -75,7 +74,7 @@ class Fleet:
         address: MqttAddress,
         *,
         connections: int = CONNECTIONS,
-        tls_context: ssl.SSLContext | None = None,
+        tls_context: TlsContextOf = lambda _device_id: None,
         puback_timeout_s: float = PUBACK_TIMEOUT_S,
         receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
         connect_rate: float = CONNECT_RATE,

@@ -419,6 +419,11 @@ static void receipt(const char *correlation, const char *json)
         }
         at = end_of(at);
     }
+    const char *why_whole = whole ? member(whole, "reason") : NULL;
+    if (why_whole && (strncmp(why_whole, "\"rate_exceeded\"", 15) == 0 || strncmp(why_whole, "\"unknown_device\"", 16) == 0)) {
+        free(events); /* none of it was looked at: as if no receipt had come */
+        return;
+    }
     if (whole && count > 1) { /* not taken as a whole: its events go again, in two messages */
         char *half = events;
         for (int i = 0; i < count / 2; i++)

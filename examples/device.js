@@ -132,6 +132,7 @@ function places(rejected) {
 function receipt(id, content) {
   const message = messages.get(id), rejected = places(content.rejected);
   if (!message || (!rejected.has(null) && content.stored + content.duplicates + rejected.size !== message.names.length)) return; // of an earlier life
+  if (["rate_exceeded", "unknown_device"].includes(rejected.get(null)?.reason)) return; // none of it was looked at: as if none had come
   const { names } = message;
   if (rejected.has(null) && names.length > 1) { // not taken as a whole: its events go again, in smaller messages
     batch = names.length >> 1;

@@ -24,7 +24,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-MESSAGE_BYTES_MAX = 262_144
+MESSAGE_BYTES_MAX, LATER = 262_144, ("rate_exceeded", "unknown_device")  # why a message is not looked at for now
 INFLIGHT_MAX = 4  # messages without a receipt: a slow PiSync slows its devices by this
 PUBACK_WAIT_S_MAX, RECEIPT_WAIT_S_MAX = 600, 4 * 3600  # the waits double each time
 SCHEMA = """
@@ -134,8 +134,8 @@ class Connection(mqtt.Client):
     def receipt(self, message, content):
         bodies, rejected = self.bodies(message), places(content["rejected"])
         told = content["stored"] + content["duplicates"] + len(rejected)
-        if not bodies or (None not in rejected and told != len(bodies)):
-            return  # of an earlier life, or not about these events
+        if not bodies or (rejected[None][0] in LATER if None in rejected else told != len(bodies)):
+            return  # of an earlier life, not about these events, or none of them was looked at: as if none had come
         with self.spool:
             self.spool.execute("DELETE FROM messages WHERE id = ?", (message,))
             if None in rejected and len(bodies) > 1:  # not taken as a whole: its events go again, in smaller messages

@@ -10,9 +10,13 @@
 # token, and ends with how many they are. It goes when its receipt came; what that rejects is then in $SPOOL/rejected. `send`
 # ends with 0 where nothing waits any more, with 1 where something does, with 3 where something was rejected in this run.
 # Receipts and commands wait in the broker's session of this id, so that nothing has to listen between two runs.
+#
+# A broker that knows its devices by a certificate or a user name (BROKER has --cert or -u) takes that for the client id, too: one
+# connection of this device at a time. Then it listens and publishes by turns, a message every two seconds.
 set -u
 : "${ID:?the device id}" "${SPOOL:=spool}" "${BROKER:=-h 127.0.0.1 -p 1883}" "${BATCH:=500}"
 : "${PUBACK_WAIT_S:=20}" "${RECEIPT_WAIT_S:=600}" "${RUN_S:=50}"
+case " $BROKER " in *" --cert "* | *" -u "*) ALONE=yes PUBLISHER="-c -i $ID" ;; *) ALONE='' PUBLISHER="-i $ID.pub" ;; esac
 TOPIC=pisync/v1/devices/$ID SINCE=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 mkdir -p "$SPOOL/events" "$SPOOL/messages" "$SPOOL/sent" "$SPOOL/new" "$SPOOL/rejected" && SPOOL=$(cd "$SPOOL" && pwd) || exit 1
 
@@ -66,6 +70,7 @@ receipt() { # $1 token, $2 receipt, which PiSync writes without white space
     [ -f "$SPOOL/messages/$1" ] || return # of an earlier life
     events=${1##*-}
     case $2 in
+        *'"reason":"rate_exceeded"'* | *'"reason":"unknown_device"'*) return ;; # as if no receipt had come
         *'"index":null'*) # not taken as a whole: its events go again, in two messages; one alone is rejected
             if [ "$events" -gt 1 ]; then
                 events "$1" | head -n $((events / 2)) | keep $((events / 2))
@@ -102,8 +107,8 @@ command() { # $1 as it came: {"command":"sync_now","id":"…","expires":"…"}
             grep -qx "$id" "$SPOOL/commands" 2>/dev/null || { record 0 0 0; echo "$id" >>"$SPOOL/commands"; }
             tail -n 100 "$SPOOL/commands" >"$SPOOL/commands.new" && mv "$SPOOL/commands.new" "$SPOOL/commands" ;;
     esac
-    # shellcheck disable=SC2086  # BROKER is several words
-    mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/commands/reply" -m "{\"id\":\"$id\",\"state\":\"$state\"}"
+    # shellcheck disable=SC2086  # BROKER and PUBLISHER are several words
+    mosquitto_pub $BROKER -V mqttv311 $PUBLISHER -q 1 -t "$TOPIC/commands/reply" -m "{\"id\":\"$id\",\"state\":\"$state\"}"
 }
 
 listen() { # in a subshell, which becomes mosquitto_sub: the messages of our session; more options
@@ -133,10 +138,10 @@ publish() { # $1 token; $SPOOL/sent/$1 holds: when to send again, PUBACKs that i
     due=0 acknowledged=0 attempts=0
     [ -s "$SPOOL/sent/$1" ] && read -r due acknowledged attempts <"$SPOOL/sent/$1"
     # A clock that was set back must not make the wait longer than it can be.
-    [ "$due" -gt "$now" ] && [ "$due" -lt $((now + 21600)) ] && return
+    [ "$due" -gt "$now" ] && [ "$due" -lt $((now + 21600)) ] && return 1
     # 1 more below, because this second may be nearly over.
     # shellcheck disable=SC2086
-    if mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -t "$TOPIC/sync/$1" -f "$SPOOL/messages/$1"; then
+    if mosquitto_pub $BROKER -V mqttv311 $PUBLISHER -q 1 -t "$TOPIC/sync/$1" -f "$SPOOL/messages/$1"; then
         due=$((now + 1 + $(wait_s "$RECEIPT_WAIT_S" "$acknowledged" 14400))) acknowledged=$((acknowledged + 1)) attempts=0
     else # no PUBACK
         due=$((now + 1 + $(wait_s "$PUBACK_WAIT_S" "$attempts" 600))) attempts=$((attempts + 1))
@@ -149,7 +154,8 @@ advance() { # at most four messages without a receipt
     while set -- "$SPOOL"/messages/* && [ $# -lt 4 ] && pack; do :; done
     for message in "$SPOOL"/messages/*; do
         set -- "$SPOOL"/sent/*
-        [ -f "$message" ] && { [ -f "$SPOOL/sent/${message##*/}" ] || [ $# -lt 4 ] || continue; } && publish "${message##*/}"
+        [ -f "$message" ] && { [ -f "$SPOOL/sent/${message##*/}" ] || [ $# -lt 4 ] || continue; } && publish "${message##*/}" || continue
+        [ -z "$ALONE" ] || break # the next one's connection would take this one's receipt
     done
 }
 
@@ -162,7 +168,7 @@ status() { # $1 online or offline
     pending=$(cat "$SPOOL"/messages/* 2>/dev/null | wc -l)
     pending=$((pending + $(ls "$SPOOL/events" | wc -l)))
     # shellcheck disable=SC2086
-    mosquitto_pub $BROKER -V mqttv311 -i "$ID.pub" -q 1 -r -t "$TOPIC/status" \
+    mosquitto_pub $BROKER -V mqttv311 $PUBLISHER -q 1 -r -t "$TOPIC/status" \
         -m "{\"state\":\"$1\",\"since\":\"$SINCE\",\"pending\":$pending,\"firmware\":\"example 1\"}"
 }
 
@@ -173,6 +179,23 @@ send() {
     # The session and its subscriptions must be there before the first publish (-E: end once subscribed).
     (listen -E) >"$SPOOL/new.$$" && status online || return 1
     while read -r topic payload; do handle "$topic" "$payload"; done <"$SPOOL/new.$$"
+    if [ -n "$ALONE" ]; then by_turns; else meanwhile; fi
+    status offline
+    ! waits || return 1
+    [ "$(ls "$SPOOL/rejected" | wc -l)" -eq "$rejected" ] || return 3
+}
+
+by_turns() {
+    advance
+    while { waits || [ -z "$ticked" ]; } && [ "$now" -lt "$end" ]; do
+        (listen -W 2) >"$SPOOL/new.$$" 2>/dev/null
+        while read -r topic payload; do handle "$topic" "$payload"; done <"$SPOOL/new.$$"
+        ticked=yes
+        advance
+    done
+}
+
+meanwhile() {
     hear >"$SPOOL/heard" &
     exec 3<"$SPOOL/heard"
     advance
@@ -186,9 +209,6 @@ send() {
     exec 3<&-
     wait # it has our client id
     rm -f "$SPOOL/listener" "$SPOOL/heard"
-    status offline
-    ! waits || return 1
-    [ "$(ls "$SPOOL/rejected" | wc -l)" -eq "$rejected" ] || return 3
 }
 
 case ${1-} in

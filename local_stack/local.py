@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from local_stack import ports, private, services
+from local_stack.broker_credentials import BrokerCredentials
 from local_stack.demo import DemoFleet, demo_mark
 from local_stack.process import ChildFailed, ChildProcess, allow_open_files
+from local_stack.secure_broker import SecureMosquittoServer
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from pisync import clock, settings
+from pisync.broker_access import Program
+from pisync.domain.credentials import Credential, Source
 from pisync.errors import ConfigurationError
+from pisync.pki import read_certificate
+from pisync.stores.credential_changes import give
+from pisync.stores.opening import open_stores
 from pisync.tasks import supervise
 
 MQTT_PORT: Final = 11883
+EXAMPLE_DEVICE: Final = "PB-EXAMPLE"
+"""The device of the lines to paste; a secure broker knows it from the beginning."""
 HTTP_PORT: Final = 8080
 
 RESTARTS_MAX: Final = 5
@@ -40,6 +50,7 @@ class StackPlan:
     redis_port: int | None = None
     http_port: int | None = None
     bridges: int = 1
+    secure: bool = False
     demo: bool = False
     simulation: services.SimulationPlan | None = None
 
@@ -59,6 +70,10 @@ class LocalStack:
         Raises:
             ConfigurationError: a program is not installed, or a port that was asked for is taken.
         """
+        if plan.secure and (plan.demo or plan.simulation):
+            raise ConfigurationError(
+                "--secure lets in devices with a certificate, and those of --demo and --devices have none"
+            )
         logs = data / "logs"
         self._data, self._demo_fleet = data, demo_fleet
         self._demo = demo_mark(data, wanted=plan.demo, say=say)
@@ -73,23 +88,29 @@ class LocalStack:
             port=ports.claimed(plan.redis_port, "--redis-port"),
             log=logs / "redis-server.log",
         )
-        self.mosquitto = MosquittoServer(
-            data / "mosquitto",
-            port=ports.claimed(plan.mqtt_port, "--mqtt-port", preferred=MQTT_PORT),
-            log=logs / "mosquitto.log",
+        mqtt_port = ports.claimed(plan.mqtt_port, "--mqtt-port", preferred=MQTT_PORT)
+        self.secure_broker = _secure_broker(data, mqtt_port) if plan.secure else None
+        self.mosquitto = self.secure_broker or MosquittoServer(
+            data / "mosquitto", port=mqtt_port, log=logs / "mosquitto.log"
         )
-        urls = self._urls = {
+        self._urls = {
             "mongodb_url": self.mongodb.url,
             "redis_url": self.redis.url,
             "mqtt_url": self.mosquitto.url,
         }
         names = [f"bridge-{number}" for number in range(_bridges_known(data, plan.bridges))]
-        self.bridges = [services.Bridge(name, urls, log=logs / f"{name}.log") for name in names]
+        self.bridges = [
+            services.Bridge(name, self._settings(Program.BRIDGE), log=logs / f"{name}.log") for name in names
+        ]
         http_port = ports.claimed(plan.http_port, "--http-port", preferred=HTTP_PORT)
         self.api = services.Api(
-            http_port, urls | {"demo": str(self._demo is not None).lower()}, log=logs / "api.log"
+            http_port,
+            self._settings(Program.API) | {"demo": str(self._demo is not None).lower()},
+            log=logs / "api.log",
         )
-        self.worker = services.Worker(urls, log=logs / "worker.log")
+        self.worker = services.Worker(
+            self._settings(Program.WORKER) | self._warden(), log=logs / "worker.log"
+        )
         self.simulation = (
             services.simulation(plan.simulation, self.mosquitto.url) if plan.simulation else None
         )
@@ -103,6 +124,19 @@ class LocalStack:
             self.worker,
         ]
         self._say = say
+
+    def _settings(self, program: Program) -> dict[str, str]:
+        """The three servers' settings for a program, with its account where the broker has accounts."""
+        return self._urls | ({} if self.secure_broker is None else dict(self.secure_broker.settings(program)))
+
+    def _warden(self) -> dict[str, str]:
+        """As whom a worker keeps the broker's list of devices, where the broker has one."""
+        broker = self.secure_broker
+        return (
+            {}
+            if broker is None
+            else {"broker_admin_url": broker.credentials.url(Program.WARDEN, broker.programs_port)}
+        )
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready`, and keep it running until SIGINT, SIGTERM or SIGHUP.
@@ -134,6 +168,7 @@ class LocalStack:
             began = time.monotonic()
             if child is self.bridges[0]:
                 await self._load_demo()
+                await self._record_example()
                 began = time.monotonic()
             await child.start()
             self._say(f"{child.name} is ready ({time.monotonic() - began:.1f} s)")
@@ -144,6 +179,24 @@ class LocalStack:
             await self._demo_fleet.load(self._urls, self._demo.until)
             self._demo = replace(self._demo, is_loaded=True)
             self._demo.write(self._data)
+
+    async def _record_example(self) -> None:
+        """Record the example's certificate where all are: a worker puts out whom it does not find there."""
+        if self.secure_broker is None:
+            return
+        path, _ = self.secure_broker.credentials.device(EXAMPLE_DEVICE)
+        certificate, now = read_certificate(path.read_bytes()), clock.now()
+        credential = Credential(
+            identifier=certificate.serial,
+            not_before=certificate.not_before,
+            not_after=certificate.not_after,
+            source=Source.ISSUED,
+            given_by="pisync up",
+            given_at=now,
+        )
+        async with open_stores(settings.load(settings.CommonSettings, **self._urls)) as stores:
+            await stores.credentials.prepare()
+            await give(stores.credentials, {EXAMPLE_DEVICE: credential}, now, beside=True)
 
     @property
     def has_demo(self) -> bool:
@@ -238,6 +291,21 @@ def _hold(lock: TextIO, data: Path) -> None:
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
+
+
+def _secure_broker(data: Path, port: int) -> SecureMosquittoServer:
+    """A broker in directories of its own: whatever an open one let anybody leave behind is not taken over."""
+    credentials = BrokerCredentials(data / "credentials")
+    credentials.device(EXAMPLE_DEVICE)
+    return SecureMosquittoServer(
+        data / "mosquitto-secure",
+        credentials,
+        devices=[EXAMPLE_DEVICE],
+        port=port,
+        passwords_port=(passwords_port := ports.claimed(None, "", preferred=port + 1)),
+        programs_port=ports.claimed(None, "", preferred=passwords_port + 1),
+        log=data / "logs" / "mosquitto.log",
+    )
 
 
 def _bridges_known(data: Path, wanted: int) -> int:

@@ -11,7 +11,16 @@ UMASK: Final = 0o077
 """Group and others get nothing of a new file or directory; children inherit it."""
 
 # All that `pisync up` makes in a data directory.
-ENTRIES: Final = frozenset({"bridges", "demo", "lock", "logs", "mongodb", "mosquitto", "redis"})
+ENTRIES: Final = frozenset(
+    {
+        *("bridges", "credentials", "demo", "lock", "logs"),
+        *("mongodb", "mosquitto", "mosquitto-secure", "redis"),
+    }
+)
+
+
+# What has modes of its own below it, which its directory closes to others.
+CLOSED: Final = frozenset({"credentials"})
 
 
 @contextlib.contextmanager
@@ -37,7 +46,8 @@ def put_right(data: Path) -> list[str]:
         OSError: something there belongs to another user.
     """
     present = {entry.name for entry in data.iterdir()}
-    paths = [path for name in sorted(present & ENTRIES) for path in _tree(data / name)]
+    paths = [path for name in sorted(present & ENTRIES - CLOSED) for path in _tree(data / name)]
+    paths += [data / name for name in sorted(present & CLOSED)]
     lines = []
     if present <= ENTRIES:
         paths.append(data)

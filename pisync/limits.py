@@ -52,6 +52,8 @@ MIGRATION_LOOK_S: Final = 5.0
 # A device clock: a Pi has no battery behind it, and starts at 1970 or at its image's build date.
 CLOCK_AHEAD_MS_MAX: Final = 10 * 60 * 1000
 CLOCK_EARLIEST_MS: Final = 1_420_070_400_000  # 2015-01-01T00:00:00Z
+# The projection counts days since 1970 in 16 bits.
+PROJECTED_BEFORE_MS: Final = 2**16 * 86_400_000  # 2149-06-07T00:00:00Z
 
 # How far a bridge's clock and MongoDB's may be apart before the bridge takes nothing in; how often it looks.
 # Well below what a device may be ahead, so that no good event is rejected before the bridge knows.
@@ -300,6 +302,9 @@ QUIET_S_MAX: Final = 600
 # Alerts that are opened and closed in one write, and those that wait for it; a comparison finds the others.
 ALERTS_BATCH: Final = 200
 ALERTS_WAITING_MAX: Final = 100_000
+# How long a bridge that has opened or closed alerts waits before it does so again: those of a morning, when
+# many devices come back, so share the commands.
+ALERTS_PAUSE_S: Final = 0.5
 # How often a worker looks who is overdue, and how often it reads anew who has an open alert for that; for how
 # long all bridges must have listened before one is opened: what the broker held for them has come in then.
 OVERDUE_INTERVAL_S: Final = 30.0
@@ -343,6 +348,45 @@ LINGER_MANY: Final = 40
 INFLIGHT_MESSAGES_MAX: Final = 10_000
 INFLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 20.0
+
+# What one device may send to one bridge: events and bytes at once, and within how many seconds as much again.
+# A backlog of years passes untouched (an event an hour for ten years are 87,600); a device that goes on for
+# ever is left with 100 events a second, of the tens of thousands that a bridge stores.
+DEVICE_EVENTS_BURST: Final = 100_000
+DEVICE_BYTES_BURST: Final = 128 * 1024 * 1024
+DEVICE_REFILL_S: Final = 1000.0
+# Of a batch of so many messages one of so many is counted, and stands for the others.
+RATES_SAMPLED_FROM: Final = 100
+RATES_SAMPLED_ONE_OF: Final = 8
+# Buckets are looked at so often, or when there are so many. Where more are not empty, half of that number
+# stay, the fullest, and the others begin anew. A full one is full until it has emptied to this share.
+BUCKET_LEAK_INTERVAL_S: Final = 2.0
+BUCKETS_MAX: Final = 20_000
+BUCKET_AGAIN_SHARE: Final = 0.9
+# What is bad in a message, in events. Measured, bridge and mongod together: 37 µs a message of a good event,
+# 82 of a bad one, 1,050 of 500 bad elements.
+LETTER_EVENTS: Final = 5
+REJECTIONS_AN_EVENT: Final = 10
+# The quarantine of what exceeds that, or comes from a device that is not in the directory: letters of one
+# device at once, and bytes, and of all devices of a bridge together; within how many seconds as much again.
+QUARANTINE_LETTERS: Final = 200
+QUARANTINE_BYTES: Final = 4 * 1024 * 1024
+QUARANTINE_LETTERS_OF_ALL: Final = 10_000
+QUARANTINE_BYTES_OF_ALL: Final = 256 * 1024 * 1024
+QUARANTINE_REFILL_S: Final = 12_000.0
+# How often it is written down whose messages were left out, of how many devices at once, the most first.
+LEFT_OUT_INTERVAL_S: Final = 10.0
+LEFT_OUT_DEVICES_MAX: Final = 100
+# The bridge's copy of the directory's ids: how often it asks what changed, so that a device that was added is
+# taken in within twice that; how often it reads all anew; how many ids it holds, and reads at once.
+KNOWN_DEVICES_INTERVAL_S: Final = 2.0
+KNOWN_DEVICES_REREAD_S: Final = 600.0
+KNOWN_DEVICES_MAX: Final = 2_000_000
+KNOWN_DEVICES_AT_ONCE: Final = 2_000
+# Log lines of one kind that others can cause, within a minute; the rest is counted, and told in one line.
+LOG_LINES_A_MINUTE: Final = 20
+LOG_MINUTE_S: Final = 60.0
+
 # Objects that may be made before Python looks for reference cycles among them, and how many such looks
 # before it looks at older ones.
 GC_THRESHOLDS: Final = (100_000, 20, 20)
@@ -354,6 +398,9 @@ TOPICS_REMEMBERED: Final = 4096
 
 # The bridge's MQTT session.
 KEEP_ALIVE_S: Final = 30
+# For so long what was sent may be without an answer of the broker's machine (TCP_USER_TIMEOUT, on Linux): one
+# that lost its power ends a connection so, and a broker that writes its snapshot for a minute does not.
+LINE_SILENCE_S: Final = 20
 CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_MAXIMUM: Final = 4096
 SESSION_EXPIRY_S: Final = 30 * 24 * 3600
@@ -383,6 +430,9 @@ METRICS_TEXTS_S: Final = 86_400.0
 # The URL of a server, with all its hosts and options.
 URL_CHARS_MAX: Final = 8 * 1024
 
+# A file with a secret: a URL, a key, or a list of keys.
+SECRET_FILE_BYTES_MAX: Final = 64 * 1024
+
 # Messages with a topic that PiSync does not have: how many messages of any topic a bridge looks at within a
 # second, how many bytes, how long it rests beyond that, and how often it says so.
 STRAYS_LOOKED_AT_MAX: Final = 200
@@ -393,12 +443,25 @@ STRAYS_TOLD_INTERVAL_S: Final = 3600.0
 # Retry with full jitter: uniform(0, min(cap, base * 2^attempt)).
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_CAP_S: Final = 10.0
+# A bridge looks for Redis more often: after a failover it is to be attached within seconds.
+REATTACH_CAP_S: Final = 1.0
 
 # The connections to the stores: how long looking for a server, an answer, and a goodbye may take.
 MONGODB_CONNECT_TIMEOUT_MS: Final = 5000
 MONGODB_SOCKET_TIMEOUT_MS: Final = 20_000
 MONGODB_CLOSE_TIMEOUT_S: Final = 1.0
+# How long a majority may take to confirm that the primary is one: below a socket's timeout, so that MongoDB
+# ends it.
+CONFIRM_TIMEOUT_MS: Final = 15_000
+# A secondary that is further behind is not read from; MongoDB's least.
+SECONDARY_STALENESS_S_MAX: Final = 90
+# How often each member tells how far it is.
+SECONDARY_HEARTBEAT_MS: Final = 5000
 REDIS_SOCKET_TIMEOUT_S: Final = 5.0
+# Where Redis is several processes: how long one may take to say who holds what before another is asked, and
+# how old that may be.
+REDIS_TOPOLOGY_TIMEOUT_S: Final = 1.0
+REDIS_TOPOLOGY_YOUNG_S: Final = 2.0
 # How long a page of history waits for Redis to tell the days of a device, which it can do without.
 DAYS_HINT_TIMEOUT_S: Final = 0.2
 
@@ -590,9 +653,17 @@ BULK_REJECTIONS_TOLD_MAX: Final = 1000
 # it a request is answered 503, but for probes. Below the usual limit of 1,024 open files.
 HTTP_CONNECTIONS_MAX: Final = 900
 HTTP_CONNECTIONS_OF_ADDRESS_MAX: Final = 256
+# OpenAPI documents that are kept as they are sent, one for each prefix of a proxy.
+DOCUMENTS_KEPT_MAX: Final = 4
 # A request's line and headers, and how long its head, and then its body, may take to come in.
 HTTP_HEAD_BYTES_MAX: Final = 64 * 1024
 HTTP_DEADLINE_S: Final = 10.0
+# Requests of one principal to one route that his role does not allow are written down once in this time, with
+# how many they were; and so many pairs of the two are remembered.
+DENIED_TOLD_INTERVAL_S: Final = 60.0
+DENIED_KEPT_MAX: Final = 1000
+# Of a query. The links of a page repeat them all, so that what a request costs grows with their square.
+HTTP_PARAMETERS_MAX: Final = 100
 # Requests of one connection that wait for the answer before theirs; beyond it the connection is not read.
 HTTP_PIPELINED_MAX: Final = 16
 # What a client has to take of an answer in each HTTP_DEADLINE_S, and what all clients may leave unread.
@@ -604,13 +675,47 @@ HTTP_LINGER_S: Final = 2.0
 RETRY_AFTER_S: Final = 5
 # How long /readyz waits for each part, in seconds.
 READY_PING_S: Final = 2.0
+# How long each broker has where all are asked: less than that, so that one that is silent is named.
+BROKER_PING_S: Final = 1.5
 # After how long without a heartbeat /readyz calls a bridge silent; how long it remembers a refused publish.
 BRIDGE_SILENT_S: Final = 15.0
 REFUSAL_REMEMBERED_S: Final = 15.0
+# The api's keys: characters of a name, and at least of one that is configured; how often a replica reads the
+# stored ones, and how old its copy may be, after which a key that was revoked opens nothing anywhere.
+KEY_NAME_CHARS_MAX: Final = 64
+CONFIGURED_KEY_CHARS_MIN: Final = 16
+# Keys that are not revoked, and all that are read: of revoked ones the newest.
+KEYS_MAX: Final = 1000
+KEYS_READ_MAX: Final = 5000
+KEYS_INTERVAL_S: Final = 2.0
+KEYS_STALE_S: Final = 5.0
+# How often it is kept at most when a key was used last.
+KEY_USED_INTERVAL_S: Final = 60.0
+# Requests a second, on average, of one key, of one address while the api is open, and of one address that
+# does not say who it is; so many seconds' worth of them may come at once. Keys, and addresses, that are
+# remembered; addresses of which it is remembered whether they are of this machine.
+KEY_REQUESTS_PER_S: Final = 1000.0
+ADDRESS_REQUESTS_PER_S: Final = 100.0
+REQUESTS_BURST_S: Final = 10.0
+CALLER_BUCKETS_MAX: Final = 10_000
+ADDRESSES_READ_MAX: Final = 1000
+# Wrong keys of an address within a minute, beyond which they are answered 429; how often an address is told
+# of, how many names of keys with it, and how many addresses each time that the keys are read.
+REFUSED_PER_MINUTE: Final = 10
+REFUSED_TOLD_INTERVAL_S: Final = 60.0
+REFUSED_NAMES_TOLD_MAX: Final = 5
+REFUSED_TOLD_AT_ONCE: Final = 20
+# Proxies in a row whose word about a client's address is taken.
+PROXIES_MAX: Final = 16
 # Exact failure counts that one page asks of MongoDB at once.
 EXACT_COUNTS_INFLIGHT_MAX: Final = 16
 # Beyond the time that a POST may wait for its receipt: what a stop leaves for writing answers, in seconds.
 STOP_MARGIN_S: Final = 3
+# Several processes of an api: how many at the most, how often they are looked at where no signal comes, and
+# after how long one that ends is begun again as if it never had.
+API_PROCESSES_MAX: Final = 64
+API_PROCESSES_LOOK_S: Final = 5.0
+API_PROCESS_STEADY_S: Final = 60.0
 # After how long a background task that should end is cancelled again, in seconds.
 CANCEL_AGAIN_S: Final = 0.5
 
@@ -662,6 +767,73 @@ LIVE_POLL_S: Final = 15
 LIVE_STREAMS_MAX: Final = 300
 LIVE_STREAMS_OF_BROWSER_MAX: Final = 3
 
+# Users and their browsers. Characters of a name and of a password; what hashing one takes (Argon2id: KiB,
+# passes, lanes), how many are checked at once, and how many may wait for that.
+USER_NAME_CHARS_MAX: Final = 64
+USERS_MAX: Final = 1000
+USER_CHANGE_TRIES: Final = 10
+PASSWORD_CHARS_MIN: Final = 12
+PASSWORD_CHARS_MAX: Final = 200
+PASSWORD_MEMORY_KIB: Final = 32 * 1024
+PASSWORD_PASSES: Final = 3
+PASSWORD_LANES: Final = 1
+PASSWORD_CHECKS_AT_ONCE: Final = 2
+PASSWORD_CHECKS_WAITING_MAX: Final = 32
+# Wrong passwords within a time: for one name from one address, for all names from one address, and for one
+# name from all of them; beyond it the next is not looked at. Names and addresses that are counted at once.
+LOGIN_FAILURES_S: Final = 300.0
+LOGIN_FAILURES_MAX: Final = 5
+LOGIN_FAILURES_OF_ADDRESS_MAX: Final = 30
+LOGIN_FAILURES_OF_NAME_MAX: Final = 100
+LOGIN_FAILURES_COUNTED: Final = 10_000
+# Sessions end when nobody used them for so long, and at the latest after so long; sooner where an identity
+# provider vouched for somebody. How many one may have, and how many there may be.
+SESSION_IDLE_S: Final = 12 * 3600
+SESSION_S: Final = 7 * 86_400
+SESSION_OF_PROVIDER_S: Final = 12 * 3600
+SESSIONS_OF_ONE_MAX: Final = 20
+SESSIONS_MAX: Final = 5000
+PAGE_SESSIONS: Final = 200
+KEY_DAYS_MAX: Final = 3650
+# How often a replica reads sessions and users, and how old what it goes by may be: so long one that was ended
+# at another replica, or on the command line, may still be used. How exact the time of the last use is; how
+# many sessions that it has not read yet it looks up in a second.
+SESSIONS_INTERVAL_S: Final = 2.0
+SESSIONS_AGE_S_MAX: Final = 5.0
+SESSION_SEEN_S: Final = 60.0
+SESSION_LOOKUPS_MAX: Final = 20
+SESSION_BROWSER_CHARS_MAX: Final = 200
+# How long a login form, and a login at the identity provider, may take; how long that may take to answer, how
+# much it may answer, how old what it says of itself may be, and by how much its clock may differ; values of
+# the claim with roles that are looked at.
+LOGIN_FORM_S: Final = 3600
+LOGIN_START_S: Final = 600
+PROVIDER_TIMEOUT_S: Final = 10.0
+PROVIDER_BYTES_MAX: Final = 1024 * 1024
+PROVIDER_METADATA_S: Final = 3600.0
+PROVIDER_CLOCK_S: Final = 60
+PROVIDER_ROLES_MAX: Final = 1000
+
+# The broker's list of devices. How often changes are looked for, and everything is compared; how long one
+# command may take; after how long a broker that refuses us is asked again; devices that one command changes
+# where the broker writes its list once for all, and names that one command lists.
+BROKER_ACCESS_INTERVAL_S: Final = 1.0
+BROKER_ACCESS_COMPARED_S: Final = 300.0
+# By how much clocks may differ where what changed is looked for first, and how long after it began a write
+# may become visible.
+BROKER_ACCESS_CLOCKS_S: Final = 300.0
+BROKER_ACCESS_OVERLAP_S: Final = 10.0
+BROKER_ACCESS_TIMEOUT_S: Final = 30.0
+BROKER_ACCESS_REFUSED_WAIT_S: Final = 10.0
+BROKER_ACCESS_AT_ONCE: Final = 200
+BROKER_ACCESS_PAGE: Final = 1000
+# More devices of which MongoDB knows nothing, and more than half of the broker's, are not put out: because
+# credentials are never deleted, MongoDB lost them.
+BROKER_ACCESS_STRANGE_MAX: Final = 20
+# How many times as long as a change took the broker is left alone, and for how many seconds at most.
+BROKER_ACCESS_REST: Final = 3
+BROKER_ACCESS_REST_S_MAX: Final = 5.0
+
 # Recording and replaying. How long the broker keeps a recorder's session while its connection is away.
 RECORDER_SESSION_EXPIRY_S: Final = 600
 # The longest line of a file that is read: a packet that the broker takes, as base64.
@@ -685,3 +857,61 @@ REPLAY_CHECKPOINT_INTERVAL_S: Final = 1.0
 REPLAY_PACE_S: Final = 0.02
 # What is listed at the end of a replay; the report has all.
 REPLAY_FAULTS_SHOWN_MAX: Final = 20
+
+# Certificates (pisync/pki). The authority's own outlives the devices that trust it; a device is seldom at
+# hand, so that its own is valid for years; a server's lasts as long as browsers take one of somebody's own
+# authority (825 days). Each begins a day before it is issued, so that a clock that is behind takes it.
+AUTHORITY_DAYS: Final = 20 * 365
+DEVICE_CERTIFICATE_DAYS: Final = 5 * 365
+PROGRAM_CERTIFICATE_DAYS: Final = 2 * 365
+SERVER_CERTIFICATE_DAYS: Final = 825
+CERTIFICATE_DAYS_MAX: Final = 50 * 365
+CERTIFICATE_BACKDATED_S: Final = 24 * 60 * 60
+# A request for a certificate, or a file of certificates, that is read; bits of an RSA key that is taken:
+# fewer are weak, and more cost a server much time.
+CERTIFICATE_REQUEST_BYTES_MAX: Final = 16 * 1024
+CERTIFICATE_FILE_BYTES_MAX: Final = 64 * 1024
+RSA_BITS_MIN: Final = 2048
+RSA_BITS_MAX: Final = 4096
+# A list of revoked certificates that is read: about 40 bytes for each, so a million of them.
+REVOCATIONS_BYTES_MAX: Final = 128 * 1024 * 1024
+
+# Credentials that are kept of a device: one that is valid is never forgotten, of the others the oldest first.
+DEVICE_CREDENTIALS_MAX: Final = 16
+# Devices whose credentials are read, or written, by one command.
+CREDENTIALS_AT_ONCE: Final = 500
+# Days before its end from which on a device's last credential, a server's certificate or a list of revoked
+# ones is warned of.
+EXPIRY_WARNED_DAYS: Final = (30, 7)
+# How long a token holds by which a device may enrol, and at most.
+ENROLMENT_TOKEN_S: Final = 7 * 86_400
+ENROLMENT_TOKEN_S_MAX: Final = 90 * 86_400
+# Certificates that `pisync devices issue` makes and writes at once.
+CERTIFICATE_WRITERS: Final = 16
+# Requests to enrol of one address in a minute, at which more wait: a school is behind one.
+ENROLMENTS_PER_MINUTE: Final = 120
+# Files of which the api tells when what is in them ends.
+CERTIFICATE_FILES_MAX: Final = 64
+# After how long a device asks again whose request cannot be signed for now, in seconds.
+ENROLMENT_RETRY_S: Final = 3600
+
+
+# Archives (`pisync export archive`, `pisync import`). How long after the end of a day of receipt it may still
+# change: a bridge that could not reach MongoDB for hours stores what it received before.
+ARCHIVE_SETTLED_S: Final = 2 * 86_400
+# Events that are read and turned into columns at once, and that make a row group, unless these are larger.
+ARCHIVE_EVENTS_AT_ONCE: Final = 5000
+ARCHIVE_GROUP_EVENTS: Final = 100_000
+ARCHIVE_GROUP_BYTES: Final = 64 * 1024 * 1024
+# Events, and documents of other collections, that one command inserts.
+ARCHIVE_INSERT_EVENTS: Final = 2000
+ARCHIVE_INSERT_DOCUMENTS: Final = 100
+# What a file is read by to compare its digest, and a manifest that is read.
+ARCHIVE_PIECE_BYTES: Final = 1024 * 1024
+ARCHIVE_MANIFEST_BYTES_MAX: Final = 1024 * 1024
+# How long a server of S3 may take to answer a connection, and be silent in a request: 3 s, which the library
+# has, are too few for one that copies a large file, which is how a day gets its name there.
+ARCHIVE_S3_CONNECT_TIMEOUT_S: Final = 10.0
+ARCHIVE_S3_TIMEOUT_S: Final = 60.0
+# Conflicts and differences that are told one by one.
+ARCHIVE_FAULTS_SHOWN_MAX: Final = 20

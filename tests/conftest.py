@@ -14,6 +14,7 @@ A test that stops, kills or pauses a server starts its own:
 """
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
@@ -22,12 +23,19 @@ from pathlib import Path
 import hypothesis
 import pytest
 import pytest_asyncio
+import structlog
 from _pytest.tmpdir import tmppath_result_key
 
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from tests.support.databases import fresh
+
+# A logger that remembers how the first test of a process had it write would write to that test's files.
+_configure_logs = structlog.configure
+structlog.configure = lambda *args, **options: _configure_logs(
+    *args, **options | {"cache_logger_on_first_use": False}
+)
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -43,6 +51,17 @@ def pytest_runtest_makereport(
     if report.when == "setup" and report.failed:
         item.stash[tmppath_result_key]["call"] = False
     return report
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that a test runs sets how its process logs; the next test's is as ever."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Hears what the broker says of itself, and writes it down every few seconds while it is connected.
+"""Hears what each broker says of itself, and writes the sums down every few seconds while all are connected.
 
-It is heard on the connection of the duty of presence. Without a connection nothing is written, and what was
+It is heard on the connections of the duty of presence. Where one is lost nothing is written, and what was
 written grows old; whoever reads it says then that it is not known.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,12 +22,11 @@ _PAYLOAD_CHARS_TOLD: Final = 20
 
 
 class BrokerListening:
-    """The broker's figures of the present connection, and when they were told."""
+    """One broker's figures of the present connection, and when they were told."""
 
-    def __init__(self, store: BrokerFiguresStore) -> None:
-        self._store = store
-        self._figures = BrokerFigures()
-        self._heard_at: float | None = None
+    def __init__(self) -> None:
+        self.figures = BrokerFigures()
+        self.heard_at: float | None = None
 
     def subscriptions(self) -> list[Subscription]:
         """What is heard. A broker that refuses it tells nothing."""
@@ -39,7 +38,7 @@ class BrokerListening:
     def on_message(self, message: Message) -> None:
         """Take in a figure, or that the figures are of now."""
         if message.topic == broker.UPTIME:
-            self._heard_at = asyncio.get_running_loop().time()
+            self.heard_at = asyncio.get_running_loop().time()
             return
         value = broker.number(message.payload)
         if value is None:
@@ -48,11 +47,19 @@ class BrokerListening:
                 topic=message.topic,
                 payload=message.payload[:_PAYLOAD_CHARS_TOLD],
             )
-        self._figures = msgspec.structs.replace(self._figures, **{broker.MEMBERS[message.topic]: value})
+        self.figures = msgspec.structs.replace(self.figures, **{broker.MEMBERS[message.topic]: value})
 
     def forget(self) -> None:
         """Know nothing any more: the connection is lost, and the next may be to another broker."""
-        self._figures, self._heard_at = BrokerFigures(), None
+        self.figures, self.heard_at = BrokerFigures(), None
+
+
+class BrokersFigures:
+    """Writes down what all brokers hold."""
+
+    def __init__(self, store: BrokerFiguresStore, brokers: Sequence[BrokerListening]) -> None:
+        self._store = store
+        self._brokers = brokers
 
     async def run(self, is_connected: Callable[[], bool]) -> None:
         """Write the figures down every few seconds, until cancelled.
@@ -66,6 +73,8 @@ class BrokerListening:
                 await self.write()
 
     async def write(self) -> None:
-        """Write the figures down."""
+        """Write the sums down, as old as the oldest figures are."""
         now = asyncio.get_running_loop().time()
-        await self._store.tell(self._figures, None if self._heard_at is None else now - self._heard_at)
+        moments = [each.heard_at for each in self._brokers if each.heard_at is not None]
+        heard_s_ago = now - min(moments) if len(moments) == len(self._brokers) else None
+        await self._store.tell(broker.total([each.figures for each in self._brokers]), heard_s_ago)

@@ -41,21 +41,22 @@ class Inbox(Generic[T]):
         self._read = read
         self._waiting_max = waiting_max
         self._at_once = at_once
-        self._source: Pausable | None = None
+        self._sources: tuple[Pausable, ...] = ()
         self._waiting: deque[Kept[T]] = deque()
         self._came = asyncio.Event()
 
-    def comes_from(self, source: Pausable) -> None:
+    def comes_from(self, *sources: Pausable) -> None:
         """Say what is paused while too many wait."""
-        self._source = source
+        self._sources = sources
 
     def on_message(self, message: Message) -> None:
         """Take a message in, as the handler of a subscription."""
         came_on = None if message.packet_id is None else (message.connection, message.packet_id)
         self._waiting.append(Kept(self._read(message), came_on))
         self._came.set()
-        if len(self._waiting) >= self._waiting_max and self._source is not None:
-            self._source.pause()
+        if len(self._waiting) >= self._waiting_max:
+            for source in self._sources:
+                source.pause()
 
     async def take(self) -> list[Kept[T]]:
         """The oldest that wait, once there are any; each is to be given to `acknowledge`."""
@@ -63,8 +64,8 @@ class Inbox(Generic[T]):
         found = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._at_once))]
         if not self._waiting:
             self._came.clear()
-            if self._source is not None:
-                self._source.resume()
+            for source in self._sources:
+                source.resume()
         return found
 
 

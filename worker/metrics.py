@@ -101,6 +101,29 @@ class Metrics:
             "1 while old events are kept because they are not counted for good yet, or a clock that jumped is"
             " doubted.",
         )
+        self.access_devices = self._gauge(
+            "pisync_worker_broker_access_devices", "Devices that the broker lets in, as far as is known."
+        )
+        self.access_waiting = self._gauge(
+            "pisync_worker_broker_access_waiting",
+            "Devices that the broker is still to let in, or to let in no more.",
+        )
+        self.access_lag = self._gauge(
+            "pisync_worker_broker_access_lag_seconds",
+            "How long ago the broker's list of devices was known to be equal to the credentials.",
+        )
+        self.access_refused = self._gauge(
+            "pisync_worker_broker_access_refused",
+            "1 while the broker does not let the account change who is let in.",
+        )
+        self.access_changed = self._counter(
+            "pisync_worker_broker_access_changes_total",
+            "Devices that the broker was told to let in, or to let in no more.",
+        )
+        self.access_failed = self._counter(
+            "pisync_worker_broker_access_failures_total",
+            "Devices of which the broker did not take the change.",
+        )
         self._messages_sent = Counter(
             "pisync_worker_messages_sent",
             "Messages that were sent, by the recipient's kind.",

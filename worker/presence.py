@@ -7,6 +7,7 @@ What the broker says of itself is heard there, too.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from pisync import clock, limits
 from pisync.domain import presence, topics
@@ -14,11 +15,12 @@ from pisync.domain.presence import Presence
 from pisync.errors import PiSyncError
 from pisync.mqtt.client import Client
 from pisync.mqtt.messages import Message, Subscription
+from pisync.mqtt.several import staying
 from pisync.settings import CommonSettings
 from pisync.stores.interfaces.broker import BrokerFiguresStore
 from pisync.stores.interfaces.presence import PresenceStore
 from pisync.tasks import supervise
-from worker.broker import BrokerListening
+from worker.broker import BrokerListening, BrokersFigures
 from worker.inbox import Inbox, Kept, acknowledge
 
 
@@ -39,33 +41,39 @@ class PresenceWatch:
             waiting_max=limits.STATUSES_WAITING_MAX,
             at_once=limits.STATUSES_AT_ONCE,
         )
-        self._broker = BrokerListening(broker_store)
-        self._client = Client(
-            address=settings.mqtt,
-            ca_file=settings.mqtt_ca_file,
-            client_id=topics.program_client_id(f"worker@presence-{holder}"),
-            subscriptions=[
-                Subscription(topics.STATUS_FILTER, 1, self._inbox.on_message, required=False),
-                *self._broker.subscriptions(),
-            ],
-            on_down=self._on_down,
-            beside=True,
-        )
-        self._inbox.comes_from(self._client)
+        self._brokers = {str(address): BrokerListening() for address in settings.brokers}
+        self._figures = BrokersFigures(broker_store, list(self._brokers.values()))
+        self._clients = [
+            Client(
+                address=address,
+                ca_file=settings.mqtt_ca_file,
+                client_id=topics.program_client_id(f"worker@presence-{holder}"),
+                subscriptions=[
+                    Subscription(topics.STATUS_FILTER, 1, self._inbox.on_message, required=False),
+                    *self._brokers[str(address)].subscriptions(),
+                ],
+                on_down=partial(self._on_down, self._brokers[str(address)]),
+                beside=True,
+            )
+            for address in settings.brokers
+        ]
+        self._inbox.comes_from(*self._clients)
         self.ignored = 0
 
     async def run(self) -> None:
         """Do it until cancelled."""
         works = {
-            "statuses": self._client.run(),
             "presence": self._keep(),
-            "broker": self._broker.run(lambda: self._client.is_ready),
+            "broker": self._figures.run(lambda: all(client.is_ready for client in self._clients)),
         }
+        works |= staying(
+            {f"statuses of {name}": client for name, client in zip(self._brokers, self._clients, strict=True)}
+        )
         async with supervise(works) as running:
             await running.until(asyncio.Event())
 
-    async def _on_down(self, _error: PiSyncError) -> None:
-        self._broker.forget()
+    async def _on_down(self, listening: BrokerListening, _error: PiSyncError) -> None:
+        listening.forget()
 
     async def _keep(self) -> None:
         while True:

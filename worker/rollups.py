@@ -8,7 +8,7 @@ down after the rollups: whoever goes on counts some again.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ from worker.horizon import Horizon
 
 log = logs.get(__name__)
 T = TypeVar("T")
+
+DUTY: Final = "rollups"
 
 
 class Rolling:

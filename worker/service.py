@@ -20,6 +20,7 @@ from pisync.settings import WorkerSettings
 from pisync.stores.opening import Stores, open_stores
 from pisync.tasks import supervise
 from worker.acknowledgements import Closing
+from worker.broker_access import AccessDuty
 from worker.command_link import MqttCommandLink
 from worker.commands import Commanding
 from worker.incidents import Inferring
@@ -31,6 +32,7 @@ from worker.notifications import Notifying
 from worker.overdue import OverdueAlerts
 from worker.presence import PresenceWatch
 from worker.retention import Retaining
+from worker.rollups import DUTY as ROLLUPS
 from worker.rollups import Rolling
 from worker.senders.apprise import AppriseSender
 from worker.senders.mail import MailSender
@@ -40,7 +42,6 @@ from worker.subjects import Subjects
 
 log = logs.get(__name__)
 
-ROLLUPS: Final = "rollups"
 ACKNOWLEDGEMENTS: Final = "acknowledgements"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
@@ -48,6 +49,7 @@ INCIDENTS: Final = "incidents"
 OVERDUE: Final = "overdue"
 NOTIFICATIONS: Final = "notifications"
 RETENTION: Final = "retention"
+BROKER_ACCESS: Final = "broker-access"
 
 
 def run(settings: WorkerSettings) -> None:
@@ -100,6 +102,7 @@ class _Worker:
         self._retaining: Retaining | None = None
         self._ended_deleted = 0
         self._holder = secrets.token_hex(8)
+        self._access = AccessDuty(settings, stores.credentials, holder=self._holder, metrics=self._metrics)
         self._duties = [
             Leased(duty, work, leases=stores.leases, holder=self._holder, metrics=self._metrics)
             for duty, work in (
@@ -111,6 +114,7 @@ class _Worker:
                 (OVERDUE, self._alert_overdue),
                 (NOTIFICATIONS, self._notify),
                 (RETENTION, self._retain),
+                *([(BROKER_ACCESS, self._access.work)] if settings.broker_admin_url else []),
             )
         ]
         self._tell_rollups()
@@ -136,7 +140,8 @@ class _Worker:
         for duty in self._duties:
             if duty.answered_at is None or now - duty.answered_at > limits.LEASE_S:
                 return Health(ok=False, text="MongoDB does not say who has which duty")
-        return Health(ok=True, text="at work")
+        refusal = self._access.refusal
+        return Health(ok=True, text="at work" if refusal is None else f"at work; broker access: {refusal}")
 
     async def prepare(self) -> None:
         """Make sure of MongoDB: of its version, and of the indexes that are counted by."""
@@ -149,6 +154,7 @@ class _Worker:
                 await self._stores.presence.prepare()
                 await self._stores.incidents.prepare()
                 await self._stores.notifications.prepare()
+                await self._stores.credentials.prepare()
             except MongodbUnavailable as error:
                 self._metrics.store_unavailable(error.part)
                 log.warning("store unavailable", why=str(error), retry_in_s=round(delay_s, 2))

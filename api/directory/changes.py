@@ -6,7 +6,6 @@ says what was meant, and `action_id` of the entry says whether it came to that.
 """
 
 import itertools
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 
+from api import calling
 from api.state import State
 from pisync import clock, limits, logs
 from pisync.domain import directory
+from pisync.domain.access import PrincipalKind
 from pisync.domain.actions import Action, Progress, What, new_action_id
 from pisync.domain.directory import DirectoryDevice, Entry, Fault, Kind
 from pisync.stores.interfaces.directory import EntryWrite, KeptEntry
@@ -27,7 +28,6 @@ log = logs.get("api.directory")
 
 _NONCE_BYTES: Final = 8
 _places: Final = itertools.count()
-_ETAG: Final = re.compile(r'\s*(?:W/)?("[^"]*")\s*(?:,|$)')
 
 
 class FaultyMembersError(Exception):
@@ -80,8 +80,11 @@ async def find(state: State, kind: Kind, identifier: str) -> KeptEntry | None:
 
 
 def new_action(who: str, what: What, kind: StrEnum, target: str | None, **members: Any) -> Action:
-    """An action that begins now."""
+    """An action that begins now; of somebody who is known under no other name, whatever a form says."""
     now = clock.now()
+    caller = calling.caller()
+    if caller is not None and caller.kind not in {None, PrincipalKind.LOCAL}:
+        who = caller.name
     return Action(
         action_id=new_action_id(now, next(_places), secrets.token_hex(_NONCE_BYTES)),
         at=now,
@@ -89,6 +92,7 @@ def new_action(who: str, what: What, kind: StrEnum, target: str | None, **member
         what=what,
         kind=kind.value,
         target=target,
+        caller=caller,
         **members,
     )
 
@@ -144,7 +148,9 @@ def _hold_to_match(asked: Asked, present: KeptEntry | None) -> None:
     if asked.if_match.strip() == "*":
         holds = present is not None
     else:
-        holds = present is not None and etag(present) in _ETAG.findall(asked.if_match)
+        # An entity tag of ours has no comma. Taken apart in one go, whatever somebody sends.
+        named = [each.strip().removeprefix("W/") for each in asked.if_match.split(",")]
+        holds = present is not None and etag(present) in named
     if not holds:
         raise HTTPException(
             HTTPStatus.PRECONDITION_FAILED,
@@ -177,7 +183,8 @@ async def _hold_to_unused(state: State, site: str) -> None:
 async def _begin(
     state: State, begun: Action | None, asked: Asked, before: Entry | None, after: Entry | None
 ) -> Action:
-    """Write down what is meant, under the id of the try before, if there was one."""
+    """Write down what is meant; nothing came of the try before, if there was one."""
+    await _give_up(state, begun)
     then: dict[str, Any] | None
     now: dict[str, Any] | None
     if after is None:
@@ -193,10 +200,6 @@ async def _begin(
         after=now,
         details=told_why(asked.why),
     )
-    if begun is not None:
-        action = Action(
-            **{name: getattr(action, name) for name in action.__slots__} | {"action_id": begun.action_id}
-        )
     await state.actions.begin(action)
     return action
 

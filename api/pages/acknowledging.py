@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from api import acknowledging
 from api.acknowledging import Asked
+from api.auth import require
 from api.pages import acting
 from api.pages.acting import Field, Form, Sent
 from api.pages.messages import Undo
@@ -18,6 +19,7 @@ from api.state import state_of
 from pisync import clock, limits
 from pisync.clock import rfc3339
 from pisync.domain import acknowledgements as domain
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import Subject, SubjectKind, Until
 from pisync.domain.directory import Fault
 from pisync.stores.interfaces.alerts import AlertQuery
@@ -33,13 +35,13 @@ _PATH: Final = "/acknowledge/{kind}/{target:any_text}"
 _WITHDRAW: Final = "/withdraw/{kind}/{target:any_text}"
 
 
-@router.get(_PATH)
+@router.get(_PATH, dependencies=[require(Role.OPERATE)])
 async def form_page(*, request: Request, kind: KindName, target: Target, _back: acting.Back = "") -> Response:
     """Until when it is to be quiet, and why."""
     return await acting.show(request, _form(kind, target, await _named(request, kind, target)))
 
 
-@router.post(_PATH)
+@router.post(_PATH, dependencies=[require(Role.OPERATE)])
 async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Response:
     """Have it quiet until then; where that cannot be, the form again."""
     by = await acting.sent(request, *_MEMBERS)
@@ -61,7 +63,7 @@ async def acknowledge(*, request: Request, kind: KindName, target: Target) -> Re
     return acting.done(request, by, form.back, text, undo=undo)
 
 
-@router.get(_WITHDRAW)
+@router.get(_WITHDRAW, dependencies=[require(Role.OPERATE)])
 async def withdrawal_page(
     *, request: Request, kind: KindName, target: Target, _back: acting.Back = ""
 ) -> Response:
@@ -69,7 +71,7 @@ async def withdrawal_page(
     return await acting.show(request, _withdrawal(kind, target, await _named(request, kind, target)))
 
 
-@router.post(_WITHDRAW)
+@router.post(_WITHDRAW, dependencies=[require(Role.OPERATE)])
 async def withdraw(*, request: Request, kind: KindName, target: Target) -> Response:
     """Have it loud again; the way back is to say the same again."""
     by = await acting.sent(request)

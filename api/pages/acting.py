@@ -1,8 +1,8 @@
 """What every action of a page shares: who does it and why, the form again with its faults, the way back."""
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -11,21 +11,21 @@ from urllib.parse import quote, unquote
 
 from fastapi import Query, Request, Response
 
-from api import auth
-from api.directory.changes import new_action, told_why
-from api.pages import messages, rendering
+from api import auth, writing_down
+from api.auth import cookies
+from api.directory.changes import told_why
+from api.pages import messages, rendering, signed_in
 from api.pages.messages import Undo
 from api.pages.routing import read_form
 from api.state import state_of
+from api.writing_down import WrittenDown
 from pisync import limits
 from pisync.clock import rfc3339
-from pisync.domain.actions import About, Progress, What
+from pisync.domain.access import PrincipalKind
+from pisync.domain.actions import About, What
 from pisync.domain.directory import Fault, text_reader
 
-_COOKIE: Final = "pisync_who"
 _COMMON: Final = ("who", "reason", "back")
-# A path of ours with its query: nothing that leads to another host.
-_BACK: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _WITHOUT_ZONE: Final = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
 _read_who: Final = text_reader(limits.ACTION_WHO_CHARS_MAX)
 _read_reason: Final = text_reader(limits.ACTION_REASON_CHARS_MAX)
@@ -35,7 +35,8 @@ Back = Annotated[str, Query(alias="back")]
 
 
 class Field(NamedTuple):
-    """A member of a form; `kind` is `text`, `area`, `choice`, `moment`, `number`, `secret` or `checks`.
+    """A member of a form; `kind` is `text`, `area`, `choice`, `moment`, `number`, `secret`,
+    `current` (a password that there is) or `checks`.
 
     What is secret is never shown. Checks are members of their own; the value has the names of those that are
     chosen.
@@ -77,7 +78,9 @@ async def sent(request: Request, *names: str) -> Sent:
     """Read a form with these members of its own; who sends it is what it says, else what the cookie says."""
     given = await read_form(request, *_COMMON, *names)
     faults = []
-    who, reason = given.get("who", remembered(request)).strip(), given.get("reason", "").strip()
+    # Whoever is signed in needs no name, and gets no other.
+    who = given.get("who", remembered(request)).strip() if is_asked_for_a_name(request) else ""
+    reason = given.get("reason", "").strip()
     for name, value, read in (("who", who, _read_who), ("reason", reason, _read_reason)):
         try:
             read(value)
@@ -87,7 +90,7 @@ async def sent(request: Request, *names: str) -> Sent:
     return Sent(
         who=who or auth.who(request),
         reason=reason,
-        back=back if _BACK.fullmatch(back) else None,
+        back=back if signed_in.BACK.fullmatch(back) else None,
         members=given,
         faults=faults,
     )
@@ -96,7 +99,7 @@ async def sent(request: Request, *names: str) -> Sent:
 def remembered(request: Request) -> str:
     """The name that the last form of this browser was sent under."""
     try:
-        return _read_who(unquote(request.cookies.get(_COOKIE, ""), errors="strict"))
+        return _read_who(unquote(cookies.read(request, cookies.WHO), errors="strict"))
     except ValueError:
         return ""
 
@@ -110,7 +113,7 @@ async def show(
     status: int | None = None,
 ) -> Response:
     """The page of a form; after one with faults with what was typed, and a sentence at each field."""
-    fields = [*form.fields, Field("reason", "Why", hint="for those who ask later"), _who(request)]
+    fields = [*form.fields, Field("reason", "Why", hint="for those who ask later"), *_who(request)]
     typed = given or {}
     fields = [each._replace(value=typed.get(each.name, each.value)) for each in fields]
     names = {each.name for each in fields}
@@ -141,32 +144,16 @@ def done(
 def remember(request: Request, response: Response, by: Sent) -> None:
     """Have the browser remember under which name somebody did it."""
     if by.who != auth.who(request):
-        response.set_cookie(
-            _COOKIE,
-            quote(by.who),
-            max_age=limits.ACTION_WHO_S,
-            path=f"{request.scope.get('root_path', '')}/",
-            httponly=True,
-            samesite="strict",
-        )
+        cookies.write(request, response, cookies.WHO, quote(by.who), limits.ACTION_WHO_S, samesite="strict")
 
 
-@asynccontextmanager
-async def written_down(
+def written_down(
     request: Request, by: Sent, what: What, about: About, target: str | None, **details: Any
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """An action around what writes none itself: its id, and what takes what is learned in between."""
-    actions = state_of(request).actions
-    told = {**told_why(by.reason), **details}
-    action = new_action(by.who, what, about, target, details=told)
-    await actions.begin(action)
-    learned: dict[str, Any] = {}
-    try:
-        yield action.action_id, learned
-    except Exception:
-        await actions.settle(action.action_id, Progress.NOT_DONE)
-        raise
-    await actions.settle(action.action_id, Progress.DONE, told | learned)
+) -> AbstractAsyncContextManager[WrittenDown]:
+    """An action of a form around what writes none itself."""
+    return writing_down.written_down(
+        state_of(request), by.who, what, about, target, **told_why(by.reason), **details
+    )
 
 
 def as_rfc3339(text: str) -> str:
@@ -179,5 +166,13 @@ def as_rfc3339(text: str) -> str:
         return text
 
 
-def _who(request: Request) -> Field:
-    return Field("who", "Your name", value=remembered(request), hint="remembered by this browser")
+def is_asked_for_a_name(request: Request) -> bool:
+    """Whether nobody is known, so that whoever does something is asked who that is."""
+    principal = signed_in.principal_of(request)
+    return principal is None or principal.kind is PrincipalKind.LOCAL
+
+
+def _who(request: Request) -> list[Field]:
+    if not is_asked_for_a_name(request):
+        return []
+    return [Field("who", "Your name", value=remembered(request), hint="remembered by this browser")]

@@ -8,6 +8,7 @@ from fastapi import Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from api import acknowledging_many, commanding
+from api.auth import require
 from api.models import DeviceIdFilter
 from api.pages import acting, rendering
 from api.pages.acknowledging import read_until, told_until, until_fields
@@ -20,6 +21,7 @@ from api.routes import alerts
 from api.routes.alerts import AlertState
 from api.state import state_of
 from pisync import limits
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import SubjectKind
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import Fault
@@ -32,7 +34,7 @@ ShownRule = Annotated[Rule | None, Query()]
 ShownFolded = Annotated[Folded | None, Query()]
 
 
-@router.get(_PATH)
+@router.get(_PATH, dependencies=[require(Role.OPERATE)])
 async def form_page(
     *,
     request: Request,
@@ -47,7 +49,7 @@ async def form_page(
     return await _show(request, await _meant(request, rule, device_id, folded))
 
 
-@router.post(_PATH)
+@router.post(_PATH, dependencies=[require(Role.OPERATE)])
 async def act(
     *,
     request: Request,
@@ -79,7 +81,7 @@ async def act(
     return acting.done(request, by, back, text, undo=undo if done.quiet else None)
 
 
-@router.post("/alerts/undo")
+@router.post("/alerts/undo", dependencies=[require(Role.OPERATE)])
 async def undo(*, request: Request) -> Response:
     """Have them loud again, but for those of which something else was said since."""
     by = await acting.sent(request, "action")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 
 from api import acknowledging, paging
+from api.auth import require
 from api.fleet_truth import loaded_fleet
 from api.models import DeviceIdFilter
 from api.pages import rendering
@@ -19,6 +20,7 @@ from api.state import state_of
 from fleet.query import device
 from pisync import clock, limits
 from pisync.clock import to_ms
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import Subject, SubjectKind
 from pisync.domain.alerts import Rule
 from pisync.errors import Part
@@ -37,7 +39,7 @@ class Folded(StrEnum):
 IS_FOLDED = {Folded.YES: True, Folded.NO: False, Folded.ANY: None}
 
 
-@router.get("/alerts")
+@router.get("/alerts", dependencies=[require(Role.READ)])
 async def alerts_page(
     *,
     request: Request,
@@ -94,7 +96,7 @@ async def alerts_page(
     )
 
 
-@router.get("/incident/{incident_id}")
+@router.get("/incident/{incident_id}", dependencies=[require(Role.READ)])
 async def incident_page(*, request: Request, incident_id: IncidentId) -> Response:
     """One incident with its devices."""
     fleet, now_ms = loaded_fleet(request), to_ms(clock.now())

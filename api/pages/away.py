@@ -7,12 +7,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from fastapi import Request, Response
 
+from api import problems
 from api.problems import FleetLoadingError
 from api.state import state_of
-from pisync import clock, logs
+from pisync import clock
 from pisync.errors import Part, StoreUnavailable, Unavailable
 
-log = logs.get("api.pages")
 Value = TypeVar("Value")
 
 
@@ -34,7 +34,7 @@ async def unless_away(
     try:
         value = await asking
     except Unavailable as error:
-        log.warning("unavailable", part=error.part, path=request.scope["path"], reason=str(error))
+        problems.tell_unavailable(request, error)
         return Told(None, told(request, error))
     except FleetLoadingError:
         return Told(None, "The fleet is being read since the start.")

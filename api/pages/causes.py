@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from api import acknowledging, paging
+from api.auth import require
 from api.fleet_filters import NONE, Filters, shown_cause, with_filters
 from api.fleet_truth import loaded_fleet
 from api.pages import charts, rendering
@@ -19,13 +20,14 @@ from fleet import summaries
 from fleet.query import FleetFilter, FleetSort, page
 from pisync import clock, limits
 from pisync.clock import to_ms
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import Subject, SubjectKind
 from pisync.errors import Part
 
 router = page_router()
 
 
-@router.get("/causes")
+@router.get("/causes", dependencies=[require(Role.READ)])
 @with_filters()
 async def causes_page(
     *,
@@ -54,7 +56,7 @@ async def causes_page(
     )
 
 
-@router.get("/cause/{code:any_text}")
+@router.get("/cause/{code:any_text}", dependencies=[require(Role.READ)])
 async def cause_page(*, request: Request, code: Code) -> Response:
     """One cause; without MongoDB what the fleet in memory knows of it."""
     fleet = loaded_fleet(request)

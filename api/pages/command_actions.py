@@ -4,16 +4,18 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from api import commanding
+from api.auth import require
 from api.pages import acting, messages
 from api.pages.routing import page_router
 from api.routes.commands import CommandId
 from api.state import state_of
+from pisync.domain.access import Role
 from pisync.domain.actions import About, What
 
 router = page_router()
 
 
-@router.post("/command/{command_id}/cancel")
+@router.post("/command/{command_id}/cancel", dependencies=[require(Role.OPERATE)])
 async def cancel(*, request: Request, command_id: CommandId) -> Response:
     """Cancel it; one that may be with its device cannot be, and the page says so."""
     state, by = state_of(request), await acting.sent(request)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 
 from api import paging
+from api.auth import require
 from api.models import DeviceIdFilter
 from api.pages import rendering
 from api.pages.away import Told, answer_of, unless_away
@@ -13,6 +14,7 @@ from api.pages.routing import page_router
 from api.routes import commands
 from api.state import State, state_of
 from pisync import limits
+from pisync.domain.access import Role
 from pisync.domain.commands import CommandState
 from pisync.domain.directory import Site
 from pisync.errors import Part
@@ -20,7 +22,7 @@ from pisync.errors import Part
 router = page_router()
 
 
-@router.get("/commands")
+@router.get("/commands", dependencies=[require(Role.READ)])
 async def commands_page(
     *,
     request: Request,

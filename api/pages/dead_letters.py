@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from fastapi import Request, Response
 
 from api import paging
+from api.auth import require
 from api.pages import rendering
 from api.pages.away import Told, answer_of, unless_away
 from api.pages.routing import page_router
@@ -17,6 +18,7 @@ from fleet.explained import described
 from fleet.freshness import FleetState
 from fleet.index import Fleet
 from pisync import clock, limits
+from pisync.domain.access import Role
 from pisync.errors import Part
 from pisync.stores.interfaces.dead_letters import DeviceTally
 
@@ -26,7 +28,7 @@ NOT_KNOWN: Final = ""
 """The type of devices that told none, and of topics that name no device."""
 
 
-@router.get("/dead-letters")
+@router.get("/dead-letters", dependencies=[require(Role.READ)])
 async def dead_letters_page(
     *,
     request: Request,

@@ -9,17 +9,21 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from api import device_rows
+from api.auth import require
 from api.fleet_truth import loaded_fleet
 from api.pages import charts, rendering
 from api.pages.away import answer_of, unless_away
 from api.pages.routing import page_router
 from api.pages.texts import MONTHS, count
 from api.routes import alerts, commands, dead_letters, device, device_state
+from api.routes import credentials as credential_list
 from api.routes.alerts import AlertState
 from api.routes.device import DeviceId
+from api.state import state_of
 from fleet.query import device as fleet_device
 from pisync import clock, limits
 from pisync.clock import read_rfc3339, to_ms
+from pisync.domain.access import Role
 from pisync.domain.days import DAY_MS
 from pisync.domain.events import Outcome
 from pisync.errors import Part
@@ -31,16 +35,17 @@ _NO_CODE: Final = "-"
 _BESIDE: Final = ("last_event", "lateness_s", "directory", "alert", "presence")
 
 
-@router.get("/device/{device_id}")
+@router.get("/device/{device_id}", dependencies=[require(Role.READ)])
 async def device_page(*, request: Request, device_id: DeviceId) -> Response:
     """All that is known of it; what a part that is away would tell is left out, and told to be missing."""
     loaded_fleet(request)
-    told, syncs, letters, opened, asked = await asyncio.gather(
+    told, syncs, letters, opened, asked, credentials = await asyncio.gather(
         unless_away(request, Part.MONGODB, answer_of(device_state.device_state(request, device_id))),
         unless_away(request, Part.MONGODB, _syncs(request, device_id)),
         unless_away(request, Part.MONGODB, _dead_letters(request, device_id)),
         unless_away(request, Part.MONGODB, _alerts(request, device_id)),
         unless_away(request, Part.MONGODB, _commands(request, device_id)),
+        unless_away(request, Part.MONGODB, _credentials(request, device_id)),
     )
     known = _without_mongodb(request, device_id) if told.value is None else told.value
     today = to_ms(clock.now()) // DAY_MS
@@ -68,6 +73,7 @@ async def device_page(*, request: Request, device_id: DeviceId) -> Response:
         letters=letters,
         alerts=opened,
         commands=asked,
+        credentials=credentials,
     )
 
 
@@ -81,10 +87,12 @@ async def _syncs(request: Request, device_id: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def _dead_letters(request: Request, device_id: str) -> list[dict[str, Any]]:
+async def _dead_letters(request: Request, device_id: str) -> dict[str, Any]:
+    """The newest, and how many were not kept."""
     filters = dead_letters.Filters(reason=None, device_id=device_id, since=None, until=None, replayed=None)
     asking = dead_letters.dead_letters(request=request, filters=filters, limit=limits.DEVICE_ROWS)
-    return await _or_none(asking, "dead_letters")
+    answer: dict[str, Any] = await answer_of(asking)
+    return answer
 
 
 async def _alerts(request: Request, device_id: str) -> list[dict[str, Any]]:
@@ -97,6 +105,12 @@ async def _alerts(request: Request, device_id: str) -> list[dict[str, Any]]:
 async def _commands(request: Request, device_id: str) -> list[dict[str, Any]]:
     asking = commands.commands(request=request, device_id=device_id, limit=limits.DEVICE_ROWS)
     return await _or_none(asking, "commands")
+
+
+async def _credentials(request: Request, device_id: str) -> dict[str, Any] | None:
+    """By what it may connect, and until when; None where it never had anything."""
+    kept = (await state_of(request).credentials.get([device_id])).get(device_id)
+    return None if kept is None else credential_list.row(kept, clock.now())
 
 
 async def _or_none(asking: Awaitable[Response], rows: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from api import commanding
+from api.auth import require
 from api.directory import changes
 from api.directory.changes import Asked, FaultyMembersError
 from api.pages import acting
@@ -20,6 +21,7 @@ from api.routes.device import DeviceId
 from api.state import State, state_of
 from pisync import clock, limits
 from pisync.domain import directory
+from pisync.domain.access import Role
 from pisync.domain.actions import About, Action, Progress, What
 from pisync.domain.directory import SEPARATOR, DirectoryDevice, Fault, Kind
 from pisync.stores.interfaces.actions import ActionQuery
@@ -45,7 +47,7 @@ _MEMBERS: Final = (*_EDITED, "muted_until", "version")
 _PATH: Final = "/device/{device_id}/action/{task}"
 
 
-@router.get(_PATH)
+@router.get(_PATH, dependencies=[require(Role.OPERATE)])
 async def form_page(
     *, request: Request, device_id: DeviceId, task: TaskName, _back: acting.Back = ""
 ) -> Response:
@@ -54,7 +56,7 @@ async def form_page(
     return await acting.show(request, await _form(request, device_id, task))
 
 
-@router.post(_PATH)
+@router.post(_PATH, dependencies=[require(Role.OPERATE)])
 async def act(*, request: Request, device_id: DeviceId, task: TaskName) -> Response:
     """Do it; where that cannot be, the form again."""
     state, by = state_of(request), await acting.sent(request, *_MEMBERS)
@@ -86,7 +88,7 @@ async def act(*, request: Request, device_id: DeviceId, task: TaskName) -> Respo
     return await _change(request, device_id, task, by, members)
 
 
-@router.post("/device/{device_id}/undo")
+@router.post("/device/{device_id}/undo", dependencies=[require(Role.OPERATE)])
 async def undo(*, request: Request, device_id: DeviceId) -> Response:
     """Take an action back, where nobody changed the same members since."""
     state, by = state_of(request), await acting.sent(request, "action")
@@ -275,7 +277,7 @@ async def _known(state: State, device_id: str) -> str | None:
 
 
 async def _action(state: State, device_id: str, action_id: str) -> Action:
-    query = ActionQuery(limit=limits.PAGE_DEFAULT, kind=Kind.DEVICES.value, target=device_id)
+    query = ActionQuery(limit=limits.PAGE_DEFAULT, kinds=[About.DEVICES], target=device_id)
     for action in await state.actions.find(query):
         if action.action_id == action_id and action.progress is Progress.DONE:
             return action

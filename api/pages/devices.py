@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from api import device_rows, paging
+from api.auth import require
 from api.fleet_filters import Filters, with_filters
 from api.fleet_truth import loaded_fleet
 from api.pages import charts, rendering
@@ -15,12 +16,13 @@ from fleet.index import Fleet
 from fleet.query import FleetDevice, FleetSort, state_counts
 from pisync import clock, limits
 from pisync.clock import to_ms
+from pisync.domain.access import Role
 from pisync.domain.days import DAY_MS
 
 router = page_router()
 
 
-@router.get("/devices")
+@router.get("/devices", dependencies=[require(Role.READ)])
 @with_filters()
 async def devices_page(
     *,

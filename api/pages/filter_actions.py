@@ -10,6 +10,7 @@ from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from api import commanding, undoing
+from api.auth import require
 from api.directory import changes, many
 from api.directory.many import Change as ChangeOf
 from api.fleet_filters import Filters, with_filters
@@ -25,6 +26,7 @@ from fleet.query import FleetFilter, FleetSort, page
 from pisync import clock, limits
 from pisync.clock import to_ms
 from pisync.domain import directory
+from pisync.domain.access import Role
 from pisync.domain.actions import About, What
 from pisync.domain.directory import DirectoryDevice, Fault, Kind
 from pisync.stores.interfaces.actions import Change
@@ -53,14 +55,14 @@ _TEXTS: Final[Mapping[Task, tuple[str, str]]] = {
 }
 
 
-@router.get("/devices/action/{task}")
+@router.get("/devices/action/{task}", dependencies=[require(Role.OPERATE)])
 @with_filters()
 async def form_page(*, request: Request, filters: Filters, task: TaskName) -> Response:
     """How many devices are meant, exactly, and what is asked for."""
     return await _show(request, task, await _meant(request, filters.which))
 
 
-@router.post("/devices/action/{task}")
+@router.post("/devices/action/{task}", dependencies=[require(Role.OPERATE)])
 @with_filters()
 async def act(*, request: Request, filters: Filters, task: TaskName) -> Response:
     """Do it to those that were confirmed; where they are others by now, the page again."""

@@ -6,18 +6,20 @@ from contextlib import suppress
 
 from fastapi import Request, Response
 
+from api.auth import require
 from api.pages import truth
 from api.pages.routing import page_router
 from api.pages.streams import StreamResponse, Tick
 from api.state import State, state_of
 from pisync import limits
+from pisync.domain.access import Role
 from pisync.errors import Unavailable
 from pisync.stores.interfaces.alerts import AlertQuery
 
 router = page_router()
 
 
-@router.get("/live")
+@router.get("/live", dependencies=[require(Role.READ)])
 async def live(request: Request) -> Response:
     """A tick at once, and whenever the version is another; at most one a second."""
     browser = request.headers.get("pisync-browser", "")[: limits.PARAMETER_NAME_CHARS_MAX]

@@ -1,20 +1,19 @@
 """The line that a page shows after an action, with the way to undo it: kept by the browser until it is shown.
 
-It travels in a cookie, which no other site can set, and not in the address, which anybody could make up.
+It travels in a cookie, which no other site can set, over HTTPS no other host of the domain either, and not
+in the address, which anybody could make up.
 """
 
 import base64
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
 
 import msgspec
 from fastapi import Request, Response
 from starlette.responses import RedirectResponse
 
+from api.auth import cookies
 from pisync import limits
-
-_COOKIE: Final = "pisync_message"
 
 
 class Undo(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,16 +39,14 @@ def done(
     prefix = request.scope.get("root_path", "")
     response = RedirectResponse(f"{prefix}{path}", HTTPStatus.SEE_OTHER)
     value = base64.urlsafe_b64encode(msgspec.json.encode(message)).decode().rstrip("=")
-    response.set_cookie(
-        _COOKIE, value, max_age=limits.PAGE_MESSAGE_S, path=f"{prefix}/", httponly=True, samesite="strict"
-    )
+    cookies.write(request, response, cookies.MESSAGE, value, limits.PAGE_MESSAGE_S, samesite="strict")
     return response
 
 
 def take(request: Request) -> Message | None:
     """The message that this page has to show."""
-    value = request.cookies.get(_COOKIE)
-    if value is None:
+    value = cookies.read(request, cookies.MESSAGE)
+    if not value:
         return None
     try:
         raw = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
@@ -65,7 +62,6 @@ def take(request: Request) -> Message | None:
 
 def forget(request: Request, headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of an answer that showed the message."""
-    if _COOKIE not in request.cookies:
+    if not cookies.read(request, cookies.MESSAGE):
         return dict(headers)
-    prefix = request.scope.get("root_path", "")
-    return {**headers, "Set-Cookie": f"{_COOKIE}=; Max-Age=0; Path={prefix}/; HttpOnly; SameSite=strict"}
+    return {**headers, "Set-Cookie": cookies.forgotten(request, cookies.MESSAGE)}

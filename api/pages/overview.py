@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from api import acknowledging
+from api.auth import require
 from api.code_history import CodeHistory, history_of
 from api.fleet_filters import shown_cause
 from api.fleet_truth import loaded_fleet
@@ -24,6 +25,7 @@ from fleet.index import Fleet
 from fleet.query import FleetDevice, FleetFilter, FleetSort, page, state_counts
 from pisync import clock, limits
 from pisync.clock import read_rfc3339, to_ms
+from pisync.domain.access import Role
 from pisync.domain.alerts import Rule
 from pisync.domain.days import DAY_MS
 from pisync.domain.device_status import Status
@@ -37,7 +39,7 @@ _WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Sat
 _WEEKS_BACK: Final = 4
 
 
-@router.get("/")
+@router.get("/", dependencies=[require(Role.READ)])
 async def overview_page(request: Request) -> Response:
     """States and causes from memory; what was received, and trends, are asked for all pages at once."""
     fleet, state = loaded_fleet(request), state_of(request)

@@ -14,6 +14,7 @@ from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from api import recipients as changing
+from api.auth import require
 from api.directory.changes import FaultyMembersError
 from api.pages import acting, messages, rendering
 from api.pages.acting import Field, Form, Sent
@@ -25,6 +26,7 @@ from api.state import State, state_of
 from pisync import limits
 from pisync.domain import recipients as domain
 from pisync.domain import topics
+from pisync.domain.access import Role
 from pisync.domain.actions import What
 from pisync.domain.directory import SEPARATOR, Fault
 from pisync.domain.recipients import CHOICES, Attempt, Channel, Mode, Recipient, Topic
@@ -53,13 +55,13 @@ _PATH: Final = "/recipient/{recipient_id}/action/{task}"
 _BLANK: Final = Recipient(recipient_id="", kind=Channel.EMAIL, address="")
 
 
-@router.get(_NEW)
+@router.get(_NEW, dependencies=[require(Role.OPERATE)])
 async def new_page(*, request: Request, _back: acting.Back = "") -> Response:
     """What is asked for of a new one."""
     return await acting.show(request, _new_form(_fields(_BLANK, "")))
 
 
-@router.post(_NEW)
+@router.post(_NEW, dependencies=[require(Role.OPERATE)])
 async def add(request: Request) -> Response:
     """Add it; where that cannot be, the form again."""
     by = await acting.sent(request, "recipient_id", *_MEMBERS)
@@ -86,7 +88,7 @@ async def add(request: Request) -> Response:
     return await acting.show(request, form, given=_typed(by), faults=faults)
 
 
-@router.get(_PATH)
+@router.get(_PATH, dependencies=[require(Role.OPERATE)])
 async def form_page(
     *, request: Request, recipient_id: RecipientId, task: TaskName, _back: acting.Back = ""
 ) -> Response:
@@ -94,7 +96,7 @@ async def form_page(
     return await acting.show(request, await _form(state_of(request), recipient_id, task))
 
 
-@router.post(_PATH)
+@router.post(_PATH, dependencies=[require(Role.OPERATE)])
 async def act(*, request: Request, recipient_id: RecipientId, task: TaskName) -> Response:
     """Do it; where that cannot be, the form again."""
     state, by = state_of(request), await acting.sent(request, *_MEMBERS)

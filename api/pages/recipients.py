@@ -4,12 +4,14 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 
+from api.auth import require
 from api.pages import rendering
 from api.pages.away import Told, answer_of, unless_away
 from api.pages.routing import page_router
 from api.routes import recipients
 from api.routes.recipients import RecipientId
 from api.state import state_of
+from pisync.domain.access import Role
 from pisync.errors import Part
 
 router = page_router()
@@ -17,7 +19,7 @@ router = page_router()
 _DUTY: Final = "notifications"
 
 
-@router.get("/recipients")
+@router.get("/recipients", dependencies=[require(Role.READ)])
 async def recipients_page(request: Request) -> Response:
     """All recipients with what each is told, when, and what became of the last messages."""
     told: Told[dict[str, Any]] = await unless_away(
@@ -38,7 +40,7 @@ async def recipients_page(request: Request) -> Response:
     )
 
 
-@router.get("/recipient/{recipient_id}")
+@router.get("/recipient/{recipient_id}", dependencies=[require(Role.READ)])
 async def recipient_page(*, request: Request, recipient_id: RecipientId) -> Response:
     """One recipient with the last attempts to reach it."""
     row = await answer_of(recipients.recipient(request, recipient_id))

@@ -11,19 +11,26 @@ from urllib.parse import quote, urlencode
 
 from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
-from api.pages import charts, messages, static_files, texts, truth
+from api.pages import charts, messages, signed_in, static_files, texts, truth
 from pisync import clock, limits
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+PERMISSIONS_POLICY: Final = (
+    "camera=(), geolocation=(), microphone=(), payment=(), usb=(), serial=(), clipboard-read=()"
+)
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     # Without it a browser would send `Origin: null` with our own forms, and they would be refused.
     "Referrer-Policy": "same-origin",
-    "Vary": "HX-Request, Accept-Encoding",
+    # No window that another site opened, or that opened it, has a hand on ours; no device is asked for.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": PERMISSIONS_POLICY,
+    "Vary": "HX-Request, Accept-Encoding, Cookie",
 }
 _TITLES: Final[Mapping[int, str]] = {
     401: "This page needs a key",
@@ -31,9 +38,11 @@ _TITLES: Final[Mapping[int, str]] = {
     404: "Not found",
     409: "Nothing was done",
     422: "This cannot be shown",
+    429: "Not now",
     500: "Something went wrong",
     503: "Not now",
 }
+_OF_NO_FLEET: Final[dict[str, Any]] = {"truth": None, "polls": False}
 _MEDIA_TYPE: Final = "text/html; charset=utf-8"
 # What every answer has anew, and by which it is not another one: as of when it is.
 _VOLATILE: Final = re.compile(rb'<span id="as-of".*?</span>', re.DOTALL)
@@ -63,7 +72,7 @@ NAVIGATION: Final = (
     ),
     Place("Dead letters", "/dead-letters", ("/dead-letter/",)),
     Place("Commands", "/commands", ("/command/",)),
-    Place("Health", "/health", ()),
+    Place("Health", "/health", ("/audit",)),
 )
 
 
@@ -136,12 +145,19 @@ def error_page(
         "title": _TITLES.get(status, HTTPStatus(status).phrase.capitalize()),
         "status": int(status),
         "sentences": list(sentences),
-        "truth": None,
         "message": None,
-        "polls": False,
     }
-    body = _templates.get_template("error.html").render(context)
+    body = _templates.get_template("error.html").render(context | _OF_NO_FLEET)
     return _answer(request, status, body, dict(headers or {}))
+
+
+def bare_page(request: Request, template_name: str, *, title: str, status: int, **values: object) -> Response:
+    """A page that tells nothing of the fleet either, for whoever is not signed in yet."""
+    context = _around(request) | {"title": title, "message": messages.take(request)} | values
+    body = _templates.get_template(template_name).render(
+        context | _OF_NO_FLEET | {"layout": "base.html", "has_navigation": False}
+    )
+    return _answer(request, status, body, messages.forget(request, {}))
 
 
 def link(request: Request, path: str, parameters: Iterable[tuple[str, str]] = ()) -> str:
@@ -190,10 +206,21 @@ def _around(request: Request) -> dict[str, Any]:
         # For commands that a page tells somebody to give.
         "base": f"{request.url.scheme}://{request.headers.get('host', 'HOST')}{prefix}",
         "is_demo": request.app.state.settings.demo,
-        "broker": request.app.state.settings.mqtt,
-        "has_key": "authorization" in request.headers,
+        "broker": request.app.state.settings.brokers[0],
+        "has_key": signed.name != "" if (signed := signed_in.shown(request)) else False,
+        "signed_in": signed,
+        # What asks for the role `operate` is not shown to who would be refused.
+        "may_operate": signed is None or signed.may_operate,
+        "token": _token(request),
+        "has_navigation": True,
         "now_text": clock.now().strftime("%Y-%m-%dT%H:%M:00Z"),
     }
+
+
+def _token(request: Request) -> Markup:
+    """What every form has among its members; nothing where none is needed."""
+    name, value = signed_in.token_field(request)
+    return Markup('<input type="hidden" name="{}" value="{}">').format(name, value) if value else Markup()
 
 
 def _tag(body: str) -> str:

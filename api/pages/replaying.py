@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from api.auth import require
 from api.pages import acting, messages
 from api.pages.acting import Field, Form, Sent
 from api.pages.away import answer_of
@@ -17,7 +18,7 @@ from api.routes import replays
 from api.routes.dead_letters import DeadLetterId, kept_letter
 from api.state import state_of
 from pisync import limits
-from pisync.domain.actions import About, What
+from pisync.domain.access import Role
 from pisync.domain.directory import Fault
 
 router = page_router()
@@ -27,7 +28,7 @@ _AS_IT_IS: Final = "What of it can be taken is published again. Repeating is saf
 _MEMBERS: Final = ("correction", "only", "confirm", "seen")
 
 
-@router.get(_PATH)
+@router.get(_PATH, dependencies=[require(Role.OPERATE)])
 async def form_page(*, request: Request, dead_letter_id: DeadLetterId, _back: acting.Back = "") -> Response:
     """What is asked for."""
     letter = (await kept_letter(state_of(request), dead_letter_id)).entry
@@ -38,7 +39,7 @@ async def form_page(*, request: Request, dead_letter_id: DeadLetterId, _back: ac
     return await acting.show(request, _form([which, _AS_IT_IS]))
 
 
-@router.post(_PATH)
+@router.post(_PATH, dependencies=[require(Role.OPERATE)])
 async def replay(  # noqa: PLR0911 - each way out is another answer
     *, request: Request, dead_letter_id: DeadLetterId
 ) -> Response:
@@ -55,20 +56,14 @@ async def replay(  # noqa: PLR0911 - each way out is another answer
     try:
         if correction is not None and not confirm:
             return await _look(request, dead_letter_id, by, correction, only)
-        about = acting.written_down(
-            request, by, What.REPLAY, About.DEAD_LETTERS, dead_letter_id, correction=correction
+        asked = replays.Asked(
+            correction=correction,
+            reason=only if correction else None,  # type: ignore[arg-type]
+            confirm=confirm if correction else None,
+            confirmed_by=by.who[: limits.CONFIRMED_BY_CHARS_MAX] if correction else None,
         )
-        async with about as (_, told):
-            answer = await replays.replay(
-                request=request,
-                dead_letter_id=dead_letter_id,
-                correction=correction,
-                reason=only if correction else None,  # type: ignore[arg-type]
-                confirm=confirm if correction else None,
-                confirmed_by=by.who[: limits.CONFIRMED_BY_CHARS_MAX] if correction else None,
-            )
-            receipt: dict[str, Any] = msgspec.json.decode(answer.body)
-            told["status"] = answer.status_code
+        answer = await replays.carry_out(state_of(request), dead_letter_id, asked, who=by.who, why=by.reason)
+        receipt: dict[str, Any] = msgspec.json.decode(answer.body)
     except RequestValidationError as error:
         [fault, *_] = error.errors()
         member = {"reason": "only"}.get(fault["loc"][1], fault["loc"][1])

@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from api import paging, replaying_many
+from api.auth import require
 from api.pages import acting, rendering
 from api.pages.acting import Form, Sent
 from api.pages.routing import page_router
@@ -19,6 +20,7 @@ from api.routes.dead_letters import Filters, TheseFilters
 from api.routes.replays_many import following, position
 from api.state import state_of
 from pisync import limits
+from pisync.domain.access import Role
 from pisync.domain.directory import Fault
 from pisync.errors import BrokerUnavailable
 
@@ -28,13 +30,13 @@ _PATH: Final = "/dead-letters/action/replay"
 _WHYS_MAX: Final = 2
 
 
-@router.get(_PATH)
+@router.get(_PATH, dependencies=[require(Role.OPERATE)])
 async def form_page(*, request: Request, filters: TheseFilters, cursor: paging.CursorText = None) -> Response:
     """How many letters are meant, exactly, and what they were rejected for; nothing is sent."""
     return await _show(request, filters, await _chosen(request, filters, cursor))
 
 
-@router.post(_PATH)
+@router.post(_PATH, dependencies=[require(Role.OPERATE)])
 async def act(*, request: Request, filters: TheseFilters, cursor: paging.CursorText = None) -> Response:
     """Send those that were confirmed; where they are others by now, the page again."""
     by = await acting.sent(request, "confirm")

@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
-from api import parameters
+from api import parameters, problems
+from api.auth import form_tokens
 from api.bodies import hold_to, read_body
-from api.pages import away, rendering
+from api.pages import away, rendering, signed_in
 from api.parameters import StrictRoute
 from api.problems import FleetLoadingError
 from pisync import limits, logs
@@ -28,6 +29,8 @@ _READING: Final = frozenset({"GET", "HEAD"})
 
 class PageRoute(StrictRoute):
     """A route of a page: whatever goes wrong is told by a page in plain words, with the right status."""
+
+    is_page = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As every route, with errors as pages."""
@@ -48,6 +51,12 @@ class PageRoute(StrictRoute):
         return handle_page
 
 
+class AnyQueryPageRoute(PageRoute):
+    """One to which another program sends a browser, with parameters of its own."""
+
+    takes_any = True
+
+
 def page_router() -> APIRouter:
     """A router for the routes of a page; none of them is in the OpenAPI document."""
     return APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -57,7 +66,8 @@ async def read_form(request: Request, *names: str) -> Mapping[str, str]:
     """The members of a form that was sent, which must be among these names, each at most once.
 
     Raises:
-        HTTPException: 415, it is not sent as a form; 422, it has other members, or one of them twice.
+        HTTPException: 415, it is not sent as a form; 403, it has not the token of this sign-in; 422, it has
+            other members, or one of them twice.
     """
     hold_to(request, _FORM)
     body = await read_body(request)
@@ -68,7 +78,8 @@ async def read_form(request: Request, *names: str) -> Mapping[str, str]:
     except ValueError:
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "The form cannot be read.") from None
     form = dict(given)
-    if len(form) < len(given) or not form.keys() <= {*names}:
+    form_tokens.hold_to(request, form.pop(form_tokens.MEMBER, ""))
+    if len({name for name, _ in given}) < len(given) or not form.keys() <= {*names}:
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"The form takes {', '.join(names)}, each once.")
     return form
 
@@ -78,6 +89,8 @@ def _error_page(request: Request, error: Exception) -> Response:
     later = {"Retry-After": str(limits.RETRY_AFTER_S)}
     headers: Mapping[str, str] | None = None
     match error:
+        case HTTPException(status_code=HTTPStatus.UNAUTHORIZED) if led := signed_in.lead_to_login(request):
+            return led
         case HTTPException():
             status, sentences, headers = error.status_code, [error.detail], error.headers
         case RequestValidationError():
@@ -85,7 +98,7 @@ def _error_page(request: Request, error: Exception) -> Response:
         case FleetLoadingError():
             status, sentences, headers = HTTPStatus.SERVICE_UNAVAILABLE, [_loading(error)], later
         case Unavailable():
-            log.warning("unavailable", part=error.part, path=request.scope["path"], reason=str(error))
+            problems.tell_unavailable(request, error)
             status, sentences = HTTPStatus.SERVICE_UNAVAILABLE, [away.told(request, error)]
             headers = later
         case _:

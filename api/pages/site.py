@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from api import paging
+from api.auth import require
 from api.fleet_filters import Filters, with_filters
 from api.fleet_truth import loaded_fleet
 from api.pages import charts, rendering
@@ -15,12 +16,13 @@ from api.routes import incidents, site, site_activity
 from api.routes.site import SiteId
 from api.state import state_of
 from pisync import limits
+from pisync.domain.access import Role
 from pisync.errors import Part
 
 router = page_router()
 
 
-@router.get("/site/{site_id}")
+@router.get("/site/{site_id}", dependencies=[require(Role.READ)])
 @with_filters("site")
 async def site_page(
     *,

@@ -3,6 +3,7 @@
 from fastapi import Request, Response
 
 from api import paging
+from api.auth import require
 from api.fleet_filters import Filters, with_filters
 from api.fleet_truth import loaded_fleet
 from api.pages import rendering
@@ -13,11 +14,12 @@ from api.routes.devices import Order
 from api.routes.sites import OrderAsked, Sort
 from fleet.summaries import SiteSort
 from pisync import limits
+from pisync.domain.access import Role
 
 router = page_router()
 
 
-@router.get("/sites")
+@router.get("/sites", dependencies=[require(Role.READ)])
 @with_filters()
 async def sites_page(
     *,

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fastapi import Request
 
-from api import broker_figures, fleet_truth
+from api import broker_figures, fleet_truth, stale_reads
 from api.pages.texts import DASH, clock_time
 from api.state import State, state_of
 from fleet.freshness import FleetState, Freshness
@@ -31,7 +31,11 @@ async def of_state(state: State) -> Truth:
     freshness = state.fleet.freshness
     when = DASH if freshness.as_of is None else f"{clock_time(freshness.as_of)} UTC"
     as_of = f"as of {when} · bridges {lag} · broker holds {await _held(state)}"
-    return Truth(freshness.complete, _verdict(freshness), as_of)
+    if state.stale_reads is None:
+        return Truth(freshness.complete, _verdict(freshness), as_of)
+    # Of what a secondary tells nothing is exact.
+    verdict = "Exact but for histories" if freshness.complete else _verdict(freshness)
+    return Truth(False, verdict, f"{as_of} · histories {stale_reads.words(state.stale_reads)}")
 
 
 def _verdict(freshness: Freshness) -> str:

@@ -6,19 +6,21 @@ from typing import Final
 from fastapi import Request, Response
 
 from api import undoing
+from api.auth import require
 from api.pages import acting
 from api.pages.messages import Undo
 from api.pages.routing import page_router
 from api.pages.texts import count
 from api.state import state_of
 from api.undoing import Undone
+from pisync.domain.access import Role
 
 router = page_router()
 
 _NAMED_MAX: Final = 3
 
 
-@router.post("/devices/undo")
+@router.post("/devices/undo", dependencies=[require(Role.OPERATE)])
 async def undo_changes(*, request: Request) -> Response:
     """Have the devices be as they were, and say which were changed since, and so are left."""
     by = await acting.sent(request, "action")
@@ -33,7 +35,7 @@ async def undo_changes(*, request: Request) -> Response:
     return acting.done(request, by, "/devices", text, undo=again, is_fault=not done.undone)
 
 
-@router.post("/commands/undo")
+@router.post("/commands/undo", dependencies=[require(Role.OPERATE)])
 async def undo_commands(*, request: Request) -> Response:
     """Cancel what is not sent yet, and say of how many it is too late."""
     by = await acting.sent(request, "action")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api import acknowledging, auth, models, paging, problems
 from api.acknowledging import Asked, Told
+from api.auth import require
 from api.bodies import hold_to, read_body
 from api.directory.reading import read_object
 from api.models import NextUrl
@@ -19,6 +20,7 @@ from api.parameters import StrictRoute
 from api.state import state_of
 from pisync import clock, limits
 from pisync.domain import acknowledgements as domain
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import NO_CODE, Subject, SubjectKind, Why
 from pisync.domain.alerts import Rule
 from pisync.domain.directory import CONTROL_CHARACTERS, Fault
@@ -111,7 +113,7 @@ class AcknowledgementEnd(BaseModel):
 class Said(BaseModel):
     """What an operator said of an alert, an incident or a cause."""
 
-    by: Annotated[str, Field(description="`unknown`: keys have no names.")]
+    by: Annotated[str, Field(description="The name of the key or user; `unknown`: the api asked for none.")]
     at: datetime
     reason: str
     until: Literal["recovery"] | datetime | MoreDevices
@@ -201,6 +203,7 @@ ACKNOWLEDGING: Final[Responses] = OBJECT_BODY | {
 
 @router.put(
     "/causes/{code:path}/acknowledgement",
+    dependencies=[require(Role.OPERATE)],
     summary="Acknowledge a cause",
     response_model=None,
     openapi_extra=object_body(CauseAcknowledging, more_devices=_MORE_EXAMPLE, moment=_EXAMPLE),
@@ -219,6 +222,7 @@ async def put_cause(*, request: Request, code: Code) -> Response:
 
 @router.delete(
     "/causes/{code:path}/acknowledgement",
+    dependencies=[require(Role.OPERATE)],
     summary="Take the acknowledgement of a cause back",
     response_model=None,
     responses=answers("It is taken back; this is what it was.", {404: declare("It is not acknowledged.")}),
@@ -230,6 +234,7 @@ async def delete_cause(*, request: Request, code: Code) -> Response:
 
 @router.get(
     "/acknowledgements",
+    dependencies=[require(Role.READ)],
     summary="What is acknowledged, and what was, newest first",
     response_model=None,
     responses=list_responses(Acknowledgements),

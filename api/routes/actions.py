@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
 from api import paging
+from api.auth import require
 from api.models import NextUrl
 from api.openapi import list_responses
 from api.paging import list_page
@@ -16,7 +17,8 @@ from api.state import state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import actions as domain
-from pisync.domain.actions import About, Progress, What
+from pisync.domain.access import Role
+from pisync.domain.actions import ABOUT_FLEET, About, Progress, What
 from pisync.stores.interfaces.actions import ActionQuery
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
@@ -27,7 +29,7 @@ class Action(BaseModel):
 
     id: Annotated[str, Field(description="Opaque.")]
     at: datetime
-    who: Annotated[str, Field(description="`unknown`: keys have no names.")]
+    who: Annotated[str, Field(description="The name of the key or user; `unknown`: the api asked for none.")]
     what: What
     kind: About
     target: Annotated[
@@ -70,15 +72,26 @@ class ActionsCursor(paging.Cursor, frozen=True):
     action_id: Annotated[str, msgspec.Meta(min_length=1)]
 
 
+def _of_the_fleet(kind: About) -> About:
+    if kind not in ABOUT_FLEET:
+        raise ValueError("is told by the audit log alone")
+    return kind
+
+
 @router.get(
-    "/actions", summary="Who did what, newest first", response_model=None, responses=list_responses(Actions)
+    "/actions",
+    summary="Who did what, newest first",
+    response_model=None,
+    responses=list_responses(Actions),
+    dependencies=[require(Role.READ)],
 )
 async def actions(
     *,
     request: Request,
     kind: Annotated[
         About | None,
-        WithJsonSchema({"type": "string", "enum": list(About)}),
+        AfterValidator(_of_the_fleet),
+        WithJsonSchema({"type": "string", "enum": sorted(ABOUT_FLEET)}),
         Query(description="Only actions about these."),
     ] = None,
     target: Annotated[
@@ -89,14 +102,15 @@ async def actions(
     limit: paging.Limit = limits.PAGE_DEFAULT,
     cursor: paging.CursorText = None,
 ) -> Response:
-    """Each change of the directory or a recipient, and each acknowledgement, is an action, kept for good.
+    """Whatever changes something of the fleet or its dead letters is an action, kept for good.
 
-    What changes nothing is none.
+    What changes nothing is none. What was done to keys, users and sessions, and from where anything came, is
+    told by the audit log.
     """
     end = ActionsCursor.decode(cursor)
     query = ActionQuery(
         limit=limit + 1,
-        kind=None if kind is None else kind.value,
+        kinds=ABOUT_FLEET if kind is None else [kind],
         target=target,
         before=None if end is None else end.action_id,
     )
@@ -106,11 +120,12 @@ async def actions(
         await state_of(request).actions.find(query),
         limit=limit,
         next_parameters=lambda action: {"cursor": ActionsCursor(action.action_id).encode()},
-        as_json=_row,
+        as_json=row,
     )
 
 
-def _row(action: domain.Action) -> dict[str, Any]:
+def row(action: domain.Action) -> dict[str, Any]:
+    """An action as everybody who may read is told it."""
     return {
         "id": action.action_id,
         "at": rfc3339(action.at),

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from api import acknowledging, folding, paging
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.exact_counts import Counts, Kept, exact_counts
 from api.list_files import Rows, file_response, list_files
@@ -31,6 +32,7 @@ from api.state import State, state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import alerts as domain
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind
 from pisync.domain.alerts import CloseReason, Rule
 from pisync.errors import RedisUnavailable
@@ -135,7 +137,13 @@ _EXAMPLE: Final[dict[str, object]] = {
 }
 
 
-@router.get("/alerts", summary="Alerts, newest first", response_model=None, responses=list_responses(Alerts))
+@router.get(
+    "/alerts",
+    summary="Alerts, newest first",
+    response_model=None,
+    responses=list_responses(Alerts),
+    dependencies=[require(Role.READ)],
+)
 async def alerts(
     *,
     request: Request,
@@ -167,7 +175,14 @@ async def alerts(
     )
 
 
-@list_files(router, "/alerts", _EXAMPLE, summary="Alerts", responses={503: UNAVAILABLE})
+@list_files(
+    router,
+    "/alerts",
+    _EXAMPLE,
+    summary="Alerts",
+    responses={503: UNAVAILABLE},
+    dependencies=[require(Role.READ)],
+)
 async def alerts_file(
     *,
     request: Request,
@@ -216,6 +231,7 @@ _UNKNOWN: Final = {404: declare("There is no alert with this id.")}
 
 @router.post(
     "/alerts/{alert_id}/acknowledge",
+    dependencies=[require(Role.OPERATE)],
     summary="Acknowledge an open alert",
     response_model=None,
     openapi_extra=object_body(
@@ -237,6 +253,7 @@ async def acknowledge(*, request: Request, alert_id: AlertId) -> Response:
 
 @router.delete(
     "/alerts/{alert_id}/acknowledge",
+    dependencies=[require(Role.OPERATE)],
     summary="Take the acknowledgement of an alert back",
     response_model=None,
     responses=answers(

@@ -13,6 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from api import fleet_truth, models, paging
+from api.auth import require
 from api.code_history import CodeHistory, history_of
 from api.directory.reading import FileFormat
 from api.fleet_filters import NONE, Filters, shown_cause, with_filters
@@ -27,6 +28,7 @@ from fleet import summaries
 from fleet.summaries import CauseCursor
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.access import Role
 from pisync.domain.rollups import Unit
 from pisync.domain.trends import Standing, Trend
 
@@ -150,6 +152,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 
 @router.get(
     _PATH,
+    dependencies=[require(Role.READ)],
     summary="Why devices fail now",
     response_model=None,
     responses=list_responses(
@@ -183,7 +186,14 @@ async def causes(
     )
 
 
-@list_files(router, _PATH, _EXAMPLE, summary="Why devices fail now", headers=FILE_HEADERS)
+@list_files(
+    router,
+    _PATH,
+    _EXAMPLE,
+    summary="Why devices fail now",
+    headers=FILE_HEADERS,
+    dependencies=[require(Role.READ)],
+)
 @with_filters()
 async def causes_file(
     *,
@@ -246,6 +256,7 @@ Code = Annotated[
 
 @router.get(
     "/cause/{code:any_text}",
+    dependencies=[require(Role.READ)],
     summary="One cause: where, since when, with which messages",
     response_model=None,
     responses=list_responses(

@@ -9,7 +9,8 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from api import commanding, paging
+from api import auth, commanding, paging
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.list_files import Rows, file_response, list_files
 from api.models import DeviceId, DeviceIdFilter, NextUrl
@@ -17,7 +18,10 @@ from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_respo
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import State, state_of
+from api.writing_down import written_down
 from pisync import limits
+from pisync.domain.access import Role
+from pisync.domain.actions import About, What
 from pisync.domain.commands import ID_PATTERN, CommandKind, CommandState
 from pisync.stores.interfaces.commands import CommandQuery
 
@@ -54,7 +58,7 @@ class Command(BaseModel):
         ),
     ]
     site: Annotated[str | None, Field(description="The device's site when it was requested.")]
-    who: Annotated[str, Field(description="`unknown`: keys have no names.")]
+    who: Annotated[str, Field(description="The name of the key or user; `unknown`: the api asked for none.")]
     requested_at: datetime
     expires_at: Annotated[datetime, Field(description="From then on no device begins it.")]
     history: Annotated[list[CommandStep], Field(description="Its states, in their order.")]
@@ -108,7 +112,11 @@ _State = Annotated[
 
 
 @router.get(
-    "/commands", summary="Commands, newest first", response_model=None, responses=list_responses(Commands)
+    "/commands",
+    summary="Commands, newest first",
+    response_model=None,
+    responses=list_responses(Commands),
+    dependencies=[require(Role.READ)],
 )
 async def commands(
     *,
@@ -130,7 +138,14 @@ async def commands(
     )
 
 
-@list_files(router, "/commands", EXAMPLE, summary="Commands", responses={503: UNAVAILABLE})
+@list_files(
+    router,
+    "/commands",
+    EXAMPLE,
+    summary="Commands",
+    responses={503: UNAVAILABLE},
+    dependencies=[require(Role.READ)],
+)
 async def commands_file(
     *,
     request: Request,
@@ -162,6 +177,7 @@ def _query(device_id: str | None, state: CommandState | None, cursor: str | None
 
 @router.get(
     "/commands/{command_id}",
+    dependencies=[require(Role.READ)],
     summary="A command",
     response_model=None,
     responses={
@@ -184,6 +200,7 @@ async def command(request: Request, command_id: CommandId) -> Response:
 
 @router.post(
     "/commands/{command_id}/cancel",
+    dependencies=[require(Role.OPERATE)],
     summary="Take a command back",
     response_model=None,
     responses={
@@ -213,5 +230,11 @@ async def command(request: Request, command_id: CommandId) -> Response:
 )
 async def cancel(request: Request, command_id: CommandId) -> Response:
     """Only one that is `queued` can be taken back: one that is published may be with the device."""
-    found = await commanding.cancel(state_of(request), command_id)
+    state = state_of(request)
+    before = await commanding.get(state, command_id)
+    about = written_down(
+        state, auth.who(request), What.CANCEL, About.COMMANDS, command_id, device_id=before.device_id
+    )
+    async with about:
+        found = await commanding.cancel(state, command_id)
     return Response(msgspec.json.encode(commanding.as_json(found)), media_type="application/json")

@@ -14,7 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from api import paging
+from api import auth, paging
+from api.auth import require
 from api.corrections import offset_text
 from api.directory.reading import FileFormat
 from api.list_files import Rows, file_response, list_files
@@ -23,9 +24,12 @@ from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare, list_respo
 from api.paging import list_page
 from api.parameters import StrictRoute
 from api.state import State, state_of
+from api.writing_down import written_down
 from pisync import limits, logs
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import payloads
+from pisync.domain.access import Role
+from pisync.domain.actions import About, What
 from pisync.domain.dead_letters import ID_PATTERN, Holds
 from pisync.domain.events import Reason
 from pisync.stores.interfaces.dead_letters import (
@@ -33,6 +37,7 @@ from pisync.stores.interfaces.dead_letters import (
     DeadLetterFilter,
     DeadLetterPosition,
     DeadLetterQuery,
+    DroppedLetters,
     KeptDeadLetter,
     Replay,
 )
@@ -140,11 +145,16 @@ class DeadLetterRow(_DeadLetter):
 
 
 class Dropped(BaseModel):
-    """How many letters of a device gave way to newer ones, because it had more than are kept for one."""
+    """How many messages of a device were not kept: its letters gave way to newer ones, or it was left out."""
 
     device_id: Annotated[DeviceId | None, Field(description="null: topics that name no device.")]
     dropped: Count
     dropped_at: Annotated[datetime, Field(description="When that happened last.")]
+
+
+def dropped_row(one: DroppedLetters) -> dict[str, object]:
+    """As an answer tells it."""
+    return {"device_id": one.device_id, "dropped": one.dropped, "dropped_at": rfc3339(one.dropped_at)}
 
 
 class DeadLetters(BaseModel):
@@ -155,8 +165,8 @@ class DeadLetters(BaseModel):
         list[Dropped],
         Field(
             description=f"Devices with more than {limits.DEVICE_DEAD_LETTERS_MAX} letters, or"
-            f" {limits.DEVICE_DEAD_LETTER_BYTES_MAX} bytes of them, the latest first,"
-            f" at most {limits.DROPS_LISTED_MAX}."
+            f" {limits.DEVICE_DEAD_LETTER_BYTES_MAX} bytes of them, or which were not answered, because they"
+            f" sent too much or are unknown; the latest first, at most {limits.DROPS_LISTED_MAX}."
         ),
     ]
     next: NextUrl
@@ -258,6 +268,7 @@ TheseFilters = Annotated[Filters, Depends(_filters)]
 
 @router.get(
     "/dead-letters",
+    dependencies=[require(Role.READ)],
     summary="What could not be taken in, newest first",
     response_model=None,
     responses=list_responses(DeadLetters),
@@ -285,10 +296,7 @@ async def dead_letters(
         next_parameters=lambda entry: {"cursor": DeadLettersCursor.of(entry).encode()},
         moments={"since": filters.since, "until": filters.until},
         as_json=_row,
-        dropped=[
-            {"device_id": one.device_id, "dropped": one.dropped, "dropped_at": rfc3339(one.dropped_at)}
-            for one in await state_of(request).dead_letters.dropped(filters.device_id)
-        ],
+        dropped=[dropped_row(one) for one in await state_of(request).dead_letters.dropped(filters.device_id)],
     )
 
 
@@ -314,6 +322,7 @@ _FILE_EXAMPLE: Final[dict[str, Any]] = {
     router,
     "/dead-letters",
     _FILE_EXAMPLE,
+    dependencies=[require(Role.READ)],
     summary="What could not be taken in",
     responses={503: UNAVAILABLE},
 )
@@ -344,6 +353,7 @@ async def _pages(state: State, query: DeadLetterQuery) -> AsyncIterator[Rows]:
 
 @router.delete(
     "/dead-letters",
+    dependencies=[require(Role.OPERATE)],
     summary="Delete dead letters for good",
     response_model=None,
     responses={
@@ -364,11 +374,16 @@ async def purge(
     if chosen == DeadLetterFilter():
         message = "a filter is needed: reason, device_id, since, until or replayed"
         raise RequestValidationError([{"loc": ("query", "reason"), "msg": message}])
-    store = state_of(request).dead_letters
-    matched = await store.count(chosen)
-    deleted = 0 if dry_run else await store.purge(chosen)
+    state, which = state_of(request), str(request.query_params)
+    matched, deleted = await state.dead_letters.count(chosen), 0
+    if not dry_run:
+        about = written_down(
+            state, auth.who(request), What.PURGE, About.DEAD_LETTERS, filter=which, matched=matched
+        )
+        async with about as (_, told):
+            told["deleted"] = deleted = await state.dead_letters.purge(chosen)
     if deleted:
-        log.info("dead letters purged", deleted=deleted, matched=matched, filters=str(request.query_params))
+        log.info("dead letters purged", deleted=deleted, matched=matched, filters=which)
     return Response(
         msgspec.json.encode({"matched": max(matched, deleted), "deleted": deleted}),
         media_type="application/json",
@@ -377,6 +392,7 @@ async def purge(
 
 @router.get(
     "/dead-letters/{dead_letter_id}",
+    dependencies=[require(Role.READ)],
     summary="One dead letter with its payload",
     response_model=None,
     responses={

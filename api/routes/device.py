@@ -10,7 +10,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, WithJsonSchema, create_model
 from starlette.exceptions import HTTPException
 
-from api import models, paging
+from api import models, paging, stale_reads
+from api.auth import require
 from api.models import NextUrl
 from api.openapi import declare, list_responses, reference
 from api.paging import list_page
@@ -18,6 +19,7 @@ from api.parameters import StrictRoute, also_without_query
 from api.state import state_of
 from pisync import limits, logs
 from pisync.domain import topics
+from pisync.domain.access import Role
 from pisync.domain.events import Outcome, SyncEvent
 from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.events import EventStore, HistoryQuery, OutcomeFilter
@@ -70,11 +72,14 @@ _HISTORY: Final = "/device/{device_id}/sync-history"
 
 @router.get(
     _HISTORY,
+    dependencies=[require(Role.READ)],
     summary="One device's syncs, newest first",
     response_model=None,
-    responses=list_responses(History, {404: declare("No event of this device is stored.")}),
+    responses=list_responses(
+        History, {404: declare("No event of this device is stored.")}, headers=stale_reads.HEADERS
+    ),
 )
-@also_without_query(router, _HISTORY)
+@also_without_query(router, _HISTORY, [require(Role.READ)])
 async def sync_history(
     *,
     request: Request,
@@ -96,7 +101,9 @@ async def sync_history(
 ) -> Response:
     """Each sync with the device's own timestamp, and when it was received, or last added to by a resend.
 
-    A page ends early where its rows would have more than 4 MiB; `next` leads to the others.
+    A page ends early where its rows would have more than 4 MiB; `next` leads to the others. Where the header
+    `PiSync-Reads` is `secondaries`, syncs may be missing that were acknowledged after `PiSync-As-Of`, or,
+    without that, after nobody knows when; by the device's clock they may be of any time.
     """
     query = HistoryQuery(
         device_id=device_id,
@@ -106,11 +113,18 @@ async def sync_history(
         outcome=outcome,
     )
     state = state_of(request)
-    events = state.events
+    events, told = state.events, stale_reads.PRIMARY
+    if state.stale_reads is not None:
+        told = stale_reads.told(state.stale_reads)  # before it is read
+        events = state.stale_reads.events
     page = await events.page(query, partial(_days, state.projection, query))
+    if not page.rows and events is not state.events:
+        # Nobody is told by a secondary that there is nothing.
+        events, told = state.events, stale_reads.PRIMARY
+        page = await events.page(query, partial(_days, state.projection, query))
     if not page.rows and not await _is_known(events, query):
         raise HTTPException(404, "No event of this device is stored.")
-    return list_page(
+    answer = list_page(
         request,
         "events",
         page.rows,
@@ -120,6 +134,8 @@ async def sync_history(
         moments={"since": since, "until": until, "after": after},
         device_id=device_id,
     )
+    answer.headers.update(told)
+    return answer
 
 
 async def _days(projection: ProjectionReader, query: HistoryQuery) -> Collection[int]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from api import device_rows
+from api.auth import require
 from api.device_rows import DeviceRow, time
 from api.directory.models import EXAMPLES, DeviceEntry
 from api.exact_counts import Kept, exact_counts
@@ -26,6 +27,7 @@ from pisync import clock, limits
 from pisync.clock import rfc3339, to_ms
 from pisync.domain import alerts, device_status, directory
 from pisync.domain import presence as presences
+from pisync.domain.access import Role
 from pisync.domain.alerts import Rule
 from pisync.domain.calendars import EVERY_DAY
 from pisync.domain.days import DAY_MS, Days
@@ -136,6 +138,7 @@ _EXAMPLE: Final[dict[str, Any]] = device_rows.EXAMPLE | {
 
 @router.get(
     "/device/{device_id}",
+    dependencies=[require(Role.READ)],
     summary="One device",
     response_model=None,
     responses={

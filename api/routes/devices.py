@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, WithJsonSchema
 
 from api import device_rows, models, paging
+from api.auth import require
 from api.device_rows import DeviceRow
 from api.directory.reading import FileFormat
 from api.fleet_filters import Filters, with_filters
@@ -31,6 +32,7 @@ from fleet.query import (
 from pisync import clock, limits
 from pisync.clock import to_ms
 from pisync.domain import topics
+from pisync.domain.access import Role
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
@@ -136,6 +138,7 @@ class Asked:
 
 @router.get(
     _PATH,
+    dependencies=[require(Role.READ)],
     summary="The devices of the fleet",
     response_model=None,
     responses=list_responses(Devices, {503: LOADING}, example=_EXAMPLE),
@@ -175,6 +178,7 @@ async def devices(
     router,
     _PATH,
     device_rows.EXAMPLE,
+    dependencies=[require(Role.READ)],
     summary="The devices of the fleet",
     headers=FILE_HEADERS,
 )

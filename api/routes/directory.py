@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, WithJsonSchema
 
 from api import auth, models, paging, problems
+from api.auth import require
 from api.bodies import hold_to, read_body
 from api.directory import changes, reading
 from api.directory.changes import Asked, FaultyMembersError
@@ -27,6 +28,7 @@ from api.state import state_of
 from pisync import limits
 from pisync.clock import rfc3339
 from pisync.domain import directory, topics
+from pisync.domain.access import Role
 from pisync.domain.actions import What
 from pisync.domain.directory import Fault, Kind
 from pisync.stores.interfaces.directory import DirectoryQuery, KeptEntry
@@ -119,6 +121,7 @@ def _put_answers(kind: Kind) -> Responses:
 
 @router.get(
     "/directory/devices",
+    dependencies=[require(Role.READ)],
     summary="The devices of the directory, by id",
     response_model=None,
     responses=list_responses(DirectoryDevices),
@@ -132,6 +135,7 @@ async def devices(
 
 @router.get(
     "/directory/sites",
+    dependencies=[require(Role.READ)],
     summary="The sites of the directory, by id",
     response_model=None,
     responses=list_responses(DirectorySites),
@@ -145,6 +149,7 @@ async def sites(
 
 @router.get(
     "/directory/devices/{device_id}",
+    dependencies=[require(Role.READ)],
     summary="A device of the directory",
     response_model=None,
     responses=_answers(Kind.DEVICES, "The device.", _UNKNOWN[Kind.DEVICES] | {422: PARAMETERS}),
@@ -156,6 +161,7 @@ async def device(request: Request, device_id: DeviceId) -> Response:
 
 @router.get(
     "/directory/sites/{site_id}",
+    dependencies=[require(Role.READ)],
     summary="A site of the directory",
     response_model=None,
     responses=_answers(Kind.SITES, "The site.", _UNKNOWN[Kind.SITES] | {422: PARAMETERS}),
@@ -167,6 +173,7 @@ async def site(request: Request, site_id: SiteId) -> Response:
 
 @router.put(
     "/directory/devices/{device_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Say all of a device",
     response_model=None,
     openapi_extra=_body(Kind.DEVICES, EXAMPLES[Kind.DEVICES]),
@@ -179,6 +186,7 @@ async def put_device(*, request: Request, device_id: DeviceId, if_match: IfMatch
 
 @router.put(
     "/directory/sites/{site_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Say all of a site",
     response_model=None,
     openapi_extra=_body(Kind.SITES, EXAMPLES[Kind.SITES]),
@@ -191,6 +199,7 @@ async def put_site(*, request: Request, site_id: SiteId, if_match: IfMatch = Non
 
 @router.patch(
     "/directory/devices/{device_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Change members of a device",
     response_model=None,
     openapi_extra=_body(Kind.DEVICES, {"muted_until": "2026-05-08T12:00:00Z", "note": "At the workshop."}),
@@ -203,6 +212,7 @@ async def patch_device(*, request: Request, device_id: DeviceId, if_match: IfMat
 
 @router.patch(
     "/directory/sites/{site_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Change members of a site",
     response_model=None,
     openapi_extra=_body(Kind.SITES, {"holidays": ["2026-12-20/2027-01-05"]}),
@@ -215,6 +225,7 @@ async def patch_site(*, request: Request, site_id: SiteId, if_match: IfMatch = N
 
 @router.delete(
     "/directory/sites/{site_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Delete a site that no device names",
     response_model=None,
     responses=_answers(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from api import auth, problems
+from api.auth import require
 from api.bodies import hold_to, hold_to_identity
 from api.directory import exporting, importing, reading
 from api.directory.importing import Outcome
@@ -18,7 +19,10 @@ from api.models import Count
 from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
 from api.parameters import StrictRoute
 from api.state import state_of
+from api.writing_down import written_down
 from pisync import limits
+from pisync.domain.access import Role
+from pisync.domain.actions import What
 from pisync.domain.directory import Kind
 
 router = APIRouter(tags=["directory"], route_class=StrictRoute)
@@ -51,6 +55,7 @@ OfKind = Annotated[Kind, Query(description="What the entries are about.")]
 
 @router.post(
     "/directory/import",
+    dependencies=[require(Role.OPERATE)],
     summary="Add and change many entries",
     response_model=None,
     openapi_extra={
@@ -128,6 +133,7 @@ async def import_file(
 
 @router.get(
     "/directory/export",
+    dependencies=[require(Role.READ)],
     summary="All entries as a file",
     response_model=None,
     responses={
@@ -147,8 +153,10 @@ async def export(
     file_format: Annotated[FileFormat, Query(alias="format", description="The format.")] = FileFormat.CSV,
 ) -> Response:
     """By id. In CSV an apostrophe stands before what a spreadsheet would calculate; an import drops it."""
-    store = state_of(request).directory
-    first = await exporting.page_after(store, kind, None)
+    state = state_of(request)
+    store = state.directory
+    async with written_down(state, auth.who(request), What.EXPORT, kind, format=file_format.value):
+        first = await exporting.page_after(store, kind, None)
     return StreamingResponse(
         exporting.pieces(store, kind, file_format, first),
         media_type=f"{file_format.media_type}; charset=utf-8",

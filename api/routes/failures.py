@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api import paging
+from api.auth import require
 from api.exact_counts import Counts, Kept, exact_counts
 from api.models import DeviceId, NextUrl
 from api.openapi import list_responses
@@ -17,6 +18,7 @@ from api.state import state_of
 from pisync import limits
 from pisync.clock import from_ms, rfc3339, to_ms
 from pisync.domain import topics
+from pisync.domain.access import Role
 from pisync.stores.interfaces import ranking
 from pisync.stores.interfaces.ranking import Position, ProjectionStatus, RankedBy, RankingQuery
 
@@ -72,6 +74,7 @@ class FailuresCursor(paging.Cursor, frozen=True):
 
 @router.get(
     "/devices/repeated-failures",
+    dependencies=[require(Role.READ)],
     summary="Devices with repeated failures",
     response_model=None,
     responses=list_responses(RepeatedFailures),

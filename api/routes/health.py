@@ -1,28 +1,34 @@
 """`/api/health`: whether the answers can be believed. All parts are asked at once, and none for long."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from api import broker_figures, fleet_truth
+from api import broker_figures, fleet_truth, stale_reads
+from api.auth import require
+from api.certificate_ends import End, Holds, ends_of
 from api.fleet_truth import Loading
 from api.openapi import PARAMETERS, UNEXPECTED, with_example
 from api.parameters import StrictRoute
+from api.routes.dead_letters import Dropped, dropped_row
 from api.state import State, state_of
 from fleet import summaries
 from fleet.freshness import FleetState, Freshness
 from fleet.query import FleetFilter
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, to_ms
+from pisync.domain.access import Role
 from pisync.domain.calendars import gaps_between
+from pisync.domain.credentials import CredentialCounts, days_left
 from pisync.domain.rollups import Progress
 from pisync.errors import StoreUnavailable, Unavailable
 from pisync.limits import READY_PING_S
+from pisync.stores.interfaces.dead_letters import DroppedLetters
 from pisync.stores.interfaces.leases import Lease
 from pisync.stores.interfaces.listening import ListeningInterval
 from pisync.stores.interfaces.projection import Mark
@@ -32,7 +38,8 @@ from pisync.stores.interfaces.retention import RetentionProgress
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 Told = TypeVar("Told")
 
-_DAYS_MS: Final = limits.DAYS_TOLD * 86_400_000
+_DAY_MS: Final = 86_400_000
+_DAYS_MS: Final = limits.DAYS_TOLD * _DAY_MS
 
 
 class Part(BaseModel):
@@ -78,7 +85,17 @@ class Bridge(BaseModel):
     ]
     listening: Annotated[bool | None, Field(description="Whether it is subscribed, and stores what comes.")]
     catching_up: bool | None
-    stopped: Annotated[bool | None, Field(description="It ended with nothing left to do.")]
+    stopped: Annotated[
+        bool | None,
+        Field(description="It was stopped in order, at its last sign, and left nothing to do."),
+    ]
+    gone: Annotated[
+        bool | None,
+        Field(
+            description="It does not listen, gave no sign since its last one,"
+            f" {limits.BRIDGE_SILENT_S:g} s ago or more, and was not stopped in order."
+        ),
+    ]
 
 
 class Gap(BaseModel):
@@ -156,7 +173,7 @@ class Held(BaseModel):
         Field(
             ge=0,
             description="Messages that wait for somebody and are not retained: events for bridges, up to 500"
-            " in one message, and what waits for devices. Of the broker that the worker is connected to.",
+            " in one message, and what waits for devices. Where there are several brokers, at all of them.",
         ),
     ]
     retained: Annotated[int | None, Field(ge=0, description="Messages that it retains, its own among them.")]
@@ -170,12 +187,52 @@ class Held(BaseModel):
     why: Annotated[str | None, Field(description="Why something of it is not known; null: all is.")]
 
 
+class CredentialsHealth(BaseModel):
+    """Devices that have credentials, by whether they may connect to the broker."""
+
+    active: Annotated[int, Field(ge=0)]
+    expired: Annotated[int, Field(ge=0)]
+    revoked: Annotated[int, Field(ge=0)]
+    expiring_30_days: Annotated[
+        int, Field(ge=0, description="Of the active ones, those whose last ends within 30 days.")
+    ]
+    expiring_7_days: Annotated[int, Field(ge=0)]
+
+
+class CertificateEnd(BaseModel):
+    """When what is in a file ends, of several certificates the first."""
+
+    name: Annotated[str, Field(description="The file's.")]
+    holds: Holds
+    ends: Annotated[datetime | None, Field(description="null: not known.")]
+    days_left: Annotated[int | None, Field(description="Whole days; negative: it is over.")]
+    why: Annotated[str | None, Field(description="Why it is not known; null: it is.")]
+
+
+class Reads(BaseModel):
+    """Where this api reads histories of devices."""
+
+    source: Annotated[
+        Literal["primary", "secondaries"],
+        Field(description="`secondaries`: what was acknowledged last may be missing."),
+    ]
+    behind_s: Annotated[
+        float | None,
+        Field(
+            ge=0, description="All that was acknowledged before that is read; null: not known, or primary."
+        ),
+    ]
+
+
 class SystemHealth(BaseModel):
     """Whether the other answers can be believed. What could not be asked is null."""
 
     parts: Parts
     projection: Projection | None
-    bridges: Annotated[list[Bridge] | None, Field(description="By id.")]
+    bridges: Annotated[
+        list[Bridge] | None,
+        Field(description="By id, those that were stopped included; none that is retired."),
+    ]
     listening_gaps: Annotated[
         list[Gap] | None,
         Field(
@@ -187,7 +244,17 @@ class SystemHealth(BaseModel):
     retention: Annotated[RetentionHealth | None, Field(description="null: also where no worker said it yet.")]
     fleet: FleetHealth
     notifications: NotificationsHealth | None
+    credentials: CredentialsHealth | None
+    certificates: Annotated[
+        list[CertificateEnd],
+        Field(description="Of `PISYNC_CERTIFICATE_FILES`, and of the authority by which devices enrol."),
+    ]
     broker: Held
+    reads: Reads
+    not_kept: Annotated[
+        list[Dropped] | None,
+        Field(description="Of the last day: devices of which messages were not kept. null: not known."),
+    ]
 
 
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -203,6 +270,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
             "listening": True,
             "catching_up": False,
             "stopped": False,
+            "gone": False,
         }
     ],
     "listening_gaps": [{"start": "2026-11-14T06:00:00.000Z", "end": "2026-11-16T05:58:10.000Z"}],
@@ -229,6 +297,16 @@ _EXAMPLE: Final[dict[str, Any]] = {
     },
     "fleet": {"devices": 2000, **fleet_truth.EXAMPLE},
     "notifications": {"lag_s": 0.0, "failing": []},
+    "credentials": {"active": 1990, "expired": 3, "revoked": 7, "expiring_30_days": 12, "expiring_7_days": 0},
+    "certificates": [
+        {
+            "name": "server.pem",
+            "holds": "certificate",
+            "ends": "2028-02-22T12:00:00.000Z",
+            "days_left": 459,
+            "why": None,
+        }
+    ],
     "broker": {
         "held": 0,
         "retained": 1261,
@@ -238,11 +316,14 @@ _EXAMPLE: Final[dict[str, Any]] = {
         "as_of": "2026-11-20T12:04:25.000Z",
         "why": None,
     },
+    "reads": {"source": "primary", "behind_s": None},
+    "not_kept": [],
 }
 
 
 @router.get(
     "/health",
+    dependencies=[require(Role.READ)],
     summary="Can the answers be believed?",
     response_model=None,
     responses={
@@ -258,6 +339,7 @@ async def health(request: Request) -> Response:
     (
         (status, marks, intervals, leases, progress),
         (broker, held, notifications, retention),
+        (credentials, dropped),
     ) = await asyncio.gather(
         asyncio.gather(
             _asked(state.projection.status),
@@ -272,13 +354,17 @@ async def health(request: Request) -> Response:
             _asked(lambda: _notifications(state)),
             _asked(state.retention.progress),
         ),
+        asyncio.gather(
+            _asked(lambda: state.credentials.counts(from_ms(now_ms))),
+            _asked(lambda: state.dead_letters.dropped(None)),
+        ),
     )
-    known = state.known_bridges()
+    known = await _known(state, marks.told)
     bridges = _bridges(known, marks.told, intervals.told, now_ms)
     freshness = state.fleet.freshness
     answer = {
         "parts": {
-            "mongodb": _part(_first_fault(intervals, leases, progress, held, retention)),
+            "mongodb": _part(_first_fault(intervals, leases, progress, held, retention, dropped)),
             "redis": _part(_first_fault(status, marks)),
             "broker": _part(broker.why),
             "bridges": _part(_why_bridges(bridges, known, marks.why or intervals.why)),
@@ -296,7 +382,11 @@ async def health(request: Request) -> Response:
         "retention": None if retention.told is None else _retention(retention.told),
         "fleet": {"devices": _devices(state, freshness, now_ms), **_fleet_truth(freshness)},
         "notifications": notifications.told,
+        "credentials": None if credentials.told is None else _credentials(credentials.told),
+        "certificates": [_end(each, from_ms(now_ms)) for each in ends_of(request.app.state.settings)],
         "broker": broker_figures.members(held.told) if held.why is None else broker_figures.unknown(held.why),
+        "reads": stale_reads.members(state.stale_reads),
+        "not_kept": None if dropped.told is None else _not_kept(dropped.told, now_ms),
     }
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
@@ -321,8 +411,27 @@ async def _asked(ask: Callable[[], Awaitable[Told]]) -> _Asked[Told]:
 
 
 async def _broker(state: State) -> None:
-    await state.publisher.ping()
+    await state.publisher.ping_every_broker()
     await state.publisher.ping_way_in()
+
+
+def _credentials(counts: CredentialCounts) -> dict[str, object]:
+    soon = {f"expiring_{days}_days": counts.expiring[days] for days in limits.EXPIRY_WARNED_DAYS}
+    return {"active": counts.active, "expired": counts.expired, "revoked": counts.revoked, **soon}
+
+
+def _end(end: End, now: datetime) -> dict[str, object]:
+    return {
+        "name": end.name,
+        "holds": end.holds,
+        "ends": None if end.ends is None else rfc3339(end.ends),
+        "days_left": None if end.ends is None else days_left(end.ends, now),
+        "why": end.why,
+    }
+
+
+def _not_kept(dropped: Iterable[DroppedLetters], now_ms: int) -> list[dict[str, object]]:
+    return [dropped_row(each) for each in dropped if to_ms(each.dropped_at) > now_ms - _DAY_MS]
 
 
 def _part(why: object) -> dict[str, object]:
@@ -333,21 +442,37 @@ def _first_fault(*asked: _Asked[Any]) -> str | None:
     return next((each.why for each in asked if each.why is not None), None)
 
 
+async def _known(state: State, marks: Mapping[str, Mark] | None) -> Mapping[str, str] | None:
+    """The registry as it was read last; read now where Redis has no word of a bridge, maybe retired."""
+    known = state.known_bridges()
+    if known is not None and marks is not None and not known.keys() <= marks.keys():
+        await _asked(state.known_bridges.refresh)
+    return state.known_bridges()
+
+
 def _bridges(
     known: Mapping[str, str] | None,
     marks: Mapping[str, Mark] | None,
     intervals: Collection[ListeningInterval] | None,
     now_ms: int,
 ) -> list[dict[str, object]] | None:
-    """The bridges in the registry, and those that left word in Redis; None: neither could be asked."""
+    """The bridges in the registry, and others that gave a sign in Redis just now; None: none could be asked.
+
+    One that only Redis knows, and that is silent, was retired: Redis went back to when it was there.
+    """
     if known is None and marks is None:
         return None
     since_ms = now_ms - limits.LISTENING_GAP_MIN_S * 1000
+    silent_ms = now_ms - limits.BRIDGE_SILENT_S * 1000
     listening = {each.bridge_id for each in intervals or () if each.until_ms >= since_ms}
+    named = {name for name, mark in (marks or {}).items() if known is None or mark.sign_ms >= silent_ms}
     found = []
-    for bridge_id in sorted({*(known or ()), *(marks or ())}):
+    for bridge_id in sorted({*(known or ()), *named}):
         mark = (marks or {}).get(bridge_id, Mark())
-        instance = (known or {}).get(bridge_id, mark.stopped)
+        has_stopped = None if marks is None else mark.has_stopped((known or {}).get(bridge_id, mark.stopped))
+        # What it wrote down of its listening stays young for a while.
+        is_listening = None if intervals is None else bridge_id in listening and not has_stopped
+        is_silent = mark.stopped is None and 0 < mark.sign_ms < silent_ms
         is_behind_known = mark.merged_ms_ago is not None
         found.append(
             {
@@ -355,9 +480,10 @@ def _bridges(
                 "last_sign": _moment(mark.sign_ms),
                 "watermark": _moment(mark.watermark_ms),
                 "behind_s": max(0, mark.merged_ms_ago or 0) / 1000 if is_behind_known else None,
-                "listening": None if intervals is None else bridge_id in listening,
+                "listening": is_listening,
                 "catching_up": None if marks is None else mark.catching_up,
-                "stopped": None if marks is None else mark.stopped is not None and mark.stopped == instance,
+                "stopped": has_stopped,
+                "gone": None if marks is None or is_listening is None else is_silent and not is_listening,
             }
         )
     return found
@@ -369,8 +495,10 @@ def _why_bridges(bridges: list[dict[str, object]] | None, known: object, unasked
     running = [bridge for bridge in bridges if not bridge["stopped"]]
     if not running:
         return "all have stopped" if bridges else "there never was one"
-    deaf = [str(bridge["bridge_id"]) for bridge in running if not bridge["listening"]]
-    return f"not listening: {', '.join(deaf)}" if deaf else None
+    gone = [str(bridge["bridge_id"]) for bridge in running if bridge["gone"]]
+    deaf = [str(bridge["bridge_id"]) for bridge in running if not bridge["listening"] and not bridge["gone"]]
+    told = {"gone, and not stopped in order": gone, "not listening": deaf}
+    return "; ".join(f"{what}: {', '.join(which)}" for what, which in told.items() if which) or None
 
 
 def _why_projection(status: ProjectionStatus | None) -> str | None:

@@ -10,6 +10,7 @@ from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from api import models, paging
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.fleet_truth import FILE_HEADERS, file_headers, loaded_fleet
 from api.list_files import Rows, file_response, list_files
@@ -21,6 +22,7 @@ from fleet.query import FleetCursor, FleetFilter, FleetSort, page
 from pisync import clock, limits
 from pisync.clock import read_rfc3339, to_ms
 from pisync.domain import topics
+from pisync.domain.access import Role
 from pisync.stores.interfaces.events import HistoryQuery, OutcomeFilter
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
@@ -60,6 +62,7 @@ SiteId = Annotated[
     router,
     "/device/{device_id}/sync-history",
     _EXAMPLE,
+    dependencies=[require(Role.READ)],
     summary="One device's syncs, newest first",
     responses={404: declare("No event of this device is stored."), 503: UNAVAILABLE},
 )
@@ -83,6 +86,7 @@ async def device_history(
     router,
     "/site/{site_id}/sync-history",
     _EXAMPLE,
+    dependencies=[require(Role.READ)],
     summary="The syncs of a site's devices",
     headers=FILE_HEADERS,
     responses={404: declare("Neither the directory nor any device names this site.")},

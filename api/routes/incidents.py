@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from api import acknowledging, fleet_truth, models, paging
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.fleet_filters import NONE, shown_cause
 from api.fleet_truth import Truth, loaded_fleet
@@ -34,6 +35,7 @@ from fleet.incidents import devices_of
 from pisync import clock, limits
 from pisync.clock import rfc3339, to_ms
 from pisync.domain import incidents as domain
+from pisync.domain.access import Role
 from pisync.domain.acknowledgements import Acknowledgement, Subject, SubjectKind
 from pisync.domain.incidents import IncidentKind
 from pisync.stores.interfaces.incidents import IncidentQuery
@@ -181,6 +183,7 @@ _Cause = Annotated[
 
 @router.get(
     _PATH,
+    dependencies=[require(Role.READ)],
     summary="Incidents, newest first",
     response_model=None,
     responses=list_responses(
@@ -217,7 +220,14 @@ async def incidents(
     )
 
 
-@list_files(router, _PATH, _EXAMPLE, summary="Incidents", responses={503: UNAVAILABLE})
+@list_files(
+    router,
+    _PATH,
+    _EXAMPLE,
+    summary="Incidents",
+    responses={503: UNAVAILABLE},
+    dependencies=[require(Role.READ)],
+)
 async def incidents_file(
     *,
     request: Request,
@@ -248,6 +258,7 @@ _UNKNOWN: Final[Responses] = {404: declare("There is no incident with this id.")
 
 @router.get(
     "/incidents/{incident_id}",
+    dependencies=[require(Role.READ)],
     summary="One incident, and its devices",
     response_model=None,
     responses=list_responses(
@@ -280,6 +291,7 @@ async def one_incident(*, request: Request, incident_id: IncidentId) -> Response
 
 @router.post(
     "/incidents/{incident_id}/acknowledge",
+    dependencies=[require(Role.OPERATE)],
     summary="Acknowledge an open incident",
     response_model=None,
     openapi_extra=object_body(
@@ -301,6 +313,7 @@ async def acknowledge(*, request: Request, incident_id: IncidentId) -> Response:
 
 @router.delete(
     "/incidents/{incident_id}/acknowledge",
+    dependencies=[require(Role.OPERATE)],
     summary="Take the acknowledgement of an incident back",
     response_model=None,
     responses=answers(

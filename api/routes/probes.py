@@ -1,7 +1,7 @@
 """`/livez`, `/healthz` and `/readyz`: whether the process is up, and whether what it needs is there.
 
-Everybody may ask, so an answer has words; the texts, which name hosts and bridges, go to the log when they
-change.
+Everybody may ask. A stranger learns whether the api is ready, and nothing else; who may read is told of each
+part in words. The texts, which name hosts and bridges, go to the log when they change.
 """
 
 import asyncio
@@ -11,12 +11,15 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
+from api.auth import authenticate
 from api.openapi import PARAMETERS, UNEXPECTED
 from api.parameters import StrictRoute
 from api.state import State, state_of
 from fleet.freshness import FleetState, Freshness
 from pisync import clock, limits, logs
+from pisync.domain.access import Role
 from pisync.errors import Unavailable
 from pisync.limits import READY_PING_S
 from pisync.stores.interfaces.projection import ProjectionReader
@@ -35,43 +38,48 @@ Server = Literal["ok", "unavailable", "no answer"]
 
 
 class Readiness(BaseModel):
-    """Of each part: `ok`, or in a word what is wrong."""
+    """`status`; and for who may read, of each part: `ok`, or in a word what is wrong."""
 
-    mongodb: Server | Literal["takes no writes"]
-    redis: Server
-    mqtt: Server
+    status: Literal["ready", "not ready"]
+    mongodb: Server | Literal["takes no writes"] | None = None
+    redis: Server | None = None
+    mqtt: Server | None = None
     bridges: Annotated[
-        Literal["ok", "some are silent", "none", "unknown"],
-        Field(description="Those that MongoDB knows, by their heartbeats in Redis; some silent: no 503."),
-    ]
-    heartbeat_ages_s: Annotated[
-        list[float],
+        Literal["ok", "some are silent", "some have stopped", "none", "unknown"] | None,
         Field(
-            description="How long ago each bridge gave its last sign, the youngest first; none: not listed."
+            description="Those that MongoDB knows, by their heartbeats in Redis; no 503 where some are"
+            " silent, or were stopped in order and are not retired."
         ),
-    ]
+    ] = None
+    heartbeat_ages_s: Annotated[
+        list[float] | None,
+        Field(
+            description="How long ago each bridge gave its last sign, the youngest first; one that never"
+            " did, or was stopped in order, is not listed."
+        ),
+    ] = None
     way_in: Annotated[
-        Literal["ok", "unavailable", "no bridge", "refused"],
+        Literal["ok", "unavailable", "no bridge", "refused"] | None,
         Field(
             description="Whether a `POST /api/sync-event` would succeed: the broker is connected, a bridge is"
             " alive, and no publish was refused just now."
         ),
-    ]
+    ] = None
     projection: Annotated[
-        str,
+        str | None,
         Field(
             description="`ok`, or how far Redis is with the events that it lacks; no reason for a 503.",
             examples=["catching up: 120,000 of 500,000 events", "events of 1 bridge may be missing"],
         ),
-    ]
+    ] = None
     fleet: Annotated[
-        str,
+        str | None,
         Field(
             description="`ok`, or how far the fleet in memory is, by which lists of devices are answered; no"
             " reason for a 503.",
             examples=["loading: 20,000 of 100,000 devices", "stale: Redis is unavailable"],
         ),
-    ]
+    ] = None
 
 
 class Condition(NamedTuple):
@@ -117,12 +125,14 @@ async def healthz() -> Response:
     },
 )
 async def readyz(request: Request) -> Response:
-    """Asks MongoDB (also whether it takes writes), Redis, the MQTT connection and the bridges' heartbeats.
+    """Asks MongoDB (also whether it takes writes), Redis, the MQTT broker and the bridges' heartbeats.
 
     While the projection in Redis catches up, or the fleet in memory is being read, this is 200: reads are
-    answered, and say so themselves.
+    answered, and say so themselves. Where the api wants keys, only one with the role `read` is told of the
+    parts.
     """
     state = state_of(request)
+    may_read = asyncio.ensure_future(_may_read(request))
     asked = asyncio.gather(
         *map(
             _condition,
@@ -151,12 +161,31 @@ async def readyz(request: Request) -> Response:
     }
     ready = all(conditions[part].word == "ok" for part in _NEEDED)
     _tell(request, conditions, ready=ready)
-    words = {part: condition.word for part, condition in conditions.items()}
+    told: dict[str, object] = {"status": "ready" if ready else "not ready"}
+    if await may_read:
+        told |= {part: condition.word for part, condition in conditions.items()}
+        told["heartbeat_ages_s"] = ages
     return Response(
-        msgspec.json.encode(words | {"heartbeat_ages_s": ages}),
+        msgspec.json.encode(told),
         200 if ready else 503,
         media_type="application/json",
     )
+
+
+async def _may_read(request: Request) -> bool:
+    """Whether who asks may know more than a stranger; without credentials nobody is counted."""
+    access = state_of(request).access
+    if access.was_open:  # also where MongoDB is away now
+        return True
+    try:
+        async with asyncio.timeout(READY_PING_S):
+            if await access.is_open():
+                return True
+            if not {"authorization", "cookie"} & set(request.headers):
+                return False
+            return (await authenticate(request)).holds(Role.READ)
+    except (HTTPException, TimeoutError, Unavailable):
+        return False
 
 
 async def _condition(ask: Callable[[], Awaitable[str | None]]) -> Condition:
@@ -174,21 +203,29 @@ async def _bridges(state: State) -> tuple[Condition, list[float]]:
     """Which bridges are alive, and how old their heartbeats are."""
     try:
         async with asyncio.timeout(READY_PING_S):
-            known, heartbeats = await asyncio.gather(state.bridges.bridges(), state.projection.heartbeats())
+            known, heartbeats = await asyncio.gather(state.bridges.instances(), state.projection.heartbeats())
+            now_ms = clock.to_ms(clock.now())
+            ages = {
+                bridge: max(0, now_ms - heartbeats[bridge]) / 1000
+                for bridge in sorted(known)
+                if bridge in heartbeats
+            }
+            silent = [name for name in sorted(known) if not ages.get(name, 1e9) < limits.BRIDGE_SILENT_S]
+            # Asked only then: it is more than a probe needs while all is well.
+            marks = await state.projection.marks() if silent else {}
     except (TimeoutError, Unavailable) as error:
         return Condition("unknown", str(error)), []
-    now_ms = clock.to_ms(clock.now())
-    ages = {
-        bridge: max(0, now_ms - heartbeats[bridge]) / 1000 for bridge in sorted(known) if bridge in heartbeats
-    }
-    silent = [bridge for bridge in sorted(known) if not ages.get(bridge, 1e9) < limits.BRIDGE_SILENT_S]
-    if len(silent) == len(known):
-        condition = Condition("none", f"silent: {', '.join(silent)}" if silent else "there never was one")
+    stopped = [name for name in silent if name in marks and marks[name].has_stopped(known[name])]
+    silent = [name for name in silent if name not in stopped]
+    told = {"silent": silent, "stopped in order": stopped}
+    text = "; ".join(f"{what}: {', '.join(which)}" for what, which in told.items() if which)
+    if len(silent) + len(stopped) == len(known):
+        condition = Condition("none", text or "there never was one")
     elif silent:
-        condition = Condition("some are silent", f"silent: {', '.join(silent)}")
+        condition = Condition("some are silent", text)
     else:
-        condition = Condition()
-    return condition, sorted(ages.values())
+        condition = Condition("some have stopped" if stopped else "ok", text)
+    return condition, sorted(age for name, age in ages.items() if name not in stopped)
 
 
 def _way_in(mongodb: Condition, mqtt: Condition, bridges: Condition, publishes: Condition) -> Condition:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api import auth, models, problems
 from api import recipients as changing
+from api.auth import require
 from api.bodies import hold_to, read_body
 from api.directory.changes import FaultyMembersError
 from api.directory.reading import read_object
@@ -29,6 +30,7 @@ from pisync import clock, limits
 from pisync.clock import rfc3339
 from pisync.domain import recipients as domain
 from pisync.domain import topics
+from pisync.domain.access import Role
 from pisync.domain.actions import What
 from pisync.domain.directory import Fault
 from pisync.domain.notifications import MessageState
@@ -176,6 +178,7 @@ _UNKNOWN: Final[Responses] = {404: declare("There is no recipient with this id."
 
 @router.get(
     "/recipients",
+    dependencies=[require(Role.READ)],
     summary="Who is told what happens",
     response_model=None,
     responses=object_responses(Recipients, "All of them."),
@@ -188,6 +191,7 @@ async def recipients(request: Request) -> Response:
 
 @router.get(
     "/recipients/{recipient_id}",
+    dependencies=[require(Role.READ)],
     summary="A recipient, and the last messages to it",
     response_model=None,
     responses=object_responses(RecipientEntry, "The recipient.", _UNKNOWN),
@@ -199,6 +203,7 @@ async def recipient(request: Request, recipient_id: RecipientId) -> Response:
 
 @router.put(
     "/recipients/{recipient_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Say all of a recipient",
     response_model=None,
     openapi_extra=object_body(RecipientMembers, recipient=_EXAMPLE),
@@ -215,6 +220,7 @@ async def put(request: Request, recipient_id: RecipientId) -> Response:
 
 @router.patch(
     "/recipients/{recipient_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Change members of a recipient",
     response_model=None,
     openapi_extra=object_body(RecipientChange, recipient={"disabled": True}),
@@ -227,6 +233,7 @@ async def patch(request: Request, recipient_id: RecipientId) -> Response:
 
 @router.delete(
     "/recipients/{recipient_id}",
+    dependencies=[require(Role.OPERATE)],
     summary="Delete a recipient",
     response_model=None,
     responses=object_responses(RecipientEntry, "It is deleted; this is what it was.", _UNKNOWN),
@@ -238,6 +245,7 @@ async def delete(request: Request, recipient_id: RecipientId) -> Response:
 
 @router.post(
     "/recipients/{recipient_id}/test",
+    dependencies=[require(Role.OPERATE)],
     summary="Send a test to a recipient",
     response_model=None,
     responses={

@@ -6,6 +6,7 @@ that no second one can store the same events twice, whatever becomes of the api 
 
 import secrets
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
@@ -15,16 +16,21 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from api import correcting, corrections, models, problems, replaying
+from api import auth, correcting, corrections, models, problems, replaying
+from api.auth import require
 from api.correcting import Plan
+from api.directory.changes import told_why
 from api.models import DeviceId
 from api.openapi import UNAVAILABLE, UNEXPECTED, declare
 from api.parameters import StrictRoute
 from api.replaying import Prepared
 from api.routes.dead_letters import UNKNOWN, DeadLetterId, ReplayOutcome, kept_letter
 from api.state import State, state_of
+from api.writing_down import written_down
 from pisync import clock, limits, logs
 from pisync.domain import receipts
+from pisync.domain.access import Role
+from pisync.domain.actions import About, What
 from pisync.domain.dead_letters import ID_PATTERN
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
@@ -137,6 +143,7 @@ OnlyClock = Annotated[
 
 @router.get(
     "/dead-letters/{dead_letter_id}/replay",
+    dependencies=[require(Role.READ)],
     summary="What a replay with a corrected clock would send",
     response_model=None,
     responses={
@@ -192,6 +199,7 @@ async def preview(
 
 @router.post(
     "/dead-letters/{dead_letter_id}/replay",
+    dependencies=[require(Role.OPERATE)],
     summary="Publish what can be taken of a dead letter again",
     response_model=None,
     responses={
@@ -239,27 +247,68 @@ async def replay(
     marked with the time and the outcome. One that is rejected again stays as it is. `index` is the place in
     the letter's message.
     """
-    state = state_of(request)
+    asked = Asked(correction=correction, reason=reason, confirm=confirm, confirmed_by=confirmed_by)
+    return await carry_out(state_of(request), dead_letter_id, asked, who=auth.who(request))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """How a letter is to be sent: as it is, or with a correction that somebody confirms."""
+
+    correction: str | None = None
+    reason: OnlyClock = None
+    confirm: str | None = None
+    confirmed_by: str | None = None
+
+
+async def carry_out(state: State, dead_letter_id: str, asked: Asked, *, who: str, why: str = "") -> Response:
+    """Publish what can be taken of a letter, as an action of `who`; the endpoint's answer.
+
+    Raises:
+        HTTPException: 404, there is none with this id; 409, it cannot be published so.
+        RequestValidationError: what was asked does not go together.
+        BrokerUnavailable: the broker or a receipt is missing; repeating is safe.
+    """
     kept = await kept_letter(state, dead_letter_id)
     now = clock.now()
-    if correction is None:
-        for name, value in (("reason", reason), ("confirm", confirm), ("confirmed_by", confirmed_by)):
-            if value is not None:
-                raise correcting.fault(name, "belongs to a correction, and there is none")
-        return _answer(await as_it_is(state, kept, now))
     try:
-        plan = correcting.plan(kept, correction, reason, now)
+        plan = _planned(kept, asked, now)
     except RecursionError:
         return _answer(_too_deep())
-    if confirm is None:
+    details = {**told_why(why), "correction": asked.correction}
+    async with written_down(state, who, What.REPLAY, About.DEAD_LETTERS, dead_letter_id, **details) as (
+        _,
+        told,
+    ):
+        if plan is None:
+            receipt = await as_it_is(state, kept, now)
+        else:
+            receipt = await _corrected(state, plan, asked.confirmed_by, now)
+        told |= {
+            "stored": receipt.stored,
+            "duplicates": receipt.duplicates,
+            "rejected": len(receipt.rejected),
+        }
+    return _answer(receipt)
+
+
+def _planned(kept: KeptDeadLetter, asked: Asked, now: datetime) -> Plan | None:
+    """What a correction sends, which was confirmed; None: the letter goes as it is."""
+    if asked.correction is None:
+        for name in ("reason", "confirm", "confirmed_by"):
+            if getattr(asked, name) is not None:
+                raise correcting.fault(name, "belongs to a correction, and there is none")
+        return None
+    plan = correcting.plan(kept, asked.correction, asked.reason, now)
+    if asked.confirm is None:
         raise correcting.fault(
             "confirm", "is needed with a correction: a GET shows what would be sent, and says it"
         )
-    if confirm != plan.confirm:
+    if asked.confirm != plan.confirm:
         raise HTTPException(
             HTTPStatus.CONFLICT, "This is not what would be sent: look at it again, and confirm that."
         )
-    return _answer(await _corrected(state, plan, confirmed_by, now))
+    return plan
 
 
 async def as_it_is(state: State, kept: KeptDeadLetter, now: datetime) -> Receipt:
@@ -315,7 +364,7 @@ async def _claim(
     state: State, kept: KeptDeadLetter, correction: Correction, attempt: str
 ) -> Correction | None:
     """Write down that the events are sent with this; returns the other one that stands in the way, if any."""
-    await state.publisher.ping()  # what surely cannot be sent is not written down
+    state.publisher.check_ready()  # what surely cannot be sent is not written down
     dead_letter_id = kept.entry.dead_letter_id
     if await state.dead_letters.claim_correction(dead_letter_id, correction, attempt):
         return None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, RootModel, WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from api import auth, paging, replaying_many
+from api.auth import require
 from api.models import Count, DeviceId
 from api.openapi import PARAMETERS, UNAVAILABLE, UNEXPECTED, declare
 from api.parameters import StrictRoute
@@ -16,6 +17,7 @@ from api.replaying_many import Chosen, Outcome
 from api.routes.dead_letters import DeadLettersCursor, TheseFilters
 from api.state import state_of
 from pisync import limits
+from pisync.domain.access import Role
 from pisync.domain.dead_letters import ID_PATTERN
 from pisync.domain.events import Reason
 from pisync.stores.interfaces.dead_letters import DeadLetterPosition
@@ -105,6 +107,7 @@ _DONE: Final = {
 
 @router.post(
     "/replay-dead-letters",
+    dependencies=[require(Role.OPERATE)],
     summary="Publish what can be taken of many dead letters again",
     response_model=None,
     responses={

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from api import fleet_truth, models, paging
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.fleet_filters import NONE, SITE_PATTERN, Filters, shown_cause, with_filters
 from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet
@@ -25,6 +26,7 @@ from fleet.summaries import SiteCounts
 from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
 from pisync.domain import topics
+from pisync.domain.access import Role
 from pisync.domain.days import DAY_MS, Days
 from pisync.domain.device_status import Status
 
@@ -99,6 +101,7 @@ _DAYS_EXAMPLE: Final[dict[str, Any]] = {
 
 @router.get(
     _PATH,
+    dependencies=[require(Role.READ)],
     summary="One site: its devices day by day",
     response_model=None,
     responses=list_responses(
@@ -149,6 +152,7 @@ async def one_site(
     router,
     f"{_PATH}/days",
     _DAYS_EXAMPLE,
+    dependencies=[require(Role.READ)],
     summary="The devices of a site day by day",
     headers=FILE_HEADERS,
     responses={404: UNKNOWN},

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api import fleet_truth, models
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet
 from api.list_files import Rows, file_response, list_files
@@ -20,6 +21,7 @@ from fleet import query
 from fleet.query import FleetDevice, FleetFilter, FleetSort
 from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
+from pisync.domain.access import Role
 from pisync.domain.days import DAY_MS, Days
 from pisync.stores.interfaces.events import DayFigures
 
@@ -93,6 +95,7 @@ _Days = Annotated[int, Query(ge=1, le=limits.ACTIVITY_DAYS_MAX, description="How
 
 @router.get(
     "/site/{site_id}/activity",
+    dependencies=[require(Role.READ)],
     summary="One site: its events day by day",
     response_model=None,
     responses={
@@ -116,6 +119,7 @@ async def activity(*, request: Request, site_id: SiteId, days: _Days = limits.DA
     router,
     "/site/{site_id}/activity",
     _EXAMPLE["days"][0],
+    dependencies=[require(Role.READ)],
     summary="One site: its events day by day",
     headers=FILE_HEADERS,
     responses={404: UNKNOWN},

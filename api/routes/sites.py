@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from api import fleet_truth, models, paging
+from api.auth import require
 from api.directory.reading import FileFormat
 from api.fleet_filters import Filters, shown_cause, with_filters
 from api.fleet_truth import FILE_HEADERS, Truth, file_headers, loaded_fleet
@@ -23,6 +24,7 @@ from fleet.summaries import SiteCounts, SiteCursor, SitePage, SiteSort
 from pisync import clock, limits
 from pisync.clock import to_ms
 from pisync.domain import topics
+from pisync.domain.access import Role
 
 router = APIRouter(tags=["operators"], route_class=StrictRoute)
 
@@ -138,6 +140,7 @@ OrderAsked = Annotated[
 
 @router.get(
     _PATH,
+    dependencies=[require(Role.READ)],
     summary="Sites with the states of their devices",
     response_model=None,
     responses=list_responses(
@@ -172,7 +175,14 @@ async def sites(
     )
 
 
-@list_files(router, _PATH, EXAMPLE, summary="Sites with the states of their devices", headers=FILE_HEADERS)
+@list_files(
+    router,
+    _PATH,
+    EXAMPLE,
+    summary="Sites with the states of their devices",
+    headers=FILE_HEADERS,
+    dependencies=[require(Role.READ)],
+)
 @with_filters()
 async def sites_file(
     *,

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 
 from api import fleet_truth, paging
+from api.auth import require
 from api.fleet_truth import Truth, loaded_fleet
 from api.models import Count
 from api.openapi import LOADING, PARAMETERS, UNEXPECTED, with_example
@@ -20,6 +21,7 @@ from fleet import summaries
 from fleet.query import FleetFilter
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339, rfc3339_of_utc, to_ms
+from pisync.domain.access import Role
 from pisync.domain.device_status import Status
 from pisync.domain.events import Reason
 from pisync.domain.rollups import Rollup, Span, Unit
@@ -154,6 +156,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 
 @router.get(
     "/stats",
+    dependencies=[require(Role.READ)],
     summary="Devices by state, what was received, and what could not be taken in",
     response_model=None,
     responses={

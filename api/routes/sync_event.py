@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from api import models, problems
+from api.auth import require
 from api.bodies import hold_to, pieces_of_body, read_body
 from api.bulk import Bulk, Outcome, publishing
 from api.directory.reading import FileFormat
@@ -19,6 +20,7 @@ from api.parameters import StrictRoute
 from api.state import State, state_of
 from pisync import limits, logs
 from pisync.domain import decoding, receipts
+from pisync.domain.access import Role
 from pisync.domain.decoding import Claimed
 from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
@@ -89,6 +91,7 @@ _BODY: Final[dict[str, Any]] = {
 
 @router.post(
     "/sync-event",
+    dependencies=[require(Role.INGEST)],
     summary="Store one sync event, a backlog, or events of many devices",
     status_code=HTTPStatus.CREATED,
     response_model=None,

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from api import auth, commanding, models, problems
+from api.auth import require
 from api.bodies import hold_to, read_body
 from api.commanding import Devices, FaultyRequestError
 from api.directory.reading import read_object
@@ -16,8 +17,11 @@ from api.openapi import OBJECT_BODY, PARAMETERS, UNAVAILABLE, UNEXPECTED, declar
 from api.parameters import StrictRoute
 from api.routes.commands import EXAMPLE, Command
 from api.state import State, state_of
+from api.writing_down import written_down
 from pisync import limits
 from pisync.domain import topics
+from pisync.domain.access import Role
+from pisync.domain.actions import About, What
 from pisync.domain.commands import CommandState
 from pisync.domain.directory import Fault
 
@@ -79,6 +83,7 @@ def _answer(model: type[BaseModel], description: str, example: dict[str, Any]) -
 
 @router.post(
     "/device/{device_id}/sync-now",
+    dependencies=[require(Role.OPERATE)],
     summary="Have a device sync",
     response_model=None,
     responses={
@@ -113,14 +118,18 @@ async def sync_now(
         raise HTTPException(
             HTTPStatus.NOT_FOUND, "No event of this device is stored, and the directory does not have it."
         )
-    requested = await commanding.request(state, devices, who=auth.who(request), expires_in=expires_in)
-    [command] = requested.commands
+    who = auth.who(request)
+    async with written_down(state, who, What.SYNC_NOW, About.DEVICES, device_id) as (_, told):
+        requested = await commanding.request(state, devices, who=who, expires_in=expires_in)
+        [command] = requested.commands
+        told["command"] = command.command_id
     status = HTTPStatus.ACCEPTED if command.command_id in requested.added else HTTPStatus.OK
     return Response(msgspec.json.encode(commanding.as_json(command)), status, media_type=_JSON)
 
 
 @router.post(
     "/sync-now",
+    dependencies=[require(Role.OPERATE)],
     summary="Have many devices sync",
     response_model=None,
     openapi_extra={
@@ -175,7 +184,8 @@ async def sync_now_many(
     hold_to(request, _JSON)
     state = state_of(request)
     try:
-        devices = await _meant(state, read_object(await read_body(request)))
+        given = read_object(await read_body(request))
+        devices = await _meant(state, given)
     except FaultyRequestError as error:
         return problems.members(error.faults)
     except ValueError as error:
@@ -188,8 +198,13 @@ async def sync_now_many(
             HTTPStatus.CONFLICT,
             "These are not the devices that were confirmed: look at how many they are now.",
         )
-    requested = await commanding.request(state, devices, who=auth.who(request), expires_in=expires_in)
-    new = len(requested.added)
+    who, site = auth.who(request), given.get("site")
+    about = written_down(
+        state, who, What.SYNC_NOW, About.DEVICES, devices=len(devices), site=site, expires_in=expires_in
+    )
+    async with about as (_, told):
+        requested = await commanding.request(state, devices, who=who, expires_in=expires_in)
+        told["queued"] = new = len(requested.added)
     body = {"count": len(devices), "queued": new, "open": len(devices) - new}
     return Response(msgspec.json.encode(body), HTTPStatus.ACCEPTED, media_type=_JSON)
 

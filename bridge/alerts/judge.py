@@ -79,13 +79,14 @@ class Judge:
         return not self._waiting and not self._handling
 
     async def run(self) -> None:
-        """Handle what is reported, until cancelled."""
+        """Handle what is reported, until cancelled: at once, but not right after another round."""
         delays = backoff.delays()
         while True:
             await self._reported.wait()
             self._reported.clear()
             taken, self._waiting = self._waiting, {}
             self._handling = True
+            pause_s = limits.ALERTS_PAUSE_S
             try:
                 await self.handle(taken.values())
                 delays = backoff.delays()
@@ -93,9 +94,11 @@ class Judge:
                 log.debug("alerts not confirmed", why=str(error))
                 self._waiting = taken | self._waiting  # what was reported since is newer
                 self._reported.set()
-                await asyncio.sleep(next(delays))
+                pause_s = next(delays)
             finally:
                 self._handling = False
+            # A round costs about as much for several devices as for one, and every batch may report one.
+            await asyncio.sleep(pause_s)
 
     async def handle(self, changes: Collection[AlertChange]) -> None:
         """Bring the alerts of these devices in step with what is due.

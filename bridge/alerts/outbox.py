@@ -2,13 +2,13 @@
 
 All bridges share this work, so what one leaves behind, in a crash or because it is not connected, another
 does. The same state may be published more than once. An older one does not stay: a state is read, published,
-the acknowledgement awaited, and read again; so whatever another bridge wrote meanwhile is seen, and what it
-writes later it publishes later. What a bridge that died still had on its way, and what others publish, is
-found by comparing everything, every few minutes.
+the acknowledgement awaited, and read again, or recorded as published on condition that it is still so; what
+another bridge wrote meanwhile is seen, and what it writes later it publishes later. What a bridge that died
+still had on its way, and what others publish, is found by comparing everything, every few minutes.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -118,18 +118,33 @@ class Outbox:
         await self._store.publish_again(clock.now() - timedelta(hours=limits.ALERTS_PUBLISH_AGAIN_H))
 
     async def _publish_batch(self, sink: Sink) -> bool:
-        """Publish the oldest that wait; returns whether there were any."""
+        """Publish the oldest that wait; returns whether there may be more."""
         batch = await until_available(
             lambda: self._store.unpublished(limits.ALERTS_PUBLISH_BATCH), self._retries
         )
-        if not batch:
-            return False
-        failed = await self._publish_present(sink, {(alert.device_id, alert.rule) for alert in batch})
-        done = [alert for alert in batch if (alert.device_id, alert.rule) not in failed]
-        await until_available(lambda: self._store.published(done), self._retries)
+        # At most one is open of a rule for a device: if it waits itself, it is what is to be published.
+        states = {_key(alert): alert for alert in batch if alert.closed_at is None}
+        failed = await _publish_each(sink, states)
+        sent = [alert for key, alert in states.items() if key not in failed]
+        # They are recorded if they are open still, which spares a read. One that is closed would be recorded
+        # though another was opened since, so that is looked at first.
+        are_open = await self._record(sent)
+        unsure = {_key(alert) for alert in batch} - states.keys()
+        if not are_open:
+            unsure |= {_key(alert) for alert in sent}
+        failed |= await self._publish_present(sink, unsure)
+        await self._record(
+            [alert for alert in batch if alert.closed_at is not None and _key(alert) not in failed]
+        )
         for error in failed.values():
             raise error
-        return True
+        return not are_open or len(batch) == limits.ALERTS_PUBLISH_BATCH
+
+    async def _record(self, alerts: Sequence[Alert]) -> bool:
+        """Have the store know that these states are published; returns whether they still are what is so."""
+        if not alerts:
+            return True
+        return await until_available(lambda: self._store.published(alerts), self._retries)
 
     async def _publish_present(
         self, sink: Sink, concerned: set[tuple[str, Rule]]
@@ -141,14 +156,8 @@ class Outbox:
         """
         failed: dict[tuple[str, Rule], Unavailable] = {}
         device_ids = {device_id for device_id, _ in concerned}
-        at_once = asyncio.Semaphore(limits.ALERTS_PUBLISH_AT_ONCE)
-
-        async def publish(device_id: str, rule: Rule, alert: Alert | None) -> None:
-            async with at_once:
-                await sink.publish(device_id, rule, alert)
-
         published: dict[tuple[str, Rule], Alert | None] = {}
-        while True:
+        while concerned:
             # What is published is what is open now, which an alert that waits need not be.
             present = await until_available(lambda: self._store.open_alerts(device_ids), self._retries)
             outdated = {
@@ -157,13 +166,33 @@ class Outbox:
                 if key not in failed and (key not in published or published[key] != present.get(key))
             }
             if not outdated:
-                return failed
-            results = await asyncio.gather(
-                *(publish(*key, alert) for key, alert in outdated.items()), return_exceptions=True
-            )
-            for key, result in zip(outdated, results, strict=True):
-                if isinstance(result, Unavailable):
-                    failed[key] = result
-                elif result is not None:
-                    raise result
+                break
+            failed |= await _publish_each(sink, outdated)
             published |= outdated
+        return failed
+
+
+def _key(alert: Alert) -> tuple[str, Rule]:
+    return alert.device_id, alert.rule
+
+
+async def _publish_each(
+    sink: Sink, states: Mapping[tuple[str, Rule], Alert | None]
+) -> dict[tuple[str, Rule], Unavailable]:
+    """Publish what is open for each device and rule; returns those that could not be published, and why."""
+    at_once = asyncio.Semaphore(limits.ALERTS_PUBLISH_AT_ONCE)
+
+    async def publish(device_id: str, rule: Rule, alert: Alert | None) -> None:
+        async with at_once:
+            await sink.publish(device_id, rule, alert)
+
+    results = await asyncio.gather(
+        *(publish(*key, alert) for key, alert in states.items()), return_exceptions=True
+    )
+    failed = {}
+    for key, result in zip(states, results, strict=True):
+        if isinstance(result, Unavailable):
+            failed[key] = result
+        elif result is not None:
+            raise result
+    return failed

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from bridge.floods.gate import Gate
 from bridge.kinds.sync_events import SyncEvents
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
@@ -21,7 +22,7 @@ class Kind(Protocol):
 
     @property
     def topic_filter(self) -> str:
-        """What the bridge subscribes to for this kind; a shared subscription where any bridge may take it."""
+        """The topics of this kind; bridges share what they subscribe to, because any may take a message."""
 
     async def keep(self, messages: Sequence[Message]) -> Sequence[bytes | None]:
         """Make everything in the messages durable, however long that takes.
@@ -39,13 +40,22 @@ def kinds_of_messages(
     events: EventStore,
     dead_letters: DeadLetterStore,
     projector: Projector,
+    gate: Gate,
     metrics: Metrics,
     now: Callable[[], datetime] | None = None,
 ) -> tuple[Kind, ...]:
     """Every kind, a row each; the first also gets what no other takes.
 
-    `now` tells the time by which what comes in is judged; None: this machine's.
+    `gate` says which messages are taken in. `now` tells the time by which what comes in is judged; None: this
+    machine's.
     """
     return (
-        SyncEvents(events=events, dead_letters=dead_letters, projector=projector, metrics=metrics, now=now),
+        SyncEvents(
+            events=events,
+            dead_letters=dead_letters,
+            projector=projector,
+            gate=gate,
+            metrics=metrics,
+            now=now,
+        ),
     )

@@ -5,26 +5,29 @@ projection.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from bridge.floods.gate import Gate, Refusal
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
 from bridge.retry import until_available
-from pisync import clock, limits, logs
+from pisync import clock, limits, sampled
 from pisync.domain import decoding, receipts, topics
 from pisync.domain.dead_letters import DeadLetter, dead_letter, distinct
 from pisync.domain.decoding import Decoded
 from pisync.domain.events import Reason, Rejection, SyncEvent
+from pisync.domain.payloads import printable
 from pisync.mqtt.messages import Message
 from pisync.stores.interfaces.dead_letters import DeadLetterStore
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
 from pisync.tasks import cancel
 
-log = logs.get(__name__)
+_TOPIC_CHARS_TOLD: Final = 200
 # The events that MongoDB has from this batch, and those that it had before.
 Attributed = tuple[list[SyncEvent], list[SyncEvent]]
 
@@ -38,12 +41,13 @@ class Delivery(msgspec.Struct):
     token: str | None
     stored: int = 0
     duplicates: int = 0
+    refusal: Refusal | None = None
 
 
 class SyncEvents:
     """The kind of message that carries sync events."""
 
-    topic_filter: Final = topics.SHARED_SYNC_FILTER
+    topic_filter: Final = topics.SYNC_FILTER
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class SyncEvents:
         events: EventStore,
         dead_letters: DeadLetterStore,
         projector: Projector,
+        gate: Gate,
         metrics: Metrics,
         now: Callable[[], datetime] | None,
     ) -> None:
@@ -58,6 +63,9 @@ class SyncEvents:
         self._events = events
         self._dead_letters = dead_letters
         self._projector = projector
+        self._gate = gate
+        self._log = sampled.get(__name__)
+        metrics.log_lines_left_out(self._log)
         self._metrics = metrics
 
     async def keep(self, messages: Sequence[Message]) -> list[bytes | None]:
@@ -68,7 +76,7 @@ class SyncEvents:
         with self._projector.receive() as reception:
             while len(answers) < len(messages):
                 # Not by the time of receipt, which never goes backwards and so may be ahead of the clock.
-                deliveries = _decode_some(messages, len(answers), (self._now or clock.now)())
+                deliveries = _decode_some(messages, len(answers), (self._now or clock.now)(), self._gate)
                 of_now, of_before = await self._store(deliveries, reception.received_at)
                 stored += of_now
                 duplicates += of_before
@@ -139,28 +147,57 @@ class SyncEvents:
         letters = distinct(_dead_letter(delivery) for delivery in deliveries)
         dropped = await until_available(lambda: self._dead_letters.add(letters, received_at), self._metrics)
         first = letters[0]
-        log.warning("rejected", letters=len(letters), first=first.parts[0].detail, topic=first.topic)
+        topic = printable(first.topic[:_TOPIC_CHARS_TOLD])
+        self._log.warning("rejected", letters=len(letters), first=first.parts[0].detail, topic=topic)
         for device in dropped:
             self._metrics.dead_letters_dropped.inc(device.dropped)
-            log.warning("dead letters dropped", device_id=device.device_id, count=device.dropped)
+            self._log.warning("dead letters dropped", device_id=device.device_id, count=device.dropped)
 
 
-def _decode_some(messages: Sequence[Message], start: int, now: datetime) -> list[Delivery]:
+def _decode_some(messages: Sequence[Message], start: int, now: datetime, gate: Gate) -> list[Delivery]:
     """The next messages, decoded, until there are so many events and rejections that they should be written.
 
     A message of 2 bytes an element makes a thousand times its size of rejections, so that bytes bound
-    nothing. Looking at the numbers once for many messages keeps them free for good ones.
+    nothing. Looking at the numbers once for many messages keeps them free for good ones. What the gate
+    refuses is not decoded.
     """
     deliveries: list[Delivery] = []
     elements = 0
     while elements < limits.BATCH_ELEMENTS_MAX and start < len(messages):
         some = messages[start : start + limits.MESSAGES_DECODED_AT_ONCE]
-        decoded = [_decode(message, now) for message in some]
+        refusals = gate.refusals(some) if gate.is_watchful else None
+        if refusals:
+            decoded = [
+                _refused(message, refusals[place]) if place in refusals else _decode(message, now)
+                for place, message in enumerate(some)
+            ]
+        else:
+            decoded = [_decode(message, now) for message in some]
         deliveries += decoded
         elements += sum(map(len, [delivery.decoded.events for delivery in decoded]))
         elements += sum(map(len, [delivery.decoded.rejections for delivery in decoded]))
         start += len(some)
+    gate.took(_sample(deliveries))
     return deliveries
+
+
+def _sample(deliveries: Sequence[Delivery]) -> Iterator[tuple[str | None, int, int]]:
+    """What devices sent, as the gate counts it; of many messages some by chance stand for all.
+
+    To count every message would take a twentieth of the bridge's time in a drain. Who sends too much sends so
+    many that the estimate is good. What is bad counts by what it costs: of tiny elements a message may have
+    very many.
+    """
+    weight = 1
+    if len(deliveries) >= limits.RATES_SAMPLED_FROM:
+        weight = limits.RATES_SAMPLED_ONE_OF
+        deliveries = random.choices(deliveries, k=len(deliveries) // weight)  # noqa: S311 - no secret
+    for each in deliveries:
+        if each.refusal is None:
+            events = len(each.decoded.events)
+            if rejections := len(each.decoded.rejections):
+                events += limits.LETTER_EVENTS + rejections // limits.REJECTIONS_AN_EVENT
+            yield each.device_id, weight * events, weight * each.message.size_bytes
 
 
 def _decode(message: Message, now: datetime) -> Delivery:
@@ -168,6 +205,15 @@ def _decode(message: Message, now: datetime) -> Delivery:
     if device_id is None:
         return _of_wrong_topic(message)
     return Delivery(message, decoding.decode(message.payload, device_id, now), device_id, token)
+
+
+def _refused(message: Message, refusal: Refusal) -> Delivery:
+    """A message that is not looked at: kept as it is, or left out."""
+    device_id, token = topics.sync_source(message.topic)
+    if device_id is None:
+        device_id = topics.sync_device(message.topic)
+    nothing = Decoded(events=[], indexes=(), rejections=[refusal.rejection] if refusal.is_kept else [])
+    return Delivery(message, nothing, device_id, token, refusal=refusal)
 
 
 def _of_wrong_topic(message: Message) -> Delivery:
@@ -227,11 +273,13 @@ def _dead_letter(delivery: Delivery) -> DeadLetter:
     )
 
 
-def _receipt(delivery: Delivery) -> bytes:
-    message = delivery.message
-    answer = receipts.receipt(
-        stored=delivery.stored, duplicates=delivery.duplicates, rejections=delivery.decoded.rejections
-    )
+def _receipt(delivery: Delivery) -> bytes | None:
+    message, rejections = delivery.message, delivery.decoded.rejections
+    if delivery.refusal is not None and not delivery.refusal.is_kept:
+        if not topics.is_api_receipts(message.response_topic or ""):
+            return None  # a device forgets a single event that is rejected, and this one is nowhere
+        rejections = [delivery.refusal.rejection]
+    answer = receipts.receipt(stored=delivery.stored, duplicates=delivery.duplicates, rejections=rejections)
     # An api replica takes every detail, because it answers a person.
     if answer.rejected and not topics.is_api_receipts(message.response_topic or ""):
         return receipts.bounded(answer)

@@ -77,11 +77,11 @@ class CatchUp:
 
     async def run(self) -> None:
         """Attach, catch up and keep the watermark, until cancelled."""
-        delays = backoff.delays()
+        delays = backoff.delays(cap_s=limits.REATTACH_CAP_S)
         while True:
             try:
                 await self._catch_up()
-                delays = backoff.delays()
+                delays = backoff.delays(cap_s=limits.REATTACH_CAP_S)
                 await self._stay_attached()
             except RebuildInProgress as error:
                 await self._wait(error, next(delays))
@@ -134,6 +134,8 @@ class CatchUp:
         The lowest of all bridges' watermarks counts, not only our own: Redis may have gone back behind what
         another bridge merged, and that bridge need not be there. A missing watermark means: we cannot know.
         """
+        # A primary that was replaced may lack a bridge, whose missing watermark nobody would notice then.
+        await self._events.confirm_primary()
         known = set(await self._registry.bridges())
         if not self._is_known:
             known.discard(self._bridge_id)

@@ -59,6 +59,7 @@ class Check:
         Raises:
             Unavailable: a store is unavailable.
         """
+        await self._events.confirm_primary()
         total = await self._events.count(None)
         opened = set(await self._alerts.open_devices(Rule.STREAK))
         seen: set[str] = set()

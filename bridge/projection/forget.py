@@ -65,4 +65,4 @@ async def _merge(replay: Replay, progress: Callable[[int, int], None]) -> None:
 
 
 def _has_left_nothing(record: BridgeRecord | None, mark: Mark | None) -> bool:
-    return None not in {record, mark} and mark.stopped == record.instance  # type: ignore[union-attr]
+    return mark is not None and record is not None and mark.has_stopped(record.instance)

@@ -11,10 +11,17 @@ from collections.abc import Callable
 from bridge.listening import Listening
 from bridge.retry import RetryCounter
 from pisync import clock, limits, logs
-from pisync.errors import MongodbUnavailable
+from pisync.errors import MongodbUnavailable, SessionTakenOver
 from pisync.stores.interfaces.bridges import BridgeRegistry, Claim
 
 log = logs.get(__name__)
+
+
+def taken_over(bridge_id: str) -> SessionTakenOver:
+    """Why a bridge ends that is not the newest of its id."""
+    return SessionTakenOver(
+        f"another bridge runs as {bridge_id!r}: every bridge needs a PISYNC_BRIDGE_ID of its own"
+    )
 
 
 class ReceptionClock:
@@ -81,15 +88,22 @@ class ReceptionClock:
     ) -> None:
         """Raise the floor every few seconds, and write down that the bridge listens, until cancelled.
 
+        A bridge with the same id at another broker would end neither's session; here the older one ends.
+
         Args:
             retries: told when MongoDB is unavailable.
             in_flight_ms: when the oldest batch that is not stored yet was received.
             listening: where it is written down.
+
+        Raises:
+            SessionTakenOver: another instance claimed the bridge.
         """
         while True:
             try:
                 if await self.raise_floor(in_flight_ms()):
                     await listening.write(self.floor_ms)
+                elif await self._registry.holder(self._bridge_id) not in {self._instance, None}:
+                    raise taken_over(self._bridge_id)
             except MongodbUnavailable as error:
                 # Nothing is stored either: watermarks need not move.
                 retries.store_unavailable(error.part)

@@ -36,6 +36,8 @@ class Replay:
         """
         bucket, interruption = None, None
         try:
+            # A primary that was replaced, and does not know it yet, lacks what others acknowledged since.
+            await self._events.confirm_primary()
             async for batch in self._events.replay(self._since, self._position):
                 if batch.bucket != bucket or self._accumulator.bytes_held > limits.REPLAY_HELD_BYTES_MAX:
                     yield await self._merge()

@@ -1,4 +1,4 @@
-"""The `pisync export` commands: all rows of a list, as a file that the api makes."""
+"""The `pisync export` commands: all rows of a list, as a file that the api makes, and an archive."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -8,14 +8,15 @@ from urllib.parse import quote
 
 import typer
 
-from cli.commands import options
+from cli.commands import archived, options
 from cli.commands.devices import Sort
 from cli.commands.options import Api, DeviceId, Direction, takes
 from cli.commands.sites import SiteSort
 
 export = typer.Typer(
     name="export",
-    help="All rows of a list, to a file that is there only once it is whole, or to standard output.",
+    help="All rows of a list, to a file that is there only once it is whole, or to standard output;"
+    " and all events, as an archive.",
     no_args_is_help=True,
 )
 
@@ -121,3 +122,29 @@ def site_history(
 ) -> None:
     """Export the syncs of all devices of a site, device after device, newest first."""
     target.save(api, f"/api/site/{quote(site_id, safe='')}/sync-history", which)
+
+
+@export.command(epilog="Example: pisync export archive s3://backup/pisync --endpoint https://s3.example.org")
+@takes(which=archived.archived)
+def archive(
+    *,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; compare each file with its manifest and count the events in MongoDB, and"
+            " exit with 1 on a difference.",
+        ),
+    ] = False,
+    which: archived.Archived,
+) -> None:
+    """Export all events from MongoDB to Parquet, a file a day of receipt, with all that a restore needs.
+
+    What is there whole stays as it is; it may be interrupted at any time, and the next run goes on.
+    """
+    from cli.archive.run import run_check, run_export  # noqa: PLC0415
+    from pisync import logs, settings  # noqa: PLC0415 - the other commands need none of it
+
+    loaded = settings.load(settings.CommonSettings)
+    logs.configure(loaded)
+    raise typer.Exit((run_check if check else run_export)(loaded, which))

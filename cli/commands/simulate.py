@@ -11,6 +11,23 @@ def simulate(
     mqtt_url: Annotated[
         str | None, typer.Option(help="Broker; without it, PISYNC_MQTT_URL.", show_default=False)
     ] = None,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Connect each device with its own certificate, DIR/ID.pem with DIR/ID.key, as `pisync"
+            " devices issue` writes them; for mqtts://.",
+            show_default=False,
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The authorities that the broker's certificate is checked against; without it,"
+            " PISYNC_MQTT_CA_FILE.",
+            show_default=False,
+        ),
+    ] = None,
     scenario: Annotated[
         str | None,
         typer.Option(
@@ -128,7 +145,7 @@ def simulate(
     from device_sim.faults import read_rates  # noqa: PLC0415
     from pisync import logs, settings  # noqa: PLC0415
 
-    loaded = settings.load(settings.CommonSettings, mqtt_url=mqtt_url)
+    loaded = settings.load(settings.CommonSettings, mqtt_url=mqtt_url, mqtt_ca_file=ca_file)
     logs.configure(loaded)
     fleet = scenarios.fleet(
         scenarios.Asked(
@@ -145,6 +162,7 @@ def simulate(
         raise typer.Exit
     what = Run(
         settings=loaded,
+        certificates=certificates,
         connections=connections,
         timeout_s=timeout_s,
         receipt_timeout_s=receipt_timeout_s,

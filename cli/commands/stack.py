@@ -32,6 +32,14 @@ def up(
         int | None, typer.Option(help="Port of the api; without it 8080 or the next free one.", **_PORT)
     ] = None,
     bridges: Annotated[int, typer.Option(min=1, max=16, help="Bridges that share the work.")] = 1,
+    secure: Annotated[
+        bool,
+        typer.Option(
+            help="Run the broker with TLS and access control, as one that devices reach over a network: an"
+            " authority, an account for each program and a certificate for one device are made in the data"
+            " directory."
+        ),
+    ] = False,
     demo: Annotated[
         bool,
         typer.Option(
@@ -63,6 +71,7 @@ def up(
             redis_port=redis_port,
             http_port=http_port,
             bridges=bridges,
+            secure=secure,
             demo=demo,
             simulation=SimulationPlan(devices=devices, events=events, seed=seed) if devices else None,
         )

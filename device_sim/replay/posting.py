@@ -71,6 +71,7 @@ class Poster:
         """
         tries = 0
         while True:
+            wait_s = 0.0
             try:
                 response = await self._http.post(_PATH, content=payload)
             except httpx.HTTPError as error:
@@ -81,8 +82,9 @@ class Poster:
                     self.trouble = None
                     return receipt
                 self.trouble = f"api: {response.status_code}"
+                wait_s = _told_to_wait(response)
             doubled_s = min(self._retry_s * (1 << min(tries, 30)), limits.REPLAY_RECEIPT_TIMEOUT_S)
-            await asyncio.sleep(doubled_s * self._random.uniform(0.5, 1.5))
+            await asyncio.sleep(max(wait_s, doubled_s * self._random.uniform(0.5, 1.5)))
             tries += 1
             self.sent_again += 1
 
@@ -98,6 +100,14 @@ class Poster:
                 return Receipt(stored=0, duplicates=0, rejected=problem.errors)
         except msgspec.DecodeError:
             raise ConfigurationError("what is at --via answers, but not as PiSync's api does") from None
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
             raise ConfigurationError(f"the api refuses what is sent: {status} {response.text[:200]}")
         return None
+
+
+def _told_to_wait(response: httpx.Response) -> float:
+    """The seconds that the api says in `Retry-After` where requests are too many, else 0."""
+    if response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+        return 0.0
+    told = response.headers.get("retry-after", "")
+    return min(float(told), limits.REPLAY_RECEIPT_TIMEOUT_S) if told.isdecimal() else 0.0

@@ -22,6 +22,7 @@ from pisync.mqtt.client import Client
 
 _NO_MATCHING_SUBSCRIBERS: Final = 0x10
 _NOT_AUTHORIZED: Final = 0x87
+_QUOTA_EXCEEDED: Final = 0x97
 _NOT_READY_S: Final = 0.05
 _OF_NO_DEVICE: Final = Receipt(
     stored=0,
@@ -101,7 +102,7 @@ class Sender:
                     if not _is_answered(topic):
                         await self._client.publish_acknowledged(topic, payload)
                         return _OF_NO_DEVICE
-                    receipt = receipts.decode(await self._client.request(topic, payload))
+                    receipt = _taken(receipts.decode(await self._client.request(topic, payload)))
             except TimeoutError:
                 unanswered += 1
                 self.trouble = "no receipt in time: does a bridge keep up?"
@@ -129,6 +130,9 @@ class Sender:
                 f"{self._address} does not let this user publish to {topic}: give the api's user in"
                 " --mqtt-url, or send through a running api with --via"
             )
+        if error.reason_code == _QUOTA_EXCEEDED:
+            self.trouble = "a device has more than a bridge takes of one at once"
+            return
         no_bridge = error.reason_code == _NO_MATCHING_SUBSCRIBERS
         self.trouble = "no bridge has subscribed" if no_bridge else str(error)
 
@@ -140,3 +144,14 @@ class Sender:
 def _is_answered(topic: str) -> bool:
     """Whether a bridge sends a receipt for what is published there."""
     return topic == topics.SYNC_OF_NO_DEVICE or topics.device(topic) is not None
+
+
+def _taken(receipt: Receipt) -> Receipt:
+    """The receipt, of a message that was looked at.
+
+    Raises:
+        PublishRefused: the device sends more than is taken of one, so that it is to be sent again later.
+    """
+    if receipt.rejected and receipt.rejected[0].reason is Reason.RATE_EXCEEDED:
+        raise PublishRefused(_QUOTA_EXCEEDED)
+    return receipt

@@ -4,7 +4,7 @@ It publishes each figure, retained, when it has changed, every `sys_interval` (1
 always how long it runs, which tells that the figures are of now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,6 +15,9 @@ STORED_BYTES: Final = "$SYS/broker/store/messages/bytes"
 RETAINED_MESSAGES: Final = "$SYS/broker/retained messages/count"
 CLIENTS_CONNECTED: Final = "$SYS/broker/clients/connected"
 UPTIME: Final = "$SYS/broker/uptime"
+VERSION: Final = "$SYS/broker/version"
+MESSAGES_FILTER: Final = "$SYS/broker/+/messages/+"
+"""What a bridge subscribes to: the figures of messages, the dropped ones among them."""
 
 _DIGITS_MAX: Final = 18
 
@@ -42,6 +45,15 @@ class BrokerFigures(msgspec.Struct, frozen=True, kw_only=True):
         if self.stored is None or self.retained is None:
             return None
         return max(0, self.stored - self.retained)
+
+
+def total(brokers: Sequence[BrokerFigures]) -> BrokerFigures:
+    """The figures of all of several brokers; unknown where that of one is."""
+    found: dict[str, int | None] = {}
+    for name in BrokerFigures.__struct_fields__:
+        each = [getattr(figures, name) for figures in brokers]
+        found[name] = None if None in each else sum(each)
+    return BrokerFigures(**found)
 
 
 MEMBERS: Final[Mapping[str, str]] = {

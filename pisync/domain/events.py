@@ -185,6 +185,10 @@ class Reason(StrEnum):
     CLOCK_AHEAD = "clock_ahead"
     CONFLICT = "conflict"
     REFUSED = "refused"
+    RATE_EXCEEDED = "rate_exceeded"
+    """The device sends more than is taken of one; nothing in the message was looked at."""
+    UNKNOWN_DEVICE = "unknown_device"
+    """The device is not in the directory, and the bridge is told to take no such device in."""
     SEVERAL = "several"
     """Only in a receipt that has no room for each reason."""
 

@@ -9,6 +9,9 @@ import msgspec
 from pisync import limits
 from pisync.domain.events import Reason, Rejection
 
+SEND_AGAIN: Final = frozenset({Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE})
+"""Why a message is not taken in for now: its device keeps the events, and sends again as if unanswered."""
+
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """How many events of one message are stored, were there already, and which were rejected, in order.

@@ -7,6 +7,7 @@ the backoff. A program adds its policy with its subscriptions and the two hooks.
 import asyncio
 import errno
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -107,6 +108,7 @@ class Client:
         self._unacknowledged: dict[int, bytes] | None = {} if session_expiry_s else None
         self._waiting: dict[int, OnPuback] = {}
         self._connection: Connection | None = None
+        self._overdue: Connection | None = None
         self._reading = asyncio.Event()
         self._reading.set()
         self._was_up = False
@@ -119,6 +121,11 @@ class Client:
     def is_ready(self) -> bool:
         """Whether we are connected and subscribed."""
         return self._connection is not None and self._connection.state is ConnectionState.READY
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether we are, or were at any time, connected and subscribed."""
+        return self._was_up
 
     @property
     def send_quota(self) -> int:
@@ -148,6 +155,7 @@ class Client:
             except (BrokerUnavailable, ProtocolError, SessionTakenOver, ConfigurationError) as error:
                 # Once we were in, a refusal is the broker's trouble (a reload, a plugin), not ours.
                 if isinstance(error, ConfigurationError) and not self._was_up:
+                    self._down_reason = str(error)
                     raise
                 if loop.time() - started_at > limits.BACKOFF_CAP_S:
                     delays = backoff.delays()
@@ -182,15 +190,17 @@ class Client:
 
         Raises:
             BrokerUnavailable: there is no connection, the broker's Receive Maximum is used up, or no PUBACK
-                came in time; the message may still be on its way.
+                came in time, for this message, which may still be on its way, or for one before.
             PublishRefused: the broker did not take the message. That nobody had subscribed is no refusal.
         """
         connection = self._ready_connection()
-        if not connection.send_quota:
+        # One that hangs is waited for once, and not by each message that its connection takes until it ends.
+        if not connection.send_quota or connection is self._overdue:
             raise BrokerUnavailable("The MQTT broker takes no more before it has acknowledged what it has.")
         acknowledged: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
         def on_puback(reason_code: int | None) -> None:
+            self._overdue = None
             if not acknowledged.done():
                 acknowledged.set_result(reason_code)
 
@@ -207,6 +217,7 @@ class Client:
             async with asyncio.timeout(limits.ALERTS_PUBACK_TIMEOUT_S):
                 reason_code = await acknowledged
         except TimeoutError:
+            self._overdue = connection
             raise BrokerUnavailable("The MQTT broker did not acknowledge a message in time.") from None
         if reason_code is None:
             raise BrokerUnavailable("The MQTT broker lost the session before it acknowledged a message.")
@@ -220,6 +231,25 @@ class Client:
             BrokerUnavailable: there is no connection, or it ended first.
         """
         await self._ready_connection().barrier()
+
+    async def ping(self, within_s: float | None = None) -> None:
+        """Return when the broker has answered just now; None: it waits without a limit of time.
+
+        Raises:
+            BrokerUnavailable: there is no connection, it ended first, or no answer came in time.
+        """
+        connection = self._ready_connection()
+        try:
+            async with asyncio.timeout(within_s):
+                await connection.ping()
+        except BrokerUnavailable:
+            raise
+        except PiSyncError as error:  # of what ended the connection
+            raise BrokerUnavailable(f"The MQTT broker does not answer: {error}.") from None
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"The MQTT broker does not answer; it said nothing for {connection.silent_s:.0f} s."
+            ) from None
 
     async def request(self, topic: str, payload: bytes) -> bytes:
         """Publish with the reply topic as Response Topic; returns the payload of the reply.
@@ -313,7 +343,10 @@ class Client:
         host, port = self._address.host, self._address.port
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
-                await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
+                transport, _ = await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):
+                    line = transport.get_extra_info("socket")
+                    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.LINE_SILENCE_S * 1000)
                 return await connection.accepted
         except ssl.SSLCertVerificationError as error:
             raise ConfigurationError(

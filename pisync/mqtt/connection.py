@@ -124,6 +124,7 @@ class Connection(asyncio.Protocol):
         self._pongs = 0
         # The PINGREQs that are not answered yet, with who waits for that.
         self._pings: deque[asyncio.Future[None] | None] = deque()
+        self._asked: asyncio.Future[None] | None = None
 
     # For the client and the handlers
 
@@ -189,6 +190,24 @@ class Connection(asyncio.Protocol):
             raise BrokerUnavailable("the connection is closed")
         self._ping(answered)
         await answered
+
+    async def ping(self) -> None:
+        """Return when the broker has answered; whoever asks meanwhile waits for the same answer.
+
+        Raises:
+            PiSyncError: the connection ended first.
+        """
+        if self.state is ConnectionState.CLOSED:
+            raise BrokerUnavailable("the connection is closed")
+        if self._asked is None or self._asked.done():
+            self._asked = self._loop.create_future()
+            self._ping(self._asked)
+        await asyncio.shield(self._asked)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long nothing has come of the broker."""
+        return self._loop.time() - self._heard_at
 
     @property
     def send_quota(self) -> int:
@@ -310,6 +329,7 @@ class Connection(asyncio.Protocol):
                     packet.correlation_data,
                     self,
                     size_bytes,
+                    packet.retain,
                 )
             )
         else:
@@ -362,6 +382,7 @@ class Connection(asyncio.Protocol):
                 mqtt5.TopicFilter(
                     wanted.topic_filter,
                     max_qos=_QOS[wanted.qos],
+                    retain_as_published=wanted.as_published,
                     retain_handling=_RETAINED[wanted.retained],
                 )
                 for wanted in self._subscriptions
@@ -437,7 +458,7 @@ class Connection(asyncio.Protocol):
         """Ping twice within each keep-alive interval, and give up on a broker that is silent for two."""
         if self.state is ConnectionState.CLOSED or not self._keep_alive_s:
             return
-        silent_s = self._loop.time() - self._heard_at
+        silent_s = self.silent_s
         # While we do not read, silence is our own doing.
         if self._reading and self._writable and silent_s > 2 * self._keep_alive_s:
             self._end(BrokerUnavailable(f"the broker has been silent for {silent_s:.0f} s"))

@@ -17,7 +17,8 @@ class Acknowledger(Protocol):
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A received PUBLISH, travelling with the connection that its acknowledgement must go back on.
 
-    `size_bytes` is that of the whole packet, so that nothing that is held of it goes uncounted.
+    `size_bytes` is that of the whole packet, so that nothing that is held of it goes uncounted. What
+    `is_retained` says depends on the subscription.
     """
 
     topic: str
@@ -27,6 +28,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     correlation_data: bytes | None
     connection: Acknowledger
     size_bytes: int
+    is_retained: bool = False
 
 
 Handler = Callable[[Message], None]
@@ -36,7 +38,8 @@ class Subscription(msgspec.Struct, frozen=True):
     """A topic filter at QoS 0 or 1, and the handler of its messages.
 
     The broker may refuse one that is not `required`. Without `retained` the broker is told to send no message
-    that it retains, neither when we subscribe nor at any later connection.
+    that it retains, neither when we subscribe nor at any later connection. `as_published`: a message shows
+    whether it was published to be retained; otherwise that it came because we subscribed.
     """
 
     topic_filter: str
@@ -44,6 +47,7 @@ class Subscription(msgspec.Struct, frozen=True):
     handler: Handler
     required: bool = True
     retained: bool = True
+    as_published: bool = True
 
 
 def dispatcher(subscriptions: Sequence[Subscription]) -> Handler:
@@ -79,9 +83,12 @@ def _ignore(_message: Message) -> None:
 
 
 def topic_pattern(topic_filter: str) -> re.Pattern[str]:
-    """What the topics that a filter matches look like as a whole (MQTT 5, 4.7), shared (4.8.2) or not."""
+    """What the topics that a filter matches look like as a whole (MQTT 5, 4.7), shared (4.8.2) or not.
+
+    EMQX's queues are shared subscriptions, too.
+    """
     levels = topic_filter.split("/")
-    if levels[0] == "$share":
+    if levels[0] in {"$share", "$queue"}:
         levels = levels[2:]
     # [MQTT-4.7.2-1]: a wildcard at the beginning does not match what the broker says of itself.
     beginning = r"(?!\$)" if levels[0] in {"+", "#"} else ""

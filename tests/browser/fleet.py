@@ -1,7 +1,7 @@
 """What the browser looks at: each state of a device, a site that fails as one, recipients, hostile texts."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,6 +53,8 @@ class Site:
     hook: str
     """A webhook that takes what it is sent."""
     http: httpx.AsyncClient
+    urls: Mapping[str, str]
+    """Where its servers are, as settings."""
     paths: tuple[str, ...]
     """Of each kind of page one, those of the navigation first."""
 
@@ -89,7 +91,7 @@ async def serving(directory: Path, mongod: MongodbServer) -> AsyncIterator[Site]
         hook = await stack.enter_async_context(webhook_server())
         await _describe(http, hook.url)
         await stack.enter_async_context(running(worker))
-        yield Site(url=api.url, hook=hook.url, http=http, paths=await _paths(http))
+        yield Site(url=api.url, urls=urls, hook=hook.url, http=http, paths=await _paths(http))
 
 
 async def _fill(stores: Stores) -> None:

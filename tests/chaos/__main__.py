@@ -45,6 +45,9 @@ def main(
     ] = None,
     hostile: Annotated[bool, typer.Option(help="Have hostile neighbours beside the fleet.")] = True,
     retained: Annotated[bool, typer.Option(help="Audit the alerts that the broker retains too.")] = True,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With TLS, a certificate for each device, and access control.")
+    ] = False,
     keep: Annotated[bool, typer.Option(help="Keep data and logs even when all went well.")] = False,
 ) -> None:
     """Run the stack under faults and let the auditor judge. Exits with 1 when anything is wrong."""
@@ -59,6 +62,7 @@ def main(
         retained=retained,
         hostile=hostile,
         replica_rounds=replica_rounds,
+        secure=secure,
     )
     console = Console(highlight=False, markup=False)
     console.print(

@@ -14,7 +14,9 @@ from pymongo import MongoClient
 from redis import Redis
 
 from device_sim.auditor import Answers
-from local_stack import ports
+from pisync.broker_access import Program
+from pisync.mqtt.tls import tls_context
+from pisync.settings import CommonSettings
 from tests.chaos.hostile import PREFIX
 from tests.chaos.stack import Stack
 
@@ -24,7 +26,7 @@ PAGE = 1000
 KEYS_AT_ONCE = 1000
 ANSWER_TIMEOUT_S = 30.0
 ALERT_TOPICS = "pisync/v1/alerts/"
-END_TOPIC = "audit/end"
+END_TOPIC = "pisync/v1/audit/end"
 REQUIRED = ("total_files_synced", "total_errors", "internet_speed")
 
 
@@ -32,12 +34,12 @@ class Evidence:
     """Connections to the three places that can be asked."""
 
     def __init__(
-        self, mongodb: MongoClient[Document], redis: Redis, http: httpx.Client, mqtt_port: int
+        self, mongodb: MongoClient[Document], redis: Redis, http: httpx.Client, mqtt: CommonSettings
     ) -> None:
         self._database = mongodb.get_default_database()
         self._redis = redis
         self._http = http
-        self._mqtt_port = mqtt_port
+        self._mqtt = mqtt
 
     def documents(self) -> Iterator[Document]:
         """Every stored event; of hostile devices without `errors`, which may be cut."""
@@ -63,13 +65,20 @@ class Evidence:
     async def retained_alerts(self) -> list[tuple[str, str]]:
         """The devices and rules whose alert the broker retains."""
         found = []
-        async with aiomqtt.Client(ports.HOST, self._mqtt_port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-            await client.subscribe(END_TOPIC, qos=1)
-            await client.subscribe(f"{ALERT_TOPICS}+/+", qos=1)
-            await client.publish(END_TOPIC, qos=1)  # comes back behind everything retained
-            async for message in client.messages:
-                if message.topic.value == END_TOPIC:
-                    break
+        address = self._mqtt.mqtt
+        async with aiomqtt.Client(
+            address.host,
+            address.port,
+            username=address.username,
+            password=address.password,
+            tls_context=tls_context(address, self._mqtt.mqtt_ca_file),
+            protocol=aiomqtt.ProtocolVersion.V5,
+        ) as client:
+            # At QoS 0 the broker writes all that it retains behind the SUBACK, and the next one behind that.
+            await client.subscribe(f"{ALERT_TOPICS}+/+", qos=0)
+            await client.subscribe(END_TOPIC, qos=0)
+            for _ in range(len(client.messages)):
+                message = await anext(client.messages)
                 device_id, rule = message.topic.value.removeprefix(ALERT_TOPICS).split("/")
                 found.append((device_id, rule))
         return found
@@ -98,4 +107,12 @@ def evidence(stack: Stack) -> Iterator[Evidence]:
         Redis.from_url(stack.redis.url) as redis,
         httpx.Client(base_url=stack.api.url, timeout=ANSWER_TIMEOUT_S) as http,
     ):
-        yield Evidence(mongodb, redis, http, stack.mosquitto.port)
+        yield Evidence(mongodb, redis, http, _observer(stack))
+
+
+def _observer(stack: Stack) -> CommonSettings:
+    """How to connect to the broker so as to see what it retains."""
+    if stack.access is None:
+        return CommonSettings(mqtt_url=stack.mosquitto.url)
+    account = stack.access.credentials.settings(Program.OBSERVER, stack.access.broker.programs_port)
+    return CommonSettings(**account)  # type: ignore[arg-type]

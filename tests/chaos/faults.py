@@ -38,8 +38,11 @@ class Target(StrEnum):
     BRIDGE_1 = "bridge-1"
     BROKER = "mosquitto"
     MONGODB = "mongod"
+    SECONDARY = "secondary"  # of a replica set; `mongod` is its primary
     REDIS = "redis-server"
     EVERYTHING = "everything"
+    WORKER = "worker"
+    DEVICES = "devices"
     BRIDGE_0_BROKER = "bridge-0~mosquitto"
     BRIDGE_0_MONGODB = "bridge-0~mongod"
     BRIDGE_0_REDIS = "bridge-0~redis-server"
@@ -69,6 +72,10 @@ class Kind(StrEnum):
     ONE_WAY = "one-way"  # a link: the bytes of one direction stop
     PARTITION = "partition"  # a link: the bytes of both directions stop
     CUT = "cut"  # a link: connections are reset, and new ones refused for a while
+    REVOKE = (
+        "revoke"  # with access control: some devices' credentials are revoked, and others given after a while
+    )
+    LOSE_LIST = "lose-list"  # with access control: the broker is killed, and starts knowing no device
 
 
 SERVERS: Final = (Target.BROKER, Target.MONGODB, Target.REDIS)
@@ -92,7 +99,18 @@ _SPECIALS: Final[tuple[Blow, ...]] = (
     (Kind.CLOCK, Target.BRIDGE_0),
     (Kind.CLOCK, Target.BRIDGE_1),
 )
+_ACCESS: Final[tuple[Blow, ...]] = (
+    (Kind.REVOKE, Target.DEVICES),
+    (Kind.REVOKE, Target.DEVICES),
+    (Kind.LOSE_LIST, Target.BROKER),
+    (Kind.KILL, Target.WORKER),
+)
+_ACCESS_IN_DECK: Final = 4
 _STEP_DOWN: Final[Blow] = (Kind.STEP_DOWN, Target.MONGODB)
+# Dead, stopped, or lagging.
+_OF_SECONDARIES: Final[tuple[Blow, ...]] = tuple(
+    (kind, Target.SECONDARY) for kind in (Kind.KILL, Kind.RESTART, Kind.PAUSE)
+)
 # A bridge dies while a server stands still: with what it took in, and what it had written only in part. And
 # Redis goes back while a bridge's clock is wrong, or while the bridge cannot see it.
 _DOUBLES: Final[tuple[tuple[Blow, Blow], ...]] = (
@@ -104,7 +122,7 @@ _DOUBLES: Final[tuple[tuple[Blow, Blow], ...]] = (
 _SPECIALS_IN_DECK: Final = 2
 _PARTITIONS: Final = frozenset({Kind.ONE_WAY, Kind.PARTITION})
 _AT_ONCE_KINDS: Final = frozenset({Kind.RESTART, Kind.FLUSH})
-_SEEN_KINDS: Final = frozenset({*LINK_KINDS, Kind.CLOCK, Kind.FILL, Kind.EVICT, Kind.STEP_DOWN})
+_SEEN_KINDS: Final = frozenset({*LINK_KINDS, Kind.CLOCK, Kind.FILL, Kind.EVICT, Kind.STEP_DOWN, Kind.REVOKE})
 """Kinds that do nothing where they last no time."""
 
 
@@ -148,6 +166,7 @@ def schedule(
     faults: int,
     kinds: Collection[Kind] = tuple(Kind),
     replica_set: bool = False,
+    secure: bool = False,
 ) -> list[list[Fault]]:
     """The faults of each round, in the order in which they strike; the same arguments give the same ones.
 
@@ -160,20 +179,25 @@ def schedule(
         kinds: the kinds to choose from.
         replica_set: whether MongoDB is one: its members are found past any link, and its primary can step
             down.
+        secure: whether there are certificates and access control.
     """
     random = Random(f"{seed}/faults{'/replica-set' if replica_set else ''}")
-    deck = _deck(random, kinds, replica_set=replica_set)
+    deck = _deck(random, kinds, replica_set=replica_set, secure=secure)
     return [_round(random, deck, faults) for _ in range(rounds)]
 
 
-def _deck(random: Random, kinds: Collection[Kind], *, replica_set: bool) -> Iterator[tuple[Blow, ...]]:
+def _deck(
+    random: Random, kinds: Collection[Kind], *, replica_set: bool, secure: bool
+) -> Iterator[tuple[Blow, ...]]:
     cards: list[tuple[Blow, ...]] = [(blow,) for blow in (*_SINGLES, *_SPECIALS * _SPECIALS_IN_DECK)]
     cards += _DOUBLES
+    if secure:
+        cards += [(blow,) for blow in _ACCESS * _ACCESS_IN_DECK]
     if replica_set:
         of_mongodb = [card for card in cards if any(target is Target.MONGODB for _, target in card)]
         cards = [card for card in cards if all(target not in LINKS_TO_MONGODB for _, target in card)]
         # They are what such a round is for, or other cards would hide them.
-        cards += [*of_mongodb * 2, *[(_STEP_DOWN,)] * 4]
+        cards += [*of_mongodb * 2, *[(_STEP_DOWN,)] * 4, *((blow,) for blow in _OF_SECONDARIES * 2)]
     cards = [card for card in cards if all(kind in kinds for kind, _ in card)]
     if not cards:
         raise ValueError("there must be a kind of fault to choose from")

@@ -1,11 +1,15 @@
 """The honest fleet of a chaos run: it tells a ledger what it publishes, what receipts cover, and how soon."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 from typing import Final
 
+from device_sim.connection import Ended
 from device_sim.device import Action, Counters, Device, Options, Publish
+from device_sim.dialing import TlsContextOf
 from device_sim.fleet import Fleet
+from device_sim.runner import Runner
 from device_sim.scenario import Scenario, Story
 from pisync.domain.events import SyncEvent
 from pisync.domain.receipts import Receipt, rejected_places
@@ -57,10 +61,13 @@ class RecordedDevice(Device):
 class RecordedFleet(Fleet):
     """A fleet of such devices."""
 
-    def __init__(self, ledger: Ledger, scenario: Scenario, address: MqttAddress) -> None:
+    def __init__(
+        self, ledger: Ledger, scenario: Scenario, address: MqttAddress, tls_context: TlsContextOf
+    ) -> None:
         super().__init__(
             scenario,
             address,
+            tls_context=tls_context,
             connections=CONNECTIONS,
             puback_timeout_s=TIMEOUT_S,
             receipt_timeout_s=TIMEOUT_S,
@@ -75,6 +82,10 @@ class RecordedFleet(Fleet):
             options=self._options(story),
             counters=self.tally.counters,
         )
+
+    def hung_up(self, runner: Runner, ended: Ended) -> None:
+        """A device that is refused tries again: its credentials may be given back, or be on their way."""
+        super().hung_up(runner, replace(ended, for_good=False))
 
     async def moving(self, patience_s: float, done: asyncio.Task[None], share: float | None = None) -> bool:
         """Wait until the fleet is done, or this share of its events is covered, as long as it gets on.

@@ -17,6 +17,7 @@ import msgspec
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from device_sim.dialing import TlsContextOf
 from pisync import limits
 from pisync.domain import receipts, topics
 from pisync.mqtt.address import MqttAddress
@@ -124,21 +125,26 @@ ATTACKS: Final[tuple[Attack, ...]] = (
 )
 
 
+def device_ids(number: int) -> list[str]:
+    """The devices of a salvo."""
+    return [f"{PREFIX}{attack.__name__.replace('_', '-')}-{number}" for attack in ATTACKS]
+
+
 class HostileNeighbours:
     """A device for each attack; `messages` counts those sent, `wrong` tells what receipts should not say."""
 
-    def __init__(self, ledger: Ledger, address: MqttAddress) -> None:
+    def __init__(self, ledger: Ledger, address: MqttAddress, tls_context: TlsContextOf) -> None:
         self.messages = 0
         self.wrong: list[str] = []
         self.address = address
+        self.tls_context = tls_context
         self._ledger = ledger
         self._sequence = 0
 
     async def salvo(self, number: int) -> None:
         """Have each device send its messages, all at once; return when all that are answered are."""
         async with asyncio.TaskGroup() as group:
-            for attack in ATTACKS:
-                device_id = f"{PREFIX}{attack.__name__}-{number}"
+            for attack, device_id in zip(ATTACKS, device_ids(number), strict=True):
                 waiting = list(attack(device_id, map(self._encoded, _events(device_id))))
                 group.create_task(self._device(device_id, waiting), name=device_id)
 
@@ -209,8 +215,11 @@ class _Connection:
             protocol=aiomqtt.ProtocolVersion.V5,
             properties=connect,
             timeout=RECEIPT_TIMEOUT_S,
+            tls_context=self._neighbours.tls_context(self._device_id),
         ) as client:
-            await client.subscribe(topics.receipts(self._device_id), qos=1)
+            codes = await client.subscribe(topics.receipts(self._device_id), qos=1)
+            if any(getattr(code, "is_failure", False) for code in codes):
+                raise aiomqtt.MqttError("not let in yet")
             reading = asyncio.create_task(self._read(client))
             try:
                 while self._waiting:

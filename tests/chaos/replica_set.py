@@ -1,7 +1,7 @@
 """A MongoDB replica set of three members on this machine, whose primary a fault can strike."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,16 +47,20 @@ class ReplicaSet:
             ReplicaMember(directory / str(number), port=next(free_ports), log=logs / f"mongod-{number}.log")
             for number in range(MEMBERS)
         ]
-        hosts = ",".join(f"{ports.HOST}:{member.port}" for member in self.members)
-        self.url = f"mongodb://{hosts}/pisync?replicaSet={NAME}"
+        self.url = _url([member.port for member in self.members])
 
-    async def initiate(self) -> None:
-        """Make a replica set of the members, which run, and wait for its first primary."""
+    async def initiate(self, reached_at: Sequence[int] = ()) -> None:
+        """Make a replica set of the members, which run, and wait for its first primary.
+
+        Args:
+            reached_at: the ports at which everybody reaches the members, themselves among them; none: theirs.
+        """
+        member_ports = reached_at or [member.port for member in self.members]
+        self.url = _url(member_ports)
         configuration = {
             "_id": NAME,
             "members": [
-                {"_id": number, "host": f"{ports.HOST}:{member.port}"}
-                for number, member in enumerate(self.members)
+                {"_id": number, "host": f"{ports.HOST}:{port}"} for number, port in enumerate(member_ports)
             ],
             "settings": {"electionTimeoutMillis": ELECTION_TIMEOUT_MS},
         }
@@ -83,6 +87,39 @@ class ReplicaSet:
         except TimeoutError:
             raise ChildFailed(f"the replica set elected no primary in {ELECTED_TIMEOUT_S:g} s") from None
 
+    async def wait_for_silent(self, election_timeout_ms: int) -> None:
+        """Have members wait so long for one that is not heard from."""
+        primary = await self.primary()
+        configuration = (await _command(primary, {"replSetGetConfig": 1}))["config"]
+        configuration["version"] += 1
+        configuration["settings"]["electionTimeoutMillis"] = election_timeout_ms
+        await _command(primary, {"replSetReconfig": configuration})
+
+    def another_than(self, member: ReplicaMember) -> ReplicaMember:
+        """One of the others."""
+        return next(other for other in self.members if other is not member)
+
+    async def has_all(self, member: ReplicaMember) -> bool:
+        """Whether a secondary has applied all that the primary had, as that knows."""
+        status = await _command(await self.primary(), {"replSetGetStatus": 1})
+        reached = {each["_id"]: each["optime"]["ts"] for each in status["members"]}
+        return bool(reached[self.members.index(member)] >= max(reached.values()))
+
+    async def hold_up(self, member: ReplicaMember, *, lasting: asyncio.Event) -> None:
+        """Have a secondary take nothing from the others, and go on answering reads, until told to end."""
+        await _command(member, {"fsync": 1, "lock": True})
+        try:
+            await lasting.wait()
+        finally:
+            await _command(member, {"fsyncUnlock": 1})
+
+    async def step_up(self, member: ReplicaMember) -> None:
+        """Have a member be elected, whether or not the primary hears of it."""
+        await _command(member, {"replSetStepUp": 1})
+        async with asyncio.timeout(ELECTED_TIMEOUT_S):
+            while not await _is_primary(member):
+                await asyncio.sleep(LOOK_S)
+
     async def step_down(self) -> None:
         """Have the primary be none for a while; it closes its connections."""
         primary = await self.primary()
@@ -91,6 +128,11 @@ class ReplicaSet:
             await _command(primary, command)
         except (AutoReconnect, OperationFailure):
             return  # another election came first, or it did so and closed this connection, too
+
+
+def _url(member_ports: Sequence[int]) -> str:
+    hosts = ",".join(f"{ports.HOST}:{port}" for port in member_ports)
+    return f"mongodb://{hosts}/pisync?replicaSet={NAME}"
 
 
 async def _is_primary(member: ReplicaMember) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Final
 import httpx
 
 from device_sim.auditor import Auditor, Books, differences, differences_retained
+from device_sim.dialing import TlsContextOf
 from device_sim.scenario import Scenario
 from pisync.mqtt.address import MqttAddress
 from pisync.tasks import supervise
 from tests.chaos.evidence import Evidence, evidence
 from tests.chaos.faults import Fault, Kind, schedule
 from tests.chaos.fleet import RecordedFleet
-from tests.chaos.hostile import HostileNeighbours
+from tests.chaos.hostile import HostileNeighbours, device_ids
 from tests.chaos.ledger import Ledger
 from tests.chaos.poller import Poller
 from tests.chaos.stack import Bug, Stack
@@ -56,7 +57,9 @@ class Plan:
 
     Of the rounds, `replica_rounds` (None: every third) come last, with MongoDB as a replica set. `schedule`
     takes the place of the seed's faults of the others; `retained` has the alerts that the broker retains
-    audited too; `hostile` has hostile neighbours in every round, before its faults and under them.
+    audited too; `hostile` has hostile neighbours in every round, before its faults and under them;
+    `secure` has TLS, a certificate for each device and access control; `checked` has `pisync rebuild --check`
+    compare everything at the end, too.
     """
 
     seed: int
@@ -71,6 +74,8 @@ class Plan:
     retained: bool = True
     hostile: bool = True
     replica_rounds: int | None = None
+    secure: bool = False
+    checked: bool = False
 
     def faults_of_rounds(self, *, replica_set: bool) -> list[list[Fault]]:
         """What strikes in each round of these."""
@@ -81,7 +86,12 @@ class Plan:
             return self.schedule if replica_set == bool(replica_rounds) else []
         rounds = replica_rounds if replica_set else self.rounds - replica_rounds
         return schedule(
-            self.seed, rounds=rounds, faults=self.faults, kinds=self.kinds, replica_set=replica_set
+            self.seed,
+            rounds=rounds,
+            faults=self.faults,
+            kinds=self.kinds,
+            replica_set=replica_set,
+            secure=self.secure,
         )
 
 
@@ -123,10 +133,12 @@ async def run(plan: Plan, data: Path, say: Say) -> ChaosResult:
         if not rounds or result.wrong:
             continue
         directory = data / ("replica-set" if replica_set else "single")
-        stack = Stack(directory, bug=plan.bug, replica_set=replica_set)
+        stack = Stack(directory, bug=plan.bug, replica_set=replica_set, secure=plan.secure)
         async with stack.running():
             with evidence(stack) as view:
                 await _Part(plan, stack, view, result, say).run(rounds, replica_set=replica_set)
+            if plan.checked and not result.wrong:
+                result.wrong += await stack.check()
     return result
 
 
@@ -142,7 +154,9 @@ class _Part:
         self._address = MqttAddress(stack.mosquitto.url)
         self._auditor = Auditor()
         self._ledger = Ledger(self._auditor)
-        self._hostile = HostileNeighbours(self._ledger, self._address)
+        access = stack.access
+        self._tls_context: TlsContextOf = (lambda _: None) if access is None else access.tls_context
+        self._hostile = HostileNeighbours(self._ledger, self._address, self._tls_context)
         self._poller = Poller(stack.api.url, self._ledger, Random(f"{plan.seed}/poller"))
 
     async def run(self, rounds: list[list[Fault]], *, replica_set: bool) -> None:
@@ -170,12 +184,14 @@ class _Part:
         plan, result = self._plan, self._result
         if plan.hostile:
             await self._beside_hostile_neighbours(number)
-        fleet = RecordedFleet(self._ledger, self._scenario(number, plan.devices, plan.events), self._address)
+        fleet = await self._fleet(self._scenario(number, plan.devices, plan.events))
         wrong = await self._under_faults(fleet, number, faults)
         self._count(fleet)
         books = result.books[-1] = self._auditor.balance(self._view.documents())
         wrong += [*self._stack.crashed, *books.faults, *self._hostile.wrong, *self._poller.broken]
         wrong += [f"rejected: {dead_letter}" for dead_letter in self._view.dead_letters()]
+        if self._stack.access is not None:
+            wrong += await self._stack.access.differences()
         if not wrong:
             now_s = asyncio.get_running_loop().time
             quiet_at_s = now_s()
@@ -187,13 +203,14 @@ class _Part:
     async def _beside_hostile_neighbours(self, number: int) -> None:
         """Time an honest fleet's receipts while hostile devices send."""
         before = len(self._ledger.receipts_s)
+        await self._let_in(device_ids(2 * number))
         async with asyncio.timeout(SALVO_TIMEOUT_S), asyncio.TaskGroup() as group:
             salvo = group.create_task(self._hostile.salvo(2 * number), name="salvo")
             again = 0
             while again == 0 or not salvo.done():
                 # Numbers beyond those of the rounds.
                 scenario = self._scenario(number + 1000 * (again + 1), NEIGHBOURS, NEIGHBOUR_EVENTS)
-                fleet = RecordedFleet(self._ledger, scenario, self._address)
+                fleet = await self._fleet(scenario)
                 await fleet.run()
                 self._count(fleet)
                 again += 1
@@ -201,6 +218,8 @@ class _Part:
 
     async def _under_faults(self, fleet: RecordedFleet, number: int, faults: list[Fault]) -> list[str]:
         """Have the fleet publish under the faults; what is wrong where that does not end."""
+        if self._plan.hostile:
+            await self._let_in(device_ids(2 * number + 1))
         async with asyncio.TaskGroup() as group:
             publishing = group.create_task(fleet.run(), name="fleet")
             salvo = group.create_task(self._salvo(2 * number + 1), name="salvo")
@@ -227,6 +246,16 @@ class _Part:
     async def _salvo(self, number: int) -> None:
         if self._plan.hostile:
             await self._hostile.salvo(number)
+
+    async def _fleet(self, scenario: Scenario) -> RecordedFleet:
+        """A fleet that the broker lets in."""
+        self._stack.devices = [scenario.story(place).device_id for place in range(scenario.devices)]
+        await self._let_in(self._stack.devices)
+        return RecordedFleet(self._ledger, scenario, self._address, self._tls_context)
+
+    async def _let_in(self, devices: Sequence[str]) -> None:
+        if self._stack.access is not None:
+            await self._stack.access.let_in(devices)
 
     def _scenario(self, number: int, devices: int, events: int) -> Scenario:
         return Scenario(

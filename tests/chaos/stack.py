@@ -15,11 +15,16 @@ from redis.asyncio import Redis
 from local_stack import ports, services
 from local_stack.process import ChildFailed, ChildProcess, running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
+from pisync.broker_access import Program
+from tests.chaos.access import Access
 from tests.chaos.faults import BRIDGES, COPIES_BACK_MAX, LINKS, Fault, Kind, Target, Way
 from tests.chaos.links import Change, Links, Order, Route
 from tests.chaos.replica_set import ReplicaSet
+from tests.support.programs import program
 
 FLUSH_TIMEOUT_S: Final = 10.0
+REVOKED_EVERY: Final = 4
+"""Of the devices of a round, one of so many loses its credentials for a while."""
 EVICTED_BYTES: Final = 64 * 1024
 """How much of its data an evicting Redis is short of."""
 
@@ -69,7 +74,9 @@ class Stack:
     themselves.
     """
 
-    def __init__(self, data: Path, *, bug: Bug | None = None, replica_set: bool = False) -> None:
+    def __init__(
+        self, data: Path, *, bug: Bug | None = None, replica_set: bool = False, secure: bool = False
+    ) -> None:
         logs = data / "logs"
         data.mkdir(parents=True, exist_ok=True)
         free = _free_ports()
@@ -82,9 +89,16 @@ class Stack:
             mongods = [*self._replica_set.members]
             self.mongodb_url = self._replica_set.url
         self.redis = RedisServer(data / "redis", port=next(free), log=logs / "redis-server.log")
-        self.mosquitto = MosquittoServer(data / "mosquitto", port=next(free), log=logs / "mosquitto.log")
+        self.access: Access | None = None
+        self.mosquitto: MosquittoServer
+        if secure:
+            self.access = Access(data, port=next(free), programs_port=next(free), logs=logs)
+            self.mosquitto, broker_port = self.access.broker, self.access.broker.programs_port
+        else:
+            self.mosquitto = MosquittoServer(data / "mosquitto", port=next(free), log=logs / "mosquitto.log")
+            broker_port = self.mosquitto.port
         server_ports = {
-            Target.BROKER: self.mosquitto.port,
+            Target.BROKER: broker_port,
             Target.MONGODB: mongods[0].port,
             Target.REDIS: self.redis.port,
         }
@@ -101,6 +115,11 @@ class Stack:
             Target.BROKER: [self.mosquitto],
             **{name: [bridge] for name, bridge in self._bridges.items()},
         }
+        if self.access is not None:
+            servers = {"mongodb_url": self.mongodb_url, "redis_url": self.redis.url}
+            self._parts[Target.WORKER] = [self.access.prepare(servers)]
+        self.devices: list[str] = []
+        """The devices of the round, of which some may be revoked."""
         self._held = {target: asyncio.Lock() for target in Target}
         self._copies = data / "copies"
         self._copied = 0
@@ -112,10 +131,14 @@ class Stack:
             return routes[f"{program}~{server}"].port
 
         mongodb_url = f"mongodb://{ports.HOST}:{port(Target.MONGODB)}/pisync"
+        mqtt: Mapping[str, str] = {"mqtt_url": f"mqtt://{ports.HOST}:{port(Target.BROKER)}"}
+        if self.access is not None:
+            account = Program.API if program == "api" else Program.BRIDGE
+            mqtt = self.access.credentials.settings(account, port(Target.BROKER))
         return {
             "mongodb_url": mongodb_url if self._replica_set is None else self.mongodb_url,
             "redis_url": f"redis://{ports.HOST}:{port(Target.REDIS)}/0",
-            "mqtt_url": f"mqtt://{ports.HOST}:{port(Target.BROKER)}",
+            **mqtt,
         }
 
     @asynccontextmanager
@@ -124,6 +147,8 @@ class Stack:
         async with AsyncExitStack() as started:
             await started.enter_async_context(running(self.links))
             for target, children in self._parts.items():
+                if target is Target.WORKER and self.access is not None:
+                    await self.access.hold_other_duties()
                 for child in children:
                     await started.enter_async_context(running(child))
                 if target is Target.MONGODB and self._replica_set is not None:
@@ -134,7 +159,8 @@ class Stack:
     async def inject(self, fault: Fault) -> None:
         """Do the harm and heal it; returns when the target is up again. One fault a target at a time."""
         blacked_out = fault.kind is Kind.BLACKOUT
-        targets = list(self._parts) if blacked_out else [fault.target]
+        is_of_mongodb = fault.target is Target.SECONDARY
+        targets = list(self._parts) if blacked_out else [Target.MONGODB if is_of_mongodb else fault.target]
         async with AsyncExitStack() as held:
             for target in targets:
                 await held.enter_async_context(self._held[target])
@@ -154,8 +180,11 @@ class Stack:
                 self.crashed.append(str(error))
 
     async def _struck(self, target: Target) -> ChildProcess:
-        if target is Target.MONGODB and self._replica_set is not None:
-            return await self._replica_set.primary()
+        if target is Target.SECONDARY and self._replica_set is None:
+            raise ValueError("only a replica set has secondaries")
+        if self._replica_set is not None and target in {Target.MONGODB, Target.SECONDARY}:
+            primary = await self._replica_set.primary()
+            return primary if target is Target.MONGODB else self._replica_set.another_than(primary)
         return self._parts[target][0]
 
     async def _black_out(self, fault: Fault) -> None:
@@ -195,6 +224,8 @@ class Stack:
                     file.unlink()
                 await asyncio.sleep(fault.lasting_s)
                 await self.mosquitto.start()
+            case Kind.REVOKE | Kind.LOSE_LIST:
+                await self._strike_at_access(fault)
             case Kind.CLOCK:
                 bridge = self._bridges[fault.target]
                 bridge.set_clock(fault.step_s)
@@ -209,6 +240,14 @@ class Stack:
                 await asyncio.sleep(fault.lasting_s)
             case _:
                 raise ValueError(f"{fault} is none of these")
+
+    async def _strike_at_access(self, fault: Fault) -> None:
+        if self.access is None:
+            raise ValueError(f"{fault} needs access control")
+        if fault.kind is Kind.LOSE_LIST:
+            await self.access.lose_list(fault.lasting_s)
+        else:
+            await self.access.revoke_for(self.devices[::REVOKED_EVERY], fault.lasting_s)
 
     async def _impair(self, fault: Fault) -> None:
         change = {
@@ -234,6 +273,14 @@ class Stack:
         for child in (self.links, self.api):
             if not child.running:
                 self.crashed.append(f"{child.name} {child.how_it_ended()}. {child.log_tail()}")
+
+    async def check(self) -> list[str]:
+        """What `pisync rebuild --check` finds wrong."""
+        log = self._copies.parent / "logs" / "check.log"
+        urls = {"mongodb_url": self.mongodb_url, "redis_url": self.redis.url}
+        checking = program("rebuild", log, "--check", **urls)
+        await checking.start()
+        return [] if await checking.wait() == 0 else [log.read_text()]
 
     async def copy_redis(self) -> None:
         """Take a copy of Redis's files, for a rollback to go back to; the oldest ones are dropped.

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.faults import Kind, Target, schedule
+from tests.chaos.faults import BRIDGES, SERVERS, Kind, Target, schedule
 
 LINKS = [target for target in Target if "~" in target]
 BLOWS = {
-    *((kind, target) for kind in (Kind.KILL, Kind.PAUSE, Kind.RESTART) for target in list(Target)[:5]),
+    *((kind, target) for kind in (Kind.KILL, Kind.PAUSE, Kind.RESTART) for target in (*SERVERS, *BRIDGES)),
     *((kind, link) for kind in (Kind.DELAY, Kind.ONE_WAY, Kind.PARTITION, Kind.CUT) for link in LINKS),
     *((kind, Target.REDIS) for kind in (Kind.FLUSH, Kind.ROLLBACK, Kind.FILL, Kind.EVICT)),
     (Kind.WIPE, Target.BROKER),
@@ -29,6 +29,17 @@ def test_every_kind_strikes_every_target(seed: int) -> None:
     rounds = schedule(seed, rounds=25, faults=4)
     assert {(fault.kind, fault.target) for faults in rounds for fault in faults} == BLOWS
     assert all(len(faults) in {4, 5} for faults in rounds)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_access_control_credentials_are_revoked_and_lost_too(seed: int) -> None:
+    rounds = schedule(seed, rounds=30, faults=4, secure=True)
+    access = {
+        (Kind.REVOKE, Target.DEVICES),
+        (Kind.LOSE_LIST, Target.BROKER),
+        (Kind.KILL, Target.WORKER),
+    }
+    assert {(fault.kind, fault.target) for faults in rounds for fault in faults} == BLOWS | access
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -68,6 +79,7 @@ def test_the_primary_of_a_replica_set_dies_often(seed: int) -> None:
     )
     kinds = (Kind.KILL, Kind.PAUSE, Kind.RESTART, Kind.STEP_DOWN)
     assert all(blows[kind, Target.MONGODB] >= 2 for kind in kinds), blows
+    assert all(blows[kind, Target.SECONDARY] for kind in (Kind.KILL, Kind.PAUSE, Kind.RESTART)), blows
     assert not any(target.endswith("~mongod") for _, target in blows)
 
 

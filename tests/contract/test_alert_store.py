@@ -97,21 +97,23 @@ async def test_each_state_is_published(store: AlertStore) -> None:
     await store.open(STREAK, {"PB-1": 3}, NOW)
     [opened] = await store.unpublished(10)
     assert opened == await only(store)
-    await store.published([opened])
+    assert await store.published([opened])
     assert await store.unpublished(10) == []
     await store.resolve(STREAK, ["PB-1"], LATER)
     [closed] = await store.unpublished(10)
     assert closed == await only(store)
     assert closed.closed_at == LATER
-    await store.published([closed])
+    assert await store.published([closed])
     assert await store.unpublished(10) == []
 
 
 async def test_publishing_an_outdated_state_changes_nothing(store: AlertStore) -> None:
     await store.open(STREAK, {"PB-1": 3}, NOW)
-    [opened] = await store.unpublished(10)
+    await store.open(STREAK, {"PB-2": 3}, LATER)
+    opened, other = await store.unpublished(10)
     await store.resolve(STREAK, ["PB-1"], LATER)
-    await store.published([opened])
+    assert not await store.published([opened, other])
+    assert await store.published([other])  # again, as after an answer that was lost
     assert [alert.closed_at for alert in await store.unpublished(10)] == [LATER]
 
 

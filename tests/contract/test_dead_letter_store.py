@@ -636,3 +636,24 @@ class TestInMongodb:
 async def test_asking_whether_writes_are_taken_writes_nothing(letters: Letters) -> None:
     await letters.store.ping_writes()
     assert await letters.ids() == []
+
+
+async def test_messages_that_were_left_out_count_as_letters_that_gave_way(letters: Letters) -> None:
+    await letters.store.record_dropped({"PB-1": 3, None: 2}, NOW)
+    await letters.store.record_dropped({"PB-1": 4}, NOW + timedelta(minutes=1))
+    [told] = await letters.store.dropped("PB-1")
+    assert (told.dropped, told.dropped_at) == (7, NOW + timedelta(minutes=1))
+    assert [(one.device_id, one.dropped) for one in await letters.store.dropped(None)] == [
+        ("PB-1", 7),
+        (None, 2),
+    ]
+
+
+async def test_messages_that_were_not_looked_at_are_kept_and_found_by_their_reason(letters: Letters) -> None:
+    ids = [
+        await letters.add(letter(b"[1]", reason=reason))
+        for reason in (Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE)
+    ]
+    for reason, [expected] in zip((Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE), ids, strict=True):
+        assert await letters.ids(reason=reason) == [expected]
+        assert (await letters.store.tally(NOW - timedelta(days=1))).by_reason[reason].open == 1

@@ -1,4 +1,4 @@
-"""What every store of the directory and of actions does."""
+"""What every store of the directory does."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from pisync import limits
 from pisync.clock import EPOCH
 from pisync.domain import directory
-from pisync.domain.actions import Action, Progress, What, new_action_id
 from pisync.domain.directory import Entry, Kind
-from pisync.stores.interfaces.actions import ActionQuery, ActionStore, Change
 from pisync.stores.interfaces.directory import DirectoryQuery, DirectoryStore, EntryWrite, KeptEntry
-from pisync.stores.memory.actions import MemoryActionStore
 from pisync.stores.memory.directory import MemoryDirectoryStore
-from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from tests.support.directory import HARMFUL, entry
@@ -26,28 +23,17 @@ AT = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 @pytest_asyncio.fixture
-async def stores(event_store_url: str | None) -> AsyncIterator[tuple[DirectoryStore, ActionStore]]:
-    """Empty ones."""
+async def store(event_store_url: str | None) -> AsyncIterator[DirectoryStore]:
+    """An empty one."""
     if event_store_url is None:
-        yield MemoryDirectoryStore(), MemoryActionStore()
+        yield MemoryDirectoryStore()
         return
     connection = MongoConnection(event_store_url)
-    store, actions = MongoDirectoryStore(connection), MongoActionStore(connection)
-    for each in (store, actions):
-        await each.prepare()
-        await each.prepare()
-    yield store, actions
+    store = MongoDirectoryStore(connection)
+    await store.prepare()
+    await store.prepare()
+    yield store
     await connection.close()
-
-
-@pytest.fixture
-def store(stores: tuple[DirectoryStore, ActionStore]) -> DirectoryStore:
-    return stores[0]
-
-
-@pytest.fixture
-def actions(stores: tuple[DirectoryStore, ActionStore]) -> ActionStore:
-    return stores[1]
 
 
 def device(number: int = 1, **said: Any) -> Entry:
@@ -169,56 +155,6 @@ async def test_whether_a_device_names_a_site(store: DirectoryStore) -> None:
     assert not await store.has_devices("S-1")
 
 
-def action(number: int, **members: Any) -> Action:
-    at = AT + timedelta(minutes=number)
-    given = {"who": "unknown", "what": What.PUT, "kind": "devices", "target": f"PB-{number}"} | members
-    return Action(action_id=new_action_id(at, number, f"{number:016x}"), at=at, **given)
-
-
-async def test_an_action_is_begun_revised_and_settled(actions: ActionStore) -> None:
-    meant = action(1, before=None, after={"name": "$x", "labels": ["a"]}, details={"sha256": "0"})
-    await actions.begin(meant)
-    assert await actions.find(ActionQuery(limit=9)) == [meant]
-    revised = action(1, before={"name": "y"}, after={"name": "$x"}, details={"sha256": "0"})
-    await actions.begin(revised)
-    assert await actions.find(ActionQuery(limit=9)) == [revised]
-    await actions.settle(meant.action_id, Progress.NOT_DONE)
-    [found] = await actions.find(ActionQuery(limit=9))
-    assert (found.progress, found.before, found.details) == (
-        Progress.NOT_DONE,
-        {"name": "y"},
-        {"sha256": "0"},
-    )
-    await actions.settle(meant.action_id, Progress.DONE, {"created": 1})
-    [found] = await actions.find(ActionQuery(limit=9))
-    assert (found.progress, found.details) == (Progress.DONE, {"created": 1})
-
-
-async def test_what_an_action_changes_of_many_is_kept_and_the_latest_holds(actions: ActionStore) -> None:
-    assert await actions.changes_of("a1") == {}
-    first = {name: Change({"site": None}, {"site": "S-1"}) for name in ("PB.1", "PB-2")}
-    await actions.keep_changes("a1", first)
-    again = {"PB.1": Change({"site": "S-2", "labels": ["$x"]}, {"site": "S-1", "labels": []})}
-    await actions.keep_changes("a1", again)
-    await actions.keep_changes("a2", first)
-    assert await actions.changes_of("a1") == first | again
-    assert await actions.find(ActionQuery(limit=9)) == []
-
-
-async def test_which_actions_are_found_newest_first(actions: ActionStore) -> None:
-    for number in (3, 0, 2, 1):
-        await actions.begin(action(number, kind="sites" if number == 2 else "devices"))
-
-    async def found(**filters: Any) -> list[str | None]:
-        return [each.target for each in await actions.find(ActionQuery(limit=3, **filters))]
-
-    assert await found() == ["PB-3", "PB-2", "PB-1"]
-    assert await found(before=action(1).action_id) == ["PB-0"]
-    assert await found(kind="sites") == ["PB-2"]
-    assert await found(kind="devices", target="PB-3") == ["PB-3"]
-    assert await found(target="PB-9") == []
-
-
 async def test_the_devices_of_a_site_come_by_their_ids_without_the_deleted(store: DirectoryStore) -> None:
     await store.write(DEVICES, [write(device(number, site="S-1")) for number in (3, 1, 4, 2)], "a1")
     await store.write(DEVICES, [write(device(5, site="S-2")), write(device(6))], "a2")
@@ -227,3 +163,21 @@ async def test_the_devices_of_a_site_come_by_their_ids_without_the_deleted(store
     assert found == ["PB-1", "PB-3", "PB-4"]
     assert len(await store.devices_of_site("S-1", 2)) == 2
     assert await store.devices_of_site("S-3", 2) == []
+
+
+async def test_the_ids_of_devices_are_told_from_a_moment_on_with_those_that_were_deleted(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "KNOWN_DEVICES_AT_ONCE", 2)
+    assert [some async for some in store.device_ids(None)] == []
+    await store.write(DEVICES, [write(device(number)) for number in range(5)], "a")
+    await store.write(SITES, [write(entry(SITES, "S-1"))], "a")
+    every = [some async for some in store.device_ids(None)]
+    assert sorted(each for some in every for each in some.ids) == [
+        (f"PB-{number}", False) for number in range(5)
+    ]
+    assert [some.changed_at for some in every] == sorted(some.changed_at for some in every)
+    since = every[-1].changed_at + timedelta(milliseconds=1)
+    await asyncio.sleep(0.002)  # the store's clock tells milliseconds
+    await store.write(DEVICES, [write(device(3), version=1, is_deleted=True)], "b")
+    assert [some.ids async for some in store.device_ids(since)] == [[("PB-3", True)]]

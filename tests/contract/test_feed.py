@@ -19,6 +19,7 @@ from pisync.stores.interfaces.projection import Projection, ProjectionReader
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.redis.keys import ROOTS, shard
 from pisync.stores.redis.projection import RedisProjection
+from tests.support.redis_nodes import redis_of
 from tests.support.samples import attach_anew, event, events_of_few_devices
 
 
@@ -120,7 +121,7 @@ async def test_who_reads_between_any_writes_ends_with_the_rule_applied_to_the_se
         patch.setattr(limits, "MERGED_AT_ONCE", 2)
         try:
             if isinstance(store, RedisProjection):
-                await store._client.flushall()
+                await redis_of(store).flushall()
             await attach_anew(store)
             early, late = Reader(store), Reader(store)
             for start in range(0, len(batch), 3):
@@ -193,9 +194,9 @@ async def test_numbers_that_were_lost_make_the_position_void(redis: RedisProject
     await reader.read_all()
     root = shard("PB-1")
     if loss == "flushall":
-        await redis._client.flushall()
+        await redis_of(redis).flushall()
     else:
-        await redis._client.delete(f"{root}:{loss}")
+        await redis_of(redis).delete(f"{root}:{loss}")
     assert (await reader.read()).position is None
     if loss in {"flushall", "epoch"}:
         assert (await reader.read()).position is None
@@ -209,7 +210,7 @@ async def test_devices_without_a_number_are_read_all_the_same_and_get_one_anew(
     redis: RedisProjection,
 ) -> None:
     await redis.apply(project(BATCH))
-    await redis._client.delete(*(f"{root}:by:changed" for root in ROOTS))
+    await redis_of(redis).delete(*(f"{root}:by:changed" for root in ROOTS))
     reader = Reader(redis)
     await reader.read_all()
     assert reader.known == facts(BATCH)
@@ -230,13 +231,13 @@ async def test_a_redis_that_went_back_and_on_from_there_is_read_anew(tmp_path: P
 
         try:
             await attach_anew(store)
-            await store._client.config_set("appendfsync", "always")
+            await redis_of(store).config_set("appendfsync", "always")
             await store.apply(project(BATCH))
             await server.kill()
             shutil.copytree(kept / "appendonlydir", former)
             await server.start()
             await store.attach(())
-            await store._client.config_set("appendfsync", "always")
+            await redis_of(store).config_set("appendfsync", "always")
             reader = Reader(store)
             await store.apply(project([event("PB-7", 1)]))
             await reader.read_all()

@@ -9,15 +9,20 @@ import msgspec
 import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
+from pymongo.errors import ServerSelectionTimeoutError
 
+from cli import init_db
 from local_stack.process import running
 from local_stack.servers import MongodbServer
 from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
+from pisync.settings import CommonSettings
 from pisync.stores.interfaces.events import HistoryQuery, InsertOutcome, OutcomeFilter, ReplayPosition
-from pisync.stores.mongodb import enrichment, replaying
+from pisync.stores.mongodb import by_device, enrichment, replaying
+from pisync.stores.mongodb.connection import map_driver_errors
 from pisync.stores.mongodb.events import MongoEventStore
 from tests.support.buckets import BucketWatch
+from tests.support.counting import commands_of_stores
 from tests.support.replays import replayed
 from tests.support.samples import NOW, START, event
 from tests.support.waiting import until
@@ -298,6 +303,75 @@ async def test_every_query_that_names_a_device_names_its_bucket(
     bucket_watch.without_bucket.clear()
 
 
+async def test_a_cluster_goes_by_ranges_of_the_id_and_not_by_its_members(
+    store: MongoEventStore, database: Database
+) -> None:
+    """A mongos bounds a filter by the shard key as MongoDB here bounds it by the index over the same."""
+    await store.insert([event("PB-1")], NOW)
+
+    async def bounds(asked: dict[str, Any]) -> str:
+        explained = await database.command(
+            {"explain": {"find": "sync_events", "filter": asked, "hint": "_id_"}, "verbosity": "queryPlanner"}
+        )
+        plan = explained["queryPlanner"]["winningPlan"]
+        while "indexBounds" not in plan:
+            plan = plan["inputStage"] if "inputStage" in plan else plan["inputStages"][0]
+        return str(plan["indexBounds"]["_id"])
+
+    everything = "['[MinKey, MaxKey]']"
+    assert await bounds({"_id.bucket": 5, "_id.device_id": "PB-1"}) == everything
+    [whole, one] = [
+        await bounds({"_id": by_device.of_bucket(5)}),
+        await bounds({"_id": {"$in": [{"bucket": 5}]}}),
+    ]
+    for found in (whole, one):
+        assert found != everything
+        assert "bucket: 5" in found
+
+
+async def test_a_command_that_leads_to_no_bucket_is_noticed(
+    store: MongoEventStore, bucket_watch: BucketWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_device, "of_bucket", lambda _bucket: {"$exists": True})
+    query = HistoryQuery(device_id="PB-1", limit=1, outcome=OutcomeFilter.FAILED)
+    await store.history(query)
+    [(caller, _)] = bucket_watch.untargeted
+    assert caller == "by_device._newest_failures"
+    bucket_watch.untargeted.clear()
+    before = set(bucket_watch.everywhere)
+    await store.count_failures("PB-1", [None])
+    assert bucket_watch.everywhere - before == {"by_device.count_failures"}
+
+
+async def test_init_db_makes_indexes_and_shards_no_single_server(
+    mongodb_url: str, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigurationError, match="names no mongos") as refused:
+        await init_db._main(CommonSettings(mongodb_url=mongodb_url), shard=True)
+    assert refused.value.exit_code == 78
+    assert await database.list_collection_names() == []
+    await init_db._main(CommonSettings(mongodb_url=mongodb_url), shard=False)
+    assert "received_at" in await database["sync_events"].index_information()
+    assert capsys.readouterr().out == "The events have their indexes.\n"
+
+
+async def test_confirming_the_primary_takes_no_right_but_to_read(
+    mongodb_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pisync rebuild --check` changes nothing; and a single server, which is replaced by none, answers."""
+    commands = commands_of_stores(monkeypatch)
+    store = MongoEventStore.connect(mongodb_url)
+    try:
+        await store.confirm_primary()
+        [asked] = commands.sent
+    finally:
+        await store.close()
+    assert asked["find"] == "schema"
+    assert asked["readConcern"]["level"] == "linearizable"
+    assert 0 < asked["maxTimeMS"] < limits.MONGODB_SOCKET_TIMEOUT_MS
+    assert await database.list_collection_names() == []
+
+
 async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MONGODB_CONNECT_TIMEOUT_MS", 200)
     monkeypatch.setattr(limits, "MONGODB_SOCKET_TIMEOUT_MS", 300)
@@ -337,3 +411,12 @@ async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pyte
 def test_a_connection_string_that_cannot_be_understood(url: str) -> None:
     with pytest.raises(ConfigurationError, match="PISYNC_MONGODB_URL"):
         MongoEventStore.connect(url)
+
+
+def test_what_the_driver_says_of_a_server_is_told_without_all_that_it_knows() -> None:
+    timeouts = "(configured timeouts: socketTimeoutMS: 5000.0ms, connectTimeoutMS: 5000.0ms)"
+    said = f"a:1: [Errno 111] refused {timeouts},b:2: [Errno 111] refused {timeouts}, Timeout: 5.0s"
+    said += ", Topology Description: <TopologyDescription id: 6b, servers: [<ServerDescription>]>"
+    with pytest.raises(MongodbUnavailable) as raised, map_driver_errors():
+        raise ServerSelectionTimeoutError(said)
+    assert str(raised.value).endswith("a:1: [Errno 111] refused,b:2: [Errno 111] refused, Timeout: 5.0s")

@@ -22,6 +22,7 @@ from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.keys import ROOTS, shard
 from pisync.stores.redis.projection import RedisProjection
+from tests.support.redis_nodes import redis_of
 from tests.support.samples import START, attach_anew, event, events_of_few_devices
 from tests.support.waiting import until
 
@@ -243,7 +244,7 @@ async def test_a_replay_that_stalls_does_not_become_complete(redis_url: str) -> 
     try:
         await attach_anew(store)
         await store.set_watermark("bridge-0", 1, catching_up=True)
-        await store._client.delete(*(f"{root}:catching_up" for root in ROOTS))
+        await redis_of(store).delete(*(f"{root}:catching_up" for root in ROOTS))
         assert await behind(store) == {"bridge-0"}
     finally:
         await store.close()
@@ -267,7 +268,7 @@ async def test_where_redis_takes_no_writes_its_answers_do_not_stay_complete(
         await attach_anew(store)
         await store.set_watermark("bridge-0", 1, catching_up=False)
         assert await behind(store) is None
-        await store._client.config_set("maxmemory", "1")
+        await redis_of(store).config_set("maxmemory", "1")
         with pytest.raises(RedisUnavailable):
             await store.set_watermark("bridge-0", 2, catching_up=False)
         monkeypatch.setattr(limits, "PROJECTION_YOUNG_S", 0.05)
@@ -277,7 +278,7 @@ async def test_where_redis_takes_no_writes_its_answers_do_not_stay_complete(
 
         await until(old)
     finally:
-        await store._client.config_set("maxmemory", "0")
+        await redis_of(store).config_set("maxmemory", "0")
         await store.close()
 
 
@@ -327,8 +328,8 @@ async def test_confirmed_alerts_have_a_key_for_their_rule(redis_url: str) -> Non
     try:
         await attach_anew(store)
         await store.confirm(await apply(store, FAILING))
-        assert await store._client.smembers(f"{shard('PB-1')}:alerting:streak") == {"PB-1"}
-        assert not await store._client.exists(f"{shard('PB-1')}:alerting")
+        assert await redis_of(store).smembers(f"{shard('PB-1')}:alerting:streak") == {"PB-1"}
+        assert not await redis_of(store).exists(f"{shard('PB-1')}:alerting")
     finally:
         await store.close()
 
@@ -337,7 +338,7 @@ async def test_a_bridge_learns_that_what_it_caught_up_with_is_lost(redis_url: st
     store = RedisProjection.connect(redis_url)
     try:
         await attach_anew(store)
-        await store._client.flushall()
+        await redis_of(store).flushall()
         with pytest.raises(ProjectionLost):
             await store.finish_catch_up("bridge-0")
         with pytest.raises(ProjectionLost):
@@ -361,7 +362,7 @@ async def test_the_redis_under_a_locale_does_collate(collating_redis_server: Red
     """Or the tests over it would show nothing."""
     store = RedisProjection.connect(collating_redis_server.url)
     try:
-        assert await store._client.eval("return tostring('a' < 'B')", 0) == "true"  # by bytes it is not
+        assert await redis_of(store).eval("return tostring('a' < 'B')", 0) == "true"  # by bytes it is not
     finally:
         await store.close()
 
@@ -458,7 +459,7 @@ async def test_any_order_repetition_and_split_is_the_rule_applied_to_the_set(
 ) -> None:
     store = RedisProjection.connect(redis_url)
     try:
-        await store._client.flushall()
+        await redis_of(store).flushall()
         await attach_anew(store)
         repeated = data.draw(st.lists(st.sampled_from(batch), max_size=20)) if batch else []
         replayed = data.draw(st.permutations(batch + repeated))

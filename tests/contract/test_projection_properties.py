@@ -17,6 +17,7 @@ from pisync.stores.interfaces.projection import DeviceRecord, Projection
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.redis.keys import ROOTS
 from pisync.stores.redis.projection import RedisProjection
+from tests.support.redis_nodes import redis_of
 from tests.support.samples import START, attach_anew, event_at
 
 BEGIN_MS = to_ms(START)
@@ -46,7 +47,7 @@ def states(batch: Sequence[tuple[SyncEvent, int | None]]) -> dict[str, DeviceSta
 async def empty(redis_url: str) -> AsyncIterator[RedisProjection]:
     store = RedisProjection.connect(redis_url)
     try:
-        await store._client.flushall()
+        await redis_of(store).flushall()
         await attach_anew(store)
         yield store
     finally:
@@ -96,8 +97,8 @@ async def test_any_order_repetition_and_split(
             everyone = [*expected, "PB-none"]
             assert await redis.records(everyone) == await memory.records(everyone)
             for root in ROOTS:
-                for key in await redis._client.keys(f"{root}:failures:*"):
-                    assert await redis._client.strlen(key) <= 8 * (kept + slack)
+                for key in await redis_of(redis).keys(f"{root}:failures:*"):
+                    assert await redis_of(redis).strlen(key) <= 8 * (kept + slack)
 
 
 def by_device(changes: list[AlertChange]) -> dict[str, AlertChange]:
@@ -112,9 +113,9 @@ async def test_written_anew_it_is_the_same(redis_url: str, batch: list[Stored], 
     async with empty(redis_url) as redis:
         for part in parts(batch, data):
             await redis.apply(states(part))
-        for key in map(str, await redis._client.keys("pisync:3:*")):
+        for key in map(str, await redis_of(redis).keys("pisync:3:*")):
             if key.rpartition(":")[2] != "epoch" and data.draw(st.booleans()):
-                await redis._client.delete(key)
+                await redis_of(redis).delete(key)
         for part in parts(batch, data):
             await redis.apply(states(part))
         await redis.apply(expected, anew=True)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import repeat
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
+from redis.client import NEVER_DECODE
 
 from bridge.alerts.judge import Judge
 from bridge.alerts.rules import all_rules
@@ -23,7 +25,7 @@ from pisync.domain.alerts import Rule
 from pisync.domain.device_state import project
 from pisync.domain.events import ErrorDetail, SyncEvent
 from pisync.domain.identity import bucket_of
-from pisync.errors import PiSyncError, ProjectionLost
+from pisync.errors import PiSyncError, ProjectionLost, RedisUnavailable
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.events import EventStore, HistoryEntry, HistoryQuery, ReplayPosition
 from pisync.stores.interfaces.projection import Attachment, DeviceRecord, Projection, Rank
@@ -32,6 +34,7 @@ from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.redis import keys
 from pisync.stores.redis.projection import RedisProjection
+from tests.support.redis_nodes import redis_of
 from tests.support.replays import entries_of, replayed
 from tests.support.samples import NOW, START, attach_anew, event, event_at, packed_head
 
@@ -325,7 +328,7 @@ async def test_what_an_unfinished_removal_left_is_removed_by_whoever_is_next(red
     try:
         await attach_anew(bridge)
         await bridge.apply(project(fleet()))
-        await other._client.delete(*map(keys.epoch, keys.ROOTS))
+        await redis_of(other).delete(*map(keys.epoch, keys.ROOTS))
         assert not (await bridge.attach(())).built
         assert await bridge.begin_rebuild("bridge-0", [])
         assert await bridge.state("PB-1") is None
@@ -341,17 +344,18 @@ async def test_a_removal_stops_where_another_has_begun(
     try:
         await attach_anew(bridge)
         await bridge.apply(project(fleet()))
-        scan = rebuilder._client.scan
+        [client] = await redis_of(rebuilder).clients()
+        scan = client.scan
 
         async def stalled(*arguments: object, **options: object) -> object:
             """Find the keys, then stall until a bridge has taken over and merged something."""
             found = await scan(*arguments, **options)  # type: ignore[arg-type]
-            await bridge._client.delete(keys.REBUILDER)
+            await redis_of(bridge).delete(keys.REBUILDER)
             assert await bridge.begin_rebuild("bridge-0", [])
             await bridge.apply(project(fleet()))
             return found
 
-        monkeypatch.setattr(rebuilder._client, "scan", stalled)
+        monkeypatch.setattr(client, "scan", stalled)
         with pytest.raises(ProjectionLost, match="another bridge"):
             await rebuilder.begin_rebuild("rebuild-1", [], from_nothing=True)
         assert await bridge.state("PB-1") == project(fleet())["PB-1"]
@@ -417,7 +421,7 @@ async def test_a_key_that_redis_lost_is_found_and_made_again(
         await attach_anew(store)
         await rig.take_in(fleet())
         before = await store.records(["PB-1", "PB-2"])
-        await lose(store._client, keys.shard("PB-1"))
+        await lose(redis_of(store), keys.shard("PB-1"))
         assert {device_id for device_id, _ in await rig.differences()} == {"PB-1"}
         if merges_on:  # so that what is left may agree with itself
             own = [one for one in fleet() if one.device_id == "PB-1"]
@@ -453,3 +457,142 @@ def test_a_record_tells_of_everything() -> None:
     record = DeviceRecord.of(state)
     assert record != replace(record, alerting=not record.alerting)
     assert record != replace(record, ranks={**record.ranks, Rank.STREAK: 99})
+
+
+async def copied(store: RedisProjection, root: str) -> dict[str, bytes]:
+    """All keys of a shard, as Redis writes them down."""
+    client = await store._connection.at(root)
+    dump = client.execute_command
+    return {
+        key: await dump("DUMP", key, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
+        for key in await redis_of(store).keys(f"{root.replace('{', '[{]').replace('}', '[}]')}:*")
+    }
+
+
+async def put_back(store: RedisProjection, root: str, copy: dict[str, bytes]) -> None:
+    """Have a shard be what it was."""
+    await redis_of(store).delete(
+        *await redis_of(store).keys(f"{root.replace('{', '[{]').replace('}', '[}]')}:*")
+    )
+    client = await store._connection.at(root)
+    for key, dump in copy.items():
+        await client.restore(key, 0, dump)
+
+
+async def test_shards_that_go_back_to_different_times_are_made_up_for_from_the_oldest(redis_url: str) -> None:
+    """Each has the marks of its own time, and the lowest of all is where the replay begins."""
+    store = RedisProjection.connect(redis_url)
+    rig = StoresRig(MemoryEventStore(), store)
+    older, newer = keys.shard("PB-1"), keys.shard("PB-2")
+    assert older != newer
+    try:
+        await attach_anew(store)
+        events = fleet()
+        copies = {}
+        for part, root in enumerate((older, newer)):
+            await rig.take_in(events[part * 20 : part * 20 + 20])
+            await store.set_watermark("bridge-0", 1000 * (part + 1), catching_up=False)
+            copies[root] = await copied(store, root)
+        await rig.take_in(events[40:])
+        await store.set_watermark("bridge-0", 3000, catching_up=False)
+        for root, copy in copies.items():
+            await put_back(store, root, copy)
+        found = await store.attach({"bridge-0"})
+        assert (found.built, found.watermark_ms) == (True, 1000)
+        await store.apply(project(events, repeat(to_ms(NOW))))
+        await rig.judge.handle(await store.compare_alerts(await rig.alerts.open_devices(Rule.STREAK)))
+        assert await rig.differences() == set()
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("old", [3, limits.SHARDS // 2, limits.SHARDS - 3])
+async def test_what_a_shard_of_an_earlier_projection_holds_is_thrown_away(redis_url: str, old: int) -> None:
+    """It may be what the rebuild took out: merging with it would keep that. Most of them may be of before."""
+    store = RedisProjection.connect(redis_url)
+    rig = StoresRig(MemoryEventStore(), store)
+    try:
+        await attach_anew(store)
+        wrong = [event(device, 500, errors=5) for device in (f"PB-{number}" for number in range(200))]
+        await store.apply(project(wrong))  # of which there is no event
+        roots = keys.ROOTS[:old]
+        copies = {root: await copied(store, root) for root in roots}
+        await rig.take_in(fleet())
+        assert await store.begin_rebuild("bridge-0", [], from_nothing=True)
+        await store.apply(project(fleet(), repeat(to_ms(NOW))))
+        await store.finish_rebuild("bridge-0")
+        for root, copy in copies.items():
+            await put_back(store, root, copy)
+        assert not (await store.attach(())).built
+        assert await store.begin_rebuild("bridge-0", await rig.alerts.open_devices(Rule.STREAK))
+        await store.apply(project(fleet(), repeat(to_ms(NOW))))
+        await store.finish_rebuild("bridge-0")
+        assert await rig.differences() == set()
+    finally:
+        await store.close()
+
+
+async def rebuilt(store: RedisProjection) -> dict[str, dict[str, bytes]]:
+    """A projection from which a rebuild took what was wrong; returns each shard as it was before."""
+    await attach_anew(store)
+    wrong = [event(device, 500, errors=5) for device in (f"PB-{number}" for number in range(200))]
+    await store.apply(project(wrong))
+    before = {root: await copied(store, root) for root in keys.ROOTS}
+    assert await store.begin_rebuild("bridge-0", [], from_nothing=True)
+    await store.finish_rebuild("bridge-0")
+    return before
+
+
+async def test_a_rebuild_throws_away_what_one_before_did_not_trust_and_never_got_to(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed when it had taken a few epochs away: those that are left are most, and agree."""
+    store = RedisProjection.connect(redis_url)
+    try:
+        before = await rebuilt(store)
+        old = keys.ROOTS[3:]
+        for root in old:
+            await put_back(store, root, before[root])
+        await store.attach(())
+        with monkeypatch.context() as patching:
+            patching.setattr(store, "_remove_leftovers", AsyncMock(side_effect=RedisUnavailable("killed")))
+            with pytest.raises(RedisUnavailable, match="killed"):
+                await store.begin_rebuild("bridge-0", [])
+        for root in old:
+            await redis_of(store).set(keys.epoch(root), "old")
+        assert not (await store.attach(())).built
+        assert await store.begin_rebuild("bridge-0", [])
+        assert [each async for each in store.device_ids() if each] == []
+        await store.finish_rebuild("bridge-0")
+        assert (await store.attach(())).built
+        assert await store.begin_rebuild("bridge-0", [])
+    finally:
+        await store.close()
+
+
+async def test_a_shard_that_goes_back_while_a_rebuild_empties_it_does_not_become_part_of_it(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A primary that was a replica meanwhile, over the same connection: it has what was removed again."""
+    store = RedisProjection.connect(redis_url)
+    try:
+        before = await rebuilt(store)
+        await put_back(store, keys.ROOTS[0], before[keys.ROOTS[0]])
+        await store.attach(())
+        remove = store._remove_leftovers
+
+        async def goes_back(bridge_id: str) -> None:
+            await remove(bridge_id)
+            await put_back(store, keys.ROOTS[1], before[keys.ROOTS[1]])
+            [node] = store._histories
+            store._histories[node] = "0" * 40  # what it is now is not what was attached to
+
+        monkeypatch.setattr(store, "_remove_leftovers", goes_back)
+        with pytest.raises(ProjectionLost):
+            await store.begin_rebuild("bridge-0", [])
+        monkeypatch.setattr(store, "_remove_leftovers", remove)
+        assert not (await store.attach(())).built
+        assert await store.begin_rebuild("bridge-0", [])
+        assert [each async for each in store.device_ids() if each] == []
+    finally:
+        await store.close()

@@ -27,6 +27,7 @@ from pisync.stores.redis import keys, scripts
 from pisync.stores.redis.projection import RedisProjection
 from pisync.stores.redis.reader import RedisProjectionReader
 from pisync.stores.redis.scripts import Script
+from tests.support.redis_nodes import redis_of
 from tests.support.replays import states_of
 from tests.support.samples import NOW, START, attach_anew, event
 
@@ -93,7 +94,7 @@ async def test_the_first_read_after_a_restart_finds_a_redis_that_is_there(tmp_pa
 
 async def test_scripts_that_redis_forgot_are_loaded_again(projection: RedisProjection) -> None:
     await projection.apply(BATCH)
-    await projection._client.script_flush()
+    await redis_of(projection).script_flush()
     await projection.apply(project([event("PB-1", 1, 1)]))
     state = await projection.state("PB-1")
     assert state is not None
@@ -102,12 +103,12 @@ async def test_scripts_that_redis_forgot_are_loaded_again(projection: RedisProje
 
 async def test_every_key_of_a_device_is_in_its_shard(projection: RedisProjection) -> None:
     await projection.apply(project([event(f"PB-{number}", 0, 1) for number in range(40)]))
-    found = [key async for key in projection._client.scan_iter() if key != keys.EVICTED]
+    found = [key async for key in redis_of(projection).scan_iter() if key != keys.EVICTED]
     assert {keys.root_of(key) for key in found} == set(keys.ROOTS)
     for number in range(40):
         root = keys.shard(f"PB-{number}")
         assert [key for key in found if key.endswith(f":PB-{number}")] == [f"{root}:failures:PB-{number}"]
-        assert await projection._client.hexists(f"{root}:heads", f"PB-{number}")
+        assert await redis_of(projection).hexists(f"{root}:heads", f"PB-{number}")
 
 
 def test_a_shard_lies_in_its_sixteenth_of_the_slots_of_a_cluster() -> None:
@@ -120,7 +121,7 @@ def test_a_shard_lies_in_its_sixteenth_of_the_slots_of_a_cluster() -> None:
 
 async def test_a_former_layout_is_no_projection_and_goes(projection: RedisProjection) -> None:
     """Whatever its keys hold; another program's keys stay."""
-    client = projection._client
+    client = redis_of(projection)
     await client.flushall()
     former = [
         *(f"pisync:{{{number:02}}}:{name}" for number in range(16) for name in ("epoch", "device:PB-1")),
@@ -138,9 +139,9 @@ async def test_a_former_layout_is_no_projection_and_goes(projection: RedisProjec
 
 async def calls_in_redis(projection: RedisProjection, batch: Sequence[SyncEvent]) -> dict[str, int]:
     """The commands that Redis runs while it merges these events, those inside the script among them."""
-    await projection._client.config_resetstat()
+    await redis_of(projection).config_resetstat()
     await projection.apply(project(batch, repeat(to_ms(START))))
-    found = await projection._client.info("commandstats")
+    found = await redis_of(projection).info("commandstats")
     names = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in found.items()}
     return {name: calls for name, calls in names.items() if name not in {"config|resetstat", "info"}}
 
@@ -185,7 +186,7 @@ async def test_what_a_device_with_many_failures_takes(projection: RedisProjectio
     sizes: list[int] = []
     for minute in range(limits.FAILURES_KEPT_MAX + 3 * limits.FAILURES_SLACK):
         await projection.apply(project([event("PB-1", minute, 1)]))
-        sizes.append(await projection._client.memory_usage(failures) or 0)
+        sizes.append(await redis_of(projection).memory_usage(failures) or 0)
     assert all(size <= 8 * (count * 1.25 + 6) * 1.25 + 150 for count, size in enumerate(sizes, 1))
     assert max(sizes) <= 8 * (limits.FAILURES_KEPT_MAX + limits.FAILURES_SLACK) + 150
     state = await projection.state("PB-1")
@@ -208,6 +209,7 @@ USES: Final[dict[str, Callable[[RedisProjection], Awaitable[object]]]] = {
     "set_watermark.lua": lambda projection: projection.set_watermark("bridge-0", 1, catching_up=False),
     "finish_rebuild.lua": lambda projection: projection.finish_rebuild("bridge-0"),
     "delete_keys.lua": lambda projection: projection.begin_rebuild("bridge-0", [], from_nothing=True),
+    "begin_rebuild.lua": lambda projection: projection.begin_rebuild("bridge-0", []),
     "read_devices.lua": lambda projection: projection.state("PB-1"),
     "read_changes.lua": lambda projection: projection.changes(None),
     "rank_devices.lua": lambda projection: projection.status(),
@@ -245,7 +247,7 @@ async def test_a_defect_in_a_script_is_no_reason_to_try_again(
 
 
 async def test_a_key_of_a_type_that_no_script_makes_is_a_defect(projection: RedisProjection) -> None:
-    await projection._client.set(f"{keys.shard('PB-1')}:by:streak", "text")
+    await redis_of(projection).set(f"{keys.shard('PB-1')}:by:streak", "text")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await projection.apply(BATCH)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
@@ -255,7 +257,7 @@ async def test_a_key_of_a_type_that_no_script_makes_is_a_defect(projection: Redi
 
 
 async def test_another_projection_than_the_attached_one_is_said(projection: RedisProjection) -> None:
-    await projection._client.set(f"{keys.shard('PB-1')}:epoch", "another")
+    await redis_of(projection).set(f"{keys.shard('PB-1')}:epoch", "another")
     with pytest.raises(ProjectionLost):
         await projection.apply(BATCH)
 
@@ -271,13 +273,13 @@ async def test_a_redis_that_does_not_write_for_now_is_unavailable(
     projection: RedisProjection, condition: dict[str, str], back: dict[str, str], word: str
 ) -> None:
     for name, value in condition.items():
-        await projection._client.config_set(name, value)
+        await redis_of(projection).config_set(name, value)
     try:
         with pytest.raises(RedisUnavailable, match=word):
             await projection.apply(BATCH)
     finally:
         for name, value in back.items():
-            await projection._client.config_set(name, value)
+            await redis_of(projection).config_set(name, value)
     await projection.apply(BATCH)
 
 
@@ -286,7 +288,7 @@ async def test_a_redis_that_may_evict_keys_is_not_attached_to(tmp_path: Path) ->
         projection = RedisProjection.connect(server.url)
         try:
             await attach_anew(projection)
-            client = projection._client
+            client = redis_of(projection)
             await client.config_set("maxmemory", "100mb")
             await projection.set_watermark(
                 "bridge-0", 1, catching_up=False
@@ -309,7 +311,7 @@ async def test_a_redis_that_evicted_keys_is_filled_anew(tmp_path: Path) -> None:
         projection = RedisProjection.connect(server.url)
         try:
             await attach_anew(projection)
-            client = projection._client
+            client = redis_of(projection)
             # Others' keys here, so that nothing but the count tells.
             for number in range(20):
                 await client.set(f"other:{number}", "x" * 100_000, ex=1000)
@@ -343,20 +345,20 @@ async def test_a_replay_of_everything_mends_what_was_evicted(projection: RedisPr
         assert sum([count async for count in replay.run()]) == len(events.events)
         assert await projection.records([*states]) == whole
         if evicts:
-            found = [key async for key in projection._client.scan_iter() if f"}}:{lost}" in key]
+            found = [key async for key in redis_of(projection).scan_iter() if f"}}:{lost}" in key]
             assert found
-            await projection._client.delete(*found)
+            await redis_of(projection).delete(*found)
             assert await projection.records([*states]) != whole
 
 
 async def test_facts_that_are_missing_are_none(projection: RedisProjection) -> None:
     await projection.apply(project([event("PB-1", minute, 1) for minute in range(4)]))
     root = keys.shard("PB-1")
-    await projection._client.delete(f"{root}:failures:PB-1", f"{root}:heads", f"{root}:by:streak")
+    await redis_of(projection).delete(f"{root}:failures:PB-1", f"{root}:heads", f"{root}:by:streak")
     query = RankingQuery(more_than=0, ranked_by=RankedBy.FAILURES, limit=9)
     [row] = (await projection.repeated_failures(query)).devices
     assert (row.failures, row.streak, row.last_failure_ms, row.last_seen_ms) == (4, None, None, None)
-    await projection._client.delete(f"{root}:by:failures")
+    await redis_of(projection).delete(f"{root}:by:failures")
     for order in RankedBy:
         query = RankingQuery(more_than=0, ranked_by=order, limit=9)
         assert (await projection.repeated_failures(query)).devices == []
@@ -368,13 +370,13 @@ async def test_a_replica_is_unavailable(tmp_path: Path) -> None:
         projection = RedisProjection.connect(server.url)
         try:
             await attach_anew(projection)
-            await projection._client.replicaof("127.0.0.1", "1")
+            await redis_of(projection).replicaof("127.0.0.1", "1")
             with pytest.raises(RedisUnavailable, match="READONLY"):
                 await projection.apply(BATCH)
-            await projection._client.config_set("replica-serve-stale-data", "no")
+            await redis_of(projection).config_set("replica-serve-stale-data", "no")
             with pytest.raises(RedisUnavailable, match="MASTERDOWN"):
                 await projection.apply(BATCH)
-            await projection._client.replicaof("NO", "ONE")
+            await redis_of(projection).replicaof("NO", "ONE")
             await projection.apply(BATCH)
         finally:
             await projection.close()
@@ -391,14 +393,14 @@ async def test_a_redis_that_is_busy_is_unavailable(tmp_path: Path) -> None:
         projection, endless = RedisProjection.connect(server.url), RedisProjection.connect(server.url)
         try:
             await attach_anew(projection)
-            await projection._client.config_set("busy-reply-threshold", "10")
+            await redis_of(projection).config_set("busy-reply-threshold", "10")
             await projection.apply(BATCH)
             await endless.attach(())
             endless._apply._source = "while true do end"
             stuck = asyncio.create_task(endless.apply(BATCH))
             with pytest.raises(RedisUnavailable, match="BUSY"):
                 await applied_forever(projection)
-            await projection._client.script_kill()
+            await redis_of(projection).script_kill()
             with pytest.raises(RedisUnavailable, match="killed"):
                 await stuck
         finally:

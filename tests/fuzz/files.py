@@ -2,4 +2,6 @@
 
 import schemathesis
 
-schemathesis.serializer.alias(["text/csv", "application/x-ndjson"], "text/plain")
+schemathesis.serializer.alias(
+    ["text/csv", "application/x-ndjson", "application/x-pem-file", "application/pkcs10"], "text/plain"
+)

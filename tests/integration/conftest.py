@@ -1,11 +1,20 @@
 """What several integration tests start."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from tests.support.buckets import watched
 from tests.support.world import World, running_world
+
+
+@pytest.fixture
+def bucket_watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in the contract suite, of stores in the test's own process."""
+    with watched(monkeypatch):
+        yield
 
 
 @pytest_asyncio.fixture

@@ -21,6 +21,7 @@ from local_stack.process import ChildProcess, running
 from local_stack.servers import MosquittoServer
 from pisync import limits, tasks
 from pisync.domain import receipts, topics
+from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError
 from pisync.settings import ApiSettings
@@ -55,8 +56,9 @@ async def until_ready(publisher: MqttSyncPublisher, connection: asyncio.Task[Non
 
 
 def requests_waiting(publisher: MqttSyncPublisher) -> int:
-    assert publisher._client._requests is not None
-    return publisher._client._requests.waiting
+    requests = publisher._client_for("")._requests
+    assert requests is not None
+    return requests.waiting
 
 
 @asynccontextmanager
@@ -123,6 +125,24 @@ async def test_a_publish_carries_what_the_contract_asks_for(mqtt_url: str) -> No
     assert message.qos == 1
     assert property_of(message, "ResponseTopic") == "pisync/v1/api/api-7/receipts"
     assert len(property_of(message, "CorrelationData")) == 16
+
+
+async def test_what_a_bridge_has_too_much_of_is_to_be_sent_later(mqtt_url: str) -> None:
+    """As 503: 422 would have the client give it up."""
+    refused = Rejection(index=None, reason=Reason.RATE_EXCEEDED, detail="send again in 7 s")
+
+    async def refuse(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
+        receipt = receipts.encode(Receipt(stored=0, duplicates=0, rejected=[refused]))
+        topic, correlation = (
+            property_of(message, "ResponseTopic"),
+            property_of(message, "CorrelationData"),
+        )
+        await send(client, topic, receipt, correlation)
+
+    async with bridge(mqtt_url, refuse), connected(ApiSettings(mqtt_url=mqtt_url)) as publisher:
+        with pytest.raises(BrokerUnavailable, match="send again in 7 s"):
+            await publisher.publish("PB-1", b"3")
+        await publisher.ping_way_in()  # it says nothing about the way in
 
 
 async def test_each_of_many_requests_gets_its_own_receipt(mqtt_url: str) -> None:
@@ -204,9 +224,27 @@ async def test_what_the_broker_does_not_take_is_bounded(
                 await publisher.publish("PB-1", b"1" * 250_000)
             except BrokerUnavailable as error:
                 said.add(str(error)[:40])
-        assert publisher._client._ready_connection().unsent_bytes < 2_000_000
+        assert publisher._client_for("")._ready_connection().unsent_bytes < 2_000_000
         assert "The MQTT broker does not take in what it" in said
         mosquitto_server.resume()
+
+
+async def test_a_broker_that_stands_still_is_missed_at_once_and_not_after_the_keep_alive(
+    mosquitto_server: MosquittoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.publisher.BROKER_PING_S", 0.2)
+    async with connected(ApiSettings(mqtt_url=mosquitto_server.url)) as publisher:
+        mosquitto_server.pause()
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await publisher.ping()
+            with pytest.raises(BrokerUnavailable, match="does not answer; it said nothing for"):
+                await publisher.ping_every_broker()
+            publisher.check_ready()  # the connection stands
+        finally:
+            mosquitto_server.resume()
+        await publisher.ping()
 
 
 async def test_before_it_is_connected_it_says_so_at_once() -> None:
@@ -214,7 +252,7 @@ async def test_before_it_is_connected_it_says_so_at_once() -> None:
     connection = asyncio.create_task(publisher.run())
     with pytest.raises(BrokerUnavailable, match="not connected yet"):
         await publisher.ping()
-    await until(lambda: "refused" in publisher._client._down_reason)
+    await until(lambda: "refused" in publisher._client_for("")._down_reason)
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         await publisher.publish("PB-1", b"1")
     assert not connection.done()

@@ -31,7 +31,7 @@ from tests.integration.test_api_publisher import bridge, say_nothing, say_stored
 from tests.support.api_client import EVENT, START_MS
 from tests.support.expositions import values
 from tests.support.samples import attach_anew, event_at
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 
 
 class ApiProcess(ChildProcess):
@@ -88,7 +88,7 @@ async def served(
     await beat(settings)
     async with (
         running(ApiProcess(directory, settings)) as process,
-        httpx.AsyncClient(base_url=process.url) as client,
+        httpx.AsyncClient(base_url=process.url, timeout=ANSWER_S) as client,
     ):
         await until_readyz(client, 200)
         yield process, client
@@ -202,12 +202,17 @@ async def test_stores_that_are_away_are_said_and_nothing_falls_over(tmp_path: Pa
         "mqtt_url": mqtt_url,
         "mongodb_url": f"mongodb://127.0.0.1:{ports.any_free()}/pisync",
         "redis_url": f"redis://127.0.0.1:{ports.any_free()}/0",
+        # Without a configured one nobody knows whether there is a key.
+        "api_keys": "0123456789abcdef",
     }
     async with (
         running(ApiProcess(tmp_path, away)) as process,
         httpx.AsyncClient(base_url=process.url, timeout=60) as client,
     ):
         assert (await client.get("/healthz")).status_code == 200
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()) == (503, {"status": "not ready"})
+        client.headers["Authorization"] = "Bearer 0123456789abcdef"
         response = await client.get("/readyz")
         assert response.status_code == 503
         assert response.json()["mongodb"] != "ok"
@@ -226,7 +231,7 @@ async def test_a_defect_in_a_script_is_a_fault_of_ours(tmp_path: Path, settings:
     async with running(ApiProcess(tmp_path, settings)) as process:
         for path, status in (("/api/devices/repeated-failures", 500), ("/healthz", 200)):
             # A connection for each: uvicorn closes one on which a fault came up.
-            async with httpx.AsyncClient(base_url=process.url) as client:
+            async with httpx.AsyncClient(base_url=process.url, timeout=ANSWER_S) as client:
                 assert (await client.get(path)).status_code == status
     assert "WRONGTYPE" in process.text()
     assert "rank_devices.lua" in process.text()
@@ -239,6 +244,68 @@ async def test_a_busy_port_is_a_configuration_error(tmp_path: Path) -> None:
         process._spawn()
         assert await process.wait() == 78
     assert f"PISYNC_HTTP_PORT={port}" in process.text()
+    assert "Traceback" not in process.text()
+
+
+async def keys_command(settings: Mapping[str, str], *arguments: str) -> str:
+    """What `pisync keys` prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "keys", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        env=child_environment(settings),
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode().strip()
+
+
+async def test_the_first_key_closes_the_api_and_one_that_is_revoked_opens_nothing(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    async with served(tmp_path, settings) as (process, client):
+        assert (await client.get("/api/keys")).status_code == 200
+        key = await keys_command(settings, "create", "office", "--role", "admin")
+        headers = {"Authorization": f"Bearer {key}"}
+
+        async def answered(status: int) -> None:
+            async def is_answered() -> bool:
+                return (await client.get("/api/keys", headers=headers)).status_code == status
+
+            await until(is_answered)
+
+        async def is_closed() -> bool:
+            return (await client.get("/api/keys")).status_code == 401
+
+        await until(is_closed)
+        [entry] = (await client.get("/api/keys", headers=headers)).json()["keys"]
+        assert (entry["name"], entry["state"]) == ("office", "valid")
+
+        async def is_used() -> bool:
+            [row] = (await client.get("/api/keys", headers=headers)).json()["keys"]
+            return row["last_used_at"] is not None
+
+        await until(is_used)
+        # Beyond loopback it starts, because there is a key.
+        beyond = {**settings, "http_host": "0.0.0.0"}
+        (beyond_directory := tmp_path / "beyond").mkdir()
+        async with running(ApiProcess(beyond_directory, beyond)) as other:
+            other_client = httpx.AsyncClient(base_url=other.url, timeout=ANSWER_S)
+            assert (await other_client.get("/api/keys")).status_code == 401
+            assert (await other_client.get("/api/keys", headers=headers)).status_code == 200
+            await other_client.aclose()
+        await keys_command(settings, "revoke", entry["id"])
+        await answered(401)
+        secret = key.rpartition("_")[2]
+        assert secret not in process.text()
+
+
+async def test_beyond_loopback_it_does_not_start_while_nobody_has_a_key(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    process = ApiProcess(tmp_path, {**settings, "http_host": "0.0.0.0"})
+    process._spawn()
+    assert await process.wait() == 78
+    assert "pisync keys create NAME --role admin" in process.text()
     assert "Traceback" not in process.text()
 
 

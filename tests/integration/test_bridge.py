@@ -12,7 +12,8 @@ from local_stack.process import running
 from pisync.domain import topics
 from pisync.stores.redis.keys import shard
 from tests.support.programs import program
-from tests.support.samples import event
+from tests.support.samples import event, members
+from tests.support.waiting import until
 from tests.support.world import World, device, fleet, publish
 
 
@@ -185,6 +186,25 @@ async def test_alerts_are_retained_messages(world: World) -> None:
         await publish(world, [event("PB-7", 9)])
         async with asyncio.timeout(20):
             assert (await anext(messages)).payload == b""
+
+
+async def test_what_a_device_retains_on_its_sync_topics_is_cleared_and_stored_once(world: World) -> None:
+    topic = topics.sync("PB-9")
+    events = [members(device_id="PB-9", timestamp=f"2026-05-08T12:0{minute}:00Z") for minute in range(2)]
+    async with device(world) as sender:
+        for each, qos in zip(events, (0, 1), strict=True):
+            await sender.publish(f"{topic}/{qos}", json.dumps(each), qos=qos, retain=True)
+    await world.truth.has(2)
+
+    async def nothing_is_retained() -> bool:
+        async with device(world) as late:
+            await late.subscribe([(f"{topic}/#", 1), ("end", 1)])
+            await late.publish("end", b"", qos=1)
+            return str((await anext(aiter(late.messages))).topic) == "end"
+
+    await until(nothing_is_retained)
+    assert await world.truth.events() == 2
+    assert await world.truth.database.dead_letters.count_documents({}) == 0
 
 
 async def test_a_broker_that_lost_everything_gets_the_alerts_again(world: World) -> None:

@@ -1,6 +1,6 @@
 """What a batch and an alert cost the stores: round trips and keys examined, counted, not timed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
 from bridge.alerts.rules import all_rules
 from bridge.metrics import Metrics
 from bridge.projection.catch_up import CatchUp
@@ -17,7 +18,7 @@ from bridge.projection.projector import Projector
 from bridge.projection.replay import Replay
 from pisync import clock, limits
 from pisync.clock import to_ms
-from pisync.domain.alerts import AlertChange, Rule
+from pisync.domain.alerts import Alert, AlertChange, Rule
 from pisync.domain.device_state import project
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.bridges import Claim
@@ -32,9 +33,11 @@ from tests.support.counting import Commands
 from tests.support.reception import reception_clock
 from tests.support.samples import NOW, START, attach_anew, event
 
+pytestmark = pytest.mark.usefixtures("bucket_watch")
+
 NOW_MS: Final = clock.to_ms(NOW)
 
-DEVICES: Final = (10, 200)
+DEVICES: Final = (1, 10, 200)
 
 
 def streak_change(device_id: str, *, opens: bool) -> AlertChange:
@@ -136,6 +139,19 @@ def next_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pisync.clock.now", lambda: START + timedelta(days=1))
 
 
+class Broker:
+    """A sink that has published at once."""
+
+    is_ready = True
+
+    async def publish(self, device_id: str, rule: Rule, alert: Alert | None) -> None:
+        """It is there."""
+
+    async def differing(self, open_alerts: Iterable[Alert]) -> set[tuple[str, Rule]]:
+        """Nothing is."""
+        return set()
+
+
 @pytest.mark.usefixtures("next_day")
 @pytest.mark.parametrize("devices", DEVICES)
 async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices: int) -> None:
@@ -148,6 +164,14 @@ async def test_alerts_cost_the_same_however_many_there_are(costs: Costs, devices
     assert costs.commands.names == ["aggregate", "find", "insert"]
     assert len(costs.packets) == 1
     assert sorted(await costs.alert_store.open_devices(Rule.STREAK)) == sorted(ids)
+    outbox = Outbox(store=costs.alert_store)
+    costs.forget()
+    while await outbox._publish_batch(Broker()):
+        pass
+    full, rest = divmod(devices, limits.ALERTS_PUBLISH_BATCH)
+    # Where the last page is full, one more look says that no more wait.
+    assert costs.commands.names == ["find", "update"] * full + (["find", "update"] if rest else ["find"])
+    assert await costs.alert_store.unpublished(1) == []
     costs.forget()
     recovered = [event(device_id, 10) for device_id in ids]
     await costs.events.insert(recovered, NOW)
@@ -177,7 +201,7 @@ async def test_a_verdict_looks_at_the_newest_events_alone(costs: Costs) -> None:
     asked, successes = costs.commands.sent
     found: dict[str, Any] = await costs.connection.database.command(
         "explain",
-        {"aggregate": 1, "pipeline": asked["pipeline"], "cursor": {}},
+        {"aggregate": asked["aggregate"], "pipeline": asked["pipeline"], "cursor": {}},
         verbosity="executionStats",
     )
     joined, based = [stage for stage in found["stages"] if "$lookup" in stage]
@@ -218,9 +242,10 @@ async def test_a_rebuild_reads_each_event_once_and_merges_each_device_once(
     costs.forget()
     replay = Replay(events=costs.events, projection=costs.projection, start_ms=0)
     assert sum([count async for count in replay.run()]) == devices * days
-    # Some to learn in which order the documents lie, one how far it goes; the read ends with a reply that is
-    # not full; the last is for what deleted events came to.
-    looks = ["listIndexes", "aggregate", *["find"] * limits.REPLAY_PLACES_LOOKED_AT]
+    # A read that a primary which was replaced cannot answer; some to learn in which order the documents lie,
+    # one how far it goes; the read ends with a reply that is not full; the last is for what deleted events
+    # came to.
+    looks = ["find", "listIndexes", "aggregate", *["find"] * limits.REPLAY_PLACES_LOOKED_AT]
     assert costs.commands.names == [*looks, "find", "find", *["getMore"] * (devices * days // 250), "find"]
     # The devices of a bucket are all of one shard: one call of the script for up to `limits.MERGED_AT_ONCE`.
     assert len(costs.packets) <= limits.BUCKETS

@@ -19,7 +19,7 @@ from local_stack.servers import MosquittoServer
 from pisync.domain import topics
 from tests.support.programs import program
 from tests.support.samples import event
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 from tests.support.world import World, as_sent, device, publish, running_world
 
 QUEUED_MAX = 10
@@ -47,7 +47,7 @@ class Scraped(World):
     metrics_port: int
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as client:
             return await client.get(f"http://{ports.HOST}:{self.metrics_port}{path}")
 
     async def samples(self) -> dict[str, float]:

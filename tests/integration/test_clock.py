@@ -11,7 +11,7 @@ from local_stack.process import ChildProcess, running
 from pisync import clock, limits, settings
 from pisync.stores.redis.projection import RedisProjection
 from tests.support.samples import event_at
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 from tests.support.world import World, publish
 
 # The bridge as it is, with a clock that somebody has set by as many seconds as a file says.
@@ -61,7 +61,7 @@ class BridgeWithAClock(ChildProcess):
 
     async def _get(self, path: str, status: int) -> bool:
         try:
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as client:
                 answer = await client.get(f"http://{ports.HOST}:{self.metrics_port}{path}")
         except httpx.HTTPError:
             return False

@@ -24,7 +24,7 @@ from pisync.domain.commands import read_order
 from pisync.mqtt.address import MqttAddress
 from pisync.stores.mongodb.connection import MongoConnection
 from pisync.stores.mongodb.presence import MongoPresenceStore
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 from tests.support.world import World
 
 # The programs as they are, but for their patience.
@@ -125,7 +125,9 @@ async def test_commands_reach_devices_once_in_time_and_presence_is_kept(world: W
     devices = {name: Online(world, name) for name in ("away", "late", "cancelled", "weak")}
     async with (
         running(quick("api", world, tmp_path / "api.log", http_port=port)),
-        httpx.AsyncClient(base_url=f"http://{ports.HOST}:{port}", trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=f"http://{ports.HOST}:{port}", trust_env=False, timeout=ANSWER_S
+        ) as client,
     ):
 
         async def press(name: str, **query: str) -> dict[str, Any]:

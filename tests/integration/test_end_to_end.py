@@ -17,7 +17,7 @@ from local_stack.servers import MosquittoServer
 from pisync.domain import topics
 from tests.support.programs import program
 from tests.support.samples import JSON, backlog, members, payload
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 
 DEVICE = "PB-000123"
 
@@ -71,7 +71,7 @@ async def outside(
     async with (
         running(program("bridge", tmp_path / "bridge.log", **environment)),
         running(program("api", tmp_path / "api.log", http_port=port, **environment)),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S) as http,
     ):
 
         async def ready() -> bool:

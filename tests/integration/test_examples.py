@@ -10,18 +10,25 @@ from typing import Any
 
 import aiomqtt
 import pytest
+import pytest_asyncio
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from cli.conformance import Watch, collect
 from device_sim.conformance import Rule, Seen, judge
 from local_stack import ports
+from local_stack.broker_credentials import BrokerCredentials
+from local_stack.process import running
+from local_stack.secure_broker import SecureMosquittoServer
 from local_stack.servers import MosquittoServer
 from pisync import clock
+from pisync.broker_access import Program
 from pisync.domain import receipts, topics
 from pisync.domain.events import Reason, Rejection
+from pisync.mqtt.tls import tls_context
 from pisync.settings import CommonSettings
 from tests.support.example_devices import (
+    BATCH,
     DEVICES,
     PUBACK_WAIT_S,
     RECEIPT_WAIT_S,
@@ -202,6 +209,7 @@ async def test_a_bad_device_is_told_each_of_its_faults(mosquitto_server: Mosquit
 
         await publish(event, qos=0)
         await publish(event, qos=2)
+        await publish(event)
         await publish(event, retain=True)
         await publish(event | {"device_id": "PB-999999"})
         await publish(event, asks=None)
@@ -222,7 +230,7 @@ async def test_a_bad_device_is_told_each_of_its_faults(mosquitto_server: Mosquit
 
 
 @pytest.mark.parametrize("kind", DEVICES, ids=lambda kind: kind.name)
-async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_groups(
+async def test_a_device_to_copy_waits_splits_what_is_refused_as_a_whole_and_reads_groups(
     kind: type[ExampleDevice], mosquitto_server: MosquittoServer, tmp_path: Path
 ) -> None:
     device = kind(tmp_path / "device", DEVICE, mosquitto_server.port)
@@ -234,20 +242,23 @@ async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_grou
     device.fill(events)
     bad = {event["timestamp"] for event in events if event["timestamp"][15] in "0124"}
     sizes: list[int] = []
+    wholes = (Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE, Reason.TOO_LARGE)
+    device.receipt_wait_s = device.shortest_receipt_wait_s
 
     async def answer(client: aiomqtt.Client) -> None:
-        """As a bridge that takes no first message, and of the others rejects some events, as groups."""
+        """As a bridge that has too much, then takes no first message, and rejects some events, as groups."""
         async for message in client.messages:
             sent = json.loads(message.payload) if isinstance(message.payload, bytes) else []
             sent = sent if isinstance(sent, list) else [sent]
             sizes.append(len(sent))
             places = [place for place, event in enumerate(sent) if event["timestamp"] in bad]
             rejections = [receipts.group(Reason.CLOCK_UNSET, places)] if places else []
-            whole = Rejection(index=None, reason=Reason.TOO_LARGE)
+            if len(sizes) <= len(wholes):
+                rejections = [Rejection(index=None, reason=wholes[len(sizes) - 1])]
             found = receipts.receipt(
-                stored=len(sent) - len(places) if len(sizes) > 1 else 0,
+                stored=len(sent) - len(places) if len(sizes) > len(wholes) else 0,
                 duplicates=0,
-                rejections=rejections if len(sizes) > 1 else [whole],
+                rejections=rejections,
             )
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             if message.properties is not None and hasattr(message.properties, "CorrelationData"):
@@ -261,7 +272,87 @@ async def test_a_device_to_copy_splits_what_is_refused_as_a_whole_and_reads_grou
         answering = asyncio.create_task(answer(client))
         assert await ended(device.once(run_s=20)) == 3
         answering.cancel()
-    assert sizes[0] == len(events) + 1
-    assert max(sizes[1:]) <= (sizes[0] + 1) // 2
+    assert sizes[:3] == [len(events) + 1] * 3
+    assert max(sizes[3:]) <= (sizes[0] + 1) // 2
     assert device.waiting() == 0
     assert device.rejected() == bad
+
+
+def certified_id(kind: type[ExampleDevice]) -> str:
+    """The id of an example at the broker with access control, which all of them share."""
+    return f"PB-{kind.name}"
+
+
+@pytest.mark.parametrize("kind", DEVICES, ids=lambda kind: kind.name)
+async def test_a_device_to_copy_connects_with_its_certificate_under_access_control(
+    kind: type[ExampleDevice], secure_broker: SecureMosquittoServer, tmp_path: Path
+) -> None:
+    """Such a broker takes the certificate's name for the client id, and ends a second connection's first."""
+    broker, device_id = secure_broker, certified_id(kind)
+    device = kind(tmp_path / "device", device_id, broker.port)
+    certificate, key = broker.credentials.device(device_id)
+    device.tls = {"ca": broker.credentials.ca_file, "cert": certificate, "key": key}
+    device.spool.parent.mkdir()
+    if isinstance(device, CDevice):
+        device.compile()
+    assert await ended(device.record(20, 0, 3.2)) == 0
+    events = [event | {"device_id": device_id} for event in backlog(2 * BATCH)]
+    device.fill(event for event in events if event["timestamp"] != UNSET)
+    stored: list[str] = []
+
+    async def store(bridge: aiomqtt.Client) -> None:
+        """As a bridge that takes everything."""
+        async for message in bridge.messages:
+            sent = json.loads(message.payload if isinstance(message.payload, bytes) else b"")
+            sent = sent if isinstance(sent, list) else [sent]
+            stored.extend(event["timestamp"] for event in sent)
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            if message.properties is not None and hasattr(message.properties, "CorrelationData"):
+                properties.CorrelationData = message.properties.CorrelationData
+            _, token = topics.sync_source(str(message.topic))
+            receipt = receipts.encode(receipts.receipt(stored=len(sent), duplicates=0, rejections=[]))
+            await bridge.publish(topics.receipts(device_id, token), receipt, qos=1, properties=properties)
+
+    async with account(broker, Program.BRIDGE) as bridge, account(broker, Program.WORKER) as worker:
+        await bridge.subscribe(topics.SHARED_SYNC_FILTER, qos=1)
+        await worker.subscribe(topics.COMMAND_REPLIES_FILTER, qos=1)
+        storing = asyncio.create_task(store(bridge))
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ResponseTopic = topics.command_replies(device_id)
+        properties.CorrelationData = COMMAND.encode()
+        assert await ended(device.once(run_s=30)) == 0
+        await worker.publish(topics.commands(device_id), order(), qos=1, properties=properties)
+        assert await ended(device.record(1, 0, 3.2)) == 0
+        assert await ended(device.once(run_s=30)) == 0
+        async with asyncio.timeout(TIMEOUT_S):
+            reply = await anext(worker.messages)
+        assert str(reply.topic) == topics.command_replies(device_id)
+        storing.cancel()
+    assert device.waiting() == 0
+    assert len(set(stored)) == 2 * BATCH + 3  # with the two that were recorded, and the command's
+    assert len(stored) == len(set(stored)), "published again although each message had its receipt"
+
+
+def account(broker: SecureMosquittoServer, program: Program) -> aiomqtt.Client:
+    """A client with a program's account, to be connected."""
+    settings = CommonSettings(**broker.settings(program))  # type: ignore[arg-type]
+    address = settings.mqtt
+    return aiomqtt.Client(
+        address.host,
+        address.port,
+        username=address.username,
+        password=address.password,
+        tls_context=tls_context(address, settings.mqtt_ca_file),
+        protocol=aiomqtt.ProtocolVersion.V5,
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SecureMosquittoServer]:
+    """One for all the examples: each has a certificate of its own."""
+    directory = tmp_path_factory.mktemp("secure")
+    credentials = BrokerCredentials(directory / "credentials")
+    async with running(
+        SecureMosquittoServer(directory, credentials, devices=map(certified_id, DEVICES))
+    ) as broker:
+        yield broker

@@ -179,6 +179,8 @@ async def test_a_command_waits_on_the_pibox_for_its_device_until_it_expires(
             assert came.properties.MessageExpiryInterval < 600  # type: ignore[union-attr]
             await book.publish(reply, b"accepted", qos=1, properties=properties(CorrelationData=b"c2"))
             answered = await message(operator)
+            while answered.topic.matches(topics.status(DEVICE)):  # its last will, where the line was slow
+                answered = await message(operator)
         assert (answered.payload, answered.properties.CorrelationData) == (b"accepted", b"c2")  # type: ignore[union-attr]
 
 

@@ -26,6 +26,8 @@ from tests.support.replays import replayed
 from tests.support.samples import NOW, event
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.usefixtures("bucket_watch")
+
 Database = Any
 EVENTS: Final = 30_000
 
@@ -84,14 +86,16 @@ async def test_events_of_version_1_are_moved_and_nothing_twice(mongodb_url: str)
     await has_exactly(mongodb_url, events)
 
 
-async def test_what_an_older_bridge_stored_since_is_replayed(mongodb_url: str) -> None:
-    """A projection of this version exists then, and has what was received before its watermark."""
+@pytest.mark.parametrize("newer", [0, 1])
+async def test_what_an_older_bridge_stored_since_is_replayed(mongodb_url: str, newer: int) -> None:
+    """A projection of this version exists then, or of a newer one, and has all before its watermark."""
     store = MongoEventStore.connect(mongodb_url)
     try:
         async with truth(mongodb_url) as seen:
             await fill(seen.database, fleet(30))
             assert await migrated(mongodb_url) == 30
             assert await replayed(store, clock.now() - timedelta(minutes=5)) == []
+            await seen.database.schema.update_one({}, {"$inc": {"version": newer}})
             late = fleet(40)[30:]
             await fill(seen.database, late)
             assert await migrated(mongodb_url) == len(late)
@@ -161,6 +165,43 @@ async def test_what_is_no_version_is_not_called_a_newer_one(mongodb_url: str, ve
         await refused(mongodb_url, "no version that a program writes")
         # An older shell writes numbers as floating-point ones.
         await seen.database.schema.update_one({}, {"$set": {"version": schema.VERSION + 1.0}})
+        await refused(mongodb_url, "update it")
+
+
+async def test_a_program_works_beside_a_newer_one_until_that_needs_more(
+    mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expand, then contract: the older one is refused only once `oldest` was raised, and lowers nothing."""
+    store = MongoEventStore.connect(mongodb_url)
+    before, older = schema.VERSION, fleet(20)
+    try:
+        await store.prepare()
+        with monkeypatch.context() as newer:
+            newer.setattr(schema, "VERSION", before + 1)
+            await store.prepare()
+            await store.insert(older[:10], NOW)
+        await store.prepare()
+        await store.check_version()
+        assert await store.insert(older, NOW) == [InsertOutcome.DUPLICATE] * 10 + [InsertOutcome.STORED] * 10
+        async with truth(mongodb_url) as seen:
+            [written] = await seen.database.schema.find().to_list()
+            assert (written["version"], written["oldest"]) == (before + 1, schema.OLDEST)
+        with monkeypatch.context() as newest:
+            newest.setattr(schema, "VERSION", before + 2)
+            newest.setattr(schema, "OLDEST", before + 1)
+            await store.prepare()
+        for ask in (store.prepare, store.check_version):
+            with pytest.raises(ConfigurationError, match=f"version {before + 2}, .* update it"):
+                await ask()
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("oldest", ["1", None, True])
+async def test_what_is_no_oldest_version_lets_nobody_in(mongodb_url: str, oldest: object) -> None:
+    async with truth(mongodb_url) as seen:
+        newer = {"_id": "sync_events", "version": schema.VERSION + 1, "oldest": oldest}
+        await seen.database.schema.insert_one(newer)
         await refused(mongodb_url, "update it")
 
 

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api.app import create_app
+from api.auth.signing_in import signing_in_with
 from api.publisher import SyncPublisher
 from api.state import State
 from fleet.failing import FailingDevices
@@ -26,6 +27,9 @@ from pisync.settings import ApiSettings
 from pisync.stores.interfaces.alerts import AlertQuery
 from pisync.stores.interfaces.ranking import RankedBy
 from pisync.stores.known_bridges import KnownBridges
+from pisync.stores.memory.keys import MemoryKeyStore
+from pisync.stores.memory.sessions import MemorySessionStore
+from pisync.stores.memory.users import MemoryUserStore
 from pisync.stores.mongodb.acknowledgements import MongoAcknowledgementStore
 from pisync.stores.mongodb.actions import MongoActionStore
 from pisync.stores.mongodb.alerts import MongoAlertStore
@@ -33,17 +37,21 @@ from pisync.stores.mongodb.bridges import MongoBridgeRegistry
 from pisync.stores.mongodb.broker import MongoBrokerFigures
 from pisync.stores.mongodb.commands import MongoCommandStore
 from pisync.stores.mongodb.connection import MongoConnection
+from pisync.stores.mongodb.credentials import MongoCredentialStore
 from pisync.stores.mongodb.dead_letters import MongoDeadLetterStore
 from pisync.stores.mongodb.device_notes import MongoDeviceNotes
 from pisync.stores.mongodb.directory import MongoDirectoryStore
 from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.incidents import MongoIncidentStore
+from pisync.stores.mongodb.keys import MongoKeyStore
 from pisync.stores.mongodb.leases import MongoLeaseStore
 from pisync.stores.mongodb.listening import MongoListeningRecord
 from pisync.stores.mongodb.notifications import MongoNotificationStore
 from pisync.stores.mongodb.recipients import MongoRecipientStore
 from pisync.stores.mongodb.retention import MongoRetentionStore
 from pisync.stores.mongodb.rollups import MongoRollupStore
+from pisync.stores.mongodb.sessions import MongoSessionStore
+from pisync.stores.mongodb.users import MongoUserStore
 from pisync.stores.open_incidents import OpenIncidents
 from pisync.stores.redis.projection import RedisProjection
 from tests.integration import test_api_publisher as broker
@@ -51,6 +59,8 @@ from tests.support import counting
 from tests.support.api_client import START_MS, feed
 from tests.support.counting import Commands
 from tests.support.samples import JSON, NOW, START, attach_anew, event, event_at, payload
+
+pytestmark = pytest.mark.usefixtures("bucket_watch")
 
 FAILURES: Final = "/api/devices/repeated-failures"
 # What an answer asks of Redis may grow with the logarithm of the fleet, by a search in each shard: in a fleet
@@ -133,7 +143,18 @@ async def costs(
             leases=MongoLeaseStore(connection),
             broker=MongoBrokerFigures(connection),
             known_bridges=KnownBridges(bridges),
+            keys=MongoKeyStore(connection),
+            users=MongoUserStore(connection),
+            sessions=MongoSessionStore(connection),
+            # What is asked of its stores goes by the time, not by requests.
+            signing_in=(
+                signing_in := signing_in_with(
+                    ApiSettings(), MemoryKeyStore(), MemoryUserStore(), MemorySessionStore()
+                )
+            ),
+            access=signing_in.access,
             commands=MongoCommandStore(connection),
+            credentials=MongoCredentialStore(connection),
             fleet=fleet,
             failing=FailingDevices(fleet),
             publisher=publisher,

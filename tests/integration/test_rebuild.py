@@ -9,6 +9,7 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.redis.keys import REBUILDER, shard
 from pisync.stores.redis.projection import RedisProjection
 from tests.support.programs import program
+from tests.support.redis_nodes import redis_of
 from tests.support.samples import NOW, event, packed_head
 from tests.support.waiting import until
 from tests.support.world import World, fleet, publish
@@ -46,12 +47,12 @@ class Operator:
         """Wait until it has removed the old projection, or is too fast for us."""
         pending = f"{shard('PB-1')}:pending"
         async with asyncio.timeout(60):
-            while rebuilding.running and not await self.redis._client.exists(pending):
+            while rebuilding.running and not await redis_of(self.redis).exists(pending):
                 await asyncio.sleep(0)
 
     async def corrupt(self) -> None:
         """A failure that never was, and a device forgotten."""
-        client = self.redis._client
+        client = redis_of(self.redis)
         [found] = await self.redis.records(["PB-1"])
         moments = sorted([1, *found.failures_ms])
         head = bytearray(await packed_head(client, "PB-1"))
@@ -116,7 +117,7 @@ async def test_a_rebuild_that_was_killed_is_completed_by_the_bridge(world: World
         await world.projected(events)
         await world.complete()
         # As it is left where the kill comes amid the removal.
-        await operator.redis._client.delete(*(f"{shard(f'PB-{device}')}:epoch" for device in range(10)))
+        await redis_of(operator.redis).delete(*(f"{shard(f'PB-{device}')}:epoch" for device in range(10)))
         await operator.corrupt()
         await world.projected(events)
         await world.complete()
@@ -129,7 +130,7 @@ async def test_one_at_a_time(world: World, tmp_path: Path) -> None:
     operator = Operator(world, tmp_path)
     try:
         await world.complete()
-        await operator.redis._client.set(REBUILDER, "bridge-9")
+        await redis_of(operator.redis).set(REBUILDER, "bridge-9")
         code, said = await operator.run()
         assert code == 1
         assert "nothing was changed" in " ".join(said.split())

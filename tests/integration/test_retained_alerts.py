@@ -8,6 +8,7 @@ import pytest
 
 from bridge.alerts.outbox import Outbox
 from bridge.alerts.sinks.mqtt import MqttSink
+from bridge.alerts.sinks.others import OtherBrokers
 from bridge.alerts.sinks.retained import RetainedReader, digest
 from local_stack.process import running
 from local_stack.servers import MosquittoServer
@@ -55,7 +56,7 @@ async def test_forged_and_lost_alerts_are_put_right(tmp_path: Path, monkeypatch:
             session_expiry_s=60,
         )
         reader = RetainedReader(address=address, ca_file=None, bridge_id="test")
-        sink = MqttSink(client, reader.read)
+        sink = MqttSink(client, reader.read, OtherBrokers(addresses=[], ca_file=None, bridge_id="b").retain)
         works = [asyncio.create_task(client.run()), asyncio.create_task(Outbox(store=store).run(sink))]
         observer = RetainedReader(address=address, ca_file=None, bridge_id="observer")
 

@@ -33,7 +33,7 @@ from pisync.mqtt.address import MqttAddress
 from pisync.settings import child_environment
 from tests.support.databases import fresh
 from tests.support.programs import program
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 from tests.year.test_year import flush
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -109,7 +109,7 @@ async def stack(
         async with (
             running(program("bridge", directory / "bridge.log", **environment)),
             running(program("api", directory / "api.log", http_port=port, **environment)),
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=ANSWER_S) as http,
         ):
 
             async def ready() -> bool:
@@ -225,7 +225,7 @@ async def test_the_command_simulates_audits_and_names_the_devices(stack: Stack, 
     code, _, said = await simulate(stack, *options, "--audit", stack.api_url)
     assert code == 0, said
     assert "Audited 3 devices" in said
-    async with httpx.AsyncClient(base_url=stack.api_url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=stack.api_url, trust_env=False, timeout=ANSWER_S) as http:
         for kind, written in (("sites", tmp_path / "devices-sites.csv"), ("devices", file)):
             answer = await http.post(
                 f"/api/directory/import?kind={kind}",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import resource
 import signal
 import sys
@@ -18,9 +19,12 @@ import psutil
 
 from device_sim.scenarios.demo import LABEL, LINE_DOWN_SITE, Demo
 from local_stack import ports
-from pisync import clock
+from local_stack.broker_credentials import BrokerCredentials
+from pisync import clock, settings
 from pisync.domain.device_status import Status
 from pisync.errors import ConfigurationError
+from pisync.stores.credential_changes import revoke
+from pisync.stores.opening import open_stores
 from tests.support.waiting import until
 
 # A hung start must not hang the tests; no test measures anything against it.
@@ -100,6 +104,10 @@ def list_directory(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
 
+def secrets_in(directory: Path) -> list[Path]:
+    return [path for name in ("*.key", "*.password", "dynsec.json") for path in directory.rglob(name)]
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() for process in processes)
 
@@ -146,6 +154,65 @@ async def test_up_serves_survives_deaths_and_leaves_nothing_behind(tmp_path: Pat
     assert gone(children)
     assert (data / "logs" / "bridge-1.log").is_file()
     assert [path for path in (data, *data.rglob("*")) if path.lstat().st_mode & 0o077] == []
+
+
+async def test_up_secure_lets_in_the_device_that_it_names_until_that_is_revoked(tmp_path: Path) -> None:
+    api = f"http://127.0.0.1:{(http_port := ports.any_free())}"
+    urls = {
+        "mongodb_url": f"mongodb://127.0.0.1:{(mongodb_port := ports.any_free())}/pisync",
+        "redis_url": f"redis://127.0.0.1:{(redis_port := ports.any_free())}/0",
+    }
+    options = ["--secure", "--data", str(tmp_path), "--http-port", str(http_port)]
+    options += ["--mongodb-port", str(mongodb_port), "--redis-port", str(redis_port)]
+    async with up(*options, "--mqtt-port", str(ports.any_free())) as running:
+        await running.prints("Authority", "Programs", "repeated-failures")
+        (line,) = [line.strip() for line in running.lines if "mosquitto_pub" in line]
+
+        async def publish(command: str) -> tuple[int, str]:
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_shell(f"{command} -V 5", stderr=pipe)
+            _, said = await process.communicate()
+            return process.returncode or 0, said.decode()
+
+        async with httpx.AsyncClient(base_url=api, timeout=30) as client:
+            assert await publish(line) == (0, "")
+            code, _ = await publish(re.sub(r" --cert .* --key \S+", "", line))
+            assert code != 0
+
+            async def is_stored() -> bool:
+                history = await client.get("/api/device/PB-EXAMPLE/sync-history")
+                return history.status_code == 200 and len(history.json()["events"]) == 1
+
+            await until(is_stored)
+            event = json.loads(line.partition(" -m ")[2].strip("'")) | {"device_id": "PB-1"}
+            assert (await client.post("/api/sync-event", json=event)).status_code == 201
+
+        async with open_stores(settings.load(settings.CommonSettings, **urls)) as stores:
+            await revoke(stores.credentials, ["PB-EXAMPLE"], by="a test", now=clock.now())
+
+        async def is_put_out() -> bool:
+            return "Not authorized" in (await publish(line))[1]
+
+        await until(is_put_out)
+        BrokerCredentials(tmp_path / "credentials").revoke("PB-EXAMPLE")
+        running.child("mosquitto").terminate()
+        await running.prints("mosquitto is ready again")
+        code, _ = await publish(line)
+        assert code != 0
+        children = running.children()
+        running.process.send_signal(signal.SIGINT)
+        assert (await running.ends())[0] == 0
+    assert gone(children)
+    secrets = secrets_in(tmp_path)
+    assert len(secrets) == 16
+    assert [path for path in (tmp_path / "credentials", *secrets) if path.stat().st_mode & 0o077] == []
+
+
+async def test_up_secure_says_that_made_up_devices_have_no_certificates() -> None:
+    async with up("--secure", "--devices", "2") as running:
+        code, said = await running.ends()
+    assert code == ConfigurationError.exit_code
+    assert "--secure lets in devices with a certificate" in " ".join(said.split())
 
 
 async def test_up_interrupted_as_it_loads_the_made_up_fleet_goes_on_with_it_and_answers_every_question(

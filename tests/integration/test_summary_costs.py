@@ -103,7 +103,7 @@ async def test_each_summary_is_a_few_commands_and_round_trips(api: Costs) -> Non
         ("site/S-new/activity", ["find"], 0),
         ("stats", ["aggregate", "find", "find"], 0),
         ("stats?unit=hour", ["aggregate", "find", "find"], 0),
-        ("health", [*["aggregate"] * 3, *["find"] * 5], 2),
+        ("health", [*["aggregate"] * 8, *["find"] * 6], 2),
     ):
         answer = await api.of("GET", f"/api/{path}")
         assert (sorted(api.commands.names), len(api.packets)) == (asked, packets), path

@@ -18,7 +18,7 @@ from pisync.stores.mongodb.events import MongoEventStore
 from pisync.stores.mongodb.rollups import MongoRollupStore
 from tests.support.programs import program, truth
 from tests.support.samples import event_at
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 
 
 async def insert(store: MongoEventStore, minutes_ago: range) -> None:
@@ -67,7 +67,9 @@ async def test_workers_are_killed_and_followed_and_every_event_is_counted_once(
             lease = await seen.database.leases.find_one({"_id": "rollups"})
             assert lease is not None
             assert lease["term"] >= 2
-            async with httpx.AsyncClient(base_url=f"http://{ports.HOST}:{port}", trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=f"http://{ports.HOST}:{port}", trust_env=False, timeout=ANSWER_S
+            ) as client:
                 metrics = (await client.get("/metrics")).text
                 assert 'pisync_worker_lease_held{duty="rollups"} 1.0' in metrics
                 assert "pisync_worker_rollup_since_timestamp_seconds 0.0" in metrics

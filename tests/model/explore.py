@@ -1,12 +1,22 @@
 """Breadth-first search over every state that can be reached, and the shortest way to a broken promise."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from tests.model.invariants import Broken, broken, broken_at_rest
-from tests.model.protocol import faults, steps, with_saved
-from tests.model.state import BRIDGES, NAMES, Model, State
+from tests.model import invariants, protocol
+from tests.model.invariants import Broken
+from tests.model.shards import invariants as of_shards
+from tests.model.shards import protocol as between_shards
+from tests.model.shards.state import Model as ShardsModel
+from tests.model.state import Model
 
+# A state of either model: named tuples all the way down.
+State = Any
+Step = tuple[str, State]
 Progress = Callable[[int, int], None]
 PROGRESS_STATES = 20_000
 
@@ -37,35 +47,46 @@ class Found:
 class Search:
     """One search; states are numbered in the order in which they were found."""
 
-    def __init__(self, model: Model, progress: Progress | None = None) -> None:
-        self._model = model
+    def __init__(self, model: Model | ShardsModel, progress: Progress | None = None) -> None:
+        moves, promises = (
+            (between_shards, of_shards) if isinstance(model, ShardsModel) else (protocol, invariants)
+        )
+        self._steps: Callable[[State], Iterator[Step]] = partial(moves.steps, model)
+        self._faults: Callable[[State], Iterator[Step]] = partial(moves.faults, model)
+        self._with_saved: Callable[[State, Step], Iterator[Step]] = moves.with_saved
+        self._broken: Callable[[State], Broken | None] = partial(promises.broken, model)
+        self._broken_at_rest: Callable[[State], Broken | None] = partial(promises.broken_at_rest, model)
         self._progress = progress
-        start = model.start()
+        start: Hashable = model.start()
         self._numbers = {start: 0}
-        self._states = [start]
+        self._states: list[State] = [start]
         self._came_from: list[tuple[int, str]] = [(-1, "")]
         self._depths = [0]
         self._onward: list[int] = []  # for each state one that follows without a fault; itself at rest
 
     def run(self) -> Found:
         """Visit every state, or stop at the first that breaks a promise."""
+        with _no_garbage():
+            return self._run()
+
+    def _run(self) -> Found:
         at_rest = 0
         number = 0
         while number < len(self._states):
             state = self._states[number]
-            if (wrong := broken(self._model, state)) is not None:
+            if (wrong := self._broken(state)) is not None:
                 return self._found(number, at_rest, wrong)
             onward = number
-            for step in steps(self._model, state):
-                for saved_or_not in with_saved(state, step):
+            for step in self._steps(state):
+                for saved_or_not in self._with_saved(state, step):
                     onward = self._reach(number, *saved_or_not)
             if onward == number:
                 at_rest += 1
-                if (wrong := broken_at_rest(self._model, state)) is not None:
+                if (wrong := self._broken_at_rest(state)) is not None:
                     return self._found(number, at_rest, wrong)
             self._onward.append(onward)
-            for step in faults(self._model, state):
-                for saved_or_not in with_saved(state, step):
+            for step in self._faults(state):
+                for saved_or_not in self._with_saved(state, step):
                     self._reach(number, *saved_or_not)
             number += 1
             if self._progress is not None and number % PROGRESS_STATES == 0:
@@ -116,12 +137,23 @@ class Search:
         )
 
 
-def _described(state: State | None) -> list[str]:
-    """A state, part by part."""
-    if state is None:
-        return []
-    parts = [
-        f"      stored={state.stored} alert_open={state.alert_open} acknowledged={state.acknowledged}",
-        f"      {state.redis}",
-    ]
-    return parts + [f"      {NAMES[b]}: {state.bridges[b]}" for b in BRIDGES]
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Nothing here refers to itself, so that looking for what does would only cost time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _described(state: State) -> list[str]:
+    """A state, part by part, and each part of it that there are several of by itself."""
+    described = []
+    for name, value in zip(state._fields, state, strict=True):
+        many = isinstance(value, tuple) and any(hasattr(each, "_fields") for each in value)
+        parts = value if many and not hasattr(value, "_fields") else [value]
+        described += [f"      {name}: {part}" for part in parts]
+    return described

@@ -21,6 +21,7 @@ class Broken(StrEnum):
     NEVER_COMPLETE = "at rest, the projection is not called complete"
     FALSE_ALERT = "a catch-up opens an alert that the stored history does not justify"
     INCOMPLETE = "at rest, the projection is not the join of all stored events"
+    WRONG = "at rest, what a rebuild took out is there again, though a shard knew of that rebuild"
     UNFINISHED = "at rest, a message, a rebuild or a catch-up is unfinished"
     ALERT = "at rest, the alert in MongoDB, the alert in Redis and the streak do not agree"
     NEVER_AT_REST = "the system never comes to rest"

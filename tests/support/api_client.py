@@ -3,9 +3,10 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from api.app import GUARDED, OPEN, create_app
+from api.auth.signing_in import signing_in_with
+from api.enrolment import Enrolment
 from api.openapi import PROBLEMS
 from api.state import State
 from fleet.feeding import Feeding
@@ -30,6 +33,7 @@ from pisync.settings import ApiSettings
 from pisync.stores.interfaces.directory import EntryWrite
 from pisync.stores.interfaces.events import InsertOutcome
 from pisync.stores.interfaces.ranking import ProjectionStatus
+from pisync.stores.interfaces.stale_reads import StaleReads
 from pisync.stores.known_bridges import KnownBridges
 from pisync.stores.memory.acknowledgements import MemoryAcknowledgementStore
 from pisync.stores.memory.actions import MemoryActionStore
@@ -37,11 +41,13 @@ from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.broker import MemoryBrokerFigures
 from pisync.stores.memory.commands import MemoryCommandStore
+from pisync.stores.memory.credentials import MemoryCredentialStore, MemoryEnrolmentTokens
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.device_notes import MemoryDeviceNotes
 from pisync.stores.memory.directory import MemoryDirectoryStore
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.incidents import MemoryIncidentStore
+from pisync.stores.memory.keys import MemoryKeyStore
 from pisync.stores.memory.leases import MemoryLeaseStore
 from pisync.stores.memory.listening import MemoryListeningRecord
 from pisync.stores.memory.notifications import MemoryNotificationStore
@@ -50,6 +56,8 @@ from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.memory.recipients import MemoryRecipientStore
 from pisync.stores.memory.retention import MemoryRetentionStore
 from pisync.stores.memory.rollups import MemoryRollupStore
+from pisync.stores.memory.sessions import MemorySessionStore
+from pisync.stores.memory.users import MemoryUserStore
 from pisync.stores.open_incidents import OpenIncidents
 from tests.support.samples import members
 
@@ -109,13 +117,19 @@ class FakePublisher:
     refused: BrokerUnavailable | None = None
     published: list[tuple[str | None, bytes]] = field(default_factory=list)
 
-    async def ping(self) -> None:
+    def check_ready(self) -> None:
         if isinstance(self.answer, BrokerUnavailable):
             raise self.answer
+
+    async def ping(self) -> None:
+        self.check_ready()
 
     async def ping_way_in(self) -> None:
         if isinstance(self.refused, BrokerUnavailable):
             raise self.refused
+
+    async def ping_every_broker(self) -> None:
+        await self.ping()
 
     async def publish(self, device_id: str | None, payload: bytes) -> Receipt:
         self.published.append((device_id, payload))
@@ -211,6 +225,10 @@ class Api:
         acknowledgements: MemoryAcknowledgementStore | None = None,
         rollups: MemoryRollupStore | None = None,
         commands: MemoryCommandStore | None = None,
+        keys: MemoryKeyStore | None = None,
+        enrolment: Callable[["Api"], Enrolment] | None = None,
+        stale_reads: StaleReads | None = None,
+        provider: httpx.AsyncBaseTransport | None = None,
         **settings: Any,
     ) -> None:
         self.events = events or MemoryEventStore()
@@ -221,6 +239,8 @@ class Api:
         self.directory = directory or MemoryDirectoryStore()
         self.actions = actions or MemoryActionStore()
         self.acknowledgements = acknowledgements or MemoryAcknowledgementStore()
+        self.credentials = MemoryCredentialStore()
+        self.enrolment_tokens = MemoryEnrolmentTokens()
         self.failing = FailingDevices()
         self.listening = MemoryListeningRecord()
         self.presence = MemoryPresenceStore()
@@ -236,6 +256,12 @@ class Api:
         self.fleet = Feeding(projection=self.projection, directory=self.directory, listening=self.listening)
         self.commands = commands or MemoryCommandStore()
         self.publisher = FakePublisher(self.events, self.projection)
+        self.settings = ApiSettings(**settings)
+        self.keys = keys or MemoryKeyStore()
+        self.users = MemoryUserStore()
+        self.sessions = MemorySessionStore()
+        self.signing_in = signing_in_with(self.settings, self.keys, self.users, self.sessions, provider)
+        self.access = self.signing_in.access
         state = State(
             events=self.events,
             projection=self.projection,
@@ -259,19 +285,35 @@ class Api:
             known_bridges=self.known_bridges,
             fleet=self.fleet,
             commands=self.commands,
+            credentials=self.credentials,
+            enrolment=enrolment and enrolment(self),
             publisher=self.publisher,
+            keys=self.keys,
+            access=self.access,
+            users=self.users,
+            sessions=self.sessions,
+            signing_in=self.signing_in,
+            stale_reads=stale_reads,
         )
-        self.settings = ApiSettings(**settings)
         self.app = _app(self.settings, state)
         self._routes = list(self.app.router.routes)
-        self.document = self.app.openapi()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}")
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document, made when it is asked for: that takes longer than all the rest."""
+        return self.app.openapi()
 
     @property
     def is_as_made(self) -> bool:
         """Whether the app is as `create_app` made it: a test may give it routes of its own."""
         return self.app.router.routes == self._routes
+
+    def release(self) -> None:
+        """The test is over: another one may have the app."""
+        if self.is_as_made:
+            _IDLE.append((self.settings, self.app))
 
     async def beat(self, bridge_id: str = "bridge-0", age_s: float = 0) -> None:
         """As if this bridge had given a sign so long ago."""
@@ -332,9 +374,10 @@ class Api:
                 schema = declared["content"][response.headers["content-type"].partition(";")[0]]["schema"]
                 if schema != {"type": "string"}:  # a file
                     _is_one_of(schema.get("anyOf", [schema]), response.content)
-                assert set(declared.get("headers", {})) <= {"Link"} or all(
-                    name in response.headers for name in declared["headers"]
-                )
+                headers = {name.lower() for name in declared.get("headers", {})}
+                may_lack = {"link", "pisync-as-of"} if "pisync-reads" in headers else {"link"}
+                assert headers - may_lack - {"pisync-reads"} <= set(response.headers)
+                assert {name for name in response.headers if name.startswith("pisync-")} <= headers
 
 
 def _is_one_of(references: list[dict[str, str]], content: bytes) -> None:
@@ -352,8 +395,13 @@ async def api(**options: Any) -> AsyncIterator[Api]:
     served = Api(**options)
     async with served.client:
         yield served
-    if served.is_as_made:
-        _IDLE.append((served.settings, served.app))
+    served.release()
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document of an api without settings."""
+    return Api().document
 
 
 def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -33,8 +33,15 @@ class ExampleDevice(ABC):
         """Nothing is made yet; `directory` is to be the device's own."""
         self.device_id = device_id
         self.port = port
+        self.tls: dict[str, Path] = {}
+        """The files to connect with: `ca`, `cert` and `key`; without them, unencrypted."""
         self.receipt_wait_s = RECEIPT_WAIT_S
         self.spool = directory / "spool"
+
+    def tls_options(self) -> list[str]:
+        """The options of the examples that have options."""
+        files = [part for name, path in self.tls.items() for part in (f"--{name}-file", str(path))]
+        return ["--tls", *files] if files else []
 
     @abstractmethod
     def command(self, *arguments: str, run_s: float = 60) -> list[str]:
@@ -75,6 +82,7 @@ class PythonDevice(ExampleDevice):
         command = [sys.executable, str(EXAMPLES / "device.py"), "--id", self.device_id]
         command += ["--spool", str(self.spool), "--port", str(self.port), "--batch", str(BATCH)]
         command += ["--puback-wait", str(PUBACK_WAIT_S), "--receipt-wait", str(self.receipt_wait_s)]
+        command += self.tls_options()
         action, *figures = arguments
         named = zip(("--files", "--errors", "--speed"), figures, strict=False)
         return [*command, "--wait", str(run_s), action, *(part for pair in named for part in pair)]
@@ -141,7 +149,9 @@ class JavaScriptDevice(FileDevice):
 
     def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says, with mqtt.js from where `make devices` puts it."""
-        settings = [f"BROKER=mqtt://127.0.0.1:{self.port}", f"NODE_PATH={node_modules()}"]
+        scheme = "mqtts" if self.tls else "mqtt"
+        settings = [f"BROKER={scheme}://127.0.0.1:{self.port}", f"NODE_PATH={node_modules()}"]
+        settings += [f"{name.upper()}_FILE={path}" for name, path in self.tls.items()]
         return [*self.environment(run_s), *settings, "node", str(EXAMPLES / "device.js"), *arguments]
 
 
@@ -154,7 +164,9 @@ class ShellDevice(FileDevice):
     def command(self, *arguments: str, run_s: float = 60) -> list[str]:
         """As the example says; it sends for as long as it is told, and has no service."""
         action = ["send"] if arguments[0] in {"once", "run"} else list(arguments)
-        settings = [f"BROKER=-h 127.0.0.1 -p {self.port}", f"RUN_S={int(run_s)}"]
+        options = {"ca": "--cafile", "cert": "--cert", "key": "--key"}
+        tls = "".join(f" {options[name]} {path}" for name, path in self.tls.items())
+        settings = [f"BROKER=-h 127.0.0.1 -p {self.port}{tls}", f"RUN_S={int(run_s)}"]
         return [*self.environment(run_s), *settings, str(EXAMPLES / "device311.sh"), *action]
 
     def waiting(self) -> int:
@@ -172,7 +184,7 @@ class CDevice(ExampleDevice):
         command = [str(self.spool.parent / "device"), "--id", self.device_id, "--spool", str(self.spool)]
         command += ["--port", str(self.port), "--batch", str(BATCH), "--wait", str(run_s)]
         command += ["--puback-wait", str(PUBACK_WAIT_S), "--receipt-wait", str(self.receipt_wait_s)]
-        return [*command, *arguments]
+        return [*command, *self.tls_options(), *arguments]
 
     def compile(self) -> None:
         """Make the program, without a warning."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from unittest.mock import MagicMock
 
@@ -20,6 +22,7 @@ from pisync.domain.alerts import Rule
 from pisync.domain.directory import DirectoryDevice
 from pisync.domain.events import ErrorDetail, Reason
 from pisync.metrics import Reading
+from pisync.pki import Authority
 from pisync.settings import BridgeSettings, WorkerSettings
 from pisync.stores.interfaces.events import InsertOutcome
 from tests.support import api_client
@@ -51,13 +54,23 @@ def of_worker() -> str:
 
 
 async def of_api() -> str:
+    """See `_of_api`; with a certificate, whose end is told."""
+    with TemporaryDirectory() as directory:
+        authority = Authority.create(Path(directory))
+        return await _of_api(authority.directory / "ca.pem")
+
+
+async def _of_api(certificate: Path) -> str:
     """With a fleet that has devices in all states but `overdue`, and requests that ended well and badly."""
     async with api_client.api() as pisync:
         await fill(pisync)
         metrics = api.metrics.Metrics()
-        watch = Watch(projection=pisync.projection, alerts=pisync.alerts)
+        watch = Watch(projection=pisync.projection, alerts=pisync.alerts, credentials=pisync.credentials)
+        metrics.tell_of_credentials(
+            watch, pisync.settings.model_copy(update={"certificate_files": (certificate,)}), None
+        )
         await watch.look()
-        metrics.tell_of(pisync.fleet, watch)
+        metrics.tell_of(pisync.fleet, watch, pisync.access)
         app = measured_app(pisync, metrics.requests)
         async with client_of(app) as client:
             assert (await client.get(f"/api/device/{DEVICES[0]}")).status_code == 200

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -279,11 +279,13 @@ HEALTH: Json = {
             "listening": not stopped,
             "catching_up": False,
             "stopped": stopped,
+            "gone": False,
         }
         for bridge_id, behind_s, stopped in (("bridge-0", 0.8, False), ("bridge-1", None, True))
     ],
     "listening_gaps": [],
     "worker": [],
+    "reads": {"source": "primary", "behind_s": None},
     "rollups": {"lag_s": 2.0, "until": NOW, "closed_until": NOW, "reaches_back": False},
     "retention": {"days": None, "kept_since": None, "oldest_received": NOW, "waits_for": None, "as_of": NOW},
     "fleet": {"devices": 8, **TRUTH},
@@ -297,6 +299,9 @@ HEALTH: Json = {
         "why": None,
     },
     "notifications": {"lag_s": 0.0, "failing": []},
+    "credentials": None,
+    "certificates": [],
+    "not_kept": [],
 }
 
 Answer = Json | bytes | tuple[int, Json]
@@ -314,6 +319,7 @@ class FakeApi:
     asked: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     sent: list[tuple[str, str, dict[str, list[str]], Any]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
         self.asked.append((path, query))
@@ -391,14 +397,19 @@ def serving(answers: dict[str, Any]) -> Iterator[FakeApi]:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            for name, value in fake.headers.items():
+                self.send_header(name, value)
+            # A client whose patience ended has closed its connection.
+            with suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+        # Closing the server waits for its answers, so that none of them ends in the test after this one.
+        server.daemon_threads = False
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         fake.url = f"http://127.0.0.1:{server.server_port}"

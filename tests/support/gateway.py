@@ -24,8 +24,11 @@ GATEWAY: Final = "PX-000001"
 class EdgeServer(MosquittoServer):
     """Mosquitto with what docs/gateway.md has a PiBox set up, but for its port and where its data is."""
 
-    def __init__(self, directory: Path, cloud_port: int, devices: Sequence[str]) -> None:
-        self._cloud = MqttAddress(f"mqtt://{ports.HOST}:{cloud_port}")
+    def __init__(
+        self, directory: Path, cloud: MqttAddress, devices: Sequence[str], *, ca_file: Path | None = None
+    ) -> None:
+        self._cloud = cloud
+        self._ca_file = ca_file
         self._devices = devices
         super().__init__(directory)
 
@@ -38,7 +41,14 @@ class EdgeServer(MosquittoServer):
             f"user {getpass.getuser()}",
             f"persistence_location {self.directory}/",
             "log_dest stderr",
-            configuration(GATEWAY, self._cloud, self._devices, retry_s=(1, 2)),
+            configuration(
+                GATEWAY,
+                self._cloud,
+                self._devices,
+                ca_file=self._ca_file,
+                shows=self._cloud.shows,
+                retry_s=(1, 2),
+            ),
         ]
         file = self.directory / "mosquitto.conf"
         file.write_text("\n".join(parts))
@@ -73,5 +83,7 @@ class Gateway:
 @asynccontextmanager
 async def gateway(directory: Path, cloud_port: int, devices: Sequence[str]) -> AsyncIterator[Gateway]:
     """A PiBox that serves these devices, while the context lasts."""
-    async with link_to(cloud_port) as line, running(EdgeServer(directory, line.port, devices)) as edge:
-        yield Gateway(edge, line)
+    async with link_to(cloud_port) as line:
+        cloud = MqttAddress(f"mqtt://{ports.HOST}:{line.port}")
+        async with running(EdgeServer(directory, cloud, devices)) as edge:
+            yield Gateway(edge, line)

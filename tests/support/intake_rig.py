@@ -8,6 +8,9 @@ from typing import Any, cast
 
 from bridge.alerts.judge import Judge
 from bridge.alerts.rules import all_rules
+from bridge.floods.gate import Gate
+from bridge.floods.known_devices import KnownDevices
+from bridge.floods.left_out import LeftOut
 from bridge.intake import Intake
 from bridge.kinds import Kind, kinds_of_messages
 from bridge.metrics import Metrics
@@ -80,6 +83,11 @@ class GatedDeadLetters(MemoryDeadLetterStore):
         self.written.append(list(dead_letters))
         return await super().add(dead_letters, received_at)
 
+    async def record_dropped(self, dropped: Mapping[str | None, int], now: datetime) -> None:
+        if self._events.away.is_set():
+            raise MongodbUnavailable("away")
+        await super().record_dropped(dropped, now)
+
 
 class FlakyProjection(MemoryProjection):
     """A streak store that fails some times before it works."""
@@ -113,6 +121,7 @@ class Rig:
     """A intake, and everything that it talks to."""
 
     def __init__(self, *more_kinds: Kind, **changes: Any) -> None:
+        known: KnownDevices | None = changes.pop("known", None)
         settings = BridgeSettings(**{"linger_ms": 0, **changes})
         self.metrics = Metrics(settings)
         self.store = GatedStore()
@@ -143,8 +152,16 @@ class Rig:
             metrics=self.metrics,
         )
         self.dead_letters = GatedDeadLetters(self.store)
+        self.left_out = LeftOut(dead_letters=self.dead_letters, metrics=self.metrics)
+        self.known = known
+        self.monotonic_s = 0.0
+        gate = Gate(settings=settings, known=known, left_out=self.left_out, now_s=lambda: self.monotonic_s)
         kinds = kinds_of_messages(
-            events=self.store, dead_letters=self.dead_letters, projector=self.projector, metrics=self.metrics
+            events=self.store,
+            dead_letters=self.dead_letters,
+            projector=self.projector,
+            gate=gate,
+            metrics=self.metrics,
         )
         self.clock_is_right = True
         self.intake = Intake(
@@ -157,6 +174,7 @@ class Rig:
         self.connection = FakeConnection()
         self.paused = False
         self.published: list[tuple[str, Receipt, bytes | None]] = []
+        self.cleared: list[str] = []
         self.next_packet_id = 1
 
     def pause(self) -> None:
@@ -174,6 +192,10 @@ class Rig:
         expiry_s: int | None = None,
         retain: bool = False,
     ) -> None:
+        if retain:
+            assert payload == b""
+            self.cleared.append(topic)
+            return
         self.published.append((topic, receipts.decode(payload), correlation_data))
 
     def send(
@@ -184,13 +206,14 @@ class Rig:
         qos: int = 1,
         response_topic: str | None = None,
         correlation_data: bytes = b"c",
+        retain: bool = False,
     ) -> None:
         packet_id = self.next_packet_id if qos else None
         self.next_packet_id += 1
         connection = cast("Connection", self.connection)
         size_bytes = sum(map(len, (topic.encode(), raw, (response_topic or "").encode(), correlation_data)))
         self.intake.offer(
-            Message(topic, raw, packet_id, response_topic, correlation_data, connection, size_bytes)
+            Message(topic, raw, packet_id, response_topic, correlation_data, connection, size_bytes, retain)
         )
 
     def metric(self, name: str, **labels: str) -> float | None:

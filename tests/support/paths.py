@@ -1,5 +1,6 @@
-"""Paths of the OpenAPI document with a value for each of their parameters."""
+"""Paths of routes, and of the OpenAPI document, with a value for each of their parameters."""
 
+import re
 from typing import Final
 
 VALUES: Final = {
@@ -9,9 +10,20 @@ VALUES: Final = {
     "alert_id": "0" * 32,
     "command_id": "0" * 28,
     "incident_id": "0" * 28,
+    "key_id": "k3v9x0qa",
+    "session_id": "0" * 64,
     "recipient_id": "office",
     "code": "E_NET",
+    "task": "mute",
+    "kind": "causes",
+    "target": "E_NET",
+    "digest": "0",
+    "name": "style.css",
 }
+
+
+# How a route says of which kind a parameter is; the document leaves it out.
+_CONVERTER: Final = re.compile(":[a-z_]+}")
 
 
 def filled(template: str) -> str:
@@ -20,4 +32,4 @@ def filled(template: str) -> str:
     Raises:
         KeyError: a parameter has no value here yet.
     """
-    return template.format(**VALUES)
+    return _CONVERTER.sub("}", template).format(**VALUES)

@@ -7,6 +7,8 @@ from itertools import count
 from typing import Final
 
 TIMEOUT_S: Final = 60.0
+ANSWER_S: Final = 30.0
+"""For how long a program that begins, or has nothing else to do, may owe an answer: machines are busy."""
 LOOK_INTERVAL_S: Final = 0.02
 LOOKS_AT_ONCE: Final = 1000
 """Looks at a function that follow one another without a pause; other tasks run between them."""

@@ -23,7 +23,7 @@ from pisync.domain.acknowledgements import (
     read,
     until_as_json,
 )
-from pisync.domain.actions import About
+from pisync.domain.actions import ABOUT_FLEET
 from tests.support.samples import NOW
 
 LATER = NOW + timedelta(days=7)
@@ -169,4 +169,4 @@ def test_an_alert_is_of_one_device() -> None:
 def test_everything_that_is_acted_on_can_be_asked_for() -> None:
     others = {"recipients", "commands", "dead_letters"}
     kinds = {*map(str, directory.Kind), *map(str, acknowledgements.SubjectKind)}
-    assert kinds | others == set(map(str, About))
+    assert kinds | others == set(map(str, ABOUT_FLEET))

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from bridge.alerts.judge import Judge
 from bridge.alerts.outbox import Outbox
@@ -120,9 +123,33 @@ async def test_however_many_are_handled_at_once_it_is_in_batches(monkeypatch: py
     assert len(await rig.open()) == 25
 
 
+async def test_what_is_reported_right_after_a_round_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ALERTS_PAUSE_S", 3600)
+    rig = AlertsRig()
+    async with running(rig):
+        await rig.sync("PB-0")  # nobody else failed: at once
+        await until(lambda: rig.judge.is_idle)
+        for number in range(1, 6):
+            await rig.sync(f"PB-{number}")
+            await turns()
+        assert not rig.judge.is_idle
+        assert len(await rig.open()) == 1
+    async with running(rig):  # as when the pause is over
+        await until(lambda: rig.judge.is_idle)
+    assert rig.streaks.batches == [1, 5]
+    assert len(await rig.open()) == 6
+
+
+async def turns() -> None:
+    """Let all other tasks go on until they wait for something that does not come from here."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 async def test_a_storm_is_handled_in_batches_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ALERTS_BATCH", 10)
     monkeypatch.setattr(limits, "ALERTS_WAITING_MAX", 25)
+    monkeypatch.setattr(limits, "ALERTS_PAUSE_S", 0)
     rig = AlertsRig()
     await rig.sync(*(f"PB-{number:02}" for number in range(30)))
     async with running(rig):
@@ -200,6 +227,7 @@ class Session:
         self.retained: dict[str, bytes] = {}
         self.published: list[tuple[str, bytes]] = []
         self.refused: set[str] = set()
+        self.elsewhere: dict[str, bytes] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -214,6 +242,9 @@ class Session:
         await self.arrival()
         self.retained[topic] = payload
 
+    async def retain_elsewhere(self, topic: str, payload: bytes) -> None:
+        self.elsewhere[topic] = payload
+
     async def arrival(self) -> None:
         """How long the message takes to the broker."""
         await asyncio.sleep(0)
@@ -227,7 +258,7 @@ class Session:
 
 @asynccontextmanager
 async def publishing(outbox: Outbox, session: Session) -> AsyncIterator[None]:
-    task = asyncio.create_task(outbox.run(MqttSink(session, session.read)))
+    task = asyncio.create_task(outbox.run(MqttSink(session, session.read, session.retain_elsewhere)))
     try:
         yield
     finally:
@@ -250,7 +281,7 @@ async def test_an_alert_is_retained_while_it_is_open() -> None:
         await until(lambda: not rig.store.silent)
         await rig.sync("PB-1", minutes=[9], errors=0)
         await rig.compare()  # and so wakes the outbox
-        await until(lambda: session.retained == {topic("PB-1"): b""})
+        await until(lambda: session.retained == session.elsewhere == {topic("PB-1"): b""})
 
 
 async def test_each_rule_has_a_retained_message_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,11 +338,11 @@ class Overtaken(MemoryAlertStore):
         super().__init__()
         self.overtakes = True
 
-    async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:
-        found = await super().open_alerts(device_ids)
+    async def unpublished(self, limit: int) -> list[Alert]:
+        found = await super().unpublished(limit)
         if self.overtakes:
             self.overtakes = False
-            await self.resolve(Rule.STREAK, device_ids, NOW)
+            await self.resolve(Rule.STREAK, ["PB-1"], NOW)
             await self.published(self.alerts)
         return found
 
@@ -324,6 +355,78 @@ async def test_an_older_state_does_not_outlast_one_that_another_bridge_published
         await until(lambda: session.retained == {topic("PB-1"): b""})
 
 
+class Between(MemoryAlertStore):
+    """A store of which a bridge asks something, and others act before it is answered, and after."""
+
+    def __init__(self, act: Callable[[], Awaitable[None]], shared: MemoryAlertStore) -> None:
+        super().__init__()
+        self.alerts, self.silent = shared.alerts, shared.silent
+        self.act = act
+
+    async def open_alerts(self, device_ids: Collection[str]) -> dict[tuple[str, Rule], Alert]:
+        await self.act()
+        found = await super().open_alerts(device_ids)
+        await self.act()
+        return found
+
+    async def unpublished(self, limit: int) -> list[Alert]:
+        await self.act()
+        found = await super().unpublished(limit)
+        await self.act()
+        return found
+
+    async def published(self, alerts: Sequence[Alert]) -> bool:
+        await self.act()
+        each_is_so = await super().published(alerts)
+        await self.act()
+        return each_is_so
+
+
+class BetweenSession(Session):
+    """A session whose messages arrive while others act."""
+
+    def __init__(self, act: Callable[[], Awaitable[None]], broker: Session) -> None:
+        super().__init__()
+        self.retained, self.act = broker.retained, act
+
+    async def arrival(self) -> None:
+        await self.act()
+        await self.act()
+
+
+CLOSED_AND_OPENED_ANEW: Final = ["close", *["nothing"] * 7, "open", "publish"]
+"""What is closed is published; before that arrives, others open one anew and say so."""
+
+
+@example(deeds=CLOSED_AND_OPENED_ANEW)
+@given(deeds=st.lists(st.sampled_from(["nothing", "open", "close", "publish"]), max_size=16))
+def test_whatever_others_do_meanwhile_the_broker_retains_what_is_open(deeds: list[str]) -> None:
+    store, broker = MemoryAlertStore(), Session()
+    theirs = Outbox(store=store)
+    waiting = iter(deeds)
+
+    async def act() -> None:
+        deed = next(waiting, "nothing")
+        if deed == "open":
+            await store.open(Rule.STREAK, {"PB-1": 3}, NOW)
+        elif deed == "close":
+            await store.resolve(Rule.STREAK, ["PB-1"], NOW)
+        elif deed == "publish":
+            await theirs._publish_batch(MqttSink(broker, broker.read, broker.retain_elsewhere))
+
+    async def publish() -> None:
+        await store.open(Rule.STREAK, {"PB-1": 3, "PB-2": 3}, NOW)
+        ours, link = Outbox(store=Between(act, store)), BetweenSession(act, broker)
+        while store.silent:
+            await ours._publish_batch(MqttSink(link, link.read, link.retain_elsewhere))
+
+    asyncio.run(publish())
+    open_now = {
+        topic(alert.device_id): encode_retained(alert) for alert in store.alerts if not alert.closed_at
+    }
+    assert {name: payload for name, payload in broker.retained.items() if payload} == open_now
+
+
 class SlowLink(Session):
     """A session whose messages wait on their way until the test lets them go."""
 
@@ -331,6 +434,9 @@ class SlowLink(Session):
         super().__init__()
         self.retained = broker.retained
         self.go = asyncio.Event()
+
+    async def retain_elsewhere(self, topic: str, payload: bytes) -> None:
+        self.elsewhere[topic] = payload
 
     async def arrival(self) -> None:
         await self.go.wait()

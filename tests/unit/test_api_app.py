@@ -1,16 +1,20 @@
 """What all routes share: problem documents, keys, probes, the OpenAPI document and its page."""
 
+import base64
+import hashlib
 import re
 from typing import Any
 
 import pytest
 
+from api.auth.guard import OPEN_ROUTES
 from pisync.stores.memory.events import MemoryEventStore
 from tests.support.api_client import (
     EVENT,
     HOST,
     Api,
     api,
+    document,
     is_problem,
 )
 from tests.support.paths import filled
@@ -115,8 +119,8 @@ async def test_every_api_route_wants_the_key_and_says_so() -> None:
             for method, operation in operations.items():
                 url = filled(path)
                 guarded = (await pisync.request(method.upper(), url)).status_code == 401
-                assert guarded == path.startswith("/api/")
-                assert guarded == ("401" in operation["responses"])
+                assert guarded == (path.startswith("/api/") and path not in OPEN_ROUTES)
+                assert guarded == ("401" in operation["responses"]) or path == "/api/enrol"
                 assert guarded == bool(operation.get("security"))
         assert pisync.document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
 
@@ -145,6 +149,18 @@ async def test_a_client_that_leaves_while_sending_is_no_fault() -> None:
     assert pisync.publisher.published == []
 
 
+async def test_the_document_is_written_once_however_often_strangers_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with api() as pisync:
+        first = await pisync.get("/openapi.json")
+        monkeypatch.setattr(pisync.app, "openapi", None)
+        assert (
+            await pisync.get("/openapi.json", headers={"Accept-Encoding": "identity"})
+        ).content == first.content
+        assert first.headers["content-encoding"] == "gzip"
+
+
 async def test_the_documentation_needs_no_internet() -> None:
     async with api() as pisync:
         page = await pisync.get("/docs")
@@ -152,6 +168,12 @@ async def test_the_documentation_needs_no_internet() -> None:
         sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
         assert len(sources) >= 2
         assert "://" not in page.text
+        # Its script, and no other, is run within the page (CSP Level 3, 6.7.2.1).
+        [script] = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = page.headers["content-security-policy"].split("; ")
+        assert f"script-src 'self' 'sha256-{digest}'" in policy
+        assert {"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"} <= {*policy}
         for source in sources:
             assert (await pisync.get(source)).status_code == 200
 
@@ -163,6 +185,6 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
 
 
 def test_the_sync_event_is_described_by_the_type_that_decodes_it() -> None:
-    schemas = Api().document["components"]["schemas"]
+    schemas = document()["components"]["schemas"]
     assert set(EVENT) == set(schemas["SyncEvent"]["required"])
     assert schemas["SyncEvent"]["properties"]["total_errors"]["minimum"] == 0

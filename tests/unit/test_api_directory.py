@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from time import process_time
 from typing import Any
 
 import httpx
@@ -160,7 +161,14 @@ async def test_who_is_overtaken_tries_again_and_tells_what_it_really_changed() -
         await send(pisync, "PUT", f"{DEVICES}/PB-1", {"name": "mine"})
         newest = (await acts(pisync))[0]
         assert (newest["before"], newest["after"]) == ({"name": "theirs"}, {"name": "mine"})
-        assert [act["progress"] for act in await acts(pisync)] == ["done"] * 3
+        # Each try is an action of its own, of which nothing is changed later.
+        assert [act["progress"] for act in await acts(pisync)] == [
+            "done",
+            "not_done",
+            "done",
+            "not_done",
+            "done",
+        ]
 
         # With a version it is refused; where the other made the same change, nothing is left to do.
         tag = (await pisync.get(f"{DEVICES}/PB-1")).headers["etag"]
@@ -181,7 +189,7 @@ async def test_who_is_always_overtaken_is_told() -> None:
         response = await send(pisync, "PUT", f"{DEVICES}/PB-1", {"name": "x"})
         is_problem(response, 503)
         assert "Retry-After" in response.headers
-        assert [act["progress"] for act in await acts(pisync)] == ["not_done"]
+        assert [act["progress"] for act in await acts(pisync)] == ["not_done"] * limits.DIRECTORY_CHANGE_TRIES
 
 
 @pytest.mark.parametrize("is_written", [False, True])
@@ -310,4 +318,24 @@ async def test_with_keys_only_who_has_one_may_change() -> None:
         answer = await send(pisync, "PUT", f"{DEVICES}/PB-1", {}, authorization="Bearer 0123456789abcdef")
         assert answer.status_code == 201
         [act] = pisync.actions.actions.values()
-        assert act.who == "unknown"
+        assert act.who == "configured-1"
+
+
+async def test_a_version_that_is_asked_for_is_read_in_one_go_whatever_it_is() -> None:
+    """A pattern over it took 60 s for a header of 60 KB."""
+    async with api() as pisync:
+        tag = (await send(pisync, "PUT", f"{DEVICES}/PB-1", {"name": "a"})).headers["etag"]
+        began = process_time()
+        for text in (
+            "x" + " " * 60_000 + "x",
+            '"' + " " * 60_000,
+            '"x' * 30_000,
+            "W/" * 30_000,
+            "," * 60_000,
+        ):
+            is_problem(await send(pisync, "PUT", f"{DEVICES}/PB-1", {"name": "b"}, if_match=text), 412)
+        assert process_time() - began < 5
+        for text in (tag, f"W/{tag}", f'"other", {tag}', f" {tag} ,"):
+            assert (
+                await send(pisync, "PUT", f"{DEVICES}/PB-1", {"name": "a"}, if_match=text)
+            ).status_code == 200

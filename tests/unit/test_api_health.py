@@ -1,6 +1,7 @@
 """`/api/health`: always answered, soon, with what is wrong and with null for what could not be asked."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -92,6 +93,7 @@ async def test_when_all_is_well() -> None:
         "listening": True,
         "catching_up": False,
         "stopped": False,
+        "gone": False,
     }
     assert answer["listening_gaps"] == []
     [duty] = answer["worker"]
@@ -103,6 +105,15 @@ async def test_when_all_is_well() -> None:
         **dict.fromkeys(("held", "retained", "stored_bytes", "dropped", "connected", "as_of")),
         "why": "no worker has heard the broker yet",
     }
+
+
+async def test_whose_messages_were_not_kept_within_the_last_day_is_told() -> None:
+    async with api() as pisync:
+        assert (await body(pisync))["not_kept"] == []
+        await pisync.dead_letters.record_dropped({"PB-1": 7}, clock.now() - timedelta(hours=1))
+        await pisync.dead_letters.record_dropped({"PB-2": 3}, clock.now() - timedelta(hours=25))
+        [told] = (await body(pisync))["not_kept"]
+        assert (told["device_id"], told["dropped"]) == ("PB-1", 7)
 
 
 FIGURES = BrokerFigures(stored=70, stored_bytes=4096, retained=53, dropped=2, connected=9)
@@ -207,17 +218,67 @@ async def test_bridges_that_do_not_listen_and_duties_that_nobody_has_are_named()
         await pisync.rollups.save(Progress(covered=(Span(now_ms - HOUR_MS, now_ms - 600_000),)), 1)
         found = await whys(pisync)
         assert found == {
-            "bridges": "not listening: bridge-1",
+            "bridges": "gone, and not stopped in order: bridge-1",
             "worker": "no worker has this duty: rollups",
             "rollups": "what was received in the last 600 s is not counted yet",
         }
-        # One that stopped is missed by nobody; of the last life only, and one that is not in the registry.
+        # One that stopped is missed by nobody; of the last life only.
         await pisync.projection.set_watermark("bridge-1", 5, catching_up=False, stopped="instance")
-        await pisync.projection.set_watermark("bridge-2", 5, catching_up=False, stopped="gone")
         assert "bridges" not in await whys(pisync)
         await pisync.bridges.claim("bridge-1", "another life", clock.now())
         await pisync.known_bridges.refresh()
         assert (await whys(pisync))["bridges"] == "not listening: bridge-1"
+
+
+async def test_one_that_was_stopped_in_order_one_that_is_gone_and_one_that_is_deaf_are_told_apart() -> None:
+    async with api() as pisync:
+        await all_is_well(pisync)
+        now_ms = to_ms(clock.now())
+        stopped_ms, gone_ms = now_ms - 3 * HOUR_MS, now_ms - 2 * HOUR_MS
+        for bridge_id in ("bridge-1", "bridge-2", "bridge-3"):
+            await pisync.beat(bridge_id)
+        await pisync.known_bridges.refresh()
+        await pisync.projection.set_watermark("bridge-1", stopped_ms, catching_up=False, stopped="instance")
+        # It wrote down that it listened until it was stopped, just now.
+        await pisync.listening.listened("bridge-1", now_ms - HOUR_MS, now_ms)
+        await pisync.projection.set_watermark("bridge-2", gone_ms, catching_up=False)
+        answer = await body(pisync)
+        told = {
+            row["bridge_id"]: (row["listening"], row["stopped"], row["gone"]) for row in answer["bridges"]
+        }
+        assert told == {
+            "bridge-0": (True, False, False),
+            "bridge-1": (False, True, False),
+            "bridge-2": (False, False, True),
+            "bridge-3": (False, False, False),
+        }
+        assert answer["bridges"][1]["last_sign"] == rfc3339(from_ms(stopped_ms))
+        assert answer["parts"]["bridges"]["why"] == (
+            "gone, and not stopped in order: bridge-2; not listening: bridge-3"
+        )
+        for bridge_id in ("bridge-2", "bridge-3"):
+            await pisync.bridges.forget(bridge_id)
+            del pisync.projection.watermarks[bridge_id]
+        assert (await body(pisync))["parts"]["bridges"] == FINE
+
+
+async def test_one_that_was_retired_is_not_listed_at_once_nor_where_redis_goes_back() -> None:
+    async with api() as pisync:
+        await all_is_well(pisync)
+        await pisync.beat("bridge-1")
+        await pisync.known_bridges.refresh()
+        await pisync.bridges.forget("bridge-1")
+        del pisync.projection.watermarks["bridge-1"]
+        assert [row["bridge_id"] for row in (await body(pisync))["bridges"]] == ["bridge-0"]
+        # An old snapshot of Redis has what it said: before it was stopped, or after that.
+        for stopped in (None, "instance"):
+            await pisync.projection.set_watermark("bridge-1", 5, catching_up=False, stopped=stopped)
+            answer = await body(pisync)
+            assert [row["bridge_id"] for row in answer["bridges"]] == ["bridge-0"]
+            assert answer["parts"]["bridges"] == FINE
+        # One that gives signs is no matter of the past.
+        await pisync.projection.set_watermark("bridge-1", to_ms(clock.now()), catching_up=False)
+        assert [row["bridge_id"] for row in (await body(pisync))["bridges"]] == ["bridge-0", "bridge-1"]
 
 
 async def test_times_in_which_nobody_listened_are_told() -> None:

@@ -18,7 +18,7 @@ from pisync.errors import RedisUnavailable
 from pisync.stores.interfaces.events import DaysHint, HistoryPage, HistoryQuery
 from pisync.stores.memory.events import MemoryEventStore
 from pisync.stores.memory.projection import MemoryProjection
-from tests.support.api_client import START_MS, Api, UnavailableEventStore, api, is_problem
+from tests.support.api_client import START_MS, UnavailableEventStore, api, document, is_problem
 from tests.support.samples import event_at
 
 URL = "/api/device/PB-1/sync-history"
@@ -304,6 +304,6 @@ async def test_a_page_of_large_events_is_short_and_leads_to_the_others() -> None
 
 
 def test_the_largest_page_is_the_documented_one() -> None:
-    operation = Api().document["paths"]["/api/device/{device_id}/sync-history"]["get"]
+    operation = document()["paths"]["/api/device/{device_id}/sync-history"]["get"]
     [limit] = [each["schema"] for each in operation["parameters"] if each["name"] == "limit"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, limits.PAGE_MAX, 50)

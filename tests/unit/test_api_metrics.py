@@ -27,6 +27,7 @@ from pisync.errors import MongodbUnavailable, RedisUnavailable
 from pisync.settings import ApiSettings, BridgeSettings, WorkerSettings
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.alerts import MemoryAlertStore
+from pisync.stores.memory.credentials import MemoryCredentialStore
 from pisync.stores.memory.projection import MemoryProjection
 from tests.support.api_client import api
 from tests.support.expositions import client_of, fill, label_values, measured_app, samples, values
@@ -67,7 +68,9 @@ def told_by(
     metrics: FleetMetrics, registry: CollectorRegistry, served: Served | None, watch: Watch | None = None
 ) -> str:
     if served is not None:
-        watch = watch or Watch(projection=MemoryProjection(), alerts=MemoryAlertStore())
+        watch = watch or Watch(
+            projection=MemoryProjection(), alerts=MemoryAlertStore(), credentials=MemoryCredentialStore()
+        )
         metrics.serve(served, watch)
 
     async def exposition() -> str:
@@ -206,10 +209,10 @@ class Away(MemoryProjection, MemoryAlertStore):
 async def test_what_bridges_and_alerts_come_to_is_told_while_it_can_be_asked() -> None:
     async with api() as pisync:
         await fill(pisync)
-        watch = Watch(projection=pisync.projection, alerts=pisync.alerts)
+        watch = Watch(projection=pisync.projection, alerts=pisync.alerts, credentials=pisync.credentials)
         await watch.look()
         metrics = Metrics()
-        metrics.tell_of(pisync.fleet, watch)
+        metrics.tell_of(pisync.fleet, watch, pisync.access)
         text = metrics.exposition().decode()
         assert values(text, "pisync_alerts_open", "rule") == {
             rule.value: rule is Rule.STREAK for rule in Rule

@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 from api import models
 from pisync.domain.decoding import decode
 from pisync.domain.events import SyncEvent
-from tests.support.api_client import Api
+from tests.support.api_client import document
 from tests.support.samples import NOW, payload
 
 
@@ -43,7 +43,7 @@ def test_a_struct_becomes_a_model_of_required_members_with_their_lower_bounds() 
 
 
 def test_history_is_described_by_all_members_of_a_sync_event() -> None:
-    item = Api().document["components"]["schemas"]["HistoryItem"]
+    item = document()["components"]["schemas"]["HistoryItem"]
     expected = {*SyncEvent.__struct_fields__, "outcome", "received_at"} - {"device_id"}
     assert set(item["properties"]) == set(item["required"]) == expected
 
@@ -69,14 +69,14 @@ def test_history_is_described_by_all_members_of_a_sync_event() -> None:
     ],
 )
 def test_the_document_allows_only_times_that_are_taken(text: str, is_valid: bool) -> None:
-    timestamp = Api().document["components"]["schemas"]["SyncEvent"]["properties"]["timestamp"]
+    timestamp = document()["components"]["schemas"]["SyncEvent"]["properties"]["timestamp"]
     assert timestamp["format"] == "date-time"
     assert (re.search(timestamp["pattern"], text) is not None) == is_valid
     assert bool(decode(payload(timestamp=text), "PB-000123", NOW).events) == is_valid
 
 
 def test_the_example_of_an_answer_is_an_answer_of_that_status() -> None:
-    answers = Api().document["paths"]["/api/sync-event"]["post"]["responses"]
+    answers = document()["paths"]["/api/sync-event"]["post"]["responses"]
     examples = {
         status: answers[status]["content"]["application/json"]["example"] for status in ("200", "201")
     }

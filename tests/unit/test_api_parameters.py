@@ -17,7 +17,8 @@ from api.pages import static_files
 from pisync import clock, limits
 from pisync.clock import from_ms, rfc3339
 from pisync.domain.alerts import Rule
-from tests.support.api_client import START_MS, Api, api, is_problem
+from tests.support.api_client import START_MS, Api, api, document, is_problem
+from tests.support.paths import filled
 from tests.support.samples import event_at, letter
 
 ROOT = Path(__file__).parents[2]
@@ -30,21 +31,8 @@ PAGES_OF_OPERATORS = {
 }
 HISTORY = "/api/device/PB-1/sync-history"
 OPERATIONS = [
-    (
-        method.upper(),
-        path.format(
-            device_id="PB-1",
-            site_id="S-1",
-            dead_letter_id="0" * 32,
-            command_id="0" * 28,
-            alert_id="0",
-            incident_id="0",
-            recipient_id="office",
-            code="E_NET",
-        ),
-        operation,
-    )
-    for path, operations in Api().document["paths"].items()
+    (method.upper(), filled(path), operation)
+    for path, operations in document()["paths"].items()
     for method, operation in operations.items()
 ]
 
@@ -143,15 +131,19 @@ def test_the_lists_that_take_since_and_until_are_those_that_the_readme_names() -
     taken = {
         path: {"since", "until"} & set(names(operation))
         for _, path, operation in OPERATIONS
-        if "next" in str(operation["responses"]["200"].get("headers", {}))
+        if "next" in str(operation["responses"].get("200", {}).get("headers", {}))
     }
     assert {path: bounds for path, bounds in taken.items() if bounds} == {
         HISTORY: {"since", "until"},
+        "/api/audit": {"since", "until"},
         "/api/dead-letters": {"since", "until"},
         "/api/devices/repeated-failures": {"since"},
     }
     assert {"/api/devices", "/api/alerts", "/api/actions"} <= taken.keys()
-    said = "history and dead letters take both, repeated failures `since` alone, and the others neither."
+    said = (
+        "history, dead letters and the audit log take both, repeated failures `since` alone, and the others"
+        " neither."
+    )
     assert said in " ".join((ROOT / "README.md").read_text().split())
 
 

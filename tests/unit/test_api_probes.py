@@ -65,14 +65,39 @@ async def conditions(pisync: Api, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     body: dict[str, Any] = response.json()
     del body["heartbeat_ages_s"]
+    assert body.pop("status") == ("ready" if status == 200 else "not ready")
     return body
 
 
 async def test_probes_when_all_is_well() -> None:
-    async with api(api_keys=KEY) as pisync:
+    async with api() as pisync:
         await pisync.beat()
         assert (await pisync.get("/healthz")).json() == {"status": "ok"}
         assert await conditions(pisync, 200) == ALL_IS_WELL
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Cookie": "pisync=x"}])
+async def test_a_stranger_is_told_whether_it_is_ready_and_nothing_else(headers: dict[str, str]) -> None:
+    async with api(api_keys=f"{KEY},taker:ingest:{KEY}-ingest,looker:read:{KEY}-read") as pisync:
+        known = [{"Authorization": f"Bearer {KEY}{more}"} for more in ("", "-read")]
+        may_not_read = {"Authorization": f"Bearer {KEY}-ingest"}
+        for is_ready in (False, True):
+            if is_ready:
+                await pisync.beat()
+            for given in (headers, may_not_read):
+                answer = await pisync.get("/readyz", headers=given)
+                assert answer.status_code == (200 if is_ready else 503)
+                assert answer.json() == {"status": "ready" if is_ready else "not ready"}
+                assert (await pisync.get("/healthz", headers=given)).json() == {"status": "ok"}
+            for given in known:
+                assert "bridges" in (await pisync.get("/readyz", headers=given)).json()
+
+
+async def test_a_stranger_who_gives_nothing_is_not_counted_by_a_probe() -> None:
+    async with api(api_keys=KEY) as pisync:
+        for _ in range(limits.REFUSED_PER_MINUTE * 3):
+            assert (await pisync.get("/readyz")).status_code == 503
+        assert not pisync.access.refusals.total
 
 
 async def test_readyz_says_what_is_unavailable_in_words(log: list[Any]) -> None:
@@ -136,6 +161,28 @@ async def test_readyz_counts_the_bridges_by_their_heartbeats(log: list[Any]) -> 
         assert 1 <= youngest < limits.BRIDGE_SILENT_S < silent_s <= oldest
         await pisync.bridges.forget("bridge-1")  # a bridge that left is missed by nobody
         assert await conditions(pisync, 200) == ALL_IS_WELL
+
+
+async def test_one_that_was_stopped_in_order_is_not_told_as_silent(log: list[Any]) -> None:
+    async with api() as pisync:
+
+        async def told(status: int) -> tuple[str, str]:
+            found = await conditions(pisync, status)
+            return found["bridges"], log[-1]["bridges"]
+
+        long_ago = clock.to_ms(clock.now()) - 3_600_000
+        await pisync.beat("bridge-1")
+        await pisync.projection.set_watermark("bridge-1", long_ago, catching_up=False, stopped="instance")
+        assert await told(503) == ("none", "stopped in order: bridge-1")
+        await pisync.beat("bridge-0")
+        assert await told(200) == ("some have stopped", "stopped in order: bridge-1")
+        [age_s] = (await pisync.get("/readyz")).json()["heartbeat_ages_s"]
+        assert age_s < limits.BRIDGE_SILENT_S
+        await pisync.beat("bridge-2", age_s=600)
+        assert await told(200) == ("some are silent", "silent: bridge-2; stopped in order: bridge-1")
+        # Another life of it began, and has said nothing yet.
+        await pisync.bridges.claim("bridge-1", "another life", clock.now())
+        assert await told(200) == ("some are silent", "silent: bridge-1, bridge-2")
 
 
 async def test_a_clock_ahead_of_ours_is_no_age_below_nothing() -> None:

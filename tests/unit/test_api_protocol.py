@@ -374,6 +374,43 @@ async def test_idle_connections_of_one_address_give_way_and_everybody_is_answere
 
 
 @pytest.mark.parametrize("limit", ["HTTP_CONNECTIONS_OF_ADDRESS_MAX", "HTTP_CONNECTIONS_MAX"])
+async def test_bodies_that_never_end_give_way_and_everybody_is_answered(
+    served: Served, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(limits, limit, 5)
+    body = b"POST /ok HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345"
+    async with AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(served.client()) for _ in range(5)]
+        for number, client in enumerate(slow, start=1):
+            await client.send(body)
+            await until(partial(lambda wanted: len(served.asked) == wanted, number))
+        async with served.client() as client:
+            await client.send(GET)
+            assert await client.status() == 200
+        assert await slow[0].is_closed()
+        # The others are taken to their end: the one that brought the longest went.
+        for client in slow[1:]:
+            await client.send(b"67890")
+            assert await client.status() == 200
+        assert served.bodies == [b"1234567890"] * 4
+
+
+async def test_one_that_is_answered_does_not_give_way_for_the_body_behind_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HTTP_CONNECTIONS_MAX", 1)
+    served.gate.clear()
+    async with served.client() as first:
+        await first.send(GET + b"POST /ok HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+        await until(lambda: served.asked)
+        async with served.client() as second:
+            await second.send(GET)
+            assert await second.status() == 503
+        served.gate.set()
+        assert await first.status() == 200
+
+
+@pytest.mark.parametrize("limit", ["HTTP_CONNECTIONS_OF_ADDRESS_MAX", "HTTP_CONNECTIONS_MAX"])
 async def test_at_the_limit_probes_are_answered_and_others_are_503(
     served: Served, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -397,6 +434,55 @@ async def test_at_the_limit_probes_are_answered_and_others_are_503(
         served.gate.set()
         for client in busy:
             assert await client.status() == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://a/ok", b"a", 200),
+        (b"HTTP://A/ok", b"a", 200),
+        (b"http://a:80/ok?x=http://b", b"a:80", 200),
+        (b"http://evil.example/ok", b"a", 400),
+        (b"http://a.evil.example/ok", b"a", 400),
+        (b"http://a@evil.example/ok", b"a", 400),
+        (b"http://evil.example?x=http://a/ok", b"a", 400),
+        (b"/ok?x=http://evil.example/", b"a", 200),
+    ],
+)
+async def test_a_target_that_is_a_whole_address_is_of_the_host_that_is_looked_at(
+    served: Served, target: bytes, host: bytes, status: int
+) -> None:
+    async with served.client() as client:
+        await client.send(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert await client.status() == status
+    assert len(served.asked) == (status == 200)
+
+
+REFUSED = {
+    "two framings": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
+    "a length with a sign": b"Content-Length: +5\r\n\r\n12345",
+    "a coding that is none": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked not last": b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "two codings": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a space before the colon": b"Transfer-Encoding : chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "a folded line": b"X: a\r\n b\r\n\r\n",
+    "a bare carriage return": b"X: a\rContent-Length: 44\r\n\r\n",
+    "a NUL": b"X: a\0b\r\n\r\n",
+    "a chunk too large to be": b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nabc",
+    "a chunk below nothing": b"Transfer-Encoding: chunked\r\n\r\n-1\r\nabc",
+    "a chunk without its end": b"Transfer-Encoding: chunked\r\n\r\n1\na\n0\n\n",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_what_a_proxy_could_read_otherwise_is_refused(served: Served, what: str) -> None:
+    """Request smuggling: what follows is never answered as a request of its own."""
+    async with served.client() as client:
+        await client.send(b"POST /ok HTTP/1.1\r\nHost: a\r\n" + REFUSED[what] + GET)
+        assert await client.status() == 400
+        assert await client.is_closed()
+    assert served.bodies == []
 
 
 async def test_what_follows_a_good_request_and_is_bad_does_not_take_its_answer(served: Served) -> None:

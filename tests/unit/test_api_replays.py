@@ -403,10 +403,10 @@ async def test_a_letter_deleted_meanwhile_is_404(monkeypatch: pytest.MonkeyPatch
         one = await of(pisync, ahead_of(0))
         confirm = (await one.preview("-60d"))["confirm"]
 
-        async def ping() -> None:
+        def check_ready() -> None:
             pisync.dead_letters.dead_letters.clear()
 
-        monkeypatch.setattr(pisync.publisher, "ping", ping)
+        monkeypatch.setattr(pisync.publisher, "check_ready", check_ready)
         is_problem(await one.correct("-60d", confirm), 404)
         assert pisync.publisher.published == []
 

@@ -13,7 +13,7 @@ from paho.mqtt.client import MQTTMessage
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from bench import capacity, markdown, meter, progress, rows, scale
+from bench import footprint, markdown, meter, progress, rows, scale
 from bench.__main__ import app
 from bench.draining import Drain
 from bench.filling import FillFailed, Pace, require_room
@@ -198,25 +198,25 @@ def test_the_introduction_explains_every_row() -> None:
 
 def test_capacity_is_the_measured_bytes_multiplied() -> None:
     measured = [
-        Figure(name=capacity.WITHOUT, value=200.0, unit="bytes"),
-        Figure(name=capacity.WITH, value=1_200.0, unit="bytes"),
+        Figure(name=footprint.WITHOUT, value=200.0, unit="bytes"),
+        Figure(name=footprint.WITH, value=1_200.0, unit="bytes"),
     ]
-    head, small, large = capacity.table(measured)
+    head, small, large = footprint.table(measured)
     assert len(head) == len(small)
     assert small == ("100,000", "20 MB", "30 MB", "120 MB")
     assert large == ("1,000,000", "200 MB", "300 MB", "1,200 MB")
     assert "| 100,000 | 20 MB | 30 MB | 120 MB |" in markdown.document(report(measured_row(*measured)))
-    assert capacity.table(measured[:1]) == []
+    assert footprint.table(measured[:1]) == []
 
 
 def test_what_fleets_need_is_the_measured_costs_multiplied() -> None:
     measured = [
-        Figure(name=capacity.STORED, value=100.0, unit="bytes"),
-        Figure(name=capacity.KEYS_CACHED, value=50.0, unit="bytes"),
-        Figure(name=capacity.WITHOUT, value=200.0, unit="bytes"),
-        Figure(name=capacity.WITH, value=1_200.0, unit="bytes"),
+        Figure(name=footprint.STORED, value=100.0, unit="bytes"),
+        Figure(name=footprint.KEYS_CACHED, value=50.0, unit="bytes"),
+        Figure(name=footprint.WITHOUT, value=200.0, unit="bytes"),
+        Figure(name=footprint.WITH, value=1_200.0, unit="bytes"),
     ]
-    head, *lines = capacity.servers(measured)
+    head, *lines = footprint.servers(measured)
     assert [line[:3] for line in lines][:3] == [
         ("10,000", "24", "240,000"),
         ("100,000", "1", "100,000"),
@@ -227,7 +227,7 @@ def test_what_fleets_need_is_the_measured_costs_multiplied() -> None:
     assert {len(line) for line in lines} == {len(head)}
     assert "| 100,000 | 24 | 2,400,000 | 21.6 GB |" in markdown.document(report(measured_row(*measured)))
     for missing in range(len(measured)):
-        assert capacity.servers(measured[:missing] + measured[missing + 1 :]) == []
+        assert footprint.servers(measured[:missing] + measured[missing + 1 :]) == []
 
 
 # Progress

@@ -1,20 +1,26 @@
 """What a message costs the bridge, counted, not timed: a slip that makes it slow fails here."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
 import mqtt5
 import pytest
 
+from bridge.alerts.judge import Judge
+from bridge.alerts.outbox import Outbox
 from bridge.broker_watch import BrokerWatch
+from bridge.floods.gate import Gate
+from bridge.floods.known_devices import KnownDevices
+from bridge.floods.left_out import LeftOut
 from bridge.intake import Intake
 from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
-from pisync import clock
+from pisync import clock, limits, tasks
 from pisync.domain import topics
+from pisync.domain.alerts import Alert, AlertChange, Rule
 from pisync.domain.decoding import decode
 from pisync.domain.device_state import project
 from pisync.domain.events import SyncEvent
@@ -22,12 +28,15 @@ from pisync.mqtt.connection import Connection
 from pisync.mqtt.messages import Subscription
 from pisync.settings import BridgeSettings
 from pisync.stores.interfaces.events import EventStore, InsertOutcome
+from pisync.stores.memory.alerts import MemoryAlertStore
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.projection import MemoryProjection
 from pisync.stores.mongodb.events import documents
 from tests.support import counting
 from tests.support.reception import reception_clock
+from tests.support.rules import NamedDevices
 from tests.support.samples import backlog, members, payload
+from tests.support.waiting import until
 from tests.unit.test_connection import CONNACK, SUBACK, FakeTransport
 
 MESSAGES: Final = 500
@@ -52,7 +61,7 @@ class Ready:
 class Bridge:
     """A connection and an intake, and the bytes that the broker would send."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, known: KnownDevices | None = None, **settings: Any) -> None:
         self.settings = BridgeSettings(**{"linger_ms": 0, **settings})
         metrics = Metrics(self.settings)
         # It is not attached: what merging costs is counted below.
@@ -62,10 +71,14 @@ class Bridge:
             metrics=metrics,
             reception_clock=reception_clock(),
         )
+        letters = MemoryDeadLetterStore()
         kinds = kinds_of_messages(
             events=cast("EventStore", Ready()),
-            dead_letters=MemoryDeadLetterStore(),
+            dead_letters=letters,
             projector=projector,
+            gate=Gate(
+                settings=self.settings, known=known, left_out=LeftOut(dead_letters=letters, metrics=metrics)
+            ),
             metrics=metrics,
         )
         self.intake = Intake(kinds=kinds, settings=self.settings, metrics=metrics)
@@ -178,3 +191,57 @@ async def test_one_write_for_a_batch() -> None:
     running.cancel()
     assert bridge.transport.written.count(b"/receipts") == 1000
     assert bridge.transport.writes == before + 1
+
+
+class CountedAlerts:
+    """A store of alerts that knows what it was asked for; to close none is nothing that MongoDB hears of."""
+
+    def __init__(self) -> None:
+        self._store = MemoryAlertStore()
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "resolve":
+            self.asked.append(name)
+        return getattr(self._store, name)
+
+
+class Sent:
+    """A sink that has published at once."""
+
+    is_ready = True
+
+    def __init__(self) -> None:
+        self.device_ids: set[str] = set()
+
+    async def publish(self, device_id: str, rule: Rule, alert: Alert | None) -> None:
+        self.device_ids.add(device_id)
+
+    async def differing(self, open_alerts: Iterable[Alert]) -> set[tuple[str, Rule]]:
+        return set()
+
+
+async def test_a_raised_alert_asks_for_three_things_and_many_that_follow_for_three_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "ALERTS_PAUSE_S", 3600)
+    store, sent = CountedAlerts(), Sent()
+    ids = [f"PB-{number}" for number in range(50)]
+    outbox = Outbox(store=cast("Any", store))
+    judge = Judge(
+        store=cast("Any", store), rules=[NamedDevices(Rule.STREAK, set(ids))], on_change=outbox.wake
+    )
+    publishing, judging = asyncio.create_task(outbox.run(sent)), asyncio.create_task(judge.run())
+    await until(lambda: store.asked)  # what an earlier life left
+    store.asked.clear()
+    for device_id in ids:  # each in a batch of its own, which comes when all is done
+        judge.report([AlertChange(device_id=device_id, rule=Rule.STREAK, streak=3, opens=True)])
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert store.asked == ["open", "unpublished", "published"]
+    judging.cancel()
+    judging = asyncio.create_task(judge.run())  # as when the pause is over
+    await until(lambda: len(sent.device_ids) == len(ids) and judge.is_idle)
+    await until(lambda: len(store.asked) >= 6)
+    assert store.asked == ["open", "unpublished", "published"] * 2
+    await tasks.cancel([judging, publishing])

@@ -112,7 +112,7 @@ class Rig:
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(limits, "WATERMARK_INTERVAL_S", 0.001)
-    monkeypatch.setattr(backoff, "delays", lambda: iter([0.0] * 100))
+    monkeypatch.setattr(backoff, "delays", lambda **_: iter([0.0] * 100))
     rig = Rig()
     await rig.registry.claim("bridge-0", "a", NOW)
     return rig
@@ -129,6 +129,31 @@ async def test_a_replay_that_mongodb_interrupts_goes_on_where_it_was(rig: Rig) -
     await rig.catch_up._catch_up()
     assert rig.projection.states == STATES
     assert rig.events.taken == EVENTS
+
+
+async def test_the_primary_is_confirmed_before_bridges_are_read_and_again_before_the_replay(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was replaced may lack a bridge; one that is replaced meanwhile, what another stored before
+    it learned of the attachment.
+    """
+    steps: list[str] = []
+
+    def noted(target: Any, name: str) -> None:
+        asked = getattr(target, name)
+
+        def note(*arguments: Any, **options: Any) -> Any:
+            steps.append(name)
+            return asked(*arguments, **options)
+
+        monkeypatch.setattr(target, name, note)
+
+    noted(rig.events, "confirm_primary")
+    noted(rig.registry, "bridges")
+    noted(rig.projection, "attach")
+    noted(rig.events, "replay")
+    await rig.catch_up._catch_up()
+    assert steps[:5] == ["confirm_primary", "bridges", "attach", "confirm_primary", "replay"]
 
 
 async def test_a_comparison_of_alerts_that_takes_long_holds_up_no_watermark(rig: Rig) -> None:

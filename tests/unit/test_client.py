@@ -1,6 +1,7 @@
 """The client against a scripted broker: hooks, requests, and what outlives a connection."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -118,6 +119,17 @@ async def test_without_a_session_it_starts_clean_and_subscribes(broker: FakeBrok
         assert run.client.is_ready
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has the option")
+async def test_a_machine_that_is_gone_ends_the_connection_sooner_than_its_silence(broker: FakeBroker) -> None:
+    async with requesting(broker) as run:
+        connection = run.client._connection
+        assert connection is not None
+        assert connection._transport is not None
+        line = connection._transport.get_extra_info("socket")
+        waits_ms = line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert 0 < waits_ms == limits.LINE_SILENCE_S * 1000 < limits.KEEP_ALIVE_S * 1000
+
+
 async def test_a_session_is_kept_across_connections(broker: FakeBroker) -> None:
     async with persistent(broker) as run:
         connect = await broker.has(mqtt5.ConnectPacket)
@@ -154,8 +166,12 @@ async def test_credentials_are_sent(broker: FakeBroker) -> None:
 
 async def test_a_refusal_from_the_start_ends_it(broker: FakeBroker) -> None:
     broker.refusal = mqtt5.ConnAckReasonCode.NOT_AUTHORIZED
+    run = Running(broker, reply_topic=REPLIES)
     with pytest.raises(ConfigurationError):
-        await asyncio.wait_for(Running(broker, reply_topic=REPLIES).task, TIMEOUT_S)
+        await asyncio.wait_for(run.task, TIMEOUT_S)
+    assert not run.client.was_ready
+    with pytest.raises(BrokerUnavailable, match="does not let us in"):  # of several brokers others go on
+        run.client.check_ready()
 
 
 async def test_a_refusal_after_it_was_up_is_waited_out(broker: FakeBroker) -> None:
@@ -351,6 +367,27 @@ async def test_an_acknowledgement_that_does_not_come(
             await run.client.publish_acknowledged("t", b"1")
 
 
+async def test_a_broker_that_hangs_is_waited_for_once_and_taken_up_when_it_answers(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each message that its connection still takes would hold up what is for other brokers, too."""
+    broker.on_publish = lambda _: []
+    monkeypatch.setattr(limits, "ALERTS_PUBACK_TIMEOUT_S", 0.01)
+    async with persistent(broker) as run:
+        quota = run.client.send_quota
+        with pytest.raises(BrokerUnavailable, match="in time"):
+            await run.client.publish_acknowledged("t", b"1")
+        monkeypatch.setattr(limits, "ALERTS_PUBACK_TIMEOUT_S", TIMEOUT_S)
+        with pytest.raises(BrokerUnavailable, match="takes no more"):
+            await run.client.publish_acknowledged("t", b"2")
+        hanging = await broker.has(mqtt5.PublishPacket)
+        assert len(broker.all(mqtt5.PublishPacket)) == 1
+        broker.on_publish = lambda publish: [puback(publish)]
+        broker.send(puback(hanging))
+        await until(lambda: run.client.send_quota == quota)
+        await run.client.publish_acknowledged("t", b"3")
+
+
 async def test_without_subscriptions_it_is_ready_and_sends_requests_whose_replies_go_elsewhere(
     broker: FakeBroker,
 ) -> None:
@@ -380,6 +417,26 @@ async def test_a_barrier_is_passed_when_all_before_it_is_handled(broker: FakeBro
         broker.send(mqtt5.PingRespPacket().write())
         await asyncio.wait_for(passed, TIMEOUT_S)
         lost = asyncio.create_task(run.client.barrier())
+        await broker.has(mqtt5.PingReqPacket, pings + 2)
+        broker.drop()
+        with pytest.raises(BrokerUnavailable):
+            await lost
+
+
+async def test_a_broker_that_is_silent_is_not_taken_for_one_that_is_there(broker: FakeBroker) -> None:
+    async with persistent(broker) as run:
+        pings = len(broker.all(mqtt5.PingReqPacket))  # those of the keep-alive
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable, match=r"does not answer; it said nothing for \d+ s"):
+                await run.client.ping(0.01)
+        run.client.check_ready()  # which is all that the connection says
+        # However many ask, one question is on its way.
+        asking = [asyncio.create_task(run.client.ping()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert len(broker.all(mqtt5.PingReqPacket)) == pings + 1
+        broker.send(*[mqtt5.PingRespPacket().write()] * (pings + 1))
+        await asyncio.wait_for(asyncio.gather(*asking), TIMEOUT_S)
+        lost = asyncio.create_task(run.client.ping())
         await broker.has(mqtt5.PingReqPacket, pings + 2)
         broker.drop()
         with pytest.raises(BrokerUnavailable):

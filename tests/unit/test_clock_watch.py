@@ -11,6 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.clock_watch import ClockWatch
+from bridge.floods.gate import Gate
+from bridge.floods.left_out import LeftOut
 from bridge.kinds import kinds_of_messages
 from bridge.metrics import Metrics
 from bridge.projection.projector import Projector
@@ -212,6 +214,11 @@ async def test_a_clock_that_is_set_in_the_middle_of_a_batch_rejects_nothing(
         events=store,
         dead_letters=dead_letters,
         projector=projector,
+        gate=Gate(
+            settings=BridgeSettings(),
+            known=None,
+            left_out=LeftOut(dead_letters=dead_letters, metrics=times.metrics),
+        ),
         metrics=times.metrics,
         now=watch.right_now,
     )

@@ -61,8 +61,8 @@ async def test_what_waits_is_bounded_and_read_on_once_it_is_taken(monkeypatch: p
     monkeypatch.setattr(limits, "COMMAND_REPLIES_WAITING_MAX", 6)
     monkeypatch.setattr(limits, "COMMAND_REPLIES_AT_ONCE", 4)
     link, connection, said = MqttCommandLink(WorkerSettings(), "w"), Connection(), list[str]()
-    monkeypatch.setattr(link._listener, "pause", lambda: said.append("pause"))
-    monkeypatch.setattr(link._listener, "resume", lambda: said.append("resume"))
+    monkeypatch.setattr(link._ways[0].listener, "pause", lambda: said.append("pause"))
+    monkeypatch.setattr(link._ways[0].listener, "resume", lambda: said.append("resume"))
     for packet_id in range(5):
         link._inbox.on_message(message(connection, packet_id, accepted()))
     assert said == []

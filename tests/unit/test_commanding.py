@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from device_sim.device import Answer, Device, Options, Publish
@@ -439,6 +439,7 @@ happenings = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(happenings, max_size=40))
+@example([("look", 0, 0), ("press", 0, 1), ("swap", 0, 0), ("look", 0, 0), ("swap", 0, 0)])
 def test_wherever_workers_die_a_device_does_each_once_and_only_what_it_may(
     happened: list[tuple[str, int, int]],
 ) -> None:
@@ -467,8 +468,10 @@ def test_wherever_workers_die_a_device_does_each_once_and_only_what_it_may(
                     world.broker.queues[f"PB-{number}"].clear()
                 case "away":
                     world.broker.is_ready = not world.broker.is_ready
-        # All is well again, for long enough.
+        # All is well again, for long enough. Who has the lease now began a term when another one lost it.
         world.broker.is_ready = True
+        if "swap" in {what for what, _, _ in happened}:
+            world.worker = None
         for _ in range(4):
             await world.look(2)
             world.now += timedelta(seconds=limits.COMMAND_AGAIN_S / 4)

@@ -198,15 +198,29 @@ def test_the_brokers_files_are_there_whatever_its_persistence(persistence: str) 
     assert mounted["mosquitto-persistence"].startswith(included)
 
 
+def test_only_the_image_for_archives_has_what_writes_them() -> None:
+    """At the same versions otherwise."""
+
+    def locked(name: str) -> set[str]:
+        return set(re.findall(r"^(\S+==\S+)", (ROOT / f"locks/{name}.txt").read_text(), re.MULTILINE))
+
+    assert locked("runtime") < locked("export") < locked("dev")
+    [archives] = locked("export") - locked("runtime")
+    assert archives.startswith("pyarrow==")
+
+
 def test_the_image_holds_every_package_and_the_builder_sees_no_more() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     copied = re.findall(r"^COPY (?!--from)(\S+) ", DOCKERFILE, re.MULTILINE)
-    assert sorted(copied) == sorted([*packages, "locks/runtime.txt"])
+    assert sorted(copied) == sorted([*packages, "locks/$LOCK.txt"])
+    [default] = re.findall(r"^ARG LOCK=(\w+)$", DOCKERFILE, re.MULTILINE)
+    assert default == "runtime"
     rules = [
         line
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line and not line.startswith("#")
     ]
     assert rules[0] == "*"
-    assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted(copied)
+    locks = ["locks/runtime.txt", "locks/export.txt"]
+    assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted([*packages, *locks])

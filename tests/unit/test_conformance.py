@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from cli import conformance
 from cli.conformance import as_json
-from device_sim.conformance import EXPLAINED, Rule, Seen, Verdict, judge, passed
+from device_sim.conformance import DELAY, EXPLAINED, Rule, Seen, Verdict, judge, passed
 from device_sim.device import Action, Answer, Device, Options, Publish
 from pisync import limits
 from pisync.domain import topics
 from pisync.domain.commands import Order
 from pisync.domain.events import Reason, Rejection
-from pisync.domain.receipts import encode, receipt
+from pisync.domain.receipts import Receipt, encode, receipt
 from pisync.settings import CommonSettings
 from tests.support.samples import event, payload
 
@@ -55,6 +55,8 @@ def status(at_s: float, body: bytes = b"online", **changes: Any) -> Seen:
 
 
 ORDER_ID = "0" * 28
+TOO_MUCH = Rejection(index=None, reason=Reason.RATE_EXCEEDED)
+TOO_LARGE = Rejection(index=None, reason=Reason.TOO_LARGE)
 
 
 def command(at_s: float) -> Seen:
@@ -92,6 +94,14 @@ FAULTS: dict[str, tuple[Rule, Messages]] = {
     "bad token": (Rule.TOPIC, [replace(sync(0), topic=topics.sync(DEVICE, "a/b"))]),
     "no such topic": (Rule.TOPIC, [seen(0, payload(device_id=DEVICE), f"pisync/v1/devices/{DEVICE}/synch")]),
     "five at once": (Rule.INFLIGHT, [sync(minute, minute) for minute in range(5)]),
+    "five at once after others": (
+        Rule.INFLIGHT,
+        [sync(0), answered(1), *(sync(2, one) for one in range(1, 6))],
+    ),
+    "five at once, and no look at the first": (
+        Rule.INFLIGHT,
+        [sync(0), answered(1, rejections=[TOO_MUCH]), *(sync(20, one) for one in range(5))],
+    ),
     "one correlation for two": (Rule.CORRELATION, [sync(0, 0), sync(1, 1, correlation_data=b"0")]),
     "one token for two": (
         Rule.CORRELATION,
@@ -100,11 +110,12 @@ FAULTS: dict[str, tuple[Rule, Messages]] = {
             seen(1, payload(device_id=DEVICE, timestamp="2026-05-08T13:00:00Z"), topics.sync(DEVICE, "7")),
         ],
     ),
-    "again at once": (Rule.RESEND, [status(0), sync(1), sync(2)]),
-    "again at once, without a status": (Rule.RESEND, [sync(1), sync(2), sync(3)]),
-    "again after its receipt": (
+    "again and again at once": (Rule.RESEND, [status(0), sync(1), sync(2), sync(3), sync(4)]),
+    "again and again at once, without a status": (Rule.RESEND, [sync(1), sync(2), sync(3), sync(4)]),
+    "every five seconds": (Rule.RESEND, [status(0), *(sync(1 + 5 * time) for time in range(4))]),
+    "again and again after its receipt": (
         Rule.RESEND,
-        [status(0), sync(1), answered(2), sync(3, correlation_data=b"2")],
+        [status(0), sync(1), answered(2), *(sync(time, correlation_data=b"2") for time in (3, 4, 5))],
     ),
     "forgets": (Rule.KEEPS, [sync(0)]),
     "one timestamp for two": (
@@ -113,9 +124,10 @@ FAULTS: dict[str, tuple[Rule, Messages]] = {
     ),
     "no status": (Rule.STATUS, [status(0, b'{"state": "asleep"}')]),
     "status not retained": (Rule.STATUS, [status(0, retain=False)]),
-    "late answer": (Rule.ANSWER, [command(0), reply(61)]),
+    "late answer": (Rule.ANSWER, [command(0), reply(60 + 91)]),
     "answer to another": (Rule.ANSWER, [command(0), reply(1, correlation_data=b"d")]),
     "two answers": (Rule.ONCE, [command(0), reply(1), reply(2)]),
+    "two answers on one connection": (Rule.ONCE, [status(0), command(1), reply(2), reply(3)]),
     "accepts, and does nothing": (Rule.PROOF, [command(0), reply(1)]),
 }
 
@@ -136,12 +148,48 @@ def test_a_fault_is_told_with_its_evidence_and_no_other(name: str) -> None:
 
 GOOD: dict[str, tuple[Rule, Messages]] = {
     "again in time": (Rule.RESEND, [status(0), sync(1), sync(12)]),
+    "a line that stood still for two waits": (
+        Rule.RESEND,
+        [status(0), sync(30), sync(30), sync(33), sync(45)],
+    ),
     "again on a new connection": (
         Rule.RESEND,
         [status(0), sync(1), status(2, b"offline"), status(3), sync(4)],
     ),
     "once, where nobody tells": (Rule.RESEND, [sync(1), sync(2)]),
     "four at once": (Rule.INFLIGHT, [sync(minute, minute) for minute in range(4)]),
+    # As recorded of examples/device.c, which was stopped for three seconds with four receipts in its socket.
+    "copies that crossed their receipts": (
+        Rule.INFLIGHT,
+        [
+            *(sync(0, one) for one in range(4)),
+            *(answered(0.4, b"%d" % one) for one in range(4)),
+            *(sync(3.4, one) for one in range(1, 7)),
+            answered(3.5, b"1"),
+            sync(3.5, 7),
+        ],
+    ),
+    "copies with new Correlation Data that crossed their receipts": (
+        Rule.INFLIGHT,
+        [
+            *(sync(0, one) for one in range(4)),
+            *(answered(0.4, b"%d" % one) for one in range(4)),
+            *(sync(3.4, one, correlation_data=b"again %d" % one) for one in range(4)),
+            *(sync(3.5, one) for one in range(4, 8)),
+        ],
+    ),
+    "a copy that crossed the receipt of a message that is too large": (
+        Rule.INFLIGHT,
+        [sync(0), answered(1, rejections=[TOO_LARGE]), sync(2), *(sync(2, one) for one in range(1, 5))],
+    ),
+    "receipts that overtake their messages": (
+        Rule.INFLIGHT,
+        [*(answered(0, b"%d" % one) for one in range(4)), *(sync(0, one) for one in range(8))],
+    ),
+    "Correlation Data of a receipt that overtook its message": (
+        Rule.CORRELATION,
+        [answered(0), sync(0), sync(1, 1, correlation_data=b"0")],
+    ),
     "answered between": (Rule.INFLIGHT, [*(sync(one, one) for one in range(4)), answered(5), sync(6, 6)]),
     "correlation again after its receipt": (
         Rule.CORRELATION,
@@ -149,6 +197,11 @@ GOOD: dict[str, tuple[Rule, Messages]] = {
     ),
     "comes again": (Rule.KEEPS, [sync(0), sync(12)]),
     "status as a word": (Rule.STATUS, [status(0)]),
+    "an answer that a line held up": (Rule.ANSWER, [command(0), reply(60 + 89)]),
+    "delivered again on a new connection": (
+        Rule.ONCE,
+        [status(0), command(1), reply(2), status(3, b"offline"), status(4), reply(5)],
+    ),
     "two copies, two answers": (Rule.ONCE, [command(0), command(1), reply(2), reply(3)]),
     "an answer of MQTT 3.1.1": (Rule.ANSWER, [command(0), reply(1, correlation_data=None)]),
     "proved": (Rule.PROOF, [command(0), reply(1), sync(2)]),
@@ -170,6 +223,18 @@ def test_what_was_not_seen_is_neither_kept_nor_broken() -> None:
     # Too short a time for what may come within minutes.
     assert verdict_on([sync(0)], Rule.KEEPS).state == "not seen"
     assert verdict_on([command(0), reply(1)], Rule.PROOF).state == "not seen"
+    # A copy that crossed its receipt on the way: nothing has to come of it.
+    assert verdict_on([sync(0), answered(1), sync(2)], Rule.KEEPS, until_s=3600).state == "not seen"
+    # A device that is away, or whose spool waits behind four messages, sends nothing.
+    away = status(3, b"offline")
+    assert verdict_on([sync(0), away], Rule.KEEPS, until_s=3600).state == "not seen"
+    assert verdict_on([command(0), reply(1), away], Rule.PROOF, until_s=3600).state == "not seen"
+    full = [*(sync(0, one) for one in range(4)), command(0), reply(1)]
+    assert verdict_on(full, Rule.PROOF, until_s=3600).state == "not seen"
+    assert verdict_on([*full, answered(3500)], Rule.PROOF, until_s=3600).state == "not seen"
+    assert verdict_on([*full, answered(3)], Rule.PROOF, until_s=3600).state == "broken"
+    again = sync(2, correlation_data=b"again")
+    assert verdict_on([sync(0), answered(1), again], Rule.KEEPS, until_s=3600).state == "not seen"
 
 
 @pytest.mark.parametrize(("qos", "status_of_process", "said"), [(1, 0, "kept"), (0, 1, "published at QoS 0")])
@@ -201,6 +266,7 @@ class Watched:
         self.messages: list[Seen] = []
         self.now_s = 0.0
         self.unanswered: list[tuple[bytes, int]] = []
+        self.on_the_way: list[tuple[bytes, Receipt]] = []
         self.connections = 0
 
     def do(self, actions: Sequence[Action]) -> None:
@@ -228,15 +294,20 @@ class Watched:
         self.do(self.device.tick(self.now_s))
 
     def answer(self, refused: bool) -> None:
+        """A receipt is on its way to the device: the broker has it, and the watcher sees it."""
         if not self.unanswered:
             return
         correlation, count = self.unanswered.pop(0)
-        whole = [Rejection(index=None, reason=Reason.TOO_LARGE)]
-        found = receipt(stored=0 if refused else count, duplicates=0, rejections=whole if refused else [])
-        self.messages.append(
-            answered(self.now_s, correlation) if not refused else answered(self.now_s, correlation, whole)
-        )
-        self.do(self.device.receipt(correlation, found, self.now_s))
+        whole = [TOO_LARGE] if refused else []
+        self.messages.append(answered(self.now_s, correlation, whole))
+        found = receipt(stored=0 if refused else count, duplicates=0, rejections=whole)
+        self.on_the_way.append((correlation, found))
+
+    def arrive(self) -> None:
+        """All receipts that are on their way come to the device."""
+        while self.on_the_way:
+            correlation, found = self.on_the_way.pop(0)
+            self.do(self.device.receipt(correlation, found, self.now_s))
 
     def command(self, number: int) -> None:
         order = Order("sync_now", f"{number:028x}", NOW + timedelta(days=365))
@@ -247,13 +318,16 @@ class Watched:
         self.do(self.device.command(order, b"c", now=now, now_s=self.now_s))
 
     def wait(self, seconds: float) -> None:
+        """No receipt is on its way for minutes."""
+        if timedelta(seconds=seconds) > DELAY:
+            self.arrive()
         self.now_s += seconds
         self.do(self.device.tick(self.now_s))
 
 
 STEPS = st.lists(
     st.sampled_from(
-        ["record", "record", "answer", "refuse", "connect", "command", "moment", "minutes", "hours"]
+        ["record", "record", "answer", "refuse", "arrive", "connect", "command", "moment", "minutes", "hours"]
     ),
     max_size=60,
 )
@@ -271,6 +345,7 @@ def test_the_simulated_device_breaks_no_rule_however_it_is_treated(
             "record": partial(watched.record, number),
             "answer": lambda: watched.answer(refused=False),
             "refuse": lambda: watched.answer(refused=True),
+            "arrive": watched.arrive,
             "connect": watched.connect,
             "command": partial(watched.command, number),
             "moment": lambda: watched.wait(0.1),
@@ -292,6 +367,7 @@ def test_one_bad_message_among_good_ones_is_found(events: int, place: int, fault
     for number in range(events):
         watched.record(number)
         watched.answer(refused=False)
+        watched.arrive()
     published = [index for index, one in enumerate(watched.messages) if one.topic == topics.sync(DEVICE)]
     at = published[place % len(published)]
     bad: dict[str, tuple[Rule, dict[str, Any]]] = {

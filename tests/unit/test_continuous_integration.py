@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,21 @@ def test_the_workflow_tries_the_oldest_python_and_the_makefile_takes_it() -> Non
     assert "PYTHON ?= " in MAKEFILE
 
 
-def test_a_fresh_clone_is_checked_and_tested() -> None:
-    commands = [
-        line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")
-    ]
-    assert commands[-2:] == ["make check", "make test"]
+@pytest.mark.parametrize("fails", ["", "setup", "check", "test"])
+def test_a_fresh_clone_is_checked_and_tested(tmp_path: Path, fails: str) -> None:
+    """By a `make` that says what it was asked for, and fails at one of them."""
+    make = tmp_path / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text(f'#!/bin/sh\necho "made $1"\n[ "$1" != "{fails}" ]\n')
+    make.chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    script = shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    done = subprocess.run(
+        [script], env={"PATH": f"{make.parent}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    made = re.findall(r"^made (\w+)$", done.stdout, re.MULTILINE)
+    assert made == (["setup"] if fails == "setup" else ["setup", "test", "check"])
+    assert done.returncode == (1 if fails else 0)
 
 
 def test_a_run_of_the_tests_leaves_nothing_but_what_failed(tmp_path_factory: pytest.TempPathFactory) -> None:

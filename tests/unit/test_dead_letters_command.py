@@ -91,6 +91,7 @@ def served(capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
         yield Served(pisync, f"http://127.0.0.1:{port}", capsys)
     server.should_exit = True
     thread.join()
+    pisync.release()
 
 
 def test_pages_are_followed_under_the_path_of_a_proxy(served: Served) -> None:
@@ -498,8 +499,9 @@ def test_list_says_whose_older_letters_gave_way(served: Served, monkeypatch: pyt
     monkeypatch.setattr(limits, "DEVICE_DEAD_LETTERS_MAX", 1)
     served.keep(letter(b"1"), letter(b"2"), letter(b"3", device_id=None), letter(b"4", device_id=None))
     out = served.run("list")[1]
-    assert "1 older letters of PB-000123 gave way to newer ones, the last at 2026-05-28T20:26:40Z." in out
-    assert "1 older letters of topics without a device gave way" in out
+    assert "1 messages of PB-000123 were not kept: " in out
+    assert "; the last at 2026-05-28T20:26:40Z." in out
+    assert "1 messages of topics without a device were not kept: " in out
 
 
 def test_purge_asks_counts_and_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,23 @@ def test_rejected_events_leave_the_spool_and_are_counted() -> None:
     assert (partly.counters.stored, partly.counters.duplicates, partly.counters.rejected) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("reason", [Reason.RATE_EXCEEDED, Reason.UNKNOWN_DEVICE])
+@pytest.mark.parametrize("events", [1, 5])
+def test_what_is_not_looked_at_for_now_is_sent_again_as_if_no_receipt_had_come(
+    reason: Reason, events: int
+) -> None:
+    waiting = device(events)
+    [message] = published(waiting.connected(0.0))
+    waiting.puback(message.correlation_data, 0, 0.1)
+    refusal = Receipt(stored=0, duplicates=0, rejected=[Rejection(index=None, reason=reason)])
+    assert not published(waiting.receipt(message.correlation_data, refusal, 1.0))
+    assert len(waiting.spool) == events
+    [again] = published(waiting.tick(2 * RECEIPT_S))
+    assert again.payload == message.payload
+    waiting.receipt(again.correlation_data, stored(events), 2 * RECEIPT_S)
+    assert not waiting.spool
+
+
 def test_events_of_a_message_that_is_not_taken_as_a_whole_are_split_and_sent_again() -> None:
     """Only the one that is rejected by itself is forgotten."""
     whole = device(5)

@@ -58,7 +58,7 @@ def fleet_of_one(**options: Any) -> Fleet:
 def opening(monkeypatch: pytest.MonkeyPatch, opened: Callable[[Connection], Any]) -> None:
     """Have every connection made, or not, by this."""
 
-    async def open_(dialer: Dialer, connection: Connection, local: str | None) -> None:
+    async def open_(dialer: Dialer, connection: Connection, local: str | None, _tls: object) -> None:
         await opened(connection)
 
     monkeypatch.setattr(Dialer, "_open", open_)

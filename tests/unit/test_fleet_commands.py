@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,16 +17,16 @@ from typer.core import TyperGroup
 
 from cli import api_client, listing
 from cli.commands import options
-from cli.main import app
+from cli.main import build
 from cli.tables import UNKNOWN as DASH
 from local_stack import ports
 from pisync import clock
 from tests.support import fleet_answers as answers
-from tests.support.api_client import MODELS, Api
+from tests.support.api_client import MODELS, document
 from tests.support.commands import forget_settings, run
 from tests.support.fleet_answers import HOSTILE, STATES, TRUTH, FakeApi, paged, serving
 
-DOCUMENT = Api().document
+DOCUMENT = document()
 KEY = "schlüssel-der-api"
 
 SAID = {"by": "Ada", "at": answers.NOW, "reason": "A new card comes.", "until": "recovery"}
@@ -489,7 +490,7 @@ def test_the_answers_of_these_tests_are_in_the_shapes_of_the_api(model: str, ans
 def test_the_options_are_the_parameters_of_the_endpoint_with_their_values(
     command: str, path: str, others: set[str]
 ) -> None:
-    found: Any = typer.main.get_command(app)
+    found: Any = typer.main.get_command(build())
     for name in command.split():
         found = found.commands[name]
     shown = {"url", "key", "every", "as_json", "as_csv", "file", "file_format", "yes"}
@@ -515,7 +516,7 @@ def _values(schema: dict[str, Any]) -> list[str]:
 
 
 def test_every_command_has_an_example_and_stands_in_a_panel(capsys: pytest.CaptureFixture[str]) -> None:
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(build())
     assert isinstance(root, TyperGroup)
     commands = [(name, command) for name, command in root.commands.items()]
     assert all(getattr(command, "rich_help_panel", None) for _, command in commands)
@@ -543,3 +544,32 @@ def test_shared_options_are_given_to_a_command_as_one_value() -> None:
 
     command(name="x", one=3, two=4)  # type: ignore[call-arg]
     assert seen == [("x", 34)]
+
+
+@pytest.mark.parametrize(
+    ("as_of", "told"),
+    [
+        ("2026-05-03T08:12:00.000Z", "Read from secondaries, as of 2026-05-03 08:12:00Z."),
+        (None, "Read from secondaries; how far behind is not known."),
+    ],
+)
+def test_a_history_from_secondaries_says_so(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, as_of: str | None, told: str
+) -> None:
+    path = "/api/device/PB-1/sync-history"
+    terminal.fake.answers |= {path: {"device_id": "PB-1", "events": [answers.sync()], "next": None}}
+    assert "secondaries" not in terminal.run("history", "PB-1")[1]
+    headers = {"PiSync-Reads": "secondaries"} | ({"PiSync-As-Of": as_of} if as_of else {})
+    monkeypatch.setattr(terminal.fake, "headers", headers)
+    assert terminal.run("history", "PB-1")[1].splitlines()[-1] == told
+    assert terminal.run("history", "PB-1", "--json")[2].splitlines() == [told]
+
+
+def test_a_command_imports_none_of_the_others() -> None:
+    """Who starts a bridge waits for no table of devices."""
+    program = "import sys; sys.argv = ['pisync', 'bridge', '--help']\n"
+    program += "from contextlib import suppress; from cli.main import main\n"
+    program += "with suppress(SystemExit): main()\n"
+    program += "print([each for each in sys.modules if each.startswith('cli.commands.')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['cli.commands.bridge']"

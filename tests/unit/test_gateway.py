@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.gateway import DEVICES_MAX, Version, configuration, read_ids, write
-from cli.main import app
+from cli.main import build
 from device_sim.device import Device, Options, Publish, Wake
+from pisync.broker_access.gateways import gateway_account, gateway_role
 from pisync.domain import topics
 from pisync.domain.events import SyncEvent
 from pisync.errors import ConfigurationError
@@ -52,7 +53,7 @@ def test_where_the_cloud_is_and_as_whom_to_connect_there() -> None:
 
 @pytest.mark.parametrize(("host", "is_told"), [("127.0.0.1", True), ("mqtt.example.org", False)])
 def test_a_cloud_on_the_pibox_itself_is_told(host: str, is_told: bool) -> None:
-    result = CliRunner().invoke(app, ["gateway", "PX-1", "PB-1", "--mqtt-url", f"mqtt://{host}"])
+    result = CliRunner().invoke(build("gateway"), ["gateway", "PX-1", "PB-1", "--mqtt-url", f"mqtt://{host}"])
     assert result.exit_code == 0
     assert ("the PiBox itself" in result.stderr) is is_told
 
@@ -107,10 +108,43 @@ def test_only_its_owner_reads_the_file_also_where_an_open_one_was_there(tmp_path
 
 def test_the_command_needs_an_address_and_takes_it_from_the_environment() -> None:
     runner = CliRunner()
-    assert runner.invoke(app, ["gateway", "PX-1", "PB-1"], env={"PISYNC_MQTT_URL": None}).exit_code == 2
-    told = runner.invoke(app, ["gateway", "PX-1", "PB-1"], env={"PISYNC_MQTT_URL": "mqtt://c.example.org"})
+    assert (
+        runner.invoke(build("gateway"), ["gateway", "PX-1", "PB-1"], env={"PISYNC_MQTT_URL": None}).exit_code
+        == 2
+    )
+    told = runner.invoke(
+        build("gateway"), ["gateway", "PX-1", "PB-1"], env={"PISYNC_MQTT_URL": "mqtt://c.example.org"}
+    )
     assert told.exit_code == 0
     assert "address c.example.org:1883" in told.output.splitlines()
+
+
+def test_a_certificate_comes_with_its_key_and_crosses_into_the_file() -> None:
+    command = ["gateway", "PX-1", "PB-1", "--mqtt-url", "mqtts://c.example.org", "--cert-file", "/etc/g.pem"]
+    assert CliRunner().invoke(build("gateway"), command).exit_code == 2
+    told = CliRunner().invoke(build("gateway"), [*command, "--key-file", "/etc/g.key"]).output.splitlines()
+    assert {"bridge_certfile /etc/g.pem", "bridge_keyfile /etc/g.key"} < set(told)
+    # The account in the cloud, its role and what the certificate is called are one name.
+    remote = next(line.split()[1] for line in told if line.startswith("remote_clientid"))
+    assert remote == gateway_account("PX-1") == gateway_role("PX-1", ["PB-1"]).name
+
+
+def test_a_gateway_may_what_crosses_and_no_more() -> None:
+    crossing = {tuple(line.split()[1:3]) for line in lines("PB-1") if line.startswith("topic ")}
+    allowed = {(acl.topic, str(acl.kind)) for acl in gateway_role("PX-1", ["PX-1", "PB-1"]).acls}
+    assert {topic for topic, kind in allowed if kind == "publishClientSend"} == {
+        topic for topic, way in crossing if way == "out"
+    }
+    incoming = {topic for topic, way in crossing if way == "in"}
+    for kind in ("publishClientReceive", "subscribeLiteral"):
+        assert {topic for topic, found in allowed if found == kind} == incoming
+
+
+def test_only_who_may_change_the_brokers_list_lets_a_gateway_in() -> None:
+    command = ["gateway", "PX-1", "PB-1", "--mqtt-url", "mqtts://c.example.org", "--allow"]
+    refused = CliRunner().invoke(build("gateway"), command)
+    assert refused.exit_code == 2
+    assert "PISYNC_BROKER_ADMIN_URL" in refused.stderr
 
 
 def test_the_pibox_lets_through_what_the_broker_in_the_cloud_does() -> None:

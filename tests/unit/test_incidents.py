@@ -117,6 +117,8 @@ class World:
         # The only bridge, and since when it listens.
         self.listens_since = NOW - DAY
         self.duty = self.another()
+        # A loop whose time is the machine's begins with how long that has been up.
+        self._began_s = asyncio.get_running_loop().time()
 
     @property
     def freshness(self) -> Freshness:
@@ -124,7 +126,7 @@ class World:
         return Freshness(state=state, as_of=self.now(), projection=COMPLETE)
 
     def now(self) -> datetime:
-        return NOW + timedelta(seconds=asyncio.get_running_loop().time())
+        return NOW + timedelta(seconds=asyncio.get_running_loop().time() - self._began_s)
 
     def another(self) -> Inferring:
         return Inferring(

@@ -90,6 +90,24 @@ async def test_a_message_that_is_no_json_is_kept_and_acknowledged(raw: bytes) ->
         assert rig.connection.acknowledged == [1, 2]
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_what_a_device_retains_is_cleared_once_durable_and_clearing_is_nothing_else(qos: int) -> None:
+    token = topics.sync(DEVICE, "t")
+    async with running(Rig()) as rig:
+        rig.send(payload(), topic=token, retain=True, qos=qos)
+        rig.send(b"", topic=token, retain=True, qos=qos)
+        rig.send(b"no event", retain=True, qos=qos)
+        rig.send(b"x", topic="pisync/v1/alerts/PB-1/streak", retain=True, qos=qos)  # is none of ours to clear
+        rig.send(payload(timestamp="2026-05-08T12:01:00Z"), qos=qos)
+        await rig.drain()
+        assert set(rig.cleared) == {token, topics.sync(DEVICE)}
+        assert [topic for topic, _, _ in rig.published] == [topics.receipts(DEVICE, "t")]
+        assert len(rig.store.events) == 2
+        assert sorted(letter.raw for letter in rig.buried) == [b"no event", b"x"]
+        assert rig.connection.acknowledged == ([1, 2, 3, 4, 5] if qos else [])
+        assert rig.metric("retained_cleared_total") == 2
+
+
 MEBIBYTE = 1024 * 1024
 
 
@@ -123,7 +141,7 @@ AMPLIFIERS = {
 @pytest.mark.parametrize("messages", AMPLIFIERS.values(), ids=AMPLIFIERS)
 async def test_a_mebibyte_of_bad_input_writes_and_holds_little(messages: list[bytes]) -> None:
     most = 0
-    async with running(Rig()) as rig:
+    async with running(Rig(device_events_burst=1_000_000)) as rig:
 
         async def insert(events: Sequence[SyncEvent], _: object) -> list[InsertOutcome]:
             return [InsertOutcome.CONFLICT] * len(events)

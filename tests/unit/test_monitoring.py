@@ -126,7 +126,8 @@ def is_number(expr: Any) -> bool:
         return is_number(expr.expr)
     if isinstance(expr, promql.BinaryExpr):
         return is_number(expr.lhs) and is_number(expr.rhs)
-    return isinstance(expr, promql.NumberLiteral)
+    is_time = isinstance(expr, promql.Call) and expr.func.name == "time"
+    return is_time or isinstance(expr, promql.NumberLiteral)
 
 
 def check_selector(selector: Any, known: Known) -> None:

@@ -1,5 +1,6 @@
 """Sites, causes, alerts, incidents, dead letters, commands, health: what their pages show."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -95,6 +96,22 @@ async def test_pages_tell_what_they_are_for() -> None:
         assert row[0]["aria-label"].startswith("28 days up to today: ")
 
 
+async def test_what_was_not_kept_of_a_device_is_told_on_its_page_in_the_list_and_in_health() -> None:
+    async with school() as pisync:
+        await fill(pisync)
+        read(await pisync.get("/device/PB-1"))
+        assert "not kept" not in read(await pisync.get("/health")).words
+        await pisync.dead_letters.record_dropped({"PB-1": 7, None: 1}, clock.now())
+        await pisync.dead_letters.record_dropped({"PB-2": 3}, clock.now() - timedelta(days=2))
+        for path, words in (
+            ("/device/PB-1", "7 messages not kept"),
+            ("/dead-letters", "PB-1: 7 messages"),
+            ("/health", "Messages of 2 devices were not kept within the last day"),
+        ):
+            page = read(await pisync.get(path))
+            assert words in page.words, page.words
+
+
 async def test_open_letters_are_counted_by_reason_type_and_site() -> None:
     async with school() as pisync:
         await pisync.dead_letters.add(
@@ -139,3 +156,18 @@ async def test_without_mongodb_these_pages_stand(monkeypatch: pytest.MonkeyPatch
             assert "MongoDB does not answer" in page.words, path
             assert "mongodb-0" not in page.text
         assert "E_NET" in read(await pisync.get("/causes")).words
+
+
+async def test_the_health_page_tells_a_bridge_that_was_stopped_from_one_that_is_gone() -> None:
+    async with api() as pisync:
+        await pisync.beat()
+        assert "share of what devices send" not in read(await pisync.get("/health")).words
+        long_ago_ms = clock.to_ms(clock.now()) - 3 * 3_600_000
+        for bridge_id, stopped in (("bridge-1", "instance"), ("bridge-2", None)):
+            await pisync.beat(bridge_id)
+            await pisync.projection.set_watermark(bridge_id, long_ago_ms, catching_up=False, stopped=stopped)
+        await pisync.known_bridges.refresh()
+        words = read(await pisync.get("/health")).words
+    assert "bridge-1 stopped in order" in words
+    assert "bridge-2 gone" in words
+    assert "still gets its share of what devices send" in words

@@ -12,11 +12,11 @@ from bridge.listening import Listening
 from bridge.projection.reception_clock import ReceptionClock
 from pisync import clock, limits
 from pisync.clock import from_ms, to_ms
-from pisync.errors import MongodbUnavailable, Part
+from pisync.errors import MongodbUnavailable, Part, SessionTakenOver
 from pisync.stores.memory.bridges import MemoryBridgeRegistry
 from pisync.stores.memory.listening import MemoryListeningRecord
 from tests.support.samples import NOW
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 
 STEPS_MS = st.one_of(st.integers(-5000, 5000), st.integers(-(10**10), 10**10))
 
@@ -171,26 +171,38 @@ async def test_the_floor_is_raised_again_as_soon_as_mongodb_is_back(
         running.cancel()
 
 
-async def test_an_instance_that_has_lost_its_bridge_does_not_listen(
+async def test_an_instance_that_has_lost_its_bridge_does_not_listen_and_ends(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the bridge may be at another broker, which ends no session here."""
+    monkeypatch.setattr(limits, "FLOOR_INTERVAL_S", 0.001)
+    record = MemoryListeningRecord()
+    listening = Listening(bridge_id="bridge-0", record=record, is_listening=lambda: True)
+    old = await lives.begin()
+    await lives.begin()
+    with pytest.raises(SessionTakenOver, match="another bridge runs as 'bridge-0'"):
+        await asyncio.wait_for(old.run(Retries(), lambda: None, listening), TIMEOUT_S)
+    assert record.intervals == {}
+
+
+async def test_an_instance_whose_bridge_was_forgotten_goes_on(
     lives: Lives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "FLOOR_INTERVAL_S", 0.001)
     record = MemoryListeningRecord()
     listening = Listening(bridge_id="bridge-0", record=record, is_listening=lambda: True)
-    old = await lives.begin()
+    here = await lives.begin()
+    await lives.registry.forget("bridge-0")
     asked: list[str] = []
 
-    async def raise_floor(bridge_id: str, instance: str, floor: datetime, stored_until: datetime) -> bool:
-        asked.append(instance)
-        return await MemoryBridgeRegistry.raise_floor(
-            lives.registry, bridge_id, instance, floor, stored_until
-        )
+    async def holder(bridge_id: str) -> str | None:
+        asked.append(bridge_id)
+        return await MemoryBridgeRegistry.holder(lives.registry, bridge_id)
 
-    monkeypatch.setattr(lives.registry, "raise_floor", raise_floor)
-    await lives.begin()
-    running = asyncio.create_task(old.run(Retries(), lambda: None, listening))
+    monkeypatch.setattr(lives.registry, "holder", holder)
+    running = asyncio.create_task(here.run(Retries(), lambda: None, listening))
     try:
-        await until(lambda: len(asked) > 2)
+        await until(lambda: len(asked) > 2 or running.done())
     finally:
         running.cancel()
-    assert record.intervals == {}
+    assert len(asked) > 2

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -66,6 +67,7 @@ def address() -> Iterator[tuple[Api, str]]:
         yield pisync, f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
+    pisync.release()
 
 
 @pytest.fixture
@@ -85,7 +87,9 @@ def run(address: tuple[Api, str], capsys: pytest.CaptureFixture[str], monkeypatc
         except SystemExit as end:
             code = end.code or 0
         captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        # The api runs in this process and logs to the same place.
+        out = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[.*\n", "", captured.out, flags=re.MULTILINE)
+        return code, out, captured.err
 
     return typed
 

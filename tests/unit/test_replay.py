@@ -141,3 +141,28 @@ async def test_few_devices_are_given_to_redis_at_once(monkeypatch: pytest.Monkey
     await replay(ChoppedEventStore(size=1000), projection, to_ms(NOW))
     assert max(projection.sizes) == 3
     assert projection.states == STATES
+
+
+class ReplacedPrimary(MemoryEventStore):
+    """One that is primary no more, and lacks what came since."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_primary = False
+
+    async def confirm_primary(self) -> None:
+        if not self.is_primary:
+            raise MongodbUnavailable("no majority confirms it")
+
+
+@pytest.mark.parametrize("start_ms", [0, to_ms(NOW)])
+async def test_nothing_is_replayed_of_a_primary_that_no_majority_follows(start_ms: int) -> None:
+    """What it has may be merged; that it is everything must not be believed."""
+    store, projection = ReplacedPrimary(), MemoryProjection()
+    await store.insert(EVENTS, NOW)
+    one = Replay(events=store, projection=projection, start_ms=start_ms)
+    with pytest.raises(MongodbUnavailable):
+        assert [count async for count in one.run()] == []
+    store.is_primary = True
+    assert sum([count async for count in one.run()]) == len(EVENTS)
+    assert projection.states == STATES

@@ -1,5 +1,6 @@
 """`pisync replay` and `pisync record` as they are typed, without a server: what is told, exit codes."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from cli.api_client import ApiAway
 from cli.durations import seconds
-from cli.main import app
+from cli.main import build
 from cli.replay import Asked, _shift_ms
 from cli.replay_texts import time_left
 from device_sim.replay.items import Entry, Item
@@ -35,7 +36,7 @@ MAPPED = (
 
 
 def pisync(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(build(), arguments)
 
 
 def refusal(*arguments: str) -> str:
@@ -209,6 +210,21 @@ async def test_what_the_api_does_not_answer_is_posted_again() -> None:
     assert [str(one.url) for one in asked] == ["http://api/pisync/api/sync-event"] * 3
     assert asked[0].headers["Authorization"] == "Bearer a key of sixteen"
     assert found.sent_again == 2
+
+
+async def test_requests_that_are_too_many_wait_as_long_as_the_api_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    too_many = httpx.Response(429, json={}, headers={"Retry-After": "7"})
+    found, _ = poster(lambda _: too_many, says(201, {"stored": 1, "duplicates": 0, "rejected": []}))
+    assert (await found.send("", b"{}")).stored == 1
+    assert waited == [7.0]
 
 
 def test_what_no_api_takes_is_told_before_anything_is_posted(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ async def test_a_lost_session_is_counted_and_warned_of(
     broker.session_present = False
     broker.drop()
     await bridge.connected()
+    assert bridge.session.lacked_session is bool(lost), "it is about the first connection"
     assert bridge.metric("pisync_bridge_sessions_lost_total") == lost + 1
     resumed = bridge.metric("pisync_bridge_connections_total", session="resumed")
     assert resumed == session_present

@@ -1,10 +1,12 @@
 """Settings: what is wrong or contradicts itself stops the program and is named."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from pisync import limits, settings
+from pisync.domain.access import Role
 from pisync.errors import ConfigurationError
 from pisync.mqtt.address import MqttAddress
 from pisync.settings import ApiSettings, BridgeSettings, CommonSettings
@@ -101,10 +103,13 @@ WRONG_FOR_THE_BRIDGE = [
     ({"PISYNC_INFLIGHT_MESSAGES_MAX": "2"}, "PISYNC_INFLIGHT_MESSAGES_MAX is smaller"),
 ]
 WRONG_FOR_THE_API = [
-    ({"PISYNC_HTTP_HOST": "0.0.0.0"}, "PISYNC_HTTP_HOST"),
     ({"PISYNC_HTTP_PORT": "70000"}, "PISYNC_HTTP_PORT"),
     ({"PISYNC_HTTP_PORT": "many"}, "PISYNC_HTTP_PORT"),
     ({"PISYNC_API_KEYS": "short"}, "16 characters"),
+    ({"PISYNC_API_KEYS": "gateway:ingest:short"}, "16 characters"),
+    ({"PISYNC_API_KEYS": "gateway:ingets:0123456789abcdef"}, "at place 1 has colons"),
+    ({"PISYNC_API_KEYS": ":read:0123456789abcdef"}, "at place 1 has colons"),
+    ({"PISYNC_API_KEYS": "a:read:0123456789abcdef,a:admin:0123456789abcdee"}, "each name may be given once"),
     ({"PISYNC_API_ID": "a/b"}, "PISYNC_API_ID: must be 1 to 64"),
 ]
 
@@ -198,15 +203,16 @@ def test_a_password_that_is_not_percent_encoded_is_told_as_that(
     assert "must be percent-encoded" in fault(CommonSettings)
 
 
-@pytest.mark.parametrize(
-    "guard", [{"PISYNC_API_KEYS": "0123456789abcdef"}, {"PISYNC_ALLOW_ANONYMOUS": "true"}]
-)
-def test_the_api_opens_beyond_loopback_only_on_purpose(
-    monkeypatch: pytest.MonkeyPatch, guard: dict[str, str]
-) -> None:
-    for name, value in guard.items():
-        monkeypatch.setenv(name, value)
-    assert settings.load(ApiSettings, http_host="0.0.0.0").http_host == "0.0.0.0"
+def test_a_configured_key_has_a_name_and_a_role_or_is_an_admins(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = "0123456789abcdef,gateway:ingest:with:colons-0123456789,one:colon-0123456789"
+    monkeypatch.setenv("PISYNC_API_KEYS", keys)
+    found = settings.load(ApiSettings).configured_keys
+    assert [(each.name, set(each.roles), each.secret.get_secret_value()) for each in found] == [
+        ("configured-1", {Role.ADMIN}, "0123456789abcdef"),
+        ("gateway", {Role.INGEST}, "with:colons-0123456789"),
+        ("configured-3", {Role.ADMIN}, "one:colon-0123456789"),
+    ]
+    assert "0123456789" not in repr(found)
 
 
 def test_default_ports() -> None:
@@ -222,3 +228,20 @@ def test_a_child_sees_only_the_settings_it_is_given(monkeypatch: pytest.MonkeyPa
         "PISYNC_BRIDGE_ID": "b"
     }
     assert child["UNRELATED"] == "x"
+
+
+def test_a_certificate_and_its_key_are_set_together_and_travel_with_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file.pem"
+    file.touch()
+    monkeypatch.setenv("PISYNC_MQTT_CERT_FILE", str(file))
+    assert "MQTT_CERT_FILE is set, but MQTT_URL is mqtt://" in fault(CommonSettings)
+    monkeypatch.setenv("PISYNC_MQTT_URL", "mqtts://127.0.0.1")
+    assert "MQTT_CERT_FILE and MQTT_KEY_FILE are set together, or neither" in fault(CommonSettings)
+    monkeypatch.setenv("PISYNC_MQTT_KEY_FILE", str(tmp_path / "absent"))
+    assert "MQTT_KEY_FILE: there is no file" in fault(CommonSettings)
+    monkeypatch.setenv("PISYNC_MQTT_KEY_FILE", str(file))
+    shows = settings.load(CommonSettings).mqtt.shows
+    assert shows is not None
+    assert (shows.certificate, shows.key) == (file, file)

@@ -27,6 +27,13 @@ def test_a_queue_holds_far_more_than_the_default_that_drops() -> None:
     assert int(options("limits.conf")["max_queued_messages"]) >= 1_000_000
 
 
+def test_a_queue_is_bounded_by_bytes_beyond_what_usual_events_come_to() -> None:
+    """`memory_limit` would keep bridges out, too: a broker at that limit never delivers what it holds."""
+    limits_conf = options("limits.conf")
+    assert int(limits_conf["max_queued_bytes"]) >= int(limits_conf["max_queued_messages"]) * 1000
+    assert "memory_limit" not in limits_conf
+
+
 def test_the_sqlite_plugin_stands_without_snapshots_beside_it() -> None:
     assert "persistence" not in options("persistence-sqlite.conf")
     assert options("persistence-sqlite.conf")["plugin_opt_flush_period"] == "0"

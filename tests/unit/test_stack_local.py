@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import stack
 from local_stack import local, ports
 from local_stack.process import ChildFailed, ChildProcess
 from pisync.errors import ConfigurationError
@@ -158,3 +159,17 @@ async def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, monkeypatch:
     with pytest.raises(ChildFailed, match=r"(?s)^feeble ended with exit code 3, 6 times in a row.*alas"):
         await asyncio.wait_for(local.keep_running(child, said.append), TIMEOUT_S)
     assert said.count("feeble is ready again") == local.RESTARTS_MAX
+
+
+def test_settings_that_nothing_here_takes_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("PISYNC_API_WORKERS", "2")
+    monkeypatch.setattr(stack, "LocalStack", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stack.serve(local.StackPlan(data=tmp_path / "data"))
+    told = "left out, because everything here is set up by options: PISYNC_API_WORKERS"
+    assert told in capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_a_fleet_of_which_nothing_needs_anybody_is_fine(
     assert "Received      50 today (UTC): 6 failures, 4 late; 50 in 24 h" in lines
     assert any(line.strip().startswith("▃█") for line in lines)
     assert "Dead letters  0 open · 0 in 24 h" in lines
-    assert "Bridges       1 of 1 listening" in lines
+    assert "Bridges       1 of 1 listening · 1 stopped in order" in lines
     assert "Broker        0 messages wait · 0 dropped since it started · 12 clients" in lines
     assert any(line.startswith("Events kept   for ever · the oldest received ") for line in lines)
     assert lines[-1].startswith("Exact · as of ")
@@ -307,7 +307,7 @@ def test_the_screen_shows_what_needs_somebody_most_and_unknown_is_never_0(
     stats["dead_letters"] |= {"open": 1000, "received": 8, "by_reason": by_reason}
     code, out, _ = run(capsys, "status", "--url", fake.url)
     assert code == 1
-    assert f"              PB-0  {DASH} failures in a row, opened 2" in out
+    assert "              PB-0  failures in a row, how many is not known now, opened 2" in out
     assert "and 4 more: pisync alerts" in out
     assert r"=cmd [bold]x[/bold]\x1b[2J\u202e  3 devices, 2 sites, + spreading" in out
     assert "-  3 devices, 2 sites\n" in out
@@ -382,3 +382,47 @@ def test_top_on_a_terminal_is_the_screen_and_ends_at_ctrl_c(
 def test_ages_are_told_in_one_unit(length: timedelta, told: str) -> None:
     now = clock.now().astimezone(UTC)
     assert tables.age(now - length, now) == told
+
+
+def test_of_several_bridges_each_is_told_those_that_do_not_listen_first(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    health: Any = fake.answers["/api/health"]
+    [bridge, _] = health["bridges"]
+    health["bridges"] = [
+        bridge,
+        bridge | {"bridge_id": "bridge-1", "behind_s": 40.0, "listening": False},
+        bridge | {"bridge_id": "bridge-2", "behind_s": None, "catching_up": True},
+        *(bridge | {"bridge_id": f"bridge-{number}"} for number in range(3, 10)),
+    ]
+    _, out, _ = run(capsys, "status", "--url", fake.url)
+    lines = [line.strip() for line in out.splitlines()]
+    start = lines.index("Bridges       9 of 10 listening")
+    assert lines[start + 1 : start + 4] == [
+        "bridge-1  40.0 s behind, not listening",
+        "bridge-0  0.8 s behind",
+        "bridge-2  catches up",
+    ]
+    assert "and 2 more: pisync bridges list" in lines
+
+
+def test_one_that_was_stopped_in_order_is_told_apart_from_one_that_is_gone(
+    fake: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    health: Any = fake.answers["/api/health"]
+    bridge, stopped = health["bridges"]
+    before = clock.rfc3339(clock.now() - timedelta(hours=3, minutes=1))
+    health["bridges"] = [bridge, stopped | {"last_sign": before}]
+    code, out, _ = run(capsys, "status", "--url", fake.url)
+    lines = [line.strip() for line in out.splitlines()]
+    start = lines.index("Bridges       1 of 1 listening · 1 stopped in order")
+    moment = f"{before[:16].replace('T', ' ')}Z (3 h ago)"
+    assert lines[start + 1 : start + 3] == [
+        "bridge-0  0.8 s behind",
+        f"bridge-1  stopped in order at {moment}",
+    ]
+    assert (code, "bridges 0.8 s" in lines[-1]) == (0, True)
+    gone = bridge | {"bridge_id": "bridge-2", "listening": False, "gone": True, "last_sign": before}
+    health["bridges"].insert(1, gone)
+    _, out, _ = run(capsys, "status", "--url", fake.url)
+    assert f"bridge-2  gone since {moment}" in out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pisync.errors import ConfigurationError
-from pisync.mqtt.address import MqttAddress
+from pisync.mqtt.address import ClientCertificate, MqttAddress
 from pisync.mqtt.client import Client
 from pisync.mqtt.tls import tls_context
 
@@ -94,3 +94,48 @@ def test_a_ca_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_client_says_so_before_it_connects(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="PISYNC_MQTT_CA_FILE"):
         Client(address=TLS, ca_file=tmp_path / "absent.pem", client_id="x", reply_topic="r")
+
+
+def made_certificate(directory: Path, name: str, *options: str) -> ClientCertificate:
+    """A certificate that signs itself, and its key."""
+    shows = ClientCertificate(certificate=directory / f"{name}.pem", key=directory / f"{name}.key")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-days", "2", "-subj", f"/CN={name}", *(options or ("-nodes",))]
+    command += ["-keyout", str(shows.key), "-out", str(shows.certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return shows
+
+
+def showing(shows: ClientCertificate) -> MqttAddress:
+    return MqttAddress("mqtts://127.0.0.1", shows=shows)
+
+
+def test_a_certificate_is_shown_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        ssl.SSLContext, "load_cert_chain", lambda _, *paths, password: loaded.append((*paths, password()))
+    )
+    shows = made_certificate(tmp_path, "bridge")
+    assert tls_context(showing(shows), None) is not None
+    assert loaded == [(shows.certificate, shows.key, b"")]
+
+
+def test_a_certificate_that_cannot_be_shown_is_named(tmp_path: Path) -> None:
+    good, other = made_certificate(tmp_path, "good"), made_certificate(tmp_path, "other")
+    locked = made_certificate(tmp_path, "locked", "-passout", "pass:word")
+    absent = tmp_path / "absent"
+    for shows, message in (
+        (ClientCertificate(certificate=good.certificate, key=other.key), "is no certificate with the key in"),
+        (ClientCertificate(certificate=good.key, key=good.key), "is no certificate with the key in"),
+        (locked, "which must have no passphrase"),
+        (
+            ClientCertificate(certificate=absent, key=good.key),
+            "PISYNC_MQTT_CERT_FILE: .*absent cannot",
+        ),
+        (
+            ClientCertificate(certificate=good.certificate, key=absent),
+            "PISYNC_MQTT_KEY_FILE: .*absent cannot",
+        ),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            tls_context(showing(shows), good.certificate)

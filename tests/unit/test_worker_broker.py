@@ -16,7 +16,7 @@ from pisync.stores.memory.broker import MemoryBrokerFigures
 from pisync.stores.memory.presence import MemoryPresenceStore
 from tests.support.waiting import until
 from worker import presence
-from worker.broker import BrokerListening
+from worker.broker import BrokerListening, BrokersFigures
 
 SAID = {
     broker.STORED_MESSAGES: b"70",
@@ -40,10 +40,11 @@ def hear(listening: BrokerListening, topic: str, payload: bytes) -> None:
 
 async def test_all_that_the_broker_says_is_written_down_and_forgotten_with_the_connection() -> None:
     store = MemoryBrokerFigures()
-    listening = BrokerListening(store)
+    listening = BrokerListening()
+    figures = BrokersFigures(store, [listening])
     for topic, payload in SAID.items():
         hear(listening, topic, payload)
-    await listening.write()
+    await figures.write()
     told = await store.told()
     assert told is not None
     assert told.figures == BrokerFigures(stored=70, stored_bytes=4096, retained=53, dropped=0, connected=9)
@@ -51,20 +52,20 @@ async def test_all_that_the_broker_says_is_written_down_and_forgotten_with_the_c
     assert told.heard_s_ago is not None
     listening.forget()
     hear(listening, broker.DROPPED, b"1")
-    await listening.write()
+    await figures.write()
     told = await store.told()
     assert told is not None
     assert (told.figures, told.heard_s_ago) == (BrokerFigures(dropped=1), None)
 
 
 async def test_what_is_no_number_is_unknown() -> None:
-    listening = BrokerListening(MemoryBrokerFigures())
+    listening = BrokerListening()
     hear(listening, broker.DROPPED, b"3")
     for payload in (b"", b"-1", b"1.5", b"many", b"\xff", b"9" * 5000):
         with capture_logs() as logs:
             hear(listening, broker.DROPPED, payload)
         assert [line["log_level"] for line in logs] == ["warning"]
-        assert listening._figures.dropped is None
+        assert listening.figures.dropped is None
 
 
 def test_a_message_that_is_retained_and_waits_too_makes_no_negative_number() -> None:
@@ -84,7 +85,7 @@ async def test_nothing_is_written_while_there_is_no_connection(monkeypatch: pyte
     async def is_written() -> bool:
         return await store.told() is not None
 
-    writing = asyncio.create_task(BrokerListening(store).run(look))
+    writing = asyncio.create_task(BrokersFigures(store, [BrokerListening()]).run(look))
     try:
         await until(lambda: looked >= 3, timeout_s=5)
         assert not await is_written()
@@ -108,9 +109,10 @@ async def test_the_duty_of_presence_hears_it_on_its_connection_and_forgets_with_
     store = MemoryBrokerFigures()
     watch = presence.PresenceWatch(WorkerSettings(), MemoryPresenceStore(), store, "w")
     assert {*SAID} < {each.topic_filter for each in made["subscriptions"]}
-    hear(watch._broker, broker.DROPPED, b"1")
+    [listening] = watch._brokers.values()
+    hear(listening, broker.DROPPED, b"1")
     await made["on_down"](BrokerUnavailable("gone"))
-    await watch._broker.write()
+    await watch._figures.write()
     told = await store.told()
     assert told is not None
     assert told.figures == BrokerFigures()

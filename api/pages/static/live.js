@@ -16,6 +16,7 @@
   const polls = stream.hasAttribute("data-polls");
   let version = null; // what the stream said when the page was made or asked for again
   let wanted = false;
+  let again = false; // the stream is one replica's, and another one, a second behind it, may answer the page
   let askedAt = Date.now();
   let heardAt = Date.now();
   let tag = null;
@@ -46,7 +47,8 @@
   }
 
   function ask() {
-    wanted = false;
+    wanted = again;
+    again = false;
     askedAt = Date.now();
     htmx.trigger(live, "refresh");
   }
@@ -82,7 +84,7 @@
     if (asOf) asOf.textContent = told.as_of;
     if (version !== told.version) {
       // The first tick may be of a change that came after the page was made.
-      wanted = true;
+      wanted = again = true;
       version = told.version;
     }
   });

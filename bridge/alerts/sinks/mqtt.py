@@ -22,15 +22,22 @@ class RetainingPublisher(Protocol):
 class MqttSink:
     """A `Sink` that publishes over the bridge's session."""
 
-    def __init__(self, publisher: RetainingPublisher, read: Callable[[], Awaitable[Retained]]) -> None:
+    def __init__(
+        self,
+        publisher: RetainingPublisher,
+        read: Callable[[], Awaitable[Retained]],
+        retain_elsewhere: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
         """Prepare.
 
         Args:
             publisher: the session.
             read: reads what the broker retains.
+            retain_elsewhere: has the other brokers that are there retain a message.
         """
         self._publisher = publisher
         self._read = read
+        self._retain_elsewhere = retain_elsewhere
 
     @property
     def is_ready(self) -> bool:
@@ -39,9 +46,9 @@ class MqttSink:
 
     async def publish(self, device_id: str, rule: Rule, alert: Alert | None) -> None:
         """Have the broker retain the open alert, or nothing; returns when it does."""
-        await self._publisher.publish_acknowledged(
-            topics.alerts(device_id, rule), encode_retained(alert), retain=True
-        )
+        topic, payload = topics.alerts(device_id, rule), encode_retained(alert)
+        await self._publisher.publish_acknowledged(topic, payload, retain=True)
+        await self._retain_elsewhere(topic, payload)
 
     async def differing(self, open_alerts: Iterable[Alert]) -> set[tuple[str, Rule]]:
         """The devices and rules about which the broker retains something else than these alerts.

@@ -1,23 +1,32 @@
-"""What PiSync asks of the store of actions."""
+"""What PiSync asks of the store of actions.
 
-from collections.abc import Mapping
+It is append-only: an action is written once, what became of it is written once, beside it, and there is no
+method that changes or deletes either.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from pisync.domain.actions import Action, Progress
+from pisync.domain.actions import About, Action, Progress, What
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActionQuery:
     """A page of actions, newest first.
 
-    `kind` and `target`: only those about it; `before`: the id of an action, of which only older ones are
-    found.
+    `kinds` and `target`: only those about it; `since` and `until`: begun at this moment or later, and before
+    it; `before`: the id of an action, of which only older ones are found.
     """
 
     limit: int
-    kind: str | None = None
+    kinds: Collection[About] | None = None
     target: str | None = None
+    who: str | None = None
+    what: What | None = None
+    since: datetime | None = None
+    until: datetime | None = None
     before: str | None = None
 
 
@@ -38,12 +47,15 @@ class ActionStore(Protocol):
         """Create what the store needs (indexes); may be repeated."""
 
     async def begin(self, action: Action) -> None:
-        """Write down what is meant to be done, before it is; again, where it comes to be something else."""
+        """Write down what is meant to be done, before it is; the same one again changes nothing."""
 
     async def settle(
         self, action_id: str, progress: Progress, details: Mapping[str, Any] | None = None
     ) -> None:
-        """Write down what became of it; `details` take the place of those that were meant."""
+        """Write down what became of it; `details` take the place of those that were meant.
+
+        What was written down first holds.
+        """
 
     async def keep_changes(self, action_id: str, changes: Mapping[str, Change]) -> None:
         """Keep what an action changes of each of many, by id, for `UNDO_S`; more may follow.

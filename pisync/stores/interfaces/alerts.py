@@ -63,5 +63,5 @@ class AlertStore(Protocol):
     async def publish_again(self, closed_since: datetime) -> None:
         """Count open alerts, and those closed since then, as not published: the broker may have lost them."""
 
-    async def published(self, alerts: Sequence[Alert]) -> None:
-        """Record that this state of each alert was published."""
+    async def published(self, alerts: Sequence[Alert]) -> bool:
+        """Record that this state of each alert was published; returns whether each of them still has it."""

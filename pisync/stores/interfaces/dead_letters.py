@@ -154,6 +154,12 @@ class DeadLetterStore(Protocol):
         Of more letters of a device than are kept the first are not written, and are among those.
         """
 
+    async def record_dropped(self, dropped: Mapping[str | None, int], now: datetime) -> None:
+        """Remember how many messages of devices were left out without a letter, as if theirs gave way.
+
+        Where it raises, some may be counted, so that a repetition counts these twice.
+        """
+
     async def ping_writes(self) -> None:
         """Return when a write would be durable now; nothing is written."""
 

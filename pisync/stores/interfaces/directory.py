@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pisync.domain.directory import Entry, Kind
 
@@ -42,6 +42,13 @@ class DirectoryQuery:
     after: str | None = None
 
 
+class ChangedIds(NamedTuple):
+    """Devices in the order in which they changed, each with whether it is deleted; when the last changed."""
+
+    ids: list[tuple[str, bool]]
+    changed_at: datetime
+
+
 class DirectoryStore(Protocol):
     """Keeps devices and sites. What a change means, and its action, is for the caller.
 
@@ -71,4 +78,10 @@ class DirectoryStore(Protocol):
 
         `changed_at` is when a write began: one that began before the newest that was read may become visible
         after it. Who follows the changes asks again from some seconds before that.
+        """
+
+    def device_ids(self, since: datetime | None) -> AsyncIterator[ChangedIds]:
+        """The ids of devices that changed from this moment on (None: of all), some at a time, oldest first.
+
+        As of `changed_since`, one more may become visible after a later one.
         """

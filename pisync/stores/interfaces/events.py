@@ -144,6 +144,13 @@ class EventStore(Protocol):
     async def knows(self, device_id: str) -> bool:
         """Whether any event of the device is stored, or was."""
 
+    async def confirm_primary(self) -> None:
+        """Return once all that was acknowledged before the call is in what is read after it.
+
+        A primary that is cut off from the others of its replica set believes for a while that it still is
+        one, and lacks what another one has acknowledged since; it does not return from this.
+        """
+
     def replay(
         self,
         since: datetime | None,

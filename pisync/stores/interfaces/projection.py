@@ -79,6 +79,10 @@ class Mark:
     catching_up: bool = False
     sign_ms: int = 0
 
+    def has_stopped(self, instance: str | None) -> bool:
+        """Whether the bridge, whose last life is this instance, ended with nothing left to merge."""
+        return self.stopped is not None and self.stopped == instance
+
 
 class ProjectionReader(Protocol):
     """Reads each device's state.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pisync.domain.actions import Action, Progress
+from pisync.domain.actions import Action, Progress, first_id
 from pisync.stores.interfaces.actions import ActionQuery, Change
 
 
@@ -20,14 +20,15 @@ class MemoryActionStore:
 
     async def begin(self, action: Action) -> None:
         """Write down what is meant to be done."""
-        self.actions[action.action_id] = action
+        self.actions.setdefault(action.action_id, action)
 
     async def settle(
         self, action_id: str, progress: Progress, details: Mapping[str, Any] | None = None
     ) -> None:
         """Write down what became of it."""
-        action = replace(self.actions[action_id], progress=progress)
-        self.actions[action_id] = action if details is None else replace(action, details=details)
+        if self.actions[action_id].progress is Progress.BEGUN:
+            action = replace(self.actions[action_id], progress=progress)
+            self.actions[action_id] = action if details is None else replace(action, details=details)
 
     async def keep_changes(self, action_id: str, changes: Mapping[str, Change]) -> None:
         """Keep what an action changes."""
@@ -42,8 +43,12 @@ class MemoryActionStore:
         found = [
             action
             for _, action in sorted(self.actions.items(), reverse=True)
-            if query.kind in {None, action.kind}
+            if (query.kinds is None or action.kind in query.kinds)
             and query.target in {None, action.target}
+            and query.who in {None, action.who}
+            and query.what in {None, action.what}
+            and (query.since is None or action.action_id >= first_id(query.since))
+            and (query.until is None or action.action_id < first_id(query.until))
             and (query.before is None or action.action_id < query.before)
         ]
         return found[: query.limit]

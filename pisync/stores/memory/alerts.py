@@ -93,8 +93,8 @@ class MemoryAlertStore:
             if alert.closed_at is None or alert.closed_at >= closed_since
         }
 
-    async def published(self, alerts: Sequence[Alert]) -> None:
-        """Record that these states were published."""
-        for alert in alerts:
-            if alert in self.alerts:
-                self.silent.discard(alert.alert_id)
+    async def published(self, alerts: Sequence[Alert]) -> bool:
+        """Record that these states were published; returns whether they still are what is so."""
+        present = [alert for alert in alerts if alert in self.alerts]
+        self.silent.difference_update(alert.alert_id for alert in present)
+        return len(present) == len(alerts)

@@ -1,7 +1,7 @@
 """Dead letters in memory."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -53,6 +53,11 @@ class MemoryDeadLetterStore:
         for device_id in {letter.device_id for letter in new}:
             dropped[device_id] += self._make_room(device_id)
         return [self._told(device_id, count, received_at) for device_id, count in (+dropped).items()]
+
+    async def record_dropped(self, dropped: Mapping[str | None, int], now: datetime) -> None:
+        """Remember how many messages of devices were left out without a letter."""
+        for device_id, count in dropped.items():
+            self._told(device_id, count, now)
 
     def _told(self, device_id: str | None, count: int, now: datetime) -> DroppedLetters:
         before = self._dropped.get(device_id)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pisync import clock
 from pisync.domain.directory import DirectoryDevice, Kind, entry_id
-from pisync.stores.interfaces.directory import DirectoryQuery, EntryWrite, KeptEntry
+from pisync.stores.interfaces.directory import ChangedIds, DirectoryQuery, EntryWrite, KeptEntry
 
 
 class MemoryDirectoryStore:
@@ -66,3 +66,9 @@ class MemoryDirectoryStore:
         for kept in sorted(self.kept[kind].values(), key=lambda kept: kept.changed_at):
             if kept.changed_at >= moment:
                 yield kept
+
+    async def device_ids(self, since: datetime | None) -> AsyncIterator[ChangedIds]:
+        """The ids of devices that changed at this moment or later."""
+        for kept in sorted(self.kept[Kind.DEVICES].values(), key=lambda kept: kept.changed_at):
+            if since is None or kept.changed_at >= since:
+                yield ChangedIds([(entry_id(kept.entry), kept.is_deleted)], kept.changed_at)

@@ -110,6 +110,9 @@ class MemoryEventStore:
         """Whether the device has any event, or had."""
         return device_id in self.kept_bases or any(known == device_id for known, _ in self.events)
 
+    async def confirm_primary(self) -> None:
+        """There is but one process."""
+
     async def replay(
         self,
         since: datetime | None,

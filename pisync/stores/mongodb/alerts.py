@@ -153,15 +153,18 @@ class MongoAlertStore:
             for matching in ({"is_open": True}, {"is_open": False, "closed_at": {"$gte": closed_since}}):
                 await self._alerts.update_many(matching, {"$set": {"published": False}})
 
-    async def published(self, alerts: Sequence[Alert]) -> None:
-        """Record that this state of each alert was published."""
+    async def published(self, alerts: Sequence[Alert]) -> bool:
+        """Record that this state of each alert was published; returns whether each of them still has it."""
+        matched = 0
         with map_driver_errors():
             for is_open in (True, False):
                 ids = [alert.alert_id for alert in alerts if (alert.closed_at is None) is is_open]
                 if ids:
-                    await self._alerts.update_many(
+                    result = await self._alerts.update_many(
                         {"_id": {"$in": ids}, "is_open": is_open}, {"$set": {"published": True}}
                     )
+                    matched += result.matched_count
+        return matched == len(alerts)
 
 
 def _alert(document: dict[str, Any]) -> Alert:

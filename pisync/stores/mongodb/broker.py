@@ -7,6 +7,7 @@ import msgspec
 from pisync.domain.broker import BrokerFigures
 from pisync.stores.interfaces.broker import BrokerTold
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
+from pisync.stores.mongodb.members import known
 
 # The document of `broker`.
 _ONLY: Final = "broker"
@@ -40,7 +41,7 @@ class MongoBrokerFigures:
         [document] = found
         heard_ms_ago = document["heard_at"]
         return BrokerTold(
-            BrokerFigures(**document["figures"]),
+            BrokerFigures(**known(BrokerFigures, document["figures"])),
             document["written_at"] / 1000,
             None if heard_ms_ago is None else heard_ms_ago / 1000,
         )

@@ -107,6 +107,8 @@ async def newest(
 
 async def _newest_failures(events: Events, query: HistoryQuery, projection: Document) -> list[Document]:
     asked = _failures_of(query.device_id) | _FAILURE_KINDS[query.outcome]
+    # The documents are read anyway, and by a range of `_id` a cluster knows the shard.
+    asked["_id"] = of_bucket(bucket_of(query.device_id))
     days: Document = {}
     moments: Document = {}
     if query.after is not None:
@@ -231,6 +233,11 @@ async def _hinted(hint: DaysHint, before: int, earliest: int, missing: int) -> l
 def day_range(key: Document, bounds: Mapping[str, Document]) -> Document:
     """The events of a device and a day, within bounds."""
     return {"_id": {name: {**key, **bound} for name, bound in bounds.items()}}
+
+
+def of_bucket(bucket: int) -> Document:
+    """The range of `_id` that a bucket is."""
+    return {"$gte": {"bucket": bucket}, "$lt": {"bucket": bucket + 1}}
 
 
 def later_than(

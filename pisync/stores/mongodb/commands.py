@@ -13,6 +13,7 @@ from pisync import limits
 from pisync.domain.commands import INFLIGHT, Command, CommandKind, CommandState, Proof, Step
 from pisync.stores.interfaces.commands import CommandQuery
 from pisync.stores.mongodb.connection import DUPLICATE_KEY, Document, MongoConnection, map_driver_errors
+from pisync.stores.mongodb.members import known
 
 _FIELDS: Final = tuple(field.name for field in fields(Command) if field.name != "command_id")
 _QUEUE: Final = "queue"
@@ -192,6 +193,6 @@ def _command(document: Document) -> Command:
             "kind": CommandKind(document["kind"]),
             "state": CommandState(document["state"]),
             "steps": tuple(Step(CommandState(step["state"]), step["at"]) for step in document["steps"]),
-            "proof": None if document["proof"] is None else Proof(**document["proof"]),
+            "proof": None if document["proof"] is None else Proof(**known(Proof, document["proof"])),
         }
     )

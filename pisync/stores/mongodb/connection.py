@@ -1,6 +1,7 @@
 """The connection to MongoDB that its stores share, and the driver's errors in the words of our tree."""
 
 import asyncio
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,13 +19,21 @@ from pisync import limits
 from pisync.errors import ConfigurationError, MongodbUnavailable
 from pisync.stores.mongodb.address import check_mongodb_url, option_names, parse
 from pisync.stores.mongodb.cancellation import mend_driver
+from pisync.stores.mongodb.secondaries import SnapshotAges
 
 Document = dict[str, Any]
 DUPLICATE_KEY: Final = 11000
 # Errors that say this document can never be stored; any other may pass and is tried again.
 # BadValue, TypeMismatch, InvalidBSON, DocumentValidationFailure, BSONObjectTooLarge
 REFUSALS: Final = frozenset({2, 14, 22, 121, 10334})
-AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
+AUTHENTICATION_FAILED, UNAUTHORIZED, NOT_A_REPLICA_SET = 18, 13, 123
+_OF_PRIMARY: Final[dict[str, Any]] = {"readPreference": "primary"}
+# No staleness is less than the driver's own, and its heartbeats must be more frequent.
+_OF_SECONDARIES: Final[dict[str, Any]] = {
+    "readPreference": "secondaryPreferred",
+    "maxStalenessSeconds": limits.SECONDARY_STALENESS_S_MAX,
+    "heartbeatFrequencyMS": limits.SECONDARY_HEARTBEAT_MS,
+}
 
 
 class _PlainIntegers(TypeDecoder):
@@ -38,9 +47,13 @@ class _PlainIntegers(TypeDecoder):
 
 
 class MongoConnection:
-    """A client and its database, which the stores in MongoDB share; connects on first use."""
+    """A client and its database, which the stores in MongoDB share; connects on first use.
 
-    def __init__(self, url: str) -> None:
+    It reads from the primary. With `ages` it reads from secondaries, where there are any: what they tell of
+    how far they are goes there.
+    """
+
+    def __init__(self, url: str, ages: SnapshotAges | None = None) -> None:
         """Parse the connection string, which names the database.
 
         Raises:
@@ -60,7 +73,7 @@ class MongoConnection:
                     journal=True,
                     retryWrites=True,
                     retryReads=True,
-                    readPreference="primary",
+                    **(_OF_PRIMARY if ages is None else {**_OF_SECONDARIES, "event_listeners": [ages]}),
                     readConcernLevel="majority",
                     tz_aware=True,
                     type_registry=TypeRegistry([_PlainIntegers()]),
@@ -69,6 +82,8 @@ class MongoConnection:
                     connectTimeoutMS=limits.MONGODB_CONNECT_TIMEOUT_MS,
                     socketTimeoutMS=limits.MONGODB_SOCKET_TIMEOUT_MS,
                 )
+            if ages is not None:
+                ages.belong_to(self.client)
             self.database = self.client.get_default_database()
             if password := parse(url).password:
                 saslprep(password)  # as the driver will, on each connection and with an error of no tree
@@ -102,10 +117,19 @@ async def server_time(database: AsyncDatabase[Document]) -> datetime:
     return moment.replace(tzinfo=UTC)
 
 
+# What the driver adds to the fault of each server: its own timeouts, and at the end all that it knows.
+_TIMEOUTS: Final = re.compile(r" \(configured timeouts: [^)]*\)")
+_TOPOLOGY: Final = re.compile(r", Topology Description: .*", re.DOTALL)
+
+
+def _in_short(error: PyMongoError) -> str:
+    return _TIMEOUTS.sub("", _TOPOLOGY.sub("", str(error)))[:300]
+
+
 @contextmanager
 def map_driver_errors() -> Iterator[None]:
     """Driver errors become ours: whatever is not known to be permanent may be tried again."""
     try:
         yield
     except PyMongoError as error:
-        raise MongodbUnavailable(f"{str(error)[:300]}") from error
+        raise MongodbUnavailable(_in_short(error)) from error

@@ -34,6 +34,7 @@ from pisync.stores.mongodb.connection import (
 from pisync.stores.mongodb.letter_room import NEWEST, LetterRoom
 from pisync.stores.mongodb.letter_tally import OPEN, OPEN_OF_REASON, tally, tally_by_device
 from pisync.stores.mongodb.letter_writes import EXPIRES_FROM, LetterWrites
+from pisync.stores.mongodb.members import known
 
 NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, INDEX_OPTIONS_CONFLICT = 26, 27, 85
 
@@ -102,6 +103,11 @@ class MongoDeadLetterStore:
             new = await self._writes.write(kept, received_at)
             dropped += await self._room.make(new)
             return await self._room.tell(dropped, received_at)
+
+    async def record_dropped(self, dropped: Mapping[str | None, int], now: datetime) -> None:
+        """Remember how many messages of devices were left out without a letter."""
+        with map_driver_errors():
+            await self._room.tell(dropped, now)
 
     async def ping_writes(self) -> None:
         """Return when a write would be durable now.
@@ -240,6 +246,10 @@ def _outcome(replay: Replay) -> Document:
     return {"stored": replay.stored, "duplicates": replay.duplicates, "rejected": replay.rejected}
 
 
+def _replay(replayed_at: datetime, outcome: Document) -> Replay:
+    return Replay(**known(Replay, outcome | {"replayed_at": replayed_at}))
+
+
 def _correction_field(correction: Correction) -> str:
     return f"corrections.{correction.reason.value}"
 
@@ -255,7 +265,7 @@ def _corrections(found: Mapping[str, Document]) -> Iterator[Correction]:
                 stated=one["stated"],
                 confirmed_by=one["confirmed_by"],
                 confirmed_at=one["confirmed_at"],
-                outcome=None if outcome is None else Replay(replayed_at=one["settled_at"], **outcome),
+                outcome=None if outcome is None else _replay(one["settled_at"], outcome),
             )
 
 
@@ -275,6 +285,6 @@ def _entry(document: dict[str, Any]) -> DeadLetterEntry:
         last_received_at=document["last_received_at"],
         size_bytes=document["size_bytes"],
         head=document["head"],
-        replay=None if replayed_at is None else Replay(replayed_at=replayed_at, **document["replay_outcome"]),
+        replay=None if replayed_at is None else _replay(replayed_at, document["replay_outcome"]),
         corrections=tuple(_corrections(document.get("corrections", {}))),
     )

@@ -15,6 +15,7 @@ from bson.codec_options import CodecOptions
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from pisync import limits
 from pisync.clock import from_ms, rfc3339_of_utc, to_ms
@@ -35,6 +36,7 @@ from pisync.stores.mongodb import by_device, reading, replaying, schema
 from pisync.stores.mongodb.bases import Bases
 from pisync.stores.mongodb.connection import (
     AUTHENTICATION_FAILED,
+    NOT_A_REPLICA_SET,
     UNAUTHORIZED,
     Document,
     MongoConnection,
@@ -58,6 +60,9 @@ class MongoEventStore:
         self._density = by_device.Density()
         self._inserts = Inserts(self._events)
         self._bases = Bases(connection.database)
+        self._confirmed = connection.database.get_collection(
+            "schema", read_concern=ReadConcern("linearizable")
+        )
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -140,6 +145,21 @@ class MongoEventStore:
             if await by_device.newest(self._plain, query, {"_id": 1}):
                 return True
             return bool(await self._bases.of([device_id]))
+
+    async def confirm_primary(self) -> None:
+        """Read what a majority has to confirm, of which a primary that was replaced has none.
+
+        MongoDB writes an empty entry into its own log for it: who may only read may do this, and nothing of
+        ours is changed.
+        """
+        with map_driver_errors():
+            try:
+                await self._confirmed.find_one(
+                    {"_id": self._events.name}, {"_id": 1}, max_time_ms=limits.CONFIRM_TIMEOUT_MS
+                )
+            except OperationFailure as error:
+                if error.code != NOT_A_REPLICA_SET:  # a single server is replaced by none
+                    raise
 
     async def replay(
         self,

@@ -69,7 +69,13 @@ async def _since(events: Events, device_ids: Collection[str], in_a_row: int) -> 
     devices = [{**key, "key": key} for key in keys]
     let = {"bucket": "$bucket", "device_id": "$device_id"}
     pipeline: list[Document] = [
-        {"$documents": devices},
+        # What `$documents` does, which MongoDB permits only to those who may read every collection: a
+        # facet is one document, whatever is in the collection.
+        {"$limit": 1},
+        {"$facet": {"nothing": [{"$limit": 1}]}},
+        {"$project": {"device": {"$literal": devices}}},
+        {"$unwind": "$device"},
+        {"$replaceWith": "$device"},
         {"$lookup": {"from": events.name, "let": let, "pipeline": newest, "as": "failures"}},
         {
             "$lookup": {
@@ -83,7 +89,7 @@ async def _since(events: Events, device_ids: Collection[str], in_a_row: int) -> 
         {"$project": {"device_id": 1, "failures": "$failures._id", "base": {"$first": "$base.state"}}},
     ]
     # One more than can come, or the answer could end with a cursor that wants another round trip.
-    found = await events.database.aggregate(pipeline, batchSize=len(devices) + 1)
+    found = await events.database["schema"].aggregate(pipeline, batchSize=len(devices) + 1)
     since = {}
     async for row in found:
         failures, success_ms = set(row["failures"]), None

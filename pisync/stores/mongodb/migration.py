@@ -47,7 +47,8 @@ async def migrate(connection: MongoConnection, progress: Callable[[int, int], No
             await _refuse_while_bridges_run(events)
             # Bridges of this version ran already, and their projection has all that was received before some
             # time: it learns of what is moved now as of what was enriched.
-            is_known = await schema.written_version(events) == schema.VERSION
+            written = await schema.written_version(events)
+            is_known = written is not None and written >= schema.VERSION
             marks: Document = {"enriched_at": clock.now()} if is_known else {}
             # From here on a bridge that finds no event of version 1 does not take that for a new database.
             await schema.write_version(events, 1)

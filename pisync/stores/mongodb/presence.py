@@ -10,6 +10,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from pisync import limits
 from pisync.domain.presence import Pending, Presence
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
+from pisync.stores.mongodb.members import known
 
 
 class MongoPresenceStore:
@@ -74,6 +75,6 @@ def kept_presence(document: Document) -> Presence:
     pending = document.get("pending")
     return Presence(
         device_id=document["_id"],
-        pending=None if pending is None else Pending(*pending.values()),
-        **document["status"],
+        pending=None if pending is None else Pending(**known(Pending, pending)),
+        **known(Presence, document["status"]),
     )

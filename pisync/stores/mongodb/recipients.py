@@ -10,6 +10,7 @@ from pymongo.errors import DuplicateKeyError
 from pisync import limits
 from pisync.domain.recipients import Attempt, KeptRecipient, Recipient
 from pisync.stores.mongodb.connection import Document, MongoConnection, map_driver_errors
+from pisync.stores.mongodb.members import known
 
 _ID: Final = "recipient_id"
 
@@ -75,7 +76,7 @@ def _kept(document: Document) -> KeptRecipient:
         recipient=msgspec.convert({_ID: document["_id"], **document["members"]}, Recipient),
         version=document["version"],
         changed_at=document["changed_at"],
-        attempts=tuple(Attempt(**each) for each in document.get("attempts") or ()),
+        attempts=tuple(Attempt(**known(Attempt, each)) for each in document.get("attempts") or ()),
         failures=document.get("failures") or 0,
         failing_since=document.get("failing_since"),
     )

@@ -4,6 +4,11 @@
 |---|---|
 | 1 | `{device_id, timestamp}`; no version is written down |
 | 2 | `{bucket, day, device_id, timestamp}` |
+
+Beside it stands `oldest`, the oldest version of a program that may work with what is stored. A change that
+such a program need not know (a member, a collection, an index) has a version of its own and leaves `oldest`:
+programs of both work beside each other, and the newer ones read what either writes. Once none of the older is
+left, a later version raises `oldest`. Both only ever rise. Where none is written down, it is the version.
 """
 
 from typing import Any, Final
@@ -17,6 +22,7 @@ from pisync.stores.mongodb.connection import Document
 
 Events = AsyncCollection[Document]
 VERSION: Final = 2
+OLDEST: Final = 2
 # Documents are compared by their first members: texts follow all numbers.
 OF_VERSION_1: Final[Document] = {"_id": {"$gte": {"device_id": ""}}}
 
@@ -39,7 +45,8 @@ async def check(events: Events) -> None:
         ConfigurationError: they are not; the text says what to do.
     """
     await refuse_newer(events)
-    if await written_version(events) in {None, VERSION} and not await has_version_1(events):
+    version = await written_version(events)
+    if (version is None or version >= OLDEST) and not await has_version_1(events):
         return
     raise ConfigurationError(
         f"MongoDB holds events of an older version than this program's ({VERSION}): stop all programs of the"
@@ -53,11 +60,12 @@ async def refuse_newer(events: Events) -> None:
     Raises:
         ConfigurationError: they are, or what is written down is no version.
     """
-    version = await written_version(events)
-    is_number = isinstance(version, (int, float)) and not isinstance(version, bool)
-    if version is None or (is_number and version in range(1, VERSION + 1)):
+    version, oldest = await _written(events)
+    if version is None or (_is_number(version) and version in range(1, VERSION + 1)):
         return
-    if is_number and version > VERSION:
+    if _is_number(version) and version > VERSION:
+        if _is_number(oldest) and oldest <= VERSION:
+            return
         raise ConfigurationError(
             f"MongoDB holds events of version {version}, which a newer program made; this one knows them up"
             f" to version {VERSION}: update it"
@@ -70,14 +78,25 @@ async def refuse_newer(events: Events) -> None:
 
 async def written_version(events: Events) -> Any:
     """The version that is written down, of whatever type; None: there is none."""
+    version, _ = await _written(events)
+    return version
+
+
+async def _written(events: Events) -> tuple[Any, Any]:
+    """The version and the oldest of a program, of whatever type; None: there is none."""
     found = await events.database["schema"].find_one({"_id": events.name})
-    return None if found is None else found.get("version", 0)
+    return (None, None) if found is None else (found.get("version", 0), found.get("oldest"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 async def write_version(events: Events, version: int) -> None:
-    """Write it down, in place of a lower one."""
+    """Write it down, in place of a lower one, and what programs it takes at least."""
+    oldest = min(version, OLDEST)
     await events.database["schema"].update_one(
-        {"_id": events.name}, {"$max": {"version": version}}, upsert=True
+        {"_id": events.name}, {"$max": {"version": version, "oldest": oldest}}, upsert=True
     )
 
 

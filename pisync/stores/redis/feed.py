@@ -2,10 +2,9 @@
 
 from typing import Any, Final
 
-from redis.asyncio import Redis
-
 from pisync import limits
 from pisync.stores.interfaces.feed import Changes, FeedPosition, StateSummary
+from pisync.stores.redis.connection import RedisConnection, run_ids
 from pisync.stores.redis.keys import ROOTS
 from pisync.stores.redis.packing import unpack_head
 from pisync.stores.redis.scripts import Argument, Script
@@ -18,8 +17,8 @@ _NO_POSITION: Final = Changes(position=None, devices=[])
 class ChangeFeed:
     """Reads changes; it remembers nothing, so that any number may read."""
 
-    def __init__(self, client: Redis) -> None:
-        self._script = Script(client, "read_changes.lua")
+    def __init__(self, connection: RedisConnection) -> None:
+        self._script = Script(connection, "read_changes.lua")
 
     async def changes(self, after: FeedPosition | None) -> Changes:
         """The next part after a position.
@@ -28,10 +27,10 @@ class ChangeFeed:
             RedisUnavailable: Redis cannot be reached, or refuses for now.
         """
         calls = [(root, _arguments(after, shard)) for shard, root in enumerate(ROOTS)]
-        *replies, info = await self._script.call(calls, also=("INFO",), raw=True)
+        replies = await self._script.call(calls, info=True, raw=True)
         epoch = (replies[0][0] or b"").decode()
         # Another process may have gone back to what it once saved, as one that was a replica meanwhile.
-        life = f"{info['run_id']} {info.get('master_replid')} {epoch}"
+        life = f"{run_ids(replies.infos)} {epoch}"
         if not epoch or any(reply[0] != replies[0][0] for reply in replies):
             return _NO_POSITION
         if after is not None and (after.projection != life or _has_lost_numbers(after, replies)):

@@ -15,6 +15,7 @@ Keys of a shard (a hash tag, so one slot of a Redis Cluster), devices being spre
 | `pisync:3:{42}:catching_up` | sorted set: bridges that catch up, by until when they keep alerts silent |
 | `pisync:3:{42}:catching_up_since` | hash: the same bridges, since when (s) |
 | `pisync:3:{42}:pending` | there while a rebuild is not complete |
+| `pisync:3:{42}:dropped` | there from when a rebuild takes the shard's epoch away until there is a new one |
 | `pisync:3:{42}:quiet` | there for the first minutes of a rebuild, in which it keeps alerts silent |
 
 The number behind `pisync:` is that of the layout: a program that knows another one finds no projection, and

@@ -1,19 +1,18 @@
 """The bridge's side of the projection in Redis: merges states, keeps watermarks, rebuilds."""
 
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pisync import limits
 from pisync.domain.alerts import AlertChange, Rule
 from pisync.domain.device_state import DeviceState
-from pisync.errors import ProjectionLost
+from pisync.errors import ProjectionLost, RedisUnavailable
 from pisync.stores.interfaces.projection import Attachment
-from pisync.stores.redis.connection import RedisConnection, map_driver_errors
-from pisync.stores.redis.eviction import Evictions
+from pisync.stores.redis.connection import Node, RedisConnection, map_driver_errors
+from pisync.stores.redis.eviction import Evictions, Infos
 from pisync.stores.redis.keys import (
-    ALERTING,
     COMPARER,
     FORMER_PATTERNS,
     PROGRESS,
@@ -39,30 +38,36 @@ class RedisProjection(RedisProjectionReader):
     ) -> None:
         """Prepare, as its reader does; nothing is asked of Redis yet."""
         super().__init__(connection, known_bridges)
-        self._apply = Script(self._client, "merge_states.lua")
-        self._confirm = Script(self._client, "confirm_alerts.lua")
-        self._compare = Script(self._client, "compare_alerts.lua")
-        self._set_watermark = Script(self._client, "set_watermark.lua")
-        self._finish_catch_up = Script(self._client, "finish_catch_up.lua")
-        self._finish = Script(self._client, "finish_rebuild.lua")
-        self._clear = Script(self._client, "delete_keys.lua")
-        self._evictions = Evictions(self._client)
-        self._server_clock = ServerClock()
+        self._apply = Script(connection, "merge_states.lua")
+        self._confirm = Script(connection, "confirm_alerts.lua")
+        self._compare = Script(connection, "compare_alerts.lua")
+        self._set_watermark = Script(connection, "set_watermark.lua")
+        self._finish_catch_up = Script(connection, "finish_catch_up.lua")
+        self._finish = Script(connection, "finish_rebuild.lua")
+        self._clear = Script(connection, "delete_keys.lua")
+        self._begin = Script(connection, "begin_rebuild.lua")
+        self._evictions = Evictions(connection)
+        self._clocks: defaultdict[Node, ServerClock] = defaultdict(ServerClock)
+        self._histories: dict[Node, str] = {}
         self._epoch = ""
 
     async def attach(self, known: Collection[str]) -> Attachment:
-        """Find the projection and stick to it, and to the Redis process that holds it."""
+        """Find the projection and stick to it, and to the Redis processes that hold it."""
         await self._connection.pin()
-        info = await self._evictions.info()
-        self._server_clock.read(info)
-        has_evicted = await self._evictions.look(info)
+        infos = await self._evictions.infos()
+        self._refuse_replicas(infos)
+        self._clocks.clear()
+        for node, info in infos.items():
+            self._clocks[node].read(info)
+        self._histories = {node: info.get("master_replid", "") for node, info in infos.items()}
+        has_evicted = await self._evictions.look(infos)
+        commands = await self._connection.fan_out()
+        for root in ROOTS:
+            commands.at(root).get(epoch(root))
+            commands.at(root).exists(f"{root}:pending")
+            commands.at(root).hgetall(f"{root}:watermarks")
         with map_driver_errors():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for root in ROOTS:
-                    pipeline.get(epoch(root))
-                    pipeline.exists(f"{root}:pending")
-                    pipeline.hgetall(f"{root}:watermarks")
-                found = await pipeline.execute()
+            found = await commands.execute()
         epochs = set(found[::3])
         self._epoch = epochs.pop() or ""
         lowest_ms = [
@@ -107,19 +112,26 @@ class RedisProjection(RedisProjectionReader):
         stopped: str | None = None,
     ) -> bool:
         """Record in every shard how far this bridge's events are merged."""
+        await self._connection.check()
         catching_s = limits.REBUILDER_SILENT_S if catching_up else 0
         mark = (watermark_ms, catching_s, unmerged_ms, stopped or "", limits.QUIET_S_MAX)
-        sent_ms = self._server_clock.now_ms()
-        *pending, info = await self._set_watermark.call(
-            _everywhere(self._epoch, bridge_id, *mark, "" if sent_ms is None else sent_ms), also=("INFO",)
-        )
-        self._server_clock.read(info)
-        self._evictions.check(info)
+        sent_ms = {node: clock.now_ms() for node, clock in self._clocks.items()}
+        calls: list[tuple[str, Sequence[Argument]]] = []
+        for root in ROOTS:
+            node = self._connection.node(root)
+            sent = sent_ms.get(node)
+            calls.append(
+                (root, (self._epoch, self._history(node), bridge_id, *mark, "" if sent is None else sent))
+            )
+        pending = await self._set_watermark.call(calls, info=True)
+        for node, info in pending.infos.items():
+            self._clocks[node].read(info)
+        self._evictions.check(pending.infos)
         return any(pending)
 
     async def finish_catch_up(self, bridge_id: str) -> None:
         """Record in every shard that this bridge has caught up."""
-        await self._finish_catch_up.call(_everywhere(self._epoch, bridge_id))
+        await self._finish_catch_up.call(self._declared(bridge_id))
 
     async def compare_alerts(self, open_alerts: Collection[str]) -> list[AlertChange]:
         """Compare everything; returns every alert that is out of date."""
@@ -134,41 +146,72 @@ class RedisProjection(RedisProjectionReader):
         """Start a new projection under a new epoch, unless another bridge, still alive, does."""
         if not await self._claim_rebuild(bridge_id):
             return False
-        epochs = list(map(epoch, ROOTS))
-        with map_driver_errors():
-            if from_nothing:
-                # From here on nobody writes: attached bridges learn that the projection is lost.
-                await self._client.delete(*epochs)
-            has_leftovers = await self._client.exists(*epochs) < len(epochs)
-        if has_leftovers:
+        await self._drop_epochs(everywhere=from_nothing)
+        if not all(await self._there(epoch)):
             await self._remove_leftovers(bridge_id)
-        with map_driver_errors():
-            is_another_try = await self._client.exists(*(f"{root}:pending" for root in ROOTS)) > 0
+        is_another_try = any(await self._there("{}:pending".format))
         begun = secrets.token_hex(8)
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for root in ROOTS:
-                if not is_another_try:
-                    pipeline.set(f"{root}:quiet", 1, ex=limits.QUIET_S_MAX)
-                pipeline.set(f"{root}:pending", bridge_id)
-            for device_id in alerting:
-                pipeline.sadd(f"{shard(device_id)}:{ALERTING}", device_id)
-            for key in epochs:
-                pipeline.set(key, begun)
-            with map_driver_errors():
-                await pipeline.execute()
+        quiet_s = 0 if is_another_try else limits.QUIET_S_MAX
+        calls: dict[str, list[Argument]] = {
+            root: [begun, self._history(self._connection.node(root)), bridge_id, quiet_s] for root in ROOTS
+        }
+        for device_id in alerting:
+            calls[shard(device_id)].append(device_id)
+        await self._begin.call(calls.items())
         self._epoch = begun
         await self._evictions.begin()
         return True
 
+    async def _drop_epochs(self, *, everywhere: bool) -> None:
+        """Take the epoch from every shard that may be of another projection: nobody writes there now.
+
+        Shards may go back apart from each other, to before a rebuild that took out what was wrong: where two
+        epochs are found, none is trusted, and neither is one that few have. That is written down before the
+        first of them goes: whoever takes over might find but one left.
+        """
+        reading = await self._connection.fan_out()
+        for root in ROOTS:
+            reading.at(root).get(epoch(root))
+            reading.at(root).exists(_dropped(root))
+        with map_driver_errors():
+            replies = await reading.execute()
+            found = replies[::2]
+            [(common, count)] = Counter(found).most_common(1)
+            is_trusted = set(found) <= {common, None} and count * 2 > len(found) and not any(replies[1::2])
+            if everywhere or not is_trusted:
+                dropping = await self._connection.fan_out()
+                for root in ROOTS:
+                    dropping.at(root).set(_dropped(root), 1)
+                await dropping.execute()
+                dropping = await self._connection.fan_out()
+                for root in ROOTS:
+                    dropping.at(root).delete(epoch(root))
+                await dropping.execute()
+
+    async def _there(self, key_of: Callable[[str], str]) -> list[bool]:
+        """Whether a key of each shard exists."""
+        commands = await self._connection.fan_out()
+        for root in ROOTS:
+            commands.at(root).exists(key_of(root))
+        with map_driver_errors():
+            return [bool(count) for count in await commands.execute()]
+
     async def _claim_rebuild(self, bridge_id: str) -> bool:
         """Take the lock on rebuilding; False where another bridge, still alive, has it."""
+        return await self._claim(REBUILDER, bridge_id)
+
+    async def _claim(self, key: str, bridge_id: str) -> bool:
+        """Take a lock, or hold it longer; False where another bridge, still alive, has it.
+
+        Our own former life, killed in the middle, does not count as another bridge.
+        """
+        client = await self._connection.at(key)
         with map_driver_errors():
-            if await self._client.set(REBUILDER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
+            if await client.set(key, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
                 return True
-            # Our own former life, killed in the middle, does not count as another bridge.
-            if await self._client.get(REBUILDER) != bridge_id:
+            if await client.get(key) != bridge_id:
                 return False
-            await self._client.set(REBUILDER, bridge_id, ex=limits.REBUILDER_SILENT_S)
+            await client.set(key, bridge_id, ex=limits.REBUILDER_SILENT_S)
             return True
 
     async def _remove_leftovers(self, bridge_id: str) -> None:
@@ -178,63 +221,81 @@ class RedisProjection(RedisProjectionReader):
         """
         for pattern in FORMER_PATTERNS:
             async for keys in self._keys(pattern):
+                removing = await self._connection.fan_out()
+                for key in keys:
+                    removing.at(key).unlink(key)
                 with map_driver_errors():
-                    await self._client.unlink(*keys)
+                    await removing.execute()
         async for keys in self._keys():
             calls: dict[str, list[Argument]] = {}
             for key in keys:
                 # What a watermark promises was stored before, and so will be merged when this is complete.
-                if not key.endswith((":watermarks", ":merged_until")):
+                if not key.endswith((":watermarks", ":merged_until", ":dropped")):
                     calls.setdefault(root_of(key), []).append(key)
             await self._clear.call(calls.items())
+            client = await self._connection.at(REBUILDER)
             with map_driver_errors():
-                await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
-                rebuilder = await self._client.get(REBUILDER)
+                await client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
+                rebuilder = await client.get(REBUILDER)
             if rebuilder != bridge_id:
                 raise ProjectionLost("another bridge began to rebuild the projection meanwhile")
 
     async def claim_comparison(self, bridge_id: str) -> bool:
         """Compare everything, or go on with it, unless another bridge, still alive, does."""
-        with map_driver_errors():
-            if await self._client.set(COMPARER, bridge_id, nx=True, ex=limits.REBUILDER_SILENT_S):
-                return True
-            if await self._client.get(COMPARER) != bridge_id:
-                return False
-            await self._client.expire(COMPARER, limits.REBUILDER_SILENT_S)
-            return True
+        return await self._claim(COMPARER, bridge_id)
 
     async def report_replay(self, bridge_id: str, replayed: int, to_replay: int) -> None:
         """Say how far a replay is, and that its bridge is alive."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.hset(PROGRESS, mapping={"replayed": replayed, "to_replay": to_replay})
-            pipeline.expire(PROGRESS, limits.REBUILDER_SILENT_S)
-            pipeline.get(REBUILDER)
-            with map_driver_errors():
-                *_, rebuilder = await pipeline.execute()
-                if rebuilder == bridge_id:
-                    await self._client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
+        commands = await self._connection.fan_out()
+        commands.at(PROGRESS).hset(PROGRESS, mapping={"replayed": replayed, "to_replay": to_replay})
+        commands.at(PROGRESS).expire(PROGRESS, limits.REBUILDER_SILENT_S)
+        commands.at(REBUILDER).get(REBUILDER)
+        with map_driver_errors():
+            *_, rebuilder = await commands.execute()
+            if rebuilder == bridge_id:
+                client = await self._connection.at(REBUILDER)
+                await client.expire(REBUILDER, limits.REBUILDER_SILENT_S)
 
     async def finish_rebuild(self, bridge_id: str) -> None:
         """Declare the projection complete."""
-        await self._finish.call(_everywhere(self._epoch))
+        await self._finish.call(self._declared())
+        client = await self._connection.at(REBUILDER)
         with map_driver_errors():
-            if await self._client.get(REBUILDER) == bridge_id:
-                await self._client.delete(REBUILDER)
+            if await client.get(REBUILDER) == bridge_id:
+                await client.delete(REBUILDER)
 
     async def leave(self, bridge_id: str) -> None:
         """Forget this bridge's watermark."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for root in ROOTS:
-                pipeline.hdel(f"{root}:watermarks", bridge_id)
-                pipeline.hdel(f"{root}:merged_until", bridge_id)
-                pipeline.hdel(f"{root}:catching_up_since", bridge_id)
-                pipeline.zrem(f"{root}:catching_up", bridge_id)
-            with map_driver_errors():
-                await pipeline.execute()
+        commands = await self._connection.fan_out()
+        for root in ROOTS:
+            commands.at(root).hdel(f"{root}:watermarks", bridge_id)
+            commands.at(root).hdel(f"{root}:merged_until", bridge_id)
+            commands.at(root).hdel(f"{root}:catching_up_since", bridge_id)
+            commands.at(root).zrem(f"{root}:catching_up", bridge_id)
+        with map_driver_errors():
+            await commands.execute()
+
+    def _declared(self, *arguments: Argument) -> Calls:
+        """The calls in every shard of what says that something is merged, in the history in which it was.
+
+        A primary that was replaced for a while by a replica that lacked something is the same process with
+        the same epoch, over the same connection, and has lost that.
+        """
+        return [
+            (root, (self._epoch, self._history(self._connection.node(root)), *arguments)) for root in ROOTS
+        ]
+
+    def _history(self, node: Node) -> str:
+        return self._histories.get(node, "")
+
+    @staticmethod
+    def _refuse_replicas(infos: Infos) -> None:
+        if any(info.get("role", "master") != "master" for info in infos.values()):
+            raise RedisUnavailable("it is a replica")
 
 
-def _everywhere(*arguments: Argument) -> Calls:
-    return dict.fromkeys(ROOTS, arguments).items()
+def _dropped(root: str) -> str:
+    return f"{root}:dropped"
 
 
 def _changes(replies: Sequence[Sequence[Any]]) -> list[AlertChange]:

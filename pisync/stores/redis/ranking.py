@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from redis.asyncio import Redis
-
 from pisync import limits
 from pisync.stores.interfaces.ranking import FailingDevice, Position, ProjectionStatus, Ranking, RankingQuery
+from pisync.stores.redis.connection import RedisConnection
 from pisync.stores.redis.keys import PROGRESS, ROOTS
 from pisync.stores.redis.scripts import Argument, Script
 
@@ -21,10 +20,10 @@ _ROW_LENGTH: Final = 8
 class FailureRanking:
     """Ranks the failing devices, and tells how complete the projection is."""
 
-    def __init__(self, client: Redis, known: Callable[[], Mapping[str, str] | None]) -> None:
+    def __init__(self, connection: RedisConnection, known: Callable[[], Mapping[str, str] | None]) -> None:
         """`known` gives the bridges that there are, each with its instance; None where nobody can say."""
         self._known = known
-        self._script = Script(client, "rank_devices.lua")
+        self._script = Script(connection, "rank_devices.lua")
 
     async def page(self, query: RankingQuery) -> Ranking:
         """One page of failing devices, in one round trip: the best of every shard.
@@ -56,7 +55,8 @@ class FailureRanking:
             *chain.from_iterable((known or {}).items()),
         ]
         *replies, progress = await self._script.call(
-            dict.fromkeys(ROOTS, arguments).items(), also=("HMGET", PROGRESS, "replayed", "to_replay")
+            dict.fromkeys(ROOTS, arguments).items(),
+            also=(PROGRESS, ("HMGET", PROGRESS, "replayed", "to_replay")),
         )
         built = all(reply[0] for reply in replies)
         behind = frozenset(chain.from_iterable(reply[1] for reply in replies)) if built else frozenset()

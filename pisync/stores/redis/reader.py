@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Self
 
+from redis.asyncio import Redis
 from redis.client import NEVER_DECODE
 
 from pisync import limits
@@ -39,10 +40,9 @@ class RedisProjectionReader:
                 not known, so that nothing can be called complete. By default those that Redis knows.
         """
         self._connection = connection
-        self._client = connection.client
-        self._ranking = FailureRanking(connection.client, known_bridges)
-        self._feed = ChangeFeed(connection.client)
-        self._read = Script(connection.client, "read_devices.lua")
+        self._ranking = FailureRanking(connection, known_bridges)
+        self._feed = ChangeFeed(connection)
+        self._read = Script(connection, "read_devices.lua")
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -54,9 +54,12 @@ class RedisProjectionReader:
         return cls(RedisConnection(url))
 
     async def ping(self) -> None:
-        """Return when Redis answers."""
+        """Return when every Redis answers."""
+        commands = await self._connection.fan_out()
+        for node in await self._connection.nodes():
+            commands.on(node).ping()
         with map_driver_errors():
-            await self._client.ping()
+            await commands.execute()
 
     async def state(self, device_id: str) -> DeviceState | None:
         """One device's state; None for a device never seen."""
@@ -78,11 +81,12 @@ class RedisProjectionReader:
 
     async def heartbeats(self) -> dict[str, int]:
         """When each bridge gave its last sign; every shard has the same."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(f"{ROOTS[0]}:watermarks")
-            pipeline.zrange(f"{ROOTS[0]}:catching_up", 0, -1, withscores=True)
-            with map_driver_errors():
-                watermarks, catching_up = await pipeline.execute()
+        commands = await self._connection.fan_out()
+        root = ROOTS[0]
+        commands.at(root).hgetall(f"{root}:watermarks")
+        commands.at(root).zrange(f"{root}:catching_up", 0, -1, withscores=True)
+        with map_driver_errors():
+            watermarks, catching_up = await commands.execute()
         dead_at = dict(catching_up)
         return {
             bridge_id: _sign_ms(watermarks.get(bridge_id, 0), dead_at.get(bridge_id))
@@ -91,14 +95,14 @@ class RedisProjectionReader:
 
     async def marks(self) -> dict[str, Mark]:
         """What every bridge last said of itself; of several shards, the one that is furthest behind."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for root in ROOTS:
-                pipeline.time()
-                pipeline.hgetall(f"{root}:watermarks")
-                pipeline.hgetall(f"{root}:merged_until")
-                pipeline.zrange(f"{root}:catching_up", 0, -1, withscores=True)
-            with map_driver_errors():
-                replies = iter(await pipeline.execute())
+        commands = await self._connection.fan_out()
+        for root in ROOTS:
+            commands.at(root).time()
+            commands.at(root).hgetall(f"{root}:watermarks")
+            commands.at(root).hgetall(f"{root}:merged_until")
+            commands.at(root).zrange(f"{root}:catching_up", 0, -1, withscores=True)
+        with map_driver_errors():
+            replies = iter(await commands.execute())
         found: dict[str, Mark] = {}
         for now, watermarks, merged_until, catching_up in zip(*[replies] * 4, strict=True):
             dead_at = dict(catching_up)
@@ -136,40 +140,43 @@ class RedisProjectionReader:
         async for keys in self._keys():
             found: list[str] = []
             for key in keys:
+                client = await self._connection.at(key)
                 _, _, _, kind, *rest = key.split(":", 4)
                 with map_driver_errors():
                     if kind == "failures":
                         found += rest
                     elif kind == "heads":
-                        found += [name async for name in self._fields(key)]
+                        found += [name async for name in _fields(client, key)]
                     elif kind == "by":
-                        found += [member async for member, _ in self._client.zscan_iter(key, count=SCAN_KEYS)]
+                        found += [member async for member, _ in client.zscan_iter(key, count=SCAN_KEYS)]
                     elif kind == "alerting":
-                        found += [member async for member in self._client.sscan_iter(key, count=SCAN_KEYS)]
+                        found += [member async for member in client.sscan_iter(key, count=SCAN_KEYS)]
             yield found
-
-    async def _fields(self, key: str) -> AsyncIterator[str]:
-        """The fields of a hash whose values are no text."""
-        cursor = -1
-        while cursor != 0:
-            scan = ("HSCAN", key, max(cursor, 0), "COUNT", SCAN_KEYS)
-            found = self._client.execute_command(*scan, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
-            cursor, fields = await found
-            for field in fields:
-                yield field.decode()
 
     async def _keys(self, pattern: str = PATTERN) -> AsyncIterator[list[str]]:
         """Every key of every shard, in batches; those that come or go meanwhile may be missing."""
-        cursor = -1
-        while cursor != 0:
-            with map_driver_errors():
-                cursor, keys = await self._client.scan(max(cursor, 0), match=pattern, count=SCAN_KEYS)
-            if keys:
-                yield [str(key) for key in keys]
+        for node in await self._connection.nodes():
+            cursor = -1
+            while cursor != 0:
+                with map_driver_errors():
+                    cursor, keys = await node.client.scan(max(cursor, 0), match=pattern, count=SCAN_KEYS)
+                if keys:
+                    yield [str(key) for key in keys]
 
     async def close(self) -> None:
         """Close the connections."""
         await self._connection.close()
+
+
+async def _fields(client: Redis, key: str) -> AsyncIterator[str]:
+    """The fields of a hash whose values are no text."""
+    cursor = -1
+    while cursor != 0:
+        scan = ("HSCAN", key, max(cursor, 0), "COUNT", SCAN_KEYS)
+        found = client.execute_command(*scan, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
+        cursor, fields = await found
+        for field in fields:
+            yield field.decode()
 
 
 def _record(

@@ -1,16 +1,16 @@
 """Lua scripts in Redis: how they are called, and which of their errors pass."""
 
+import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
 from redis import exceptions
-from redis.asyncio import Redis
 from redis.client import NEVER_DECODE
 
 from pisync.errors import ProjectionLost, RedisUnavailable
-from pisync.stores.redis.connection import map_driver_errors
+from pisync.stores.redis.connection import FanOut, Node, RedisConnection, map_driver_errors
 from pisync.stores.redis.keys import epoch
 
 Argument = str | bytes | int
@@ -27,28 +27,51 @@ _PASSING: Final = frozenset(
         *("NOSCRIPT", "OOM", "READONLY", "TRYAGAIN"),
     }
 )
-# Two more, which have no word of their own: an operator's SCRIPT KILL, and a permission that is lacking.
+# More that have no word of their own: an operator's SCRIPT KILL, a permission that is lacking, and a part of
+# a shard that has moved to another node, or is about to.
 _INSIDE_LUA: Final = re.compile(r"^(?:ERR )?Error running script .*: -(?P<code>[A-Z]+) ", re.DOTALL)
-_PASSING_TEXTS: Final = ("Script killed by user", "The user executing the script can't run this command")
+_PASSING_TEXTS: Final = (
+    "Script killed by user",
+    "The user executing the script can't run this command",
+    "attempted to access a non local key in a cluster node",
+)
+
+
+class Replies(list[Any]):
+    """The replies of a script in the order of its calls; `infos`: what each node said to INFO, if asked."""
+
+    infos: Mapping[Node, Mapping[str, Any]]
+
+    def __init__(self, replies: Sequence[Any], infos: Mapping[Node, Mapping[str, Any]]) -> None:
+        super().__init__(replies)
+        self.infos = infos
 
 
 class Script:
     """A Lua script, called by its digest on several shards in one round trip."""
 
-    def __init__(self, client: Redis, name: str) -> None:
-        self._client = client
+    def __init__(self, connection: RedisConnection, name: str) -> None:
+        self._connection = connection
         self._name = name
         self._source = resources.files(__package__).joinpath("lua", name).read_text()
         self._digest = ""
 
-    async def call(self, calls: Calls, *, also: Sequence[Argument] = (), raw: bool = False) -> list[Any]:
+    async def call(
+        self,
+        calls: Calls,
+        *,
+        also: tuple[str, Sequence[Argument]] | None = None,
+        info: bool = False,
+        raw: bool = False,
+    ) -> Replies:
         """The replies in the order of the calls, then that to one more command that is sent along.
 
         Repeating a call is harmless, and so is a partial one.
 
         Args:
             calls: the root of a shard and the arguments, for each call.
-            also: the other command.
+            also: the other command, behind the key that says where it goes.
+            info: ask every node that is called for INFO.
             raw: strings in the scripts' replies are bytes.
 
         Raises:
@@ -58,36 +81,51 @@ class Script:
                 Repeating the call cannot help: this is none of our errors, and ends the process.
         """
         if not calls:
-            return []
+            return Replies([], {})
+        if not self._digest:
+            self._digest = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
+        options = {NEVER_DECODE: True} if raw else {}
         with map_driver_errors():
-            replies = await self._replies(calls, also, {NEVER_DECODE: True} if raw else {})
-        for reply in replies:
+            try:
+                replies = await self._execute(calls, also, options, info=info)
+                if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+                    # A node that does not know it yet, was restarted, or whose scripts were flushed.
+                    await self._load(calls)
+                    replies = await self._execute(calls, also, options, info=info)
+            except exceptions.ResponseError as error:  # the script cannot be loaded
+                replies = Replies([error], {})
+        for reply in (*replies, *replies.infos.values()):
             if isinstance(reply, exceptions.ResponseError):
                 raise self._meaning(reply)
         return replies
 
-    async def _replies(self, calls: Calls, also: Sequence[Argument], options: dict[str, bool]) -> list[Any]:
-        """What Redis answers, errors among it."""
-        try:
-            if not self._digest:
-                self._digest = await self._client.script_load(self._source)
-            replies = await self._execute(calls, also, options)
-            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
-                # Redis was restarted, or its scripts flushed.
-                await self._client.script_load(self._source)
-                replies = await self._execute(calls, also, options)
-        except exceptions.ResponseError as error:  # the script cannot be loaded
-            return [error]
-        return replies
+    async def _load(self, calls: Calls) -> None:
+        loading = await self._connection.fan_out()
+        for node in dict.fromkeys(self._connection.node(epoch(root)) for root, _ in calls):
+            loading.on(node).script_load(self._source)
+        await loading.execute()
 
-    async def _execute(self, calls: Calls, also: Sequence[Argument], options: dict[str, bool]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for root, arguments in calls:
-                pipeline.execute_command("EVALSHA", self._digest, 1, epoch(root), *arguments, **options)
-            if also:
-                pipeline.execute_command(*also)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            return replies
+    async def _execute(
+        self,
+        calls: Calls,
+        also: tuple[str, Sequence[Argument]] | None,
+        options: dict[str, bool],
+        *,
+        info: bool,
+    ) -> Replies:
+        commands: FanOut = await self._connection.fan_out()
+        for root, arguments in calls:
+            key = epoch(root)
+            commands.at(key).execute_command("EVALSHA", self._digest, 1, key, *arguments, **options)
+        nodes = commands.nodes if info else []
+        if also is not None:
+            key, command = also
+            commands.at(key).execute_command(*command)
+        for node in nodes:
+            commands.on(node).info()
+        replies = await commands.execute(raise_on_error=False)
+        told = len(replies) - len(nodes)
+        return Replies(replies[:told], dict(zip(nodes, replies[told:], strict=True)))
 
     def _meaning(self, error: exceptions.ResponseError) -> Exception:
         """An error of ours where it may pass; otherwise the error as it is."""
@@ -99,7 +137,8 @@ class Script:
         inside = _INSIDE_LUA.search(text)
         if inside is not None:
             code = inside["code"]
-        if code in _PASSING or any(passing in text for passing in _PASSING_TEXTS):
+        is_redirect = isinstance(error, exceptions.MovedError | exceptions.AskError)
+        if is_redirect or code in _PASSING or any(passing in text for passing in _PASSING_TEXTS):
             return RedisUnavailable(f"{code} {text}"[:300])
         error.add_note(f"in {self._name}")
         return error

@@ -19,4 +19,4 @@ class CountingScript(scripts.Script):
             self._source = self._source.replace(SET, COUNTER)
 
 
-projection.Script = CountingScript  # type: ignore[attr-defined]
+projection.Script = CountingScript  # type: ignore[assignment,attr-defined]

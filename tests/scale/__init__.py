@@ -1,0 +1,1 @@
+"""Long tests with many real servers."""
