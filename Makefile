@@ -43,8 +43,8 @@ system:
 browser:
 	@PYTHON=$(PYTHON) sh scripts/system-packages browser
 
-# Likewise, with HAProxy, which only the long tests need.
-proxies: setup
+# Likewise, with HAProxy, for the tests of its configurations.
+proxies:
 	@PYTHON=$(PYTHON) sh scripts/system-packages scale
 
 devices: $(VENV)/node/.ready ## Get what the tests of examples/ need: node with mqtt.js, gcc, libmosquitto
@@ -59,8 +59,8 @@ run: setup ## Run everything here with a made-up fleet, and stay up (DEMO=0: emp
 	@exec $(BIN)/pisync up --data .pisync $(if $(filter 0,$(DEMO)),--no-demo,--demo) \
 	  --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
 
-test: browser devices ## Run the tests, three at a time: most wait for servers
-	$(CACHED) $(BIN)/pytest -n 3 --dist worksteal
+test: browser devices proxies ## Run the tests, three at a time: most wait for servers
+	@$(CACHED) PYTEST=$(BIN)/pytest sh scripts/test
 
 check: setup ## Check format, lint, walls and types
 	$(BIN)/ruff format --check
@@ -71,7 +71,7 @@ check: setup ## Check format, lint, walls and types
 chaos: setup ## Faults in a running stack, judged by an auditor (ROUNDS=5 SECURE=0 SEED=drawn)
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(if $(filter 1,$(SECURE)),--secure) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
 
-scale: proxies ## Long tests with many real servers, which `make test` leaves out
+scale: setup proxies ## Long tests with many real servers, which `make test` leaves out
 	$(CACHED) $(BIN)/pytest tests/scale
 
 year: setup ## A year of a fleet, and whether all answers are true (DEVICES=2000 SEED=drawn)

@@ -94,6 +94,8 @@ def _be_a_part(make: Callable[[], Fleet], writer: int) -> None:
     try:
         uvloop.run(_run(make, writer))
         status = 0
+    except BrokenPipeError:
+        pass  # the parent listens no longer: another part told it why, and it ends all
     except BaseException:  # noqa: BLE001 - what `_exit` would keep to itself
         traceback.print_exc()
         sys.stderr.flush()

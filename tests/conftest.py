@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import aiomqtt
 import hypothesis
 import pytest
 import pytest_asyncio
@@ -29,13 +30,18 @@ from _pytest.tmpdir import tmppath_result_key
 from local_stack import ports
 from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
-from tests.support.databases import fresh
+from pisync import limits
+from tests.support.databases import LastingMongodbServer, fresh
+from tests.support.waiting import ANSWER_S, TIMEOUT_S
 
 # A logger that remembers how the first test of a process had it write would write to that test's files.
 _configure_logs = structlog.configure
 structlog.configure = lambda *args, **options: _configure_logs(
     *args, **options | {"cache_logger_on_first_use": False}
 )
+
+# How long a broker owes an answer, of which aiomqtt gives up after 10 s, says no more.
+aiomqtt.Client.__init__.__kwdefaults__["timeout"] = TIMEOUT_S
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -51,6 +57,13 @@ def pytest_runtest_makereport(
     if report.when == "setup" and report.failed:
         item.stash[tmppath_result_key]["call"] = False
     return report
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stands still for some seconds, as on a busy machine, is waited for."""
+    monkeypatch.setattr(limits, "MONGODB_CONNECT_TIMEOUT_MS", int(ANSWER_S * 1000))
+    monkeypatch.setattr(limits, "REDIS_SOCKET_TIMEOUT_S", ANSWER_S)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +95,7 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory, name: str) -> Ite
 async def mongod_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MongodbServer]:
     """A real mongod, shared by all tests."""
     with shared_directory(tmp_path_factory, "mongod") as directory:
-        server = MongodbServer(directory / "data", log=directory / "mongod.log")
+        server = LastingMongodbServer(directory / "data", log=directory / "mongod.log")
         async with running(server):
             yield server
 

@@ -373,8 +373,8 @@ async def test_confirming_the_primary_takes_no_right_but_to_read(
 
 
 async def test_mongodb_away_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MONGODB_CONNECT_TIMEOUT_MS", 200)
-    monkeypatch.setattr(limits, "MONGODB_SOCKET_TIMEOUT_MS", 300)
+    monkeypatch.setattr(limits, "MONGODB_CONNECT_TIMEOUT_MS", 2000)
+    monkeypatch.setattr(limits, "MONGODB_SOCKET_TIMEOUT_MS", 2000)
     async with running(MongodbServer(tmp_path)) as server:
         store = MongoEventStore.connect(server.database_url("away"))
         try:

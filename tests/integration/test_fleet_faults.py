@@ -1,6 +1,8 @@
 """Fleets on the real stack that do everything wrong, speak MQTT 3.1.1, and whose broker forgets them."""
 
 import asyncio
+import os
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -181,7 +183,7 @@ async def test_a_device_that_is_done_does_not_connect_again(
     mqtt_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even when the time is over in which its connection had to be closed."""
-    monkeypatch.setattr(limits, "CONNECT_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(limits, "CONNECT_TIMEOUT_S", 2)
     dialed: list[str] = []
 
     class Watched(Fleet):
@@ -242,6 +244,26 @@ async def test_a_part_that_cannot_go_on_ends_the_whole_with_its_reason(tmp_path:
     assert process.returncode not in {0, None}
     assert b"Not authorized" in output
     assert b"Traceback" not in output
+
+
+def test_a_part_that_is_no_longer_listened_to_has_nothing_to_say() -> None:
+    """As when another one told why it cannot go on, and the parent has yet to end this one."""
+    program = """
+import asyncio, os
+from device_sim import parts
+from device_sim.tally import Tally
+
+class Fleet:
+    tally = Tally()
+    run = asyncio.Event().wait
+
+[part] = parts.fork([Fleet])._parts
+os.close(part.reader)
+print(os.waitpid(part.pid, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert os.waitstatus_to_exitcode(int(done.stdout)) == 1
+    assert not done.stderr
 
 
 def test_tallies_of_parts_add_up() -> None:

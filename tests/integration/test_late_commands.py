@@ -16,7 +16,7 @@ async def test_a_late_watermark_does_not_make_the_projection_complete(
     redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was true when it was sent; what its bridge stored since, it cannot know."""
-    monkeypatch.setattr(limits, "REDIS_SOCKET_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limits, "REDIS_SOCKET_TIMEOUT_S", 2)
     reader = RedisProjection.connect(redis_url)
     async with link_to(redis_server.port) as link:
         bridge = RedisProjection.connect(f"redis://127.0.0.1:{link.port}/0")

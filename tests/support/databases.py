@@ -5,6 +5,13 @@ import secrets
 from local_stack.servers import MongodbServer
 
 
+class LastingMongodbServer(MongodbServer):
+    """One that deletes nothing for its age: tests have fixed times, which are further in the past each day."""
+
+    def _arguments(self) -> list[str]:
+        return [*super()._arguments(), "--setParameter", "ttlMonitorEnabled=false"]
+
+
 def fresh(server: MongodbServer, name: str = "test") -> str:
     """The URL of a database that nobody had before.
 
