@@ -41,7 +41,9 @@ structlog.configure = lambda *args, **options: _configure_logs(
 )
 
 # How long a broker owes an answer, of which aiomqtt gives up after 10 s, says no more.
-aiomqtt.Client.__init__.__kwdefaults__["timeout"] = TIMEOUT_S
+_of_clients = aiomqtt.Client.__init__.__kwdefaults__
+assert _of_clients is not None
+_of_clients["timeout"] = TIMEOUT_S
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 hypothesis.settings.register_profile("unhurried", deadline=None)

@@ -6,7 +6,7 @@ from local_stack.servers import MongodbServer
 
 
 class LastingMongodbServer(MongodbServer):
-    """One that deletes nothing for its age: tests have fixed times, which are further in the past each day."""
+    """One that deletes nothing for its age: tests have fixed times, further in the past each day."""
 
     def _arguments(self) -> list[str]:
         return [*super()._arguments(), "--setParameter", "ttlMonitorEnabled=false"]

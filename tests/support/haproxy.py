@@ -36,7 +36,9 @@ HAPROXY: Final = Program(
     other="install HAProxy 2.6 or later and put it on PATH",
     vital=False,
 )
-needs_haproxy = pytest.mark.skipif(HAPROXY.find() is None, reason="haproxy is not installed: make test does it")
+needs_haproxy = pytest.mark.skipif(
+    HAPROXY.find() is None, reason="haproxy is not installed: make test does it"
+)
 CHECK_TIMEOUT_S: Final = 30.0
 _WORKER = re.compile(r"^(\d+)\s+worker\s+(\d+)\s", re.MULTILINE)
 

@@ -1,6 +1,5 @@
 """scripts/test: a few tests that failed are run once more, alone, and nothing that fails twice passes."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +33,7 @@ def run(directory: Path, **modules: str) -> tuple[int, str]:
     done = subprocess.run(
         [SCRIPT],
         cwd=directory,
-        env={**os.environ, "PYTEST": str(program), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={"PATH": "/usr/bin:/bin", "PYTEST": str(program), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
