@@ -59,7 +59,7 @@ class Readiness(BaseModel):
         ),
     ] = None
     way_in: Annotated[
-        Literal["ok", "unavailable", "no bridge", "refused"] | None,
+        Literal["ok", "unavailable", "no bridge", "refused", "unknown"] | None,
         Field(
             description="Whether a `POST /api/sync-event` would succeed: the broker is connected, a bridge is"
             " alive, and no publish was refused just now."
@@ -213,7 +213,9 @@ async def _bridges(state: State) -> tuple[Condition, list[float]]:
             silent = [name for name in sorted(known) if not ages.get(name, 1e9) < limits.BRIDGE_SILENT_S]
             # Asked only then: it is more than a probe needs while all is well.
             marks = await state.projection.marks() if silent else {}
-    except (TimeoutError, Unavailable) as error:
+    except TimeoutError:
+        return Condition("unknown", f"no answer within {READY_PING_S:g} s"), []
+    except Unavailable as error:
         return Condition("unknown", str(error)), []
     stopped = [name for name in silent if name in marks and marks[name].has_stopped(known[name])]
     silent = [name for name in silent if name not in stopped]
@@ -235,6 +237,8 @@ def _way_in(mongodb: Condition, mqtt: Condition, bridges: Condition, publishes: 
             return Condition("unavailable", needed.text)
     if bridges.word == "none":
         return Condition("no bridge", bridges.text)
+    if bridges.word == "unknown":
+        return Condition("unknown", bridges.text)
     if publishes.word != "ok":
         return Condition("refused", publishes.text)
     return Condition()

@@ -13,6 +13,7 @@ from pisync.errors import BrokerUnavailable, MongodbUnavailable
 from pisync.stores.interfaces.ranking import ProjectionStatus
 from pisync.stores.memory.dead_letters import MemoryDeadLetterStore
 from pisync.stores.memory.events import MemoryEventStore
+from pisync.stores.memory.projection import MemoryProjection
 from tests.support.api_client import (
     Api,
     CatchingUpProjection,
@@ -123,6 +124,19 @@ async def test_readyz_says_what_is_unavailable_in_words(log: list[Any]) -> None:
         assert "redis-0.internal" in log[-1]["redis"]
         assert "internal" not in (await pisync.get("/readyz")).text
         assert (await pisync.get("/healthz")).status_code == 200
+
+
+@pytest.mark.usefixtures("quick")
+async def test_where_nobody_knows_which_bridges_are_alive_nobody_claims_a_way_in(log: list[Any]) -> None:
+    class Silent(MemoryProjection):
+        async def heartbeats(self) -> dict[str, int]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with api(projection=Silent()) as pisync:
+        await pisync.beat()
+        assert await conditions(pisync, 503) == ALL_IS_WELL | {"bridges": "unknown", "way_in": "unknown"}
+        assert log[-1]["way_in"] == "no answer within 1 s"
 
 
 async def test_without_the_broker_there_is_no_way_in(log: list[Any]) -> None:
