@@ -65,6 +65,7 @@ def pytest_runtest_makereport(
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that stands still for some seconds, as on a busy machine, is waited for."""
     monkeypatch.setattr(limits, "MONGODB_CONNECT_TIMEOUT_MS", int(ANSWER_S * 1000))
+    monkeypatch.setattr(limits, "MONGODB_CLOSE_TIMEOUT_S", ANSWER_S)
     monkeypatch.setattr(limits, "REDIS_SOCKET_TIMEOUT_S", ANSWER_S)
 
 
