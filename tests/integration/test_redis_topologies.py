@@ -67,6 +67,7 @@ class Rig:
         await self.world.truth.has(len(self.sent))
         await self.world.complete()
         await self.world.projected(self.sent)
+        await self.world.alerted(self.sent)
 
     async def keep_publishing(self, until_told: asyncio.Event) -> None:
         """Publish until told to end."""

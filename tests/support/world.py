@@ -20,7 +20,7 @@ from pisync.mqtt.address import MqttAddress
 from pisync.stores.redis.projection import RedisProjection
 from tests.support.programs import Truth, program, truth
 from tests.support.samples import event, members, without_receipts
-from tests.support.waiting import until
+from tests.support.waiting import TIMEOUT_S, until
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,15 @@ class World:
         """What operators were told, without whether they were."""
         found = self.truth.database.alerts.find({}, {"published": 0}).sort("device_id")
         return [alert async for alert in found]
+
+    async def alerted(self, events: Iterable[SyncEvent]) -> None:
+        """Wait until the open alerts are those of the rule; the comparison of a minute may find the last."""
+        expected = {device_id for device_id, state in project(events).items() if state.alerting}
+
+        async def equal() -> bool:
+            return {each["device_id"] for each in await self.alerts() if each["is_open"]} == expected
+
+        await until(equal, timeout_s=2 * TIMEOUT_S)
 
     async def complete(self) -> None:
         """Wait until the projection says that it is."""
