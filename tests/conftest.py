@@ -14,6 +14,7 @@ A test that stops, kills or pauses a server starts its own:
 """
 
 import asyncio
+import gc
 import logging
 import shutil
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -48,6 +49,12 @@ _of_clients["timeout"] = TIMEOUT_S
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_collection_finish() -> None:
+    """What all these modules made stays to the end: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import httpx
@@ -173,7 +174,7 @@ MODELS = {
 
 
 # Apps that nobody uses now: to make one takes longer than most tests, and all that it keeps is its state.
-_IDLE: list[tuple[ApiSettings, FastAPI]] = []
+_IDLE: deque[tuple[ApiSettings, FastAPI]] = deque(maxlen=8)
 
 
 def _app(settings: ApiSettings, state: State) -> FastAPI:
@@ -300,10 +301,10 @@ class Api:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}")
 
-    @cached_property
+    @property
     def document(self) -> dict[str, Any]:
-        """The OpenAPI document, made when it is asked for: that takes longer than all the rest."""
-        return self.app.openapi()
+        """The OpenAPI document of the routes, made once: that takes longer than all the rest."""
+        return document() if self.is_as_made else self.app.openapi()
 
     @property
     def is_as_made(self) -> bool:
@@ -400,8 +401,8 @@ async def api(**options: Any) -> AsyncIterator[Api]:
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI document of an api without settings."""
-    return Api().document
+    """The OpenAPI document of an api, which is the same whatever its settings (test_api_parameters.py)."""
+    return Api().app.openapi()
 
 
 def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -240,3 +240,11 @@ def test_just_before_lets_the_moment_in_and_nothing_older(moment: datetime) -> N
 
 def test_nothing_is_older_than_the_first_moment_there_is() -> None:
     assert paging.just_before(datetime.min.replace(tzinfo=UTC)) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"api_keys": "0123456789abcdef"}, {"trusted_proxies": "127.0.0.1"}, {"api_reads": "secondaries"}],
+)
+def test_the_document_is_the_same_whatever_the_settings(settings: dict[str, Any]) -> None:
+    assert Api(**settings).app.openapi() == document()
