@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+from collections import deque
 from itertools import count
 from typing import Final
 
@@ -12,13 +13,15 @@ HOST: Final = "127.0.0.1"
 # Below the range that the kernel takes outgoing connections' ports from (32768 and up on Linux). From that
 # range, a client that keeps trying to reach a server that is down would sooner or later be given the
 # server's own port, connect to itself, and keep the server from coming back.
-_FREE_FROM: Final = 15_000
-_FREE_UP_TO: Final = 32_000
+FREE: range = range(15_000, 32_000)
+"""Those that `any_free` chooses among."""
 _TRIES_MAX: Final = 200
+# Whoever was given one of these may not listen yet.
+_given: Final[deque[int]] = deque(maxlen=1000)
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port now."""
+    """Whether a server could listen on the port now; one that begins in this very moment could not."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -32,10 +35,11 @@ def is_free(port: int) -> bool:
 def any_free() -> int:
     """A free port."""
     for _ in range(_TRIES_MAX):
-        port = _FREE_FROM + secrets.randbelow(_FREE_UP_TO - _FREE_FROM)
-        if is_free(port):
+        port = secrets.choice(FREE)
+        if port not in _given and is_free(port):
+            _given.append(port)
             return port
-    raise ConfigurationError(f"found no free port between {_FREE_FROM} and {_FREE_UP_TO} on {HOST}")
+    raise ConfigurationError(f"found no free port between {FREE.start} and {FREE.stop} on {HOST}")
 
 
 def claimed(asked: int | None, option: str, *, preferred: int | None = None) -> int:

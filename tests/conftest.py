@@ -51,6 +51,12 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several workers each has ports of its own: what one has chosen, its server may not listen on yet."""
+    if (worker := getattr(config, "workerinput", None)) is not None:
+        ports.FREE = ports.FREE[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]
+
+
 def pytest_collection_finish() -> None:
     """What all these modules made stays to the end: the collector need not look at it again and again."""
     gc.collect()

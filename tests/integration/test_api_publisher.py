@@ -25,7 +25,7 @@ from pisync.domain.events import Reason, Rejection
 from pisync.domain.receipts import Receipt
 from pisync.errors import BrokerUnavailable, ConfigurationError
 from pisync.settings import ApiSettings
-from tests.support.waiting import until
+from tests.support.waiting import ANSWER_S, until
 
 Reply = Callable[[aiomqtt.Client, aiomqtt.Message], Awaitable[None]]
 
@@ -337,7 +337,7 @@ class GuardedBroker(ChildProcess):
         super().__init__("mosquitto", [program, "-c", str(configuration)], log=directory / "mosquitto.log")
 
     async def is_ready(self) -> bool:
-        return not ports.is_free(self.port)
+        return await ports.first_line(self.port, b"", timeout_s=ANSWER_S) is not None
 
     def settings(self, password: str = "right%3Apass%40word") -> ApiSettings:  # noqa: S107
         url = f"mqtts://api:{password}@127.0.0.1:{self.port}"

@@ -48,7 +48,7 @@ class ApiProcess(ChildProcess):
         )
 
     async def is_ready(self) -> bool:
-        return not ports.is_free(self.port)
+        return await ports.first_line(self.port, b"", timeout_s=ANSWER_S) is not None
 
     def text(self) -> str:
         assert self.log is not None

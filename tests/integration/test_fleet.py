@@ -61,6 +61,7 @@ class StandIn:
                     self._address.host,
                     self._address.port,
                     protocol=aiomqtt.ProtocolVersion.V5,
+                    timeout=5,  # for the PUBACK of a broker that is gone: it connects again
                     socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
                 ) as client:
                     await client.subscribe(topics.SHARED_SYNC_FILTER, qos=1)
