@@ -59,7 +59,7 @@ run: setup ## Run everything here with a made-up fleet, and stay up (DEMO=0: emp
 	@exec $(BIN)/pisync up --data .pisync $(if $(filter 0,$(DEMO)),--no-demo,--demo) \
 	  --devices $(DEVICES) --events $(EVENTS) --seed $(SEED)
 
-test: browser devices proxies ## Run the tests, three at a time: most wait for servers
+test: browser devices proxies ## Run the tests, four at a time: most wait for servers
 	@$(CACHED) PYTEST=$(BIN)/pytest sh scripts/test
 
 check: setup ## Check format, lint, walls and types
