@@ -237,10 +237,10 @@ def _way_in(mongodb: Condition, mqtt: Condition, bridges: Condition, publishes: 
             return Condition("unavailable", needed.text)
     if bridges.word == "none":
         return Condition("no bridge", bridges.text)
-    if bridges.word == "unknown":
-        return Condition("unknown", bridges.text)
     if publishes.word != "ok":
         return Condition("refused", publishes.text)
+    if bridges.word == "unknown":
+        return Condition("unknown", bridges.text)
     return Condition()
 
 

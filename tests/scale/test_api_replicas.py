@@ -22,11 +22,11 @@ from local_stack import ports, services
 from local_stack.process import running
 from local_stack.servers import MongodbServer, MosquittoServer, RedisServer
 from pisync.stores.mongodb.events import MongoEventStore
-from tests.support.haproxy import HaproxyServer, needs_haproxy
+from tests.support.haproxy import HaproxyServer
 from tests.support.samples import NOW, event, members
 from tests.support.waiting import until
 
-pytestmark = [needs_haproxy, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "proxy" / "replicas.cfg"
 KEY: Final = "admin-key-of-the-replicas"

@@ -27,11 +27,9 @@ from pisync.domain import topics
 from pisync.domain.commands import read_order
 from tests.support.brokers import Site, broker_of, configuration
 from tests.support.certificates import made
-from tests.support.haproxy import HaproxyServer, needs_haproxy
+from tests.support.haproxy import HaproxyServer
 from tests.support.samples import members
 from tests.support.waiting import until
-
-pytestmark = needs_haproxy
 
 PATIENCE_S = 120.0
 RECEIPTS_BETWEEN = 40

@@ -24,12 +24,10 @@ from pisync.domain import topics
 from pisync.settings import WorkerSettings
 from tests.support.brokers import broker_of, configuration
 from tests.support.credentials import MemoryCredentials
-from tests.support.haproxy import HaproxyServer, needs_haproxy
+from tests.support.haproxy import HaproxyServer
 from tests.support.waiting import until
 from worker.broker_access import AccessDuty
 from worker.metrics import Metrics
-
-pytestmark = needs_haproxy
 
 
 class Secure:

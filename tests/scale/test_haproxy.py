@@ -7,9 +7,7 @@ import pytest
 
 from local_stack import ports
 from local_stack.process import ChildFailed, running
-from tests.support.haproxy import HaproxyServer, needs_haproxy
-
-pytestmark = needs_haproxy
+from tests.support.haproxy import HaproxyServer
 
 
 def configuration(listens_on: int, server_port: int) -> str:

@@ -16,8 +16,6 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from local_stack import ports
 from local_stack.process import ChildFailed
 from local_stack.programs import Program
@@ -35,9 +33,6 @@ HAPROXY: Final = Program(
     },
     other="install HAProxy 2.6 or later and put it on PATH",
     vital=False,
-)
-needs_haproxy = pytest.mark.skipif(
-    HAPROXY.find() is None, reason="haproxy is not installed: make test does it"
 )
 CHECK_TIMEOUT_S: Final = 30.0
 _WORKER = re.compile(r"^(\d+)\s+worker\s+(\d+)\s", re.MULTILINE)

@@ -137,6 +137,8 @@ async def test_where_nobody_knows_which_bridges_are_alive_nobody_claims_a_way_in
         await pisync.beat()
         assert await conditions(pisync, 503) == ALL_IS_WELL | {"bridges": "unknown", "way_in": "unknown"}
         assert log[-1]["way_in"] == "no answer within 1 s"
+        pisync.publisher.refused = BrokerUnavailable("No bridge has subscribed at the MQTT broker.")
+        assert (await conditions(pisync, 503))["way_in"] == "refused"  # this is known
 
 
 async def test_without_the_broker_there_is_no_way_in(log: list[Any]) -> None:

@@ -15,7 +15,7 @@ from local_stack import ports
 from local_stack.process import running
 from tests.support.brokers import DEPLOYED, broker_of, configuration
 from tests.support.certificates import made
-from tests.support.haproxy import HAPROXY, HaproxyServer, needs_haproxy
+from tests.support.haproxy import HAPROXY, HaproxyServer
 
 TEXT = DEPLOYED.read_text()
 LIMITS = (DEPLOYED.parents[2] / "mosquitto/limits.conf").read_text()
@@ -33,7 +33,6 @@ def test_a_silent_device_is_ended_by_the_broker_and_not_by_haproxy() -> None:
     assert int(hours) * 3600 > 1.5 * int(keepalive_s)
 
 
-@needs_haproxy
 def test_haproxy_takes_it(tmp_path: Path) -> None:
     certificate = made(tmp_path)
     text = re.sub(r"/etc/haproxy/[\w-]+\.pem", str(certificate), TEXT)
@@ -60,7 +59,6 @@ def connect(client_id: str, version: int = 4) -> bytes:
     return bytes([0x10, len(body)]) + body
 
 
-@needs_haproxy
 async def test_a_device_comes_to_its_broker_however_its_connect_arrives(tmp_path: Path) -> None:
     haproxy = HaproxyServer(tmp_path)
     brokers = []
@@ -111,7 +109,6 @@ async def test_a_device_comes_to_its_broker_however_its_connect_arrives(tmp_path
 PROXIES: Final = DEPLOYED.parents[1] / "proxy"
 
 
-@needs_haproxy
 @pytest.mark.parametrize("name", ["haproxy.cfg", "replicas.cfg"])
 async def test_an_import_is_waited_for_and_another_answer_is_not(tmp_path: Path, name: str) -> None:
     haproxy = HaproxyServer(tmp_path)

@@ -17,7 +17,7 @@ from local_stack import ports
 from local_stack.process import running
 from pisync import limits
 from tests.support.certificates import made
-from tests.support.haproxy import HaproxyServer, needs_haproxy
+from tests.support.haproxy import HaproxyServer
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "proxy"
 NAMES: Final = ("haproxy.cfg", "replicas.cfg")
@@ -76,7 +76,6 @@ def is_problem(answer: httpx.Response, status: int) -> None:
     assert Problem.model_validate_json(answer.content).status == status
 
 
-@needs_haproxy
 @pytest.mark.parametrize("name", NAMES)
 async def test_without_an_api_programs_get_a_problem_and_people_a_page(name: str, tmp_path: Path) -> None:
     async with proxied(name, tmp_path, None) as client:
@@ -92,7 +91,6 @@ async def test_without_an_api_programs_get_a_problem_and_people_a_page(name: str
         is_problem(await client.get("/api/devices"), 503)
 
 
-@needs_haproxy
 async def test_an_api_that_ends_or_hangs_in_the_middle_is_told_as_a_problem(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
@@ -116,7 +114,6 @@ async def test_an_api_that_ends_or_hangs_in_the_middle_is_told_as_a_problem(tmp_
     assert all(b"\r\nx-forwarded-proto: http\r\n" in head.lower() for head in seen)
 
 
-@needs_haproxy
 @pytest.mark.parametrize("name", NAMES)
 async def test_haproxy_takes_it_as_it_is(name: str, tmp_path: Path) -> None:
     text = (FOLDER / name).read_text().replace("/run/secrets/certificate", str(made(tmp_path)))

@@ -25,7 +25,9 @@ def run(directory: Path, **modules: str) -> tuple[int, str]:
     """The exit code of scripts/test over these modules, and what it printed."""
     for name, text in modules.items():
         lines = [line.removeprefix("    ") for line in text.splitlines()]
-        (directory / f"test_{name}.py").write_text("\n".join(lines if "    def" in text else [text]))
+        path = directory / Path(name).parent / f"test_{Path(name).name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines if "    def" in text else [text]))
     (directory / "pytest.ini").write_text("[pytest]\n")
     program = directory / "pytest"
     program.write_text(f'#!/bin/sh\necho "{RAN}: $*"\nexec {sys.executable} -m pytest -p xdist "$@"\n')
@@ -60,6 +62,7 @@ def test_what_fails_beside_others_and_passes_alone_is_named(tmp_path: Path) -> N
         ({"fails": FAILS, "once": FAILS_ONCE}, 1, 2),
         ({f"once_{number}": FAILS_ONCE for number in range(6)}, 1, 1),
         ({"broken": "import nothing_of_that_name\n", "passes": PASSES}, 2, 2),
+        ({"tests/chaos/once": FAILS_ONCE, "passes": PASSES}, 1, 1),  # a promise
         ({}, 5, 1),  # no test at all
     ],
 )
